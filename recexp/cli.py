@@ -1,0 +1,296 @@
+"""The command line: verbs, and Hydra for everything with a `=`. The only file beside hydra_plugins/ that knows Hydra."""
+
+import importlib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.error import ConfigError, Terminated, UserError, choices
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from recexp.config import Config
+
+OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+GROUPS = ("model", "dataset", "trainer", "experiment")
+VERBS = {  # name: (module, function, arguments, what it does)
+    "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
+    "datasets": ("recexp.catalogue", "datasets", "[NAME]", "all datasets, or one's options"),
+    "explain": ("recexp.explain", "explain", "KEY [override...]", "the value of a key, and which file or override set it"),
+    "runs": ("recexp.run.show", "runs", "[DIR...]", "the run directories below DIR (outputs)"),
+    "show": ("recexp.run.show", "show", "RUN", "one run: its configuration, epochs and figures"),
+    "resume": ("recexp.cli", "resume", "RUN", "goes on with an interrupted run"),
+}
+HELP = """recexp: config-driven experiments for deep recommender models.
+
+Composes a model, a dataset and a trainer from YAML files, trains, evaluates, and writes one run directory.
+
+  recexp [key=value ...]          train; NAME for a group, a value for a key
+  recexp -m key=1,2,3 [...]       a sweep: one run for each combination
+  recexp VERB [...]               one of the verbs below
+
+groups
+{groups}
+
+verbs
+{verbs}
+
+examples
+  recexp model=dien trainer.epochs=5
+  recexp model=din dataset=csv dataset.path=log.csv dataset.columns.user=uid
+  recexp -m model=deepfm,din seed=0,1,2
+
+flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,
+-sc install=bash completes on the command line, --info, --hydra-help, --version.
+Exit codes: 0 done, 1 a run failed, 2 a mistake in what was typed, 130 and 143 interrupted (go on with: recexp resume RUN).
+"""
+
+
+def main() -> None:
+    """The entry point of the command `recexp`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Does what the arguments say; returns the exit code. A user's mistake is one line on stderr."""
+    full = bool(os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0"))
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        if full:
+            traceback.print_exc()
+        print(f"recexp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("recexp: interrupted", file=sys.stderr)
+        return 130
+    except Terminated:
+        print("recexp: terminated", file=sys.stderr)
+        return 143
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if first == "--version":
+        from importlib.metadata import version
+
+        print(version("recexp"))
+        return 0
+    if re.fullmatch(r"[a-z]+", first):
+        if first not in VERBS:
+            raise ConfigError(f"{first}: no such verb. {choices(first, VERBS)} An override has a =, as in model=din.")
+        module, function, *_ = VERBS[first]
+        log_to_terminal()
+        return getattr(importlib.import_module(module), function)(arguments[1:])
+    return train(arguments)
+
+
+def help_text() -> str:
+    groups = "\n".join(f"  {group:11} {', '.join(_options(group))}" for group in GROUPS if _options(group))
+    verbs = "\n".join(f"  {verb + ' ' + usage:30}  {text}" for verb, (_, _, usage, text) in VERBS.items())
+    return HELP.format(groups=groups, verbs=verbs)
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
+    """The checked configuration of some overrides, as the command line composes it.
+
+    Raises ConfigError.
+    """
+    from recexp.config import check, check_light
+
+    raw, folders = compose(overrides or [], config_dir)
+    check_light(raw, model_keys(raw, folders))
+    return check(raw)
+
+
+def compose(overrides: list[str], config_dir: str | None = None) -> "tuple[DictConfig, list[Path]]":
+    """The composed configuration, and the folders of YAML files it comes from. Raises ConfigError."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    check_overrides(overrides)
+    folders = [Path(config_dir)] if config_dir else []
+    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
+            return hydra.compose("config", [*overrides, *search]), [conf_folder(), *folders]
+    except Exception as error:
+        raise one_line(error, overrides) from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def train(arguments: list[str]) -> int:
+    """Hands the arguments to Hydra, whole, and trains what it composes: one run, or a sweep of them."""
+    import hydra
+
+    from recexp.sweep import Sweep
+
+    # Completion and --hydra-help take no overrides; the directories are set for all that composes.
+    completion = any(word in ("-sc", "--shell-completion", "--shell_completion") for word in arguments)
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    if not completion:
+        check_overrides(overrides)
+    multirun = any(word in ("-m", "--multirun") for word in arguments)
+    sweep = Sweep(arguments) if multirun else None
+    own = [] if completion else [*OWN, *(sweep.hydra_overrides() if sweep else [])]
+    sys.argv = [sys.argv[0], *own, *arguments]
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
+    try:
+        task = Once() if sweep is None else sweep
+        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task.job)()
+    except Exception as error:
+        if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise one_line(error, overrides) from error
+        raise
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+    return task.finish()
+
+
+class Once:
+    """One job. Its error is kept and raised after Hydra is done, which would print a line of its own."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def job(self, raw: "DictConfig") -> float | None:
+        try:
+            return train_job(raw)
+        except BaseException as error:
+            self.error = error
+            return None
+
+    def finish(self) -> int:
+        if self.error:
+            raise self.error
+        return 0
+
+
+def train_job(raw: "DictConfig", place: "Callable[[Config], None]" = lambda config: None) -> float | None:
+    """Trains one composed configuration inside Hydra; `place` may set its run.dir. Returns the value of the objective."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from recexp.config import check, check_light
+
+    hydra_config = HydraConfig.get()
+    folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
+    check_light(raw, model_keys(raw, folders))
+    config = check(raw)
+    place(config)
+    from recexp.experiment import train
+
+    log_to_terminal()
+    metrics = train(config, list(OmegaConf.to_container(hydra_config.overrides.task)))  # type: ignore[arg-type]
+    return metrics["valid"].get(config.objective or config.trainer.monitor)
+
+
+def resume(arguments: list[str]) -> int:
+    """The verb `resume RUN`."""
+    from omegaconf import OmegaConf
+
+    from recexp.config import check
+    from recexp.experiment import train
+    from recexp.run.directory import read_config
+
+    if len(arguments) != 1:
+        raise ConfigError("resume: takes one run directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0")
+    raw = OmegaConf.create(read_config(Path(arguments[0])))
+    raw.run.dir, raw.run.resume = arguments[0], True
+    train(check(raw))
+    return 0
+
+
+def model_keys(raw: "DictConfig", folders: list[Path]) -> set[str] | None:
+    """The keys that the model's own YAML file has; None where no folder holds it."""
+    import yaml
+
+    for folder in folders:
+        path = folder / "model" / f"{raw.model.get('name')}.yaml" if "model" in raw else folder
+        if path.is_file():
+            return set(yaml.safe_load(path.read_text("utf-8"))) - {"defaults"}
+    return None
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Raises ConfigError for what Hydra would take and do something surprising with."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") in GROUPS and value.startswith("["):
+            raise ConfigError(f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}.")
+
+
+def one_line(error: Exception, overrides: list[str]) -> ConfigError:
+    """Hydra's error as one line: what is wrong, and what would be right."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        group, name = found.groups()
+        return ConfigError(f"{group} = {name}: no such {group}. {choices(name, _options(group))}")
+    if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        key = found[1]
+        typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
+        return ConfigError(f"{typed}: unknown key. {_nearest_key(key)}")
+    if type(error).__name__ == "OverrideParseException":
+        return ConfigError(f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)")
+    return ConfigError(lines[0] if lines else type(error).__name__)
+
+
+def log_to_terminal() -> None:
+    """recexp's log lines on stdout, warnings and worse on stderr."""
+    package = logging.getLogger("recexp")
+    package.setLevel(logging.INFO)
+    if any(type(handler) is logging.StreamHandler for handler in package.handlers):
+        return
+    told, warned = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    told.addFilter(lambda record: record.levelno < logging.WARNING)
+    warned.setLevel(logging.WARNING)
+    warned.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for handler in (told, warned):
+        package.addHandler(handler)
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
+def _nearest_key(key: str) -> str:
+    """The nearest of all dotted keys of the default configuration, or of those beside it."""
+    import difflib
+
+    from recexp.config import flat
+
+    raw, _ = compose([])
+    keys = [*dict(flat(raw)), *GROUPS]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    parent = key.rpartition(".")[0]
+    beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
+    told = choices(key, beside)
+    return told if told.startswith("Did") or not near else f"Did you mean '{near[0]}'? {told}"

@@ -1,0 +1,219 @@
+"""Batches gathered from the log by index arithmetic: no history is ever stored, no row visited by Python.
+
+B batch, L history length (the longest of the batch), C id columns of a side, V its value columns
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recexp.config import DatasetConfig, HistoryKind, LabelKind
+from recexp.dataset.log import Dataset, Log
+
+
+@dataclass(frozen=True)
+class Features:
+    """The fields of n users, items or events."""
+
+    ids: Tensor  # (n, C) int64, 0 is padding
+    values: Tensor  # (n, V) float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B samples: a user, a target item, the context, and the user's events strictly before.
+
+    Users and items are rows of the feature tables `users` and `items`, whose row 0 is padding. A table without users and
+    time has only context and label; its other tensors have no columns.
+    """
+
+    label: Tensor  # (B,) float32, 0 or 1
+    user: Tensor  # (B,) rows of users
+    target: Tensor  # (B,) rows of items
+    context: Features  # (B, .)
+    history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right
+    history_label: Tensor  # (B, L) float32
+    mask: Tensor  # (B, L) bool, False on padding
+    users: Features  # (U + 1, .)
+    items: Features  # (I + 1, .)
+    popular: Tensor  # (N_train,) items of the training events: a random entry is drawn by popularity
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def draw_items(self, like: Tensor) -> Tensor:
+        """Random items in the shape of `like`, by their frequency in the training part."""
+        return self.popular[torch.randint(len(self.popular), like.shape, device=like.device)]
+
+
+@dataclass(frozen=True)
+class View:
+    """The events that histories may hold: all of them, or those at `events`."""
+
+    events: Tensor | None = None  # (E,) positions in the log
+    rank: Tensor | None = None  # (N + 1,) how many of them lie before each position
+
+    def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
+        if self.rank is not None:
+            first, end = self.rank[first], self.rank[end]
+        start = torch.maximum(first, end - longest)
+        length = end - start
+        step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)
+        mask = step < length[:, None]
+        position = torch.where(mask, start[:, None] + step, 0)
+        return (position if self.events is None or not len(self.events) else self.events[position]), mask
+
+
+def view(chosen: np.ndarray, device: torch.device) -> View:
+    """The view of the events where `chosen` (N,) is true."""
+    if chosen.all():
+        return View()
+    rank = np.concatenate([[0], np.cumsum(chosen)])
+    return View(torch.from_numpy(np.flatnonzero(chosen)).to(device), torch.from_numpy(rank).to(device))
+
+
+class Batches:
+    """All batches of a dataset, on one device, where the whole log lies."""
+
+    def __init__(self, dataset: Dataset, config: DatasetConfig, device: torch.device | str = "cpu") -> None:
+        log = dataset.log
+        self.device = torch.device(device)
+        self.log = {name: self._tensor(array) for name, array in log.arrays().items() if array.dtype.kind in "if"}
+        self.rows = {part: self._tensor(log.rows(part)) for part in ("train", "valid", "test")}
+        self.max_history = dataset.schema.max_history
+        schema = dataset.schema
+        self.vocabulary = {name: getattr(schema, name).vocabulary for name in ("user", "item", "context")}
+        self.users = self._features("user", log)
+        self.items = self._features("item", log)
+        self.negatives = config.negatives if config.label is LabelKind.implicit else 0
+        if self.max_history:
+            allowed = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log.label), bool)
+            # What trains sees training events alone, which matters where a split is not by time.
+            self.views = {"train": view(allowed & (log.part == 0), self.device)}
+            self.views["valid"] = self.views["test"] = view(allowed, self.device)
+            self.popular = self.log["item"][self.rows["train"]].long()
+        else:
+            self.popular = torch.zeros(0, dtype=torch.long, device=self.device)
+        if self.negatives:
+            self.past = FirstMeeting(self.log["user"], self.log["item"], self.log["timestamp"])
+
+    def size(self, part: str) -> int:
+        """Samples of a part, sampled negatives included."""
+        return len(self.rows[part]) * (1 + self.negatives)
+
+    def steps(self, part: str, batch_size: int) -> int:
+        return -(-self.size(part) // batch_size)
+
+    def counts(self, side: str) -> Tensor:
+        """How many training rows hold each row of a side's embedding table, at least 1: (vocabulary,) int64."""
+        batch = self.training()
+        ids = {"user": self.users.ids[batch.user], "item": self.items.ids[batch.target], "context": batch.context.ids}[side]
+        return torch.bincount(ids.flatten(), minlength=self.vocabulary[side]).clamp(min=1)
+
+    def epoch(self, part: str, batch_size: int, seed: int | None = None) -> Iterator[Batch]:
+        """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same."""
+        generator = torch.Generator().manual_seed(0 if seed is None else seed)
+        samples = Samples(self.rows[part])
+        if self.negatives:
+            samples = self._with_negatives(samples, generator)
+        if seed is not None:
+            samples = samples.take(torch.randperm(len(samples.row), generator=generator).to(self.device))
+        for start in range(0, len(samples.row), batch_size):
+            yield self.gather(samples.take(slice(start, start + batch_size)), part)
+
+    def training(self) -> Batch:
+        """All training rows as one batch, without histories: what is fitted in closed form."""
+        return self.gather(Samples(self.rows["train"]), "train", longest=0)
+
+    def gather(self, samples: "Samples", part: str, longest: int | None = None) -> Batch:
+        """The batch of some samples; histories hold what `part` may see, the last `longest` (max_history) events."""
+        row = samples.row
+        label = self.log["label"][row] if samples.label is None else samples.label
+        context = Features(self._rows("context_ids", row).long(), self._rows("context_values", row))
+        none = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
+        if not self.max_history:
+            return Batch(label=label, user=none[:, :0], target=none, context=context, history=none, history_label=none.float(),
+                         mask=none.bool(), users=self.users, items=self.items, popular=self.popular)  # fmt: skip
+        user = self.log["user"][row].long()
+        target = self.log["item"][row].long() if samples.item is None else samples.item
+        longest = self.max_history if longest is None else longest
+        position, mask = self.views[part].window(self.log["offsets"][user], self.log["before"][row].long(), longest)
+        return Batch(
+            label=label,
+            user=user,
+            target=target,
+            context=context,
+            history=torch.where(mask, self.log["item"][position], 0).long(),
+            history_label=torch.where(mask, self.log["label"][position], 0.0),
+            mask=mask,
+            users=self.users,
+            items=self.items,
+            popular=self.popular,
+        )
+
+    def _with_negatives(self, samples: "Samples", generator: torch.Generator) -> "Samples":
+        """Each event followed by its negatives: training items that are not in the user's past."""
+        row = samples.row.repeat_interleave(self.negatives)
+        user, time = self.log["user"][row], self.log["timestamp"][row]
+        trained = torch.unique(self.popular)
+        item = torch.empty_like(row)
+        missing = torch.arange(len(row), device=self.device)
+        for _ in range(100):  # a user who has met nearly all items keeps what the last draw gave
+            drawn = torch.randint(len(trained), (len(missing),), generator=generator).to(self.device)
+            item[missing] = trained[drawn]
+            missing = missing[self.past.met(user[missing], item[missing], time[missing])]
+            if not len(missing):
+                break
+        n, k = len(samples.row), self.negatives
+        items = torch.cat([self.log["item"][samples.row].long()[:, None], item.view(n, k)], 1)
+        labels = torch.zeros((n, 1 + k), device=self.device)
+        labels[:, 0] = 1
+        return Samples(samples.row.repeat_interleave(1 + k), items.flatten(), labels.flatten())
+
+    def _features(self, side: str, log: Log) -> Features:
+        if log.user is None:
+            return Features(torch.zeros((1, 0), dtype=torch.long, device=self.device), torch.zeros((1, 0), device=self.device))
+        return Features(self.log[f"{side}_ids"].long(), self.log[f"{side}_values"])
+
+    def _rows(self, name: str, row: Tensor) -> Tensor:
+        column = self.log.get(name)
+        return torch.zeros((len(row), 0), device=self.device) if column is None else column[row]
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of the log to be scored, with another item and label than the log's where they are given."""
+
+    row: Tensor  # (n,)
+    item: Tensor | None = None  # (n,)
+    label: Tensor | None = None  # (n,)
+
+    def take(self, index: Tensor | slice) -> "Samples":
+        chosen = {name: value[index] for name, value in vars(self).items() if value is not None}
+        return replace(self, **chosen)
+
+
+class FirstMeeting:
+    """When each user first met each item."""
+
+    def __init__(self, user: Tensor, item: Tensor, time: Tensor) -> None:
+        self.n_items = int(item.max()) + 1
+        pair = user.long() * self.n_items + item
+        # The log is sorted by user and time, so the first of equal pairs in a stable sort is the earliest.
+        ordered, order = torch.sort(pair, stable=True)
+        first = torch.ones_like(ordered, dtype=torch.bool)
+        first[1:] = ordered[1:] != ordered[:-1]
+        self.pair, self.time = ordered[first], time[order[first]]
+
+    def met(self, user: Tensor, item: Tensor, time: Tensor) -> Tensor:
+        """Whether the user had met the item by that time, itself included: (n,) bool."""
+        pair = user.long() * self.n_items + item
+        place = torch.searchsorted(self.pair, pair).clamp(max=len(self.pair) - 1)
+        return (self.pair[place] == pair) & (self.time[place] <= time)

@@ -1,0 +1,69 @@
+"""Prepared arrays on disk, keyed by content and options, memory-mapped, written whole or not at all."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recexp.dataset.log import Dataset, Log
+from recexp.dataset.schema import Schema
+
+VERSION = 1  # of the preparation: raise it when the same source and options give other arrays
+logger = logging.getLogger(__name__)
+
+
+def key(options: dict[str, Any], content: str) -> str:
+    """Equal for equal options and content."""
+    text = json.dumps([VERSION, options, content], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def read(folder: str | None, key: str) -> Dataset | None:
+    """The prepared dataset, memory-mapped; None where it is not there or cannot be read."""
+    if folder is None or not (path := Path(folder).expanduser() / "prepared" / key / "dataset.json").is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text("utf-8"))
+        # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
+        arrays = {name: np.load(path.parent / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("prepared data in %s cannot be read (%s); preparing it anew.", path.parent, error)
+        shutil.rmtree(path.parent, ignore_errors=True)
+        return None
+    return Dataset(log=Log(**arrays), schema=Schema.from_dict(saved["schema"]), facts=saved["facts"], fingerprint=key)
+
+
+def write(folder: str | None, dataset: Dataset) -> None:
+    """Writes into a folder of another name and renames it: a reader sees all of it or nothing."""
+    if folder is None:
+        return
+    parent = Path(folder).expanduser() / "prepared"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+    except OSError as error:
+        logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
+        return
+    try:
+        _write_files(temporary, dataset)
+        os.rename(temporary, parent / dataset.fingerprint)
+    except OSError as error:
+        # Another run that prepared the same data was faster, or the disk is full: either way we go on without.
+        if not (parent / dataset.fingerprint).exists():
+            logger.warning("dataset.cache_dir = %s: %s; preparing anew each time.", folder, error)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_files(folder: Path, dataset: Dataset) -> None:
+    arrays = dataset.log.arrays()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    saved = {"schema": dataset.schema.to_dict(), "facts": dataset.facts, "arrays": sorted(arrays)}
+    (folder / "dataset.json").write_text(json.dumps(saved, indent=1), "utf-8")

@@ -1,0 +1,56 @@
+"""The prepared data: a columnar log of events, sorted by user, then time, then file order."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from recexp.dataset.schema import Schema
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """N events of U users and I items as arrays; `None` where a table has no such column.
+
+    A user (item) is a row of `user_ids` (`item_ids`), 1 to U (I); row 0 is padding. Its fields, its id's own vocabulary
+    entry among them, stand in that row, so a user or item first seen in valid or test keeps its features and has an
+    unknown id.
+    """
+
+    label: np.ndarray  # (N,) float32, 0 or 1
+    part: np.ndarray  # (N,) int8, index into PARTS
+    user: np.ndarray | None = None  # (N,) int32
+    item: np.ndarray | None = None  # (N,) int32
+    timestamp: np.ndarray | None = None  # (N,) int64 or float64
+    before: np.ndarray | None = None  # (N,) int32, the first event of the same user and timestamp
+    offsets: np.ndarray | None = None  # (U + 2,) int64, user u's events are offsets[u] to offsets[u + 1]
+    context_ids: np.ndarray | None = None  # (N, columns) int32
+    context_values: np.ndarray | None = None  # (N, columns) float32
+    user_ids: np.ndarray | None = None  # (U + 1, columns) int32, fields of each user
+    user_values: np.ndarray | None = None  # (U + 1, columns) float32
+    item_ids: np.ndarray | None = None  # (I + 1, columns) int32
+    item_values: np.ndarray | None = None  # (I + 1, columns) float32
+    raw_user: np.ndarray | None = None  # (U + 1,) ids as in the source; row 0 is no user
+    raw_item: np.ndarray | None = None  # (I + 1,)
+    row: np.ndarray | None = None  # (N,) int32, the event's row in the source, from 0
+    probability: np.ndarray | None = None  # (N,) float64, P(label = 1), where it is known
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns that are there, by name."""
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def rows(self, part: str) -> np.ndarray:
+        """Positions of a part's events, in the order of the log."""
+        return np.flatnonzero(self.part == PARTS.index(part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A log, what models know of it, and what the user should know of it."""
+
+    log: Log
+    schema: Schema
+    facts: dict  # sizes, label rate, unknown rates by column: what the run directory and the terminal say
+    fingerprint: str  # equal for equal content prepared in the same way

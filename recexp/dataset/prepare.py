@@ -1,0 +1,213 @@
+"""From what a reader hands over to the prepared log: index, sort, split, encode."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recexp import registry
+from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind, to_dict
+from recexp.dataset import cache
+from recexp.dataset.encode import Encoded, encode_side
+from recexp.dataset.log import PARTS, Dataset, Log
+from recexp.dataset.raw import Raw
+from recexp.dataset.schema import UNKNOWN, Schema, Side
+from recexp.dataset.split import by_name, by_row, split
+from recexp.error import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+def load(config: Any) -> Dataset:
+    """The prepared dataset of a configuration, from the cache where it is there.
+
+    Raises DataError for a source that is missing or does not hold what the configuration says.
+    """
+    reader = registry.get("reader", config.reader)(config)
+    key = cache.key(_preparation(config), reader.fingerprint())
+    if (found := cache.read(config.cache_dir, key)) is not None:
+        return found
+    dataset = prepare(reader.read(), config, fingerprint=key)
+    cache.write(config.cache_dir, dataset)
+    return dataset
+
+
+def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
+    """Index, sort, split and encode. Raises DataError or ConfigError."""
+    if not len(raw.label):
+        raise DataError(f"{raw.origin}: holds no rows.")
+    builder = _log if raw.user is not None else _table
+    log, sides = builder(raw, config)
+    schema = Schema(
+        user=sides["user"],
+        item=sides["item"],
+        context=sides["context"],
+        max_history=config.max_history if log.user is not None else 0,
+        history_labels=config.label is LabelKind.explicit and config.history is HistoryKind.all,
+    )
+    for part in PARTS:
+        if part != "valid" and not len(log.rows(part)):
+            raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {part}.")
+    return Dataset(log=log, schema=schema, facts=_facts(log, sides), fingerprint=fingerprint)
+
+
+def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
+    assert raw.user is not None and raw.item is not None and raw.timestamp is not None
+    user, raw_user = _index(raw.user)
+    item, raw_item = _index(raw.item)
+    order = np.lexsort((raw.timestamp, user))  # stable: file order decides among equals
+    user, item, timestamp = user[order], item[order], raw.timestamp[order]
+    label = _label(raw, config)[order]
+    offsets = np.searchsorted(user, np.arange(len(raw_user) + 1)).astype(np.int64)
+    before = _group_starts(user, timestamp)
+    if config.split.kind is SplitKind.given:
+        part = by_name(raw.split)[order]
+    elif config.split.kind is SplitKind.random:
+        logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after those it is tested on.")
+        part = by_row(config.split.ratios, len(user))
+    else:
+        part = split(config.split, offsets, before, timestamp)
+    train = part == 0
+    users = _side(raw.users, raw_user, "user", config.features.user, np.unique(user[train]), config)
+    items = _side(raw.items, raw_item, "item", config.features.item, np.unique(item[train]), config)
+    context = encode_side(raw.context.iloc[order], config.features.context, train, config.n_bins) if raw.context is not None else None
+    log = Log(
+        label=label,
+        part=part,
+        user=user,
+        item=item,
+        timestamp=timestamp,
+        before=before,
+        offsets=offsets,
+        context_ids=context.ids if context else None,
+        context_values=context.values if context else None,
+        user_ids=users.ids,
+        user_values=users.values,
+        item_ids=items.ids,
+        item_values=items.values,
+        raw_user=raw_user,
+        raw_item=raw_item,
+        row=order.astype(np.int32),
+        probability=raw.probability[order] if raw.probability is not None else None,
+    )
+    return log, {"user": users.side, "item": items.side, "context": context.side if context else Side()}
+
+
+def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
+    """Rows without users and time: fields of the context alone, in file order."""
+    if not config.features.context or raw.context is None:
+        raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields here.")
+    if config.label is LabelKind.implicit:
+        raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
+    if config.split.kind is SplitKind.given:
+        part = by_name(raw.split)
+    elif config.split.kind is SplitKind.random:
+        part = by_row(config.split.ratios, len(raw.label))
+    else:
+        raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table without users and time is split by random or given.")
+    context = encode_side(raw.context, config.features.context, part == 0, config.n_bins)
+    log = Log(
+        label=_label(raw, config),
+        part=part,
+        context_ids=context.ids,
+        context_values=context.values,
+        row=np.arange(len(part), dtype=np.int32),
+        probability=raw.probability,
+    )
+    return log, {"user": Side(), "item": Side(), "context": context.side}
+
+
+def _index(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows 1 to n for raw ids (N,), and the raw id of each row; row 0 is padding."""
+    import pandas as pd
+
+    codes, uniques = pd.factorize(raw_ids, sort=True)
+    uniques = np.asarray(uniques)
+    if uniques.dtype == object:
+        uniques = uniques.astype(str)
+    return (codes + 1).astype(np.int32), np.concatenate([np.zeros(1, uniques.dtype), uniques])
+
+
+def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
+    if config.label is LabelKind.implicit:
+        return np.ones(len(raw.label), np.float32)
+    if config.label_threshold is not None:
+        return (raw.label >= config.label_threshold).astype(np.float32)
+    wrong = (raw.label != 0) & (raw.label != 1)
+    if wrong.any():
+        raise DataError(
+            f"{raw.origin}: label {raw.label[wrong][0]:g} is neither 0 nor 1; "
+            "set dataset.label_threshold to call labels from there on 1."
+        )
+    return raw.label.astype(np.float32)
+
+
+def _group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """(N,) the first event of the same user and timestamp: what lies before it is strictly earlier."""
+    new = np.ones(len(user), bool)
+    new[1:] = (user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1])
+    return np.maximum.accumulate(np.where(new, np.arange(len(user)), 0)).astype(np.int32)
+
+
+def _side(
+    features: "pd.DataFrame | None",
+    raw_ids: np.ndarray,
+    name: str,
+    kinds: Mapping[str, FeatureKind],
+    trained: np.ndarray,
+    config: DatasetConfig,
+) -> Encoded:
+    """Fields of all users or items, the id first, with a padding row on top. trained: rows that the training part holds."""
+    import pandas as pd
+
+    index = pd.Index(raw_ids[1:])
+    frame = pd.DataFrame(index=index) if features is None else features.reindex(index)
+    frame = frame.assign(**{name: raw_ids[1:]})
+    known = np.zeros(len(frame), bool)
+    known[trained - 1] = True
+    encoded = encode_side(frame, {name: FeatureKind.categorical, **kinds}, known, config.n_bins)
+    return Encoded(encoded.side, _with_padding(encoded.ids), _with_padding(encoded.values))
+
+
+def _with_padding(rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), rows])
+
+
+def _facts(log: Log, sides: Mapping[str, Side]) -> dict[str, Any]:
+    """Sizes, label rates and, for valid and test, the share of unknown values by column."""
+    facts: dict[str, Any] = {"rows": {}, "label_rate": {}, "unknown_rate": {}}
+    if log.raw_user is not None and log.raw_item is not None:
+        facts |= {"users": len(log.raw_user) - 1, "items": len(log.raw_item) - 1}
+    for part in PARTS:
+        rows = log.rows(part)
+        facts["rows"][part] = len(rows)
+        facts["label_rate"][part] = round(float(log.label[rows].mean()), 6) if len(rows) else None
+        if part != "train" and len(rows):
+            facts["unknown_rate"][part] = dict(_unknown(log, rows, sides))
+    return facts
+
+
+def _unknown(log: Log, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
+    tables = {
+        "user": (log.user_ids, log.user),
+        "item": (log.item_ids, log.item),
+        "context": (log.context_ids, np.arange(len(log.label))),
+    }
+    for side, (ids, index) in tables.items():
+        for field in sides[side].fields:
+            if not field.numeric and ids is not None and index is not None:
+                column = ids[index[rows], field.column : field.column + field.width]
+                yield field.name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)
+
+
+def _preparation(config: DatasetConfig) -> dict[str, Any]:
+    """The options that decide what the prepared arrays hold; where they lie and how they are batched do not."""
+    tree = to_dict(config)
+    return {key: tree[key] for key in ("label", "label_threshold", "features", "n_bins", "split", "reader")} | {
+        "history_labels": config.history is HistoryKind.all,
+        "max_history": config.max_history,
+    }

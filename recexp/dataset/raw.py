@@ -1,0 +1,39 @@
+"""What a reader hands over: columns by role, ids and values as they stand in the source."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the source uses
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """N events in file order; a table has neither users, items nor time."""
+
+    origin: str  # where the rows come from, for error messages
+    label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1
+    user: np.ndarray | None = None  # (N,) raw ids, integers or strings
+    item: np.ndarray | None = None  # (N,)
+    timestamp: np.ndarray | None = None  # (N,) int64 or float64, any unit
+    context: "pd.DataFrame | None" = None  # (N, .) feature columns of the event
+    users: "pd.DataFrame | None" = None  # feature columns by raw user id (its index)
+    items: "pd.DataFrame | None" = None
+    split: np.ndarray | None = None  # (N,) "train", "valid" or "test", where the source says so
+    probability: np.ndarray | None = None  # (N,) P(label = 1), where it is known
+
+
+class Reader(Protocol):
+    """A class registered with kind="reader", with a dataclass `Config(DatasetConfig)` inside."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def fingerprint(self) -> str:
+        """Says, cheaply, which content `read` would give: equal text, equal content. Raises DataError."""
+
+    def read(self) -> Raw:
+        """Raises DataError: what is wrong, in which file, row and column, and what would be right."""

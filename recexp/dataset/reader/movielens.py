@@ -1,0 +1,215 @@
+"""MovieLens 100K: the original archive (a folder or the zip), or tab-separated text with `name:type` headers.
+
+Harper & Konstan 2015, https://grouplens.org/datasets/movielens/100k. Both layouts give the same Raw. The year
+of release is the title's: the date in u.item is that of the release in the USA (Taxi Driver: 16-Feb-1996).
+"""
+
+import hashlib
+import http.client
+import io
+import logging
+import os
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
+from recexp.dataset import frame
+from recexp.dataset.raw import MULTI_SEPARATOR, Raw
+from recexp.error import ConfigError, DataError, choices
+from recexp.registry import register
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
+MD5 = "0e33842e24a9c977be4e0107933c0723"  # published beside the archive
+FOLDER = "~/.cache/recexp"  # of the download, where cache_dir is null
+SECONDS = 60  # without a byte, before the download fails
+
+GENRES = (  # in the order of the flags in u.item
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
+    "Musical Mystery Romance Sci-Fi Thriller War Western"
+)
+FEATURES = {
+    "user": ("age", "gender", "occupation", "zip_code", "zip_area"),
+    "item": ("release_year", "genres"),
+    "context": (),
+}
+ORIGINAL = {
+    "u.data": ["user_id", "item_id", "rating", "timestamp"],
+    "u.user": ["user_id", "age", "gender", "occupation", "zip_code"],
+    "u.item": ["item_id", "title", "date", "video_date", "url", *GENRES.split()],
+}
+HEADED = ("ml-100k.inter", "ml-100k.user", "ml-100k.item")
+RENAMED = {"movie_title": "title", "class": "genres"}
+
+log = logging.getLogger(__name__)
+
+
+@register("movielens", kind="reader")
+class MovieLens:
+    @dataclass(kw_only=True)
+    class Config(DatasetConfig):
+        path: str | None
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            cut = self.label is LabelKind.implicit or self.label_threshold is not None
+            require(cut, "dataset.label_threshold", "null", "a number; ratings are 1 to 5")
+            given = self.split.kind is SplitKind.given
+            require(not given, "dataset.split.kind", "given", "another kind; MovieLens 100K names no parts")
+            for side, allowed in FEATURES.items():
+                for name in getattr(self.features, side):
+                    if name not in allowed:
+                        key = f"dataset.features.{side}.{name}"
+                        raise ConfigError(
+                            f"{key}: no such feature of MovieLens 100K. {choices(name, allowed)}"
+                        )
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def fingerprint(self) -> str:
+        options = [to_dict(self.config)[key] for key in ("reader", "label", "features")]
+        contents = _contents(self._path())
+        return frame.digest([*options, *contents], map(io.BytesIO, contents.values()))
+
+    def read(self) -> Raw:
+        path, features = self._path(), self.config.features
+        tables = [_parse(path / name, content) for name, content in _contents(path).items()]
+        events = _sheet(tables[0], ORIGINAL["u.data"])
+        users = _sheet(_with_area(tables[1]), ["user_id", *FEATURES["user"]])
+        items = _sheet(_with_genres_and_year(tables[2]), ["item_id", *FEATURES["item"]])
+        label = np.ones(len(events.frame))
+        if self.config.label is LabelKind.explicit:
+            label = events.labels("rating", self.config.label_threshold)
+        return Raw(
+            origin=str(path),
+            label=label,
+            user=events.ids("user_id"),
+            item=events.ids("item_id"),
+            timestamp=events.times("timestamp"),
+            users=frame.features_by_id(users, "user_id", features.user),
+            items=frame.features_by_id(items, "item_id", features.item),
+        )
+
+    def _path(self) -> Path:
+        if self.config.path is not None:
+            return Path(self.config.path).expanduser()
+        return _download(Path(self.config.cache_dir or FOLDER).expanduser() / "raw")
+
+
+@dataclass(kw_only=True)
+class TextTable:
+    path: Path
+    frame: "pd.DataFrame"
+    first_line: int
+
+    def columns(self) -> list[str]:
+        return list(self.frame)
+
+    def read(self, names: list[str]) -> "pd.DataFrame":
+        return self.frame[names]
+
+    def place(self, row: int) -> str:
+        return f"{self.path}:{row + self.first_line}"
+
+
+def _sheet(table: TextTable, columns: list[str]) -> frame.Sheet:
+    return frame.Sheet([table], dict.fromkeys(columns, "MovieLens 100K"))
+
+
+def _with_area(table: TextTable) -> TextTable:
+    """With the first three characters of the zip code, its area, as a column of their own."""
+    zip_code = table.frame.get("zip_code")
+    if zip_code is not None:
+        table.frame["zip_area"] = zip_code.str[:3]
+    return table
+
+
+def _with_genres_and_year(table: TextTable) -> TextTable:
+    """With a year that is a number or empty, and the genres in one column; the genre `unknown` is none."""
+    items = table.frame
+    if "genres" in items:
+        genres = items["genres"].str.replace(" ", MULTI_SEPARATOR, regex=False)
+    else:
+        flags = [
+            (items[genre] == "1").map({True: genre + MULTI_SEPARATOR, False: ""}) for genre in GENRES.split()
+        ]
+        genres = sum(flags[1:], start=flags[0]).str.rstrip(MULTI_SEPARATOR)
+    items["genres"] = genres.mask(genres == "unknown", "")
+    titled = items["title"].str.extract(r".*\((\d{4})\)", expand=False)
+    if "release_year" in items:
+        titled = items["release_year"].where(items["release_year"].str.fullmatch(r"\d{4}"), titled)
+    items["release_year"] = titled.fillna("")
+    return table
+
+
+def _parse(path: Path, content: bytes) -> TextTable:
+    """Rows of text, no quoting: titles hold quotation marks."""
+    import pandas as pd
+
+    headed = path.name in HEADED
+    try:
+        text = content.decode("utf-8" if headed else "latin-1")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is no UTF-8 text.") from error
+    separator = "|" if path.name in ("u.user", "u.item") else "\t"
+    rows = [line.rstrip("\r").split(separator) for line in text.rstrip("\r\n").split("\n")]
+    names = [cell.partition(":")[0] for cell in rows.pop(0)] if headed else ORIGINAL[path.name]
+    names = [RENAMED.get(name, name) for name in names]
+    for line, row in enumerate(rows, start=1 + headed):
+        if len(row) != len(names):
+            raise DataError(f"{path}:{line}: {len(row)} fields, not {len(names)}; the file is damaged.")
+    return TextTable(path=path, frame=pd.DataFrame(rows, columns=names, dtype=str), first_line=1 + headed)
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    """Name -> bytes of the files of events, users and items, of whichever layout there is whole."""
+    if path.is_dir():
+        found = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
+        return {name: found[name].read_bytes() for name in _layout(path, found)}
+    if not path.is_file():
+        raise DataError(f"dataset.path = {path}: no such folder or zip file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {Path(name).name: name for name in archive.namelist()}
+            return {name: archive.read(members[name]) for name in _layout(path, members)}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise DataError(f"dataset.path = {path}: give the folder or an intact zip file: {error}.") from error
+
+
+def _layout(path: Path, names: dict) -> tuple[str, ...]:
+    layouts = (tuple(ORIGINAL), HEADED)
+    for layout in layouts:
+        if all(name in names for name in layout):
+            return layout
+    files = " nor ".join(", ".join(layout) for layout in layouts)
+    raise DataError(f"dataset.path = {path}: holds neither {files}.")
+
+
+def _download(folder: Path) -> Path:
+    """The archive in the folder, fetched whole and checked unless it is there."""
+    target = folder / "ml-100k.zip"
+    if target.is_file():
+        return target
+    log.info("downloading %s to %s", URL, target)
+    try:
+        with urllib.request.urlopen(URL, timeout=SECONDS) as response:
+            content = response.read()
+        if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != MD5:
+            raise OSError(f"its md5 is {md5}, not {MD5}")
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}.partial")
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    except (OSError, http.client.HTTPException) as error:
+        advice = "fetch it by hand and give dataset.path=FOLDER or ZIP"
+        raise DataError(f"cannot download {URL} ({error}); {advice}.") from error
+    return target

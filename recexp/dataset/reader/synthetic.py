@@ -1,0 +1,271 @@
+"""Events drawn from a known law, so that a model's score can be held against the best possible one.
+
+U users, I items, N events; event n has user u, item i, label y, and a history: the user's events with an earlier
+timestamp, of which the planted terms see the last WINDOW. c is an item's category.
+
+    P(y = 1) = sigmoid(bias + sum_k strength_k * term_k)
+
+    popularity   effect of the item: its price, its tags and its own draw
+    interaction  A[segment, brand] + B[segment, device]; A and B have mean 0 over each row and each column
+    interest     sign of (likes - dislikes) among the history's events of the target's category
+    order        M[c of the last event, c] - M[c of the last but one, c]
+    drift        sum_s DECAY^s [c of the s-th last event = c]
+
+Each term has mean 0 and standard deviation 1 over the N events; `interest` depends on labels drawn before, so for it
+this holds about, and with bias 0. What is drawn in which order depends on no strength: events are the same for all.
+
+Items are drawn by a Zipf law, most of them from one of the user's INTERESTS present categories, each of which is
+exchanged at random times. A share TIED of the events has the timestamp of the user's event before.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from recexp.config import DatasetConfig, require
+from recexp.dataset.raw import MULTI_SEPARATOR, Raw
+from recexp.registry import register
+
+VERSION = 1  # to be raised with every change of the generated data
+STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
+
+MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
+WINDOW = 20  # events of the history that planted terms see, the default of max_history
+DECAY = 0.6  # of the weight of an event in `drift`, for each event after it
+INTERESTS, EXCHANGED, ASTRAY = 3, 0.05, 0.2  # categories at a time; chance of a new one; share of events outside them
+ZIPF = 0.8  # item frequency ~ rank^-ZIPF; at 1 the first of 1,000 items would take 13 % of all events
+TIED = 0.1
+N_SEGMENTS, N_BRANDS, N_DEVICES, N_TAGS, TAGS_EACH = 8, 20, 4, 15, 2
+MEAN_GAP, JOINED_WITHIN = 12 * 3600, 90 * 24 * 3600  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Users and items by number from 0."""
+
+    segment: np.ndarray  # (U,)
+    age: np.ndarray  # (U,)
+    category: np.ndarray  # (I,) ascending
+    brand: np.ndarray  # (I,)
+    tags: np.ndarray  # (I, TAGS_EACH)
+    price: np.ndarray  # (I,)
+    frequency: np.ndarray  # (I,) sums to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    """N events sorted by user, then time."""
+
+    user: np.ndarray  # (N,) int32
+    item: np.ndarray  # (N,) int32
+    category: np.ndarray  # (N,) int16, the item's
+    device: np.ndarray  # (N,) int8
+    timestamp: np.ndarray  # (N,) int64
+    start: np.ndarray  # (N,) int32, the user's first event
+    before: np.ndarray  # (N,) int32, the first event with this user and timestamp; the history ends there
+
+
+@register("synthetic", kind="reader")
+class Synthetic:
+    @dataclass(kw_only=True)
+    class Config(DatasetConfig):
+        n_users: int
+        n_items: int
+        n_events: int
+        n_categories: int
+        generator_seed: int
+        bias: float
+        popularity: float
+        interaction: float
+        interest: float
+        order: float
+        drift: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.n_users >= 1, "dataset.n_users", self.n_users, "1 or more")
+            few, many = MIN_EVENTS * self.n_users, MAX_MEAN_EVENTS * self.n_users
+            require(few <= self.n_events <= many, "dataset.n_events", self.n_events,
+                    f"{few} to {many}: {MIN_EVENTS} to {MAX_MEAN_EVENTS} for each of dataset.n_users")  # fmt: skip
+            require(2 <= self.n_categories <= 1000, "dataset.n_categories", self.n_categories, "2 to 1000")
+            require(self.n_items >= self.n_categories, "dataset.n_items", self.n_items,
+                    f"{self.n_categories} (dataset.n_categories) or more")  # fmt: skip
+            require(self.generator_seed >= 0, "dataset.generator_seed", self.generator_seed, "0 or more")
+            for name in STRENGTHS:
+                require(getattr(self, name) >= 0, f"dataset.{name}", getattr(self, name), "0 or more")
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def fingerprint(self) -> str:
+        own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
+        return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
+
+    def read(self) -> Raw:
+        import pandas as pd
+
+        world, events, label, probability = self.generate()
+        tags = [MULTI_SEPARATOR.join(f"t{tag}" for tag in row) for row in world.tags]
+        users = pd.DataFrame({"segment": world.segment, "age": world.age})
+        items = pd.DataFrame({"category": world.category, "brand": world.brand, "tags": tags, "price": world.price})
+        return Raw(origin="synthetic data", label=label, user=events.user, item=events.item,
+                   timestamp=events.timestamp, context=pd.DataFrame({"device": events.device}), users=users,
+                   items=items, probability=probability)  # fmt: skip
+
+    def generate(self) -> tuple[World, Events, np.ndarray, np.ndarray]:
+        """Users and items, events, and the events' labels and probabilities."""
+        config = self.config
+        rng = np.random.default_rng(config.generator_seed)
+        world = draw_world(rng, config)
+        events = draw_events(rng, config, world)
+        akin = akin_events(events)
+        logit = np.full(config.n_events, config.bias)
+        logit += config.popularity * popularity(rng, world, events)
+        logit += config.interaction * interaction(rng, world, events)
+        logit += config.order * order(rng, config.n_categories, events)
+        logit += config.drift * drift(akin)
+        label, probability = draw_labels(rng, config.interest, events, akin, logit)
+        return world, events, label, probability
+
+
+def draw_world(rng: np.random.Generator, config: Synthetic.Config) -> World:
+    n_users, n_items = config.n_users, config.n_items
+    segment = rng.integers(N_SEGMENTS, size=n_users)
+    weight = rng.permutation(np.arange(1, n_items + 1) ** -ZIPF)
+    return World(
+        segment=segment,
+        age=np.clip(rng.normal(25 + 4 * segment, 6), 16, 90).round(),
+        category=np.sort(np.arange(n_items) % config.n_categories),
+        brand=rng.integers(N_BRANDS, size=n_items),
+        tags=rng.integers(N_TAGS, size=(n_items, TAGS_EACH)),
+        price=rng.lognormal(3, 0.5, n_items).round(2),
+        frequency=weight / weight.sum(),
+    )
+
+
+def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World) -> Events:
+    n_users, n_events = config.n_users, config.n_events
+    activity = rng.lognormal(0, 0.6, n_users)
+    length = MIN_EVENTS + rng.multinomial(n_events - MIN_EVENTS * n_users, activity / activity.sum())
+    user = np.repeat(np.arange(n_users, dtype=np.int32), length)
+    start = (np.cumsum(length) - length).astype(np.int32)[user]
+    position = np.arange(n_events, dtype=np.int32)
+    tied = (rng.random(n_events, dtype=np.float32) < TIED) & (position > start)
+    item = draw_items(rng, config.n_categories, world, position == start)
+    return Events(
+        user=user,
+        item=item,
+        category=world.category.astype(np.int16)[item],
+        device=rng.integers(N_DEVICES, size=n_events, dtype=np.int8),
+        timestamp=draw_times(rng, n_users, user, start, tied),
+        start=start,
+        before=np.maximum.accumulate(np.where(tied, 0, position)),
+    )
+
+
+def draw_items(rng: np.random.Generator, n_categories: int, world: World, first: np.ndarray) -> np.ndarray:
+    """(N,) items: of a category of the user's present interests, or astray: of any."""
+    n_events = len(first)
+    chosen = rng.integers(INTERESTS, size=n_events, dtype=np.int8)
+    category = np.empty(n_events, np.int16)
+    for interest in range(INTERESTS):
+        spell = np.cumsum(first | (rng.random(n_events, dtype=np.float32) < EXCHANGED), dtype=np.int32) - 1
+        category_of = rng.integers(n_categories, size=spell[-1] + 1, dtype=np.int16)
+        np.copyto(category, category_of[spell], where=chosen == interest)
+    below = np.concatenate([[0], np.cumsum(world.frequency)])
+    edge = below[np.searchsorted(world.category, np.arange(n_categories + 1))]  # items stand by category
+    astray = rng.random(n_events, dtype=np.float32) < ASTRAY
+    low = np.where(astray, 0, edge[category])
+    high = np.where(astray, 1, edge[category + 1])
+    item = np.searchsorted(below, low + rng.random(n_events) * (high - low), side="right") - 1
+    return np.minimum(item, len(world.frequency) - 1).astype(np.int32)  # rounding may reach the upper edge
+
+
+def draw_times(rng: np.random.Generator, n_users: int, user: np.ndarray, start: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    gap = 1 + (MEAN_GAP * rng.standard_exponential(len(user), dtype=np.float32)).astype(np.int64)
+    time = np.cumsum(np.where(tied, 0, gap))
+    return time - time[start] + rng.integers(JOINED_WITHIN, size=n_users)[user]
+
+
+def popularity(rng: np.random.Generator, world: World, events: Events) -> np.ndarray:
+    tag_effect = rng.standard_normal(N_TAGS)
+    effect = standardise(np.log(world.price)) + standardise(tag_effect[world.tags].sum(1)) + rng.standard_normal(len(world.price))
+    return standardise(effect[events.item])
+
+
+def interaction(rng: np.random.Generator, world: World, events: Events) -> np.ndarray:
+    segment = world.segment[events.user]
+    brands = crossed(rng, segment, world.brand[events.item], N_SEGMENTS, N_BRANDS)
+    return standardise(brands + crossed(rng, segment, events.device, N_SEGMENTS, N_DEVICES))
+
+
+def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int) -> np.ndarray:
+    """A random effect of each pair of values, less its best additive approximation over the pairs that occur.
+
+    What is left sums to 0 over the events of each value of either field: a linear model of the two sees nothing.
+    """
+    pair = left * n_right + right
+    weight = np.sqrt(np.bincount(pair, minlength=n_left * n_right))
+    effect = rng.standard_normal(n_left * n_right)
+    additive = np.hstack([np.repeat(np.eye(n_left), n_right, 0), np.tile(np.eye(n_right), (n_left, 1))])
+    fit = np.linalg.lstsq(additive * weight[:, None], effect * weight, rcond=None)[0]
+    return standardise((effect - additive @ fit)[pair])
+
+
+def category_before(events: Events, lag: int) -> np.ndarray:
+    """(N,) category of the lag-th last event of the history, -1 where there is none."""
+    index = events.before - np.int32(lag)
+    return np.where(index >= events.start, events.category[np.maximum(index, 0)], np.int16(-1))
+
+
+def order(rng: np.random.Generator, n_categories: int, events: Events) -> np.ndarray:
+    """Changes sign when the last two events change places, so the set of the history's events says nothing."""
+    transition = rng.standard_normal((n_categories + 1, n_categories))
+    transition[-1] = 0  # no event there
+    last, last_but_one = (transition[category_before(events, lag), events.category] for lag in (1, 2))
+    return standardise(last - last_but_one)
+
+
+def akin_events(events: Events) -> np.ndarray:
+    """(N,) bit s - 1: the s-th last event of the history, s = 1 to WINDOW, is of the target's category."""
+    akin = np.zeros(len(events.item), np.int32)
+    for lag in range(1, WINDOW + 1):
+        akin |= (category_before(events, lag) == events.category).astype(np.int32) << (lag - 1)
+    return akin
+
+
+def drift(akin: np.ndarray) -> np.ndarray:
+    return standardise(sums_by_bits(DECAY ** np.arange(WINDOW, dtype=np.float32))[akin])
+
+
+def draw_labels(
+    rng: np.random.Generator, interest: float, events: Events, akin: np.ndarray, logit: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) labels and probabilities, `interest` added to the logit: the first event of all users, then the second, ..."""
+    scale = interest / np.sqrt(max((akin > 0).mean(), 1e-9))
+    threshold = rng.random(len(logit), dtype=np.float32)
+    first, length = np.unique(events.start, return_counts=True)
+    first = first[np.argsort(-length, kind="stable")]
+    n_active = len(length) - np.searchsorted(np.sort(length), np.arange(length.max()), side="right")
+    count = sums_by_bits(np.ones(WINDOW, np.int8))
+    liked = np.zeros(len(first), np.int64)  # bit s - 1: the label of the user's s-th last event, ties included
+    probability = np.empty(len(logit))
+    for position, active in enumerate(n_active):
+        event = first[:active] + position
+        likes = count[liked[:active] >> (event - events.before[event]) & akin[event]]
+        balance = np.sign(2 * likes - count[akin[event]])
+        probability[event] = 1 / (1 + np.exp(-(logit[event] + scale * balance)))
+        liked[:active] = liked[:active] << 1 | (threshold[event] < probability[event])
+    return (threshold < probability).astype(np.float32), probability
+
+
+def sums_by_bits(weights: np.ndarray) -> np.ndarray:
+    """(2^len(weights),) at n: the sum of the weights whose bit is set in n."""
+    sums = np.zeros(1, weights.dtype)
+    for weight in weights:
+        sums = np.concatenate([sums, sums + weight])
+    return sums
+
+
+def standardise(term: np.ndarray) -> np.ndarray:
+    return (term - term.mean(dtype=float)) / max(term.std(dtype=float), 1e-9)

@@ -1,0 +1,77 @@
+"""What a model knows of a dataset: its fields and sizes, no data.
+
+Ids: 0 is padding, 1 is unknown (a value that the training part does not hold), known values start at 2. The fields of
+one side share one vocabulary, so that one embedding table and one look-up serve them all: a field's ids from 2 on are
+shifted by its offset, padding and unknown are shared.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from recexp.config import FeatureKind
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    name: str
+    kind: FeatureKind
+    column: int  # its first column among the side's ids (or, numeric, among the side's values)
+    width: int = 1  # columns it takes: above 1 for multi-valued fields alone
+    offset: int = 0  # added to its ids from 2 on
+    size: int = 0  # known values; 0 for numeric fields
+
+    @property
+    def numeric(self) -> bool:
+        return self.kind is FeatureKind.numeric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """The fields of the user, of the item or of the event's context; the id, where there is one, stands first."""
+
+    fields: tuple[Field, ...] = ()
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the shared embedding table, padding and unknown included."""
+        return FIRST + sum(field.size for field in self.fields)
+
+    @property
+    def id_columns(self) -> int:
+        return sum(field.width for field in self.fields if not field.numeric)
+
+    @property
+    def value_columns(self) -> int:
+        return sum(field.numeric for field in self.fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schema:
+    user: Side = field(default_factory=Side)
+    item: Side = field(default_factory=Side)
+    context: Side = field(default_factory=Side)
+    max_history: int = 0  # 0: a table without users and time, so without histories
+    history_labels: bool = False  # labels vary within histories
+
+    @property
+    def n_items(self) -> int:
+        """Item ids known to the model, padding and unknown included."""
+        return FIRST + self.item.fields[0].size if self.item.fields else FIRST
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        tree = asdict(self)
+        for side in ("user", "item", "context"):
+            for entry in tree[side]["fields"]:
+                entry["kind"] = entry["kind"].name
+        return tree
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> "Schema":
+        sides = {
+            side: Side(fields=tuple(Field(**{**entry, "kind": FeatureKind[entry["kind"]]}) for entry in tree[side]["fields"]))
+            for side in ("user", "item", "context")
+        }
+        return cls(**sides, max_history=tree["max_history"], history_labels=tree["history_labels"])

@@ -1,0 +1,79 @@
+"""Which events train, which choose the epoch, which are the test. All by time, but `given` and `random`.
+
+Events come sorted by user, then time. A group is a user's events of one timestamp; no split but `given` and `random`
+cuts one, since its members must not see each other.
+"""
+
+import numpy as np
+
+from recexp.config import SplitConfig, SplitKind
+from recexp.dataset.log import PARTS
+from recexp.error import ConfigError
+
+
+def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """The part (N,) int8 of each event of a log, for the kinds that look at time.
+
+    offsets: (U + 2,), user u's events are offsets[u] to offsets[u + 1]; before: (N,) first event of the group.
+    """
+    if config.kind is SplitKind.time:
+        return by_time(config.ratios, timestamp)
+    if config.kind is SplitKind.leave_last_out:
+        valid, test = last_groups(offsets, before)
+    else:
+        first, last = offsets[:-1], offsets[1:]
+        valid, test = (
+            nearest_group(first + np.floor(share * (last - first) + 0.5).astype(np.int64), first, last, before)
+            for share in (config.ratios[0], config.ratios[0] + config.ratios[1])
+        )
+    counts = np.diff(offsets)
+    position = np.arange(len(before))
+    return sum((position >= np.repeat(cut, counts)).astype(np.int8) for cut in (valid, test))
+
+
+def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
+    """One moment for all users; events of the cutting moment belong to the later part."""
+    ordered = np.sort(timestamp)
+    part = np.zeros(len(timestamp), np.int8)
+    for share in (ratios[0], ratios[0] + ratios[1]):
+        cut = int(share * len(ordered) + 0.5)
+        if cut < len(ordered):
+            part += timestamp >= ordered[cut]
+    return part
+
+
+def last_groups(offsets: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each user's last-but-one and last group start; a user of two groups has no valid, of one group no test."""
+    first, last = offsets[:-1], offsets[1:]
+    test = np.where(last > first, before[np.maximum(last - 1, 0)], last)
+    valid = np.where(test > first, before[np.maximum(test - 1, 0)], last)
+    return np.where(valid > first, valid, test), np.where(test > first, test, last)
+
+
+def nearest_group(cut: np.ndarray, first: np.ndarray, last: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """The start of a group, or the user's end, nearest to each cut (U,); the earlier one when both are as near."""
+    inside = np.minimum(cut, len(before) - 1)
+    start = np.where(cut < last, before[inside], last)
+    group_end = np.append(np.flatnonzero(before == np.arange(len(before))), len(before))
+    end = np.where(cut < last, group_end[np.searchsorted(group_end, inside, side="right")], last)
+    return np.clip(np.where(cut - start <= end - cut, start, end), first, last)
+
+
+def by_row(ratios: list[float], n_rows: int, seed: int = 2026) -> np.ndarray:
+    """Rows dealt at random, the same way every time: the split is part of the data, not of a run's seed."""
+    order = np.random.default_rng(seed).permutation(n_rows)
+    part = np.empty(n_rows, np.int8)
+    cuts = np.floor(np.cumsum(ratios[:2]) * n_rows + 0.5).astype(np.int64)
+    for index, rows in enumerate(np.split(order, cuts)):
+        part[rows] = index
+    return part
+
+
+def by_name(names: np.ndarray | None) -> np.ndarray:
+    """The part each row names itself. Raises ConfigError where the source names none."""
+    if names is None:
+        raise ConfigError("dataset.split.kind = given: this dataset does not say which rows are train, valid and test.")
+    part = np.empty(len(names), np.int8)
+    for index, name in enumerate(PARTS):
+        part[names == name] = index
+    return part

@@ -1,0 +1,32 @@
+"""What a user can get wrong. Each error is one line: what is wrong, where, what would be right."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user typed or supplied; the command line prints it and exits with 2."""
+
+
+class ConfigError(UserError):
+    """A wrong key, value or name in the configuration."""
+
+
+class DataError(UserError):
+    """A file that is missing or does not hold what the configuration says."""
+
+
+class RunError(UserError):
+    """A run directory that is missing, taken or not what the command needs."""
+
+
+def choices(wrong: str, allowed: Iterable[str]) -> str:
+    """The nearest right spelling of `wrong`, where there is one, and all that is allowed."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.6)
+    hint = f"Did you mean '{near[0]}'? " if near else ""
+    return f"{hint}Choices: {', '.join(allowed) if allowed else 'none'}."
+
+
+class Terminated(BaseException):
+    """SIGTERM. Like KeyboardInterrupt no Exception, so that nothing on the way swallows it."""

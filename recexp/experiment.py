@@ -1,0 +1,120 @@
+"""The flow: a configuration becomes dataset, model and trainer; training them fills a run directory."""
+
+import logging
+import signal
+import threading
+import traceback
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from recexp import registry
+from recexp.config import Config
+from recexp.dataset.batch import Batches
+from recexp.dataset.log import Dataset
+from recexp.dataset.prepare import load
+from recexp.error import ConfigError, Terminated, UserError
+from recexp.run import picture, result, table
+from recexp.run.directory import Run, read_json
+from recexp.trainer.default import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    config: Config
+    dataset: Dataset
+    model: nn.Module
+    trainer: Trainer
+
+
+def build(config: Config) -> Experiment:
+    """Loads the data, then makes model and trainer. Raises ConfigError or DataError."""
+    device = resolve_device(config.device)
+    dataset = load(config.dataset)
+    torch.manual_seed(config.seed)
+    model = registry.get("model", config.model.name)(config.model, dataset.schema).to(device)
+    trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
+    return Experiment(config, dataset, model, trainer)
+
+
+def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Trains, evaluates and writes one run directory; returns what metrics.json holds.
+
+    Raises UserError with nothing left behind; whatever else ends the run is in its status.json.
+    """
+    device = resolve_device(config.device)
+    run = (Run.reopen if config.run.resume and config.run.dir else Run.create)(config, overrides or [])
+    before = signal.signal(signal.SIGTERM, _terminate) if _main_thread() else None
+    try:
+        if finished := _finished(run):
+            logger.info("%s is finished; nothing to do", run.path)
+            return finished
+        logger.info("run %s", run.path)
+        experiment = build(config)
+        run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, str(device))
+        logger.info(table.data_line(config.dataset.name, experiment.dataset))
+        logger.info(table.model_line(config, experiment.model, device))
+        metrics = _fill(experiment, run)
+        run.status("finished")
+        return metrics
+    except UserError as error:
+        if (run.path / "metrics.jsonl").exists():
+            run.status("failed", str(error))
+        else:
+            run.discard()
+        raise
+    except (KeyboardInterrupt, Terminated):
+        run.status("interrupted", "stopped by a signal; go on with: recexp resume " + str(run.path))
+        raise
+    except BaseException as error:
+        run.log(traceback.format_exc())
+        run.status("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+        run.close()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device a configuration means. Raises ConfigError for one that this machine lacks."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device = {name}: this machine has {torch.cuda.device_count()} CUDA devices. Choices: auto, cpu"
+                          f"{''.join(f', cuda:{n}' for n in range(torch.cuda.device_count()))}.")  # fmt: skip
+    return device
+
+
+def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
+    """Trains, and writes what comes of it."""
+    config = experiment.config
+    batches = Batches(experiment.dataset, config.dataset, experiment.trainer.device)
+    l2 = getattr(config.model, "embedding_l2", 0.0)
+    trained = experiment.trainer.fit(experiment.model, batches, config.model.loss_weights, l2, run)
+    if config.trainer.predictions:
+        result.write_predictions(run.path, experiment.dataset, trained.test_scores)
+    metrics = result.summary(config, experiment.dataset, experiment.model, trained)
+    run.metrics(metrics)
+    picture.draw(run.path)
+    for line in table.result_lines(metrics, run.path):
+        logger.info(line)
+    return metrics
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    return read_json(run.path / "metrics.json")
+
+
+def _main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated

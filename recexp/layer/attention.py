@@ -1,0 +1,158 @@
+"""How much each event of a history matters for a target: scores, weights, pooling.
+
+Zhou et al., Deep Interest Network, KDD 2018
+eq. 3   v = sum_s a(h_s, t) h_s
+
+B batch, L history length, D embedding size, H first hidden size
+t target (B, D), h history (B, L, D), mask (B, L) true where there is an event. A scorer maps them to
+scores (B, L), `weigh` scores to weights (B, L), `pool` weights and h to v (B, D).
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recexp.layer.activation import Activation
+from recexp.layer.mlp import MLP, linear
+
+
+class Attention(Enum):
+    linear = "w h: the history alone"
+    mlp = "MLP(h): the history alone"
+    dot = "<t, h>"
+    bilinear = "h W t"
+    add = "MLP(t + h)"
+    subtract = "MLP(t - h)"
+    multiply = "MLP(t * h)"
+    interaction = "MLP([t, h, t - h, t * h]), of DIN's authors' code"
+    outer = "MLP([h, vec(h t^T), t]), of the DIN paper"
+
+
+class Normalise(Enum):
+    none = "scores as weights: how much interest there is stays visible (DIN)"
+    softmax = "weights that sum to 1 over the history"
+
+
+def attention(kind: Attention, dim: int, hidden_sizes: Sequence[int], activation: Activation) -> nn.Module:
+    """The scorer of a name: forward(target (B, D), history (B, L, D), mask (B, L)) -> scores (B, L).
+
+    Scores at masked positions are finite and without meaning. linear, dot and bilinear have no hidden layers.
+    """
+    n_in = {Attention.interaction: 4 * dim, Attention.outer: 2 * dim + dim * dim}.get(kind, dim)
+    if kind is Attention.dot:
+        return Dot()
+    if kind is Attention.bilinear:
+        return Bilinear(dim)
+    if kind is Attention.linear:
+        hidden_sizes = []
+    return SCORERS[kind](MLP(n_in, hidden_sizes, activation, n_out=1))
+
+
+class Dot(nn.Module):
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        return torch.bmm(history, target[:, :, None])[:, :, 0]  # (B, L)
+
+
+class Bilinear(nn.Module):
+    def __init__(self, dim: int):
+        super().__init__()
+        self.linear = linear(dim, dim, bias=False)
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        return torch.bmm(history, self.linear(target)[:, :, None])[
+            :, :, 0
+        ]  # (B, L); W meets t once, not every h
+
+
+class Scorer(nn.Module):
+    """MLP(combine(t, h)) -> 1."""
+
+    def __init__(self, mlp: MLP):
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        return self.mlp(self.combine(target[:, None], history), mask)[:, :, 0]  # (B, L)
+
+    def combine(self, target: Tensor, history: Tensor) -> Tensor:
+        """target (B, 1, D), history (B, L, D) -> (B, L, D)."""
+        return history
+
+
+class Add(Scorer):
+    def combine(self, target: Tensor, history: Tensor) -> Tensor:
+        return target + history
+
+
+class Subtract(Scorer):
+    def combine(self, target: Tensor, history: Tensor) -> Tensor:
+        return target - history
+
+
+class Multiply(Scorer):
+    def combine(self, target: Tensor, history: Tensor) -> Tensor:
+        return target * history
+
+
+class Interaction(Scorer):
+    """MLP([t, h, t - h, t * h]) -> 1, its first product without the (B, L, 4D) concatenation.
+
+    W [t, h, t - h, t * h] = (W1 + W3) t + (W2 - W3) h + W4 (t * h), the first term one a row, not one an event.
+    """
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        first = self.mlp.linears[0]
+        w1, w2, w3, w4 = first.weight.chunk(4, dim=1)  # (H, D) each
+        x = F.linear(history, w2 - w3) + F.linear(target[:, None] * history, w4)  # (B, L, H)
+        x = x + F.linear(target, w1 + w3, first.bias)[:, None]
+        return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
+
+
+class Outer(Scorer):
+    """MLP([h, vec(h t^T), t]) -> 1, its first product without the (B, L, D^2) outer products.
+
+    It is linear in h: W_h h + W_ht vec(h t^T) = (W_h + sum_e t_e W_ht[:, :, e]) h, one (H, D) matrix a row.
+    """
+
+    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        first, dim = self.mlp.linears[0], target.shape[-1]
+        w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
+        w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
+        matrix = F.linear(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)
+        x = torch.baddbmm(
+            F.linear(target, w_t, first.bias)[:, None], history, matrix.transpose(1, 2)
+        )  # (B, L, H)
+        return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
+
+
+SCORERS: dict[Attention, type[Scorer]] = {
+    Attention.linear: Scorer,
+    Attention.mlp: Scorer,
+    Attention.add: Add,
+    Attention.subtract: Subtract,
+    Attention.multiply: Multiply,
+    Attention.interaction: Interaction,
+    Attention.outer: Outer,
+}
+
+
+def weigh(scores: Tensor, mask: Tensor, normalise: Normalise, scale: float = 1.0) -> Tensor:
+    """Weights (B, L) of scores (B, L): exactly 0 where the mask is false, so on all of an empty row.
+
+    scale: what softmax multiplies scores by first, D ** -0.5 in DIN's code; `none` leaves scores as they are.
+    In fp32 at least, under autocast too.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if normalise is Normalise.none:
+        return scores.masked_fill(~mask, 0)
+    # The lowest float, not -inf: an empty row is then uniform instead of NaN, until it is masked again.
+    lowest = torch.finfo(scores.dtype).min
+    return (scores * scale).masked_fill(~mask, lowest).softmax(1).masked_fill(~mask, 0)
+
+
+def pool(weights: Tensor, history: Tensor) -> Tensor:
+    """sum_s weights_s h_s: weights (B, L), history (B, L, D) -> (B, D). Eq. 3."""
+    return torch.bmm(weights[:, None], history)[:, 0]

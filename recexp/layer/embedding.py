@@ -1,0 +1,153 @@
+"""Embeddings of fields. One table a side: the fields of the user, of the item and of the context.
+
+B batch, L history length, F fields of a side, D embedding size, C id columns (a multi-valued field has several)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch, Features
+from recexp.dataset.schema import PADDING, UNKNOWN, Schema, Side
+from recexp.error import ConfigError
+
+
+class SideEmbedding(nn.Module):
+    """A vector of size D for each field of one side.
+
+    A categorical field is a row of the table, a multi-valued one the mean over its values, a numeric one its number
+    times a vector (Guo et al. 2017). Padding and unknown start at 0: padding stays there, unknown is met by training
+    only where a value is missing.
+    """
+
+    def __init__(self, name: str, side: Side, embedding_dim: int, std: float) -> None:
+        super().__init__()
+        self.name, self.side = name, side
+        self.table = nn.Embedding(side.vocabulary, embedding_dim, padding_idx=PADDING)
+        nn.init.normal_(self.table.weight, std=std)
+        with torch.no_grad():
+            self.table.weight[[PADDING, UNKNOWN]] = 0
+        if side.value_columns:
+            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std)
+
+    def forward(self, features: Features) -> Tensor:
+        """Features of n users, items or events to (n, F, D)."""
+        looked_up = self.table(features.ids)  # (n, C, D)
+        if all(field.width == 1 and not field.numeric for field in self.side.fields):
+            return looked_up
+        fields = []
+        for field in self.side.fields:
+            if field.numeric:
+                fields.append(features.values[:, field.column, None] * self.direction[field.column])
+            elif field.width == 1:
+                fields.append(looked_up[:, field.column])
+            else:
+                columns = slice(field.column, field.column + field.width)
+                count = (features.ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)
+                fields.append(looked_up[:, columns].sum(1) / count)  # padding is 0
+        return torch.stack(fields, 1)
+
+
+class FeatureEmbedding(nn.Module):
+    """All fields of a schema."""
+
+    def __init__(self, schema: Schema, embedding_dim: int, std: float = 0.01) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.sides = nn.ModuleDict(
+            {
+                name: SideEmbedding(name, side, embedding_dim, std)
+                for name, side in (("user", schema.user), ("item", schema.item), ("context", schema.context))
+                if side.fields
+            }
+        )
+
+    @property
+    def n_fields(self) -> int:
+        return sum(len(side.side.fields) for side in self.sides.values())
+
+    def fields(self, batch: Batch) -> Tensor:
+        """Every field of user, target and context: (B, F, D)."""
+        parts = []
+        if "user" in self.sides:
+            parts.append(self.rows("user", batch.users, batch.user))
+        if "item" in self.sides:
+            parts.append(self.rows("item", batch.items, batch.target))
+        if "context" in self.sides:
+            parts.append(self.sides["context"](batch.context))
+        return torch.cat(parts, 1)
+
+    def rows(self, side: str, table: Features, index: Tensor) -> Tensor:
+        """Fields of the users or items at `index` (...): (..., F, D). Each distinct one is embedded once."""
+        if index.numel() >= len(table.ids):
+            rows, place = table, index
+        else:
+            distinct, place = torch.unique(index, return_inverse=True)
+            rows = Features(table.ids[distinct], table.values[distinct])
+        embedded = self.sides[side](rows)  # (n, F, D)
+        flat = nn.functional.embedding(place, embedded.flatten(1))
+        return flat.unflatten(-1, embedded.shape[1:])
+
+
+class Linear(nn.Module):
+    """w0 + sum_i w_i over all fields: the part that every factorisation model adds to."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.weights = FeatureEmbedding(schema, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,)."""
+        return self.bias + self.weights.fields(batch).sum((1, 2))
+
+
+class SequenceEmbedding(nn.Module):
+    """Target, history and profile of a sample, as vectors.
+
+    An item is its fields side by side, E = F D; a history event is its item plus a vector for its label, where labels are
+    known; the profile is the fields of user and context side by side, of size P.
+    """
+
+    def __init__(self, schema: Schema, embedding_dim: int, history_labels: bool, std: float = 0.01) -> None:
+        super().__init__()
+        self.embed = FeatureEmbedding(schema, embedding_dim, std)
+        self.n_item = len(schema.item.fields) * embedding_dim
+        self.n_profile = (len(schema.user.fields) + len(schema.context.fields)) * embedding_dim
+        self.label = nn.Embedding(3, self.n_item, padding_idx=PADDING) if history_labels else None
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=std)
+            with torch.no_grad():
+                self.label.weight[PADDING] = 0
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Profile (B, P), target (B, E) and history (B, L, E)."""
+        items = torch.cat([batch.target[:, None], batch.history], 1)
+        embedded = self.items(batch, items)  # (B, 1 + L, E)
+        target, history = embedded[:, 0], embedded[:, 1:]
+        if self.label is not None:
+            history = history + self.label(torch.where(batch.mask, 1 + batch.history_label.long(), PADDING))
+        return self.profile(batch), target, history
+
+    def items(self, batch: Batch, index: Tensor) -> Tensor:
+        """Items (...) without labels: (..., E)."""
+        return self.embed.rows("item", batch.items, index).flatten(-2)
+
+    def profile(self, batch: Batch) -> Tensor:
+        fields = self.embed.rows("user", batch.users, batch.user)
+        if "context" in self.embed.sides:
+            fields = torch.cat([fields, self.embed.sides["context"](batch.context)], 1)
+        return fields.flatten(1)
+
+
+def require_items(schema: Schema, model: str) -> None:
+    """Raises ConfigError for a table, which has no users, items and histories."""
+    if not schema.max_history:
+        raise ConfigError(f"model = {model}: needs users, items and time; this dataset is a table. "
+                          "Name dataset.columns, or choose a model over fields such as fm or deepfm.")  # fmt: skip
+
+
+def require_history_labels(schema: Schema, wanted: bool, key: str) -> None:
+    """Raises ConfigError where an option needs the labels of past events and they are constant."""
+    if wanted and not schema.history_labels:
+        raise ConfigError(f"{key}: needs labels that vary within histories; they do not where dataset.label is implicit "
+                          "or dataset.history is liked.")  # fmt: skip

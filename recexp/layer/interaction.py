@@ -1,0 +1,23 @@
+"""Sums over all pairs of fields in linear time.
+
+B batch, F fields, D embedding size; S = sum_i e_i
+Rendle, ICDM 2010, lemma 3.1   sum_{i<j} <e_i, e_j> = 1/2 sum_d (S_d^2 - sum_i e_id^2)
+He & Chua, NFM, SIGIR 2017, eq. 4   the same before the sum over d
+"""
+
+import torch
+from torch import Tensor
+
+
+def fm(e: Tensor) -> Tensor:
+    """Inner products of all pairs, summed: e (B, F, D) -> (B,)."""
+    return bi_interaction(e).sum(-1)
+
+
+def bi_interaction(e: Tensor) -> Tensor:
+    """Elementwise products of all pairs, summed: e (B, F, D) -> (B, D).
+
+    In fp32 at least: the difference of two large sums has no correct digit left in bfloat16.
+    """
+    e = e.to(torch.promote_types(e.dtype, torch.float32))
+    return (e.sum(1).square() - e.square().sum(1)) / 2

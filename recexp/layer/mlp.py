@@ -1,0 +1,65 @@
+"""The multi-layer perceptron that nearly every model ends in."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from recexp.layer.activation import Activation, BatchNorm, Dice, activation
+
+
+def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+    """A Linear drawn Xavier-uniformly, its bias 0."""
+    layer = nn.Linear(n_in, n_out, bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Module):
+    """Linear, BatchNorm on request, activation, dropout for each hidden size; then, given n_out, a bare Linear.
+
+    The module's own `n_out` is the size of its output's last axis, given or not.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        hidden_sizes: Sequence[int],
+        activation: Activation,
+        dropout: float = 0.0,
+        n_out: int | None = None,
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        sizes = [n_in, *hidden_sizes] if n_out is None else [n_in, *hidden_sizes, n_out]
+        self.linears = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))
+        self.hidden = nn.ModuleList(Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes)
+        self.n_out = sizes[-1]
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""
+        return self.after_first(self.linears[0](x), mask) if len(self.linears) else x
+
+    def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What follows the first Linear, for callers with a cheaper form of its product x (..., its n_out)."""
+        for i, hidden in enumerate(self.hidden, start=1):
+            x = hidden(x, mask)
+            if i < len(self.linears):
+                x = self.linears[i](x)
+        return x
+
+
+class Hidden(nn.Module):
+    """What a hidden layer does to the product of its Linear."""
+
+    def __init__(self, n_channels: int, kind: Activation, dropout: float, batch_norm: bool):
+        super().__init__()
+        self.norm = BatchNorm(n_channels) if batch_norm else None
+        self.activation = activation(kind, n_channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x if self.norm is None else self.norm(x, mask)
+        x = self.activation(x, mask) if isinstance(self.activation, Dice) else self.activation(x)
+        return self.dropout(x)

@@ -1,0 +1,98 @@
+"""Deep Interest Evolution Network. Zhou et al., AAAI 2019.
+
+B batch, L history length, E item size, H state size, P profile size
+sec. 4.2    g_s = GRU(h_s, g_{s-1})                                  interest extraction
+eq. 7       auxiliary loss: g_s tells the next event apart           from its label, or from a sampled item
+eq. 10      a_s = softmax_s(g_s W t)                                 relevance to the target
+eq. 13, 14  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
+            logit = MLP([h'_last, t, sum_s h_s, t * sum_s h_s, profile])
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.attention import Normalise, weigh
+from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.loss import bce, masked_bce
+from recexp.layer.mlp import MLP
+from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
+from recexp.model import Output
+from recexp.registry import register
+
+
+class Auxiliary(Enum):
+    labels = "the next event's label"
+    sampled = "the next event against an item drawn by popularity"
+
+
+@register("dien")
+class DIEN(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        state_size: int
+        gru_type: GRUType
+        auxiliary: Auxiliary
+        auxiliary_hidden_sizes: list[int]
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        require_history_labels(schema, config.history_labels, "model.history_labels = true")
+        self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
+        require_history_labels(schema, self.auxiliary is Auxiliary.labels, "model.auxiliary = labels")
+        self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        n_item, n_state = self.embed.n_item, config.state_size
+        self.extract = Recurrent(Cell.gru, n_item, n_state)
+        self.project = nn.Linear(n_item, n_state, bias=False)
+        self.evolve = AttentionGRU(config.gru_type, n_state, n_state)
+        if self.auxiliary:
+            self.next = MLP(n_state + n_item, config.auxiliary_hidden_sizes, config.activation, n_out=1)
+        n_in = n_state + 3 * n_item + self.embed.n_profile
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
+        states = self.extract(history)  # (B, L, H)
+        scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
+        weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 10
+        interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 13, 14
+        events = torch.where(batch.mask[:, :, None], history, 0).sum(1)  # (B, E)
+        logits = self.mlp(torch.cat([interest, target, events, target * events, profile], 1))[:, 0]
+        return Output(logits, {"states": states, "weights": weights})
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        losses = {"target": bce(output.logits, batch.label)}
+        if self.auxiliary:
+            losses["auxiliary"] = self.auxiliary_loss(output.parts["states"], batch)
+        return losses
+
+    def auxiliary_loss(self, states: Tensor, batch: Batch) -> Tensor:
+        """Eq. 7 over the pairs of an event and its successor; the state sees nothing of the successor."""
+        states, following = states[:, :-1], batch.history[:, 1:]  # (B, L - 1, H), (B, L - 1)
+        valid = batch.mask[:, 1:]
+        if self.auxiliary is Auxiliary.labels:
+            return masked_bce(self.judge(states, following, batch, valid), batch.history_label[:, 1:], valid)
+        drawn = batch.draw_items(following)
+        differs = valid & (drawn != following)
+        real = self.judge(states, following, batch, valid)
+        fake = self.judge(states, drawn, batch, differs)
+        return masked_bce(real, torch.ones_like(real), valid) + masked_bce(fake, torch.zeros_like(fake), differs)
+
+    def judge(self, states: Tensor, items: Tensor, batch: Batch, valid: Tensor) -> Tensor:
+        """Logits (B, L - 1) that `items` (B, L - 1) come next, or are liked next, after states (B, L - 1, H)."""
+        embedded = self.embed.items(batch, items)  # (B, L - 1, E), without labels
+        return self.next(torch.cat([states, embedded], 2), valid)[:, :, 0]

@@ -1,0 +1,39 @@
+"""Factorization Machine. Rendle, ICDM 2010.
+
+B batch, F fields, D embedding size
+eq. 1   logit = w0 + sum_i w_i + sum_{i<j} <e_i, e_j>
+eq. 5   sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_i e_id)^2 - sum_i e_id^2]
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.interaction import fm
+from recexp.layer.loss import bce
+from recexp.model import Output
+from recexp.registry import register
+
+
+@register("fm")
+class FM(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.linear = Linear(schema)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(logits=self.linear(batch) + fm(self.embed.fields(batch)))  # (B,), eq. 1
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}

@@ -1,0 +1,34 @@
+"""Logistic regression over all fields.
+
+F fields, B batch
+    logit = w0 + sum_i w_i
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.embedding import Linear
+from recexp.layer.loss import bce
+from recexp.model import Output
+from recexp.registry import register
+
+
+@register("linear")
+class LogisticRegression(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_l2: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.linear = Linear(schema)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(logits=self.linear(batch))  # (B,)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}

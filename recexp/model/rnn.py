@@ -1,0 +1,77 @@
+"""Recurrent network over the history: vanilla, LSTM or GRU.
+
+B batch, L history length, E item size, H state size, P profile size
+    state_s = cell(h_s, state_{s-1})
+    logit = MLP([state_last, t, profile])         target=concat
+    logit = MLP([state after t, profile])         target=last_step: the target is the sequence's last step
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.layer.recurrent import Cell, Recurrent, last
+from recexp.model import Output
+from recexp.registry import register
+
+
+class Target(Enum):
+    concat = "beside the last state, as input of the MLP"
+    last_step = "the last step of the sequence"
+
+
+@register("rnn")
+class RNN(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        cell: Cell
+        state_size: int
+        target: Target
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        require_history_labels(schema, config.history_labels, "model.history_labels = true")
+        self.target = config.target
+        self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        self.recurrent = Recurrent(config.cell, self.embed.n_item, config.state_size)
+        n_target = self.embed.n_item if config.target is Target.concat else 0
+        n_in = config.state_size + n_target + self.embed.n_profile
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
+        if self.target is Target.last_step:
+            steps, mask = append(history, target, batch.mask)  # (B, L + 1, E), (B, L + 1)
+            found = [last(self.recurrent(steps), mask), profile]
+        else:
+            found = [last(self.recurrent(history), batch.mask), target, profile]
+        return Output(logits=self.mlp(torch.cat(found, 1))[:, 0])  # (B,)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+
+def append(history: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The target (B, E) right after the last event of each history (B, L, E); padding stays on the right."""
+    length = mask.sum(1)
+    longer = torch.cat([history, torch.zeros_like(target)[:, None]], 1)
+    place = torch.arange(longer.shape[1], device=length.device)
+    longer = torch.where((place == length[:, None])[:, :, None], target[:, None], longer)
+    return longer, place <= length[:, None]

@@ -1,0 +1,59 @@
+"""Sequence pooling: the history as one vector, the same for every target.
+
+B batch, L history length, E item size, P profile size
+    logit = MLP([pool_s h_s, t, profile]),  pool the sum or the mean
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.model import Output
+from recexp.registry import register
+
+
+class Pooling(Enum):
+    sum = "the sum over events: a long history is a large vector"
+    mean = "the mean over events; 0 without any"
+
+
+@register("seq_pooling")
+class SequencePooling(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        pooling: Pooling
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        require_history_labels(schema, config.history_labels, "model.history_labels = true")
+        self.pooling = config.pooling
+        self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        n_in = 2 * self.embed.n_item + self.embed.n_profile
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
+        interest = torch.where(batch.mask[:, :, None], history, 0).sum(1)  # (B, E)
+        if self.pooling is Pooling.mean:
+            interest = interest / batch.mask.sum(1, keepdim=True).clamp(min=1)
+        return Output(logits=self.mlp(torch.cat([interest, target, profile], 1))[:, 0])  # (B,)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}

@@ -1,0 +1,55 @@
+"""Names to classes. A name's module is imported when the name is first used, so that listing imports nothing heavy."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from recexp.error import ConfigError, choices
+
+Kind = Literal["model", "reader", "trainer"]
+PACKAGES: dict[Kind, str] = {"model": "recexp.model", "reader": "recexp.dataset.reader", "trainer": "recexp.trainer"}
+T = TypeVar("T", bound=type)
+
+_registered: dict[tuple[Kind, str], type] = {}
+
+
+def register(name: str, kind: Kind = "model") -> Callable[[T], T]:
+    """Class decorator: makes the class known as `name` among its kind.
+
+    Raises ConfigError when another class has the name already.
+    """
+
+    def add(cls: T) -> T:
+        known = _registered.setdefault((kind, name), cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ConfigError(
+                f"{kind} '{name}' is registered twice: {known.__module__}.{known.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}."
+            )
+        _registered[kind, name] = cls
+        return cls
+
+    return add
+
+
+def names(kind: Kind) -> list[str]:
+    """All names of a kind: recexp's own files, and what plugins have registered."""
+    own = {path.stem for path in _folder(kind).glob("*.py") if f'@register("{path.stem}"' in path.read_text("utf-8")}
+    return sorted(own | {name for known, name in _registered if known == kind})
+
+
+def get(kind: Kind, name: str, key: str | None = None) -> type:
+    """The class of a name; `key` is the dotted config key that named it, for the error.
+
+    Raises ConfigError with the nearest right spelling and all names.
+    """
+    if (kind, name) not in _registered:
+        if name not in names(kind):
+            raise ConfigError(f"{key or kind} = {name!r}: no such {kind}. {choices(name, names(kind))}")
+        importlib.import_module(f"{PACKAGES[kind]}.{name}")
+    return _registered[kind, name]
+
+
+def _folder(kind: Kind) -> Path:
+    return Path(__file__).parent.joinpath(*PACKAGES[kind].split(".")[1:])

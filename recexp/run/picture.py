@@ -1,0 +1,80 @@
+"""curves.png: every named loss and the valid metrics by epoch, the best epoch marked."""
+
+from pathlib import Path
+from typing import Any
+
+from recexp.run.directory import read_epochs, read_json
+
+METRICS = ("auc", "gauc", "logloss")
+INK, MUTED, PAPER = "#1f2430", "#8a8f9c", "#ffffff"
+COLOURS = ("#2f6db5", "#d9822b", "#3a9b6e", "#a34ea1", "#c0483f")
+
+
+def draw(path: Path) -> None:
+    """Draws the curves of a run directory into it; nothing where there are no epochs."""
+    from matplotlib.figure import Figure
+
+    epochs = read_epochs(path)
+    if not epochs:
+        return
+    metrics = read_json(path / "metrics.json") or {}
+    losses = list(dict.fromkeys(name for line in epochs for name in line["losses"]))
+    valid = [name for name in METRICS if any(line["valid"].get(name) is not None for line in epochs)]
+    panels = [("loss", name) for name in losses] + [("valid", name) for name in valid]
+    if not panels:
+        return
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(4.2 * n_columns, 2.9 * n_rows + 0.5), facecolor=PAPER, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).flat
+    for axis, (kind, name), colour in zip(axes, panels, _cycle(len(panels)), strict=False):
+        _panel(axis, kind, name, colour, epochs, _best(epochs, metrics), metrics)
+    for axis in list(figure.axes)[len(panels) :]:
+        axis.set_visible(False)
+    figure.suptitle(_title(metrics, path), x=0.01, ha="left", color=INK, fontsize=11)
+    temporary = path / ".curves.writing.png"
+    figure.savefig(temporary, dpi=130)
+    temporary.replace(path / "curves.png")
+
+
+def _panel(axis: Any, kind: str, name: str, colour: str, epochs: list[dict[str, Any]], best: int | None, metrics: dict[str, Any]) -> None:
+    key = "losses" if kind == "loss" else "valid"
+    points = [(index + 1, line[key][name]) for index, line in enumerate(epochs) if line[key].get(name) is not None]
+    x, y = zip(*points, strict=True)
+    axis.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4)
+    if best is not None and best in x:
+        at = y[x.index(best)]
+        axis.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+        axis.plot([best], [at], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2)
+        axis.annotate(f"{at:.4f}", (best, at), textcoords="offset points", xytext=(7, 7), color=INK, fontsize=9)
+    if kind == "valid" and (oracle := (metrics.get("oracle") or {}).get(name)) is not None:
+        axis.axhline(oracle, color=MUTED, linewidth=1)
+        axis.annotate("oracle (test)", (1, oracle), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+                      textcoords="offset points", ha="right", color=MUTED, fontsize=8)  # fmt: skip
+    axis.set_title(f"{'training loss' if kind == 'loss' else 'valid'}: {name}", loc="left", color=INK, fontsize=10)
+    axis.set_xlabel("epoch", color=MUTED, fontsize=9)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.margins(x=0.08, y=0.18)
+    axis.tick_params(colors=MUTED, labelsize=8)
+    axis.grid(axis="y", color="#eceef2", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color("#c9ccd4")
+
+
+def _best(epochs: list[dict[str, Any]], metrics: dict[str, Any]) -> int | None:
+    """The best epoch's place among all lines: epochs of earlier stages come first."""
+    last = epochs[-1]["stage"]
+    earlier = sum(line["stage"] != last for line in epochs)
+    return earlier + metrics["best_epoch"] if metrics.get("best_epoch") else None
+
+
+def _title(metrics: dict[str, Any], path: Path) -> str:
+    if not metrics:
+        return path.name
+    test = metrics["test"].get("auc")
+    told = f", test AUC {test:.4f}" if test is not None else ""
+    return f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{told}"
+
+
+def _cycle(n: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]

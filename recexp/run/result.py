@@ -1,0 +1,89 @@
+"""What a finished run leaves: metrics.json and predictions.parquet."""
+
+import resource
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from recexp.config import Config
+from recexp.dataset.log import Dataset
+from recexp.trainer.default import Result, Scores
+from recexp.trainer.metric import Metrics, evaluate
+
+
+def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result) -> dict[str, Any]:
+    """The content of metrics.json."""
+    progress = trained.progress
+    metrics: dict[str, Any] = {
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        "status": "finished",
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "seconds": round(progress.seconds, 3),
+        "samples_per_second": round(statistics.median(progress.speeds[1:] or progress.speeds), 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "train": progress.losses,
+        "valid": trained.valid.values if trained.valid else {},
+        "test": trained.test.values,
+    }
+    if reasons := _reasons(trained):
+        metrics["reasons"] = reasons
+    if dataset.log.probability is not None and len(trained.test_scores.label) == len(dataset.log.rows("test")):
+        oracle = oracle_metrics(dataset, trained.test_scores)
+        metrics["oracle"] = oracle.values
+        metrics["share_of_oracle"] = share_of_oracle(trained.test.values["auc"], oracle.values["auc"])
+    return metrics
+
+
+def oracle_metrics(dataset: Dataset, scores: Scores) -> Metrics:
+    """What the true probabilities of the test rows reach: nobody does better but by chance."""
+    assert dataset.log.probability is not None
+    p = np.clip(dataset.log.probability[dataset.log.rows("test")], 1e-12, 1 - 1e-12)
+    return evaluate(scores.label, np.log(p) - np.log1p(-p), scores.user, threshold=0.0)
+
+
+def share_of_oracle(auc: float | None, oracle: float | None) -> float | None:
+    """How far from 0.5 to the oracle's AUC a model came."""
+    return None if auc is None or oracle is None or oracle == 0.5 else (auc - 0.5) / (oracle - 0.5)
+
+
+def peak_memory_mb() -> float:
+    """The process's largest resident memory; on CUDA the largest allocation there."""
+    if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
+        return round(allocated / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is bytes there, KiB elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
+    """predictions.parquet: raw user, item, timestamp, label and score (the probability) of each test sample."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    log = dataset.log
+    rows = log.rows("test")
+    rows = np.repeat(rows, len(scores.label) // len(rows))  # sampled negatives follow their event
+    columns: dict[str, np.ndarray] = {}
+    if log.raw_user is not None and log.raw_item is not None and log.timestamp is not None:
+        columns = {"user": log.raw_user[scores.user], "item": log.raw_item[scores.item], "timestamp": log.timestamp[rows]}
+    elif log.row is not None:
+        columns = {"row": log.row[rows]}
+    columns |= {"label": scores.label.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
+    temporary = path / ".predictions.parquet.writing"
+    pq.write_table(pa.table(columns), temporary)
+    temporary.replace(path / "predictions.parquet")
+
+
+def _reasons(trained: Result) -> dict[str, str]:
+    parts = {"valid": trained.valid, "test": trained.test}
+    return {
+        f"{part}.{name}": reason for part, metrics in parts.items() if metrics for name, reason in metrics.reasons.items()
+    }

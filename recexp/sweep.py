@@ -1,0 +1,101 @@
+"""A sweep on the command line: its folder, its jobs' directories, its closing table."""
+
+import datetime
+import logging
+import shutil
+import statistics
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.error import UserError
+from recexp.run.directory import read_json, unique_folder
+from recexp.run.table import columns, number
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from recexp.config import Config
+
+logger = logging.getLogger(__name__)
+
+
+class Sweep:
+    """One run directory a job below one folder. A job that fails leaves its status there, and the others go on."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        typed = [word.partition("=")[2] for word in arguments if word.startswith("run.dir=")]
+        now = datetime.datetime.now()
+        self.typed = bool(typed)
+        self.folder = Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        self.jobs: list[tuple[list[str], Path | None, str | None]] = []  # what differs, directory, error
+
+    def hydra_overrides(self) -> list[str]:
+        return [f"hydra.sweep.dir='{self.folder}'", "hydra.sweep.subdir=."]
+
+    def job(self, raw: "DictConfig") -> Any:
+        """One job. Its failure is noted; a mistake in the first ends the sweep, since it is most likely in all."""
+        from hydra.core.hydra_config import HydraConfig
+
+        from recexp.cli import train_job
+
+        number = HydraConfig.get().job.num
+        differs = HydraConfig.get().job.override_dirname
+        placed: list[Path] = []
+
+        def place(config: "Config") -> None:
+            name = config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
+            config.run.dir = str(self.folder / f"{number}-{name}")
+            placed.append(Path(config.run.dir))
+
+        error, value = None, None
+        try:
+            value = train_job(raw, place)
+        except UserError as mistake:
+            if not self.jobs:
+                self.discard()
+                raise
+            error = str(mistake)
+        except Exception as failure:
+            traceback.print_exc()
+            error = f"{type(failure).__name__}: {failure}"
+        self.jobs.append((differs.split(",") if differs else [], placed[0] if placed else None, error))
+        return float("nan") if error else value
+
+    def discard(self) -> None:
+        """Removes the folder of a sweep that never ran."""
+        if not self.typed:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def finish(self) -> int:
+        """Prints the closing table; 1 if any job failed."""
+        failed = [(differs, path, error) for differs, path, error in self.jobs if error]
+        for line in self.table():
+            logger.info(line)
+        for differs, path, error in failed:
+            logger.info("failed: %s (%s): %s", " ".join(differs), path, error)
+        logger.info(str(self.folder))
+        return 1 if failed else 0
+
+    def table(self) -> list[str]:
+        """Mean and deviation over seeds of each setting, by what was typed."""
+        settings: dict[str, list[dict[str, Any]]] = {}
+        for differs, path, error in self.jobs:
+            metrics = read_json(path / "metrics.json") if path and not error else None
+            key = " ".join(word for word in differs if not word.startswith(("seed=", "run.")))
+            settings.setdefault(key, [])
+            if metrics:
+                settings[key].append(metrics)
+        names = ("auc", "gauc", "logloss")
+        rows = [["setting", "n", *(f"test {name}" for name in names)]]
+        for key, found in settings.items():
+            rows.append([key or "-", str(len(found)), *(_mean([metrics["test"][name] for metrics in found]) for name in names)])
+        return ["", *columns(rows)]
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
+    return number(statistics.fmean(known)) + spread

@@ -1,0 +1,321 @@
+"""The csv reader, and with it all that recexp.dataset.frame does for the user's own tables."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from recexp.config import SplitKind
+from recexp.dataset.reader.csv import Csv
+from recexp.error import ConfigError, DataError
+
+YAML = Path(__file__).parents[3] / "conf/dataset/csv.yaml"
+LOG = """user,item,label,timestamp,age,genres,device
+007,a,1,10,30,x|y,phone
+007,b,0,20,30,z,web
+8,a,0,15,,x|y,web
+"""
+TABLE = {"columns": {"user": None, "item": None, "timestamp": None}, "split": {"kind": "random"}}
+
+
+def reader(path: Path | None, **options: Any) -> Csv:
+    tree = OmegaConf.merge(
+        OmegaConf.structured(Csv.Config), OmegaConf.load(YAML), {"path": path and str(path)}, options
+    )
+    return Csv(OmegaConf.to_object(tree))
+
+
+def write(folder: Path, text: str | bytes, name: str = "log.csv") -> Path:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def fault(path: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        reader(path, **options).read()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def timestamps(folder: Path, *values: str) -> np.ndarray:
+    rows = "".join(f"u,i,1,{value}\n" for value in values)
+    found = reader(write(folder, "user,item,label,timestamp\n" + rows)).read().timestamp
+    assert found is not None
+    return found
+
+
+def test_a_log_keeps_file_order_and_ids_as_they_stand(tmp_path: Path) -> None:
+    raw = reader(write(tmp_path, LOG)).read()
+    assert raw.user is not None and raw.item is not None and raw.timestamp is not None
+    assert raw.user.tolist() == ["007", "007", "8"]
+    assert raw.item.tolist() == ["a", "b", "a"]
+    assert raw.label.tolist() == [1, 0, 0]
+    assert raw.timestamp.tolist() == [10, 20, 15]
+    assert raw.timestamp.dtype == np.int64
+    assert raw.users is raw.items is raw.context is raw.split is None
+
+
+def test_words_that_pandas_takes_for_gaps_are_ids_here(tmp_path: Path) -> None:
+    raw = reader(write(tmp_path, "user,item,label,timestamp\nNA,null,1,1\nnan,1e3,0,2\n")).read()
+    assert raw.user is not None and raw.item is not None
+    assert (raw.user.tolist(), raw.item.tolist()) == (["NA", "nan"], ["null", "1e3"])
+
+
+def test_gzip_bom_tabs_and_crlf_change_nothing(tmp_path: Path) -> None:
+    text = LOG.replace(",", "\t").replace("\n", "\r\n")
+    path = write(tmp_path, gzip.compress(b"\xef\xbb\xbf" + text.encode()), "log.csv.gz")
+    raw = reader(path, separator="\\t").read()
+    assert raw.user is not None and raw.user.tolist() == ["007", "007", "8"]
+
+
+def test_quoted_fields_hold_separators_quotes_and_line_ends(tmp_path: Path) -> None:
+    text = 'user,item,label,timestamp\n"a,b","say ""x""\nthere",1,1\nc,d,0,bad\n'
+    path = write(tmp_path, text)
+    assert f"{path}:4: column 'timestamp' = 'bad'" in fault(path)  # row 3, but line 4 in an editor
+    raw = reader(write(tmp_path, text.replace("bad", "2"))).read()
+    assert raw.user is not None and raw.item is not None
+    assert (raw.user[0], raw.item[0]) == ("a,b", 'say "x"\nthere')
+
+
+def test_blank_lines_hold_no_row_but_count_as_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label,timestamp\n\nu,i,1,1\n\n\nu,i,9,2\n")
+    assert f"{path}:6: column 'label' = '9'" in fault(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("1", "-2"), [1, -2]),
+        (("1.5", "2"), [1.5, 2.0]),
+        (("1700000000123456789", "2"), [1700000000123456789, 2]),
+        (("1970-01-02", "1970-01-01T00:00:05"), [86400, 5]),
+        (("1970-01-01 00:00:05Z", "1970-01-01T01:00:05+01:00"), [5, 5]),
+        (("1970-01-01T00:00:01.5", "1970-01-01T00:00:02"), [1_500_000, 2_000_000]),
+    ],
+)
+def test_times_are_numbers_or_iso_date_times(tmp_path: Path, values: tuple[str, ...], expected: list) -> None:
+    assert timestamps(tmp_path, *values).tolist() == expected
+
+
+@pytest.mark.parametrize("values", [("1", "2020-01-01"), ("2020-01-01", "1"), ("1", "soon"), ("2020-01-01", "31/12/2020"), ("2020-01-01", "now")])
+def test_a_time_unlike_the_first_is_named(tmp_path: Path, values: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=rf"log.csv:3: column 'timestamp' = '{values[1]}': must be a number or an ISO"):
+        timestamps(tmp_path, *values)
+
+
+@pytest.mark.parametrize("column", ["user", "item", "label", "timestamp"])
+def test_an_empty_id_label_or_time_is_named(tmp_path: Path, column: str) -> None:
+    row = {"user": "u", "item": "i", "label": "1", "timestamp": "1"} | {column: ""}
+    path = write(tmp_path, f"user,item,label,timestamp\nu,i,1,1\n{','.join(row.values())}\n")
+    assert fault(path) == f"{path}:3: column '{column}' = '': must not be empty."
+
+
+def test_labels_other_than_0_and_1_need_a_threshold(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label,timestamp\nu,i,1,1\nu,j,4.5,2\n")
+    assert "log.csv:3: column 'label' = '4.5'" in fault(path)
+    assert "dataset.label_threshold" in fault(path)
+    assert reader(path, label_threshold=4).read().label.tolist() == [1, 4.5]
+
+
+@pytest.mark.parametrize("label", ["good", "inf", "nan", "1,5"])
+def test_a_label_is_a_finite_number(tmp_path: Path, label: str) -> None:
+    path = write(tmp_path, f'user,item,label,timestamp\nu,i,"{label}",1\n')
+    assert fault(path, label_threshold=1) == f"{path}:2: column 'label' = '{label}': must be a number."
+
+
+def test_implicit_feedback_needs_no_label_column(tmp_path: Path) -> None:
+    raw = reader(write(tmp_path, "user,item,timestamp\nu,i,1\n"), label="implicit").read()
+    assert raw.label.tolist() == [1]
+
+
+def test_features_in_the_events_are_gathered_by_user_and_item(tmp_path: Path) -> None:
+    features = {
+        "user": {"age": "numeric"},
+        "item": {"genres": "multi"},
+        "context": {"device": "categorical"},
+    }
+    raw = reader(write(tmp_path, LOG.replace("b,0,20,30,z", "b,0,20,30,")), features=features).read()
+    assert raw.users is not None and raw.items is not None and raw.context is not None
+    assert raw.users.index.tolist() == ["007", "8"]
+    assert raw.users["age"].to_numpy() == pytest.approx([30, np.nan], nan_ok=True)
+    assert raw.items["genres"].fillna("none").to_dict() == {"a": "x|y", "b": "none"}
+    assert raw.context["device"].tolist() == ["phone", "web", "web"]
+
+
+def test_a_user_feature_that_changes_is_named_with_its_user(tmp_path: Path) -> None:
+    message = fault(write(tmp_path, LOG), features={"user": {"device": "categorical"}})
+    assert "log.csv:3: column 'device' = 'web': user '007' has 'phone' in an earlier row" in message
+    assert "dataset.features.context" in message
+
+
+def test_features_in_a_file_of_their_own_are_indexed_by_id(tmp_path: Path) -> None:
+    users = write(tmp_path, "age,user\n30,007\n40,9\n", "users.csv")
+    raw = reader(write(tmp_path, LOG), user_path=str(users), features={"user": {"age": "binned"}}).read()
+    assert raw.users is not None
+    assert raw.users["age"].to_dict() == {"007": 30.0, "9": 40.0}  # user 8 is absent: unknown
+
+
+def test_an_id_twice_in_a_feature_file_is_named(tmp_path: Path) -> None:
+    users = write(tmp_path, "user,age\n007,30\n8,40\n007,31\n", "users.csv")
+    message = fault(write(tmp_path, LOG), user_path=str(users), features={"user": {"age": "binned"}})
+    assert message.startswith(f"{users}:4: column 'user' = '007': is there a second time")
+
+
+def test_a_feature_file_of_other_ids_is_an_error(tmp_path: Path) -> None:
+    items = write(tmp_path, "item,price\n1,2.5\n", "items.csv")
+    message = fault(write(tmp_path, LOG), item_path=str(items), features={"item": {"price": "numeric"}})
+    assert "where items look like 'a'" in message
+
+
+def test_gaps_of_a_number_are_allowed_and_words_are_not(tmp_path: Path) -> None:
+    features = {"context": {"price": "numeric"}}
+    text = "user,item,label,timestamp,price\nu,i,1,1,NA\nu,i,1,2,2.5\nu,i,1,3,\n"
+    raw = reader(write(tmp_path, text), features=features).read()
+    assert raw.context is not None
+    assert raw.context["price"].to_numpy() == pytest.approx([np.nan, 2.5, np.nan], nan_ok=True)
+    message = fault(write(tmp_path, text.replace("2.5", "cheap")), features=features)
+    assert "log.csv:3: column 'price' = 'cheap': a numeric or binned feature must be a number" in message
+
+
+def test_another_multi_separator_becomes_the_usual_one(tmp_path: Path) -> None:
+    options = {"features": {"context": {"genres": "multi"}}, "multi_separator": "; "}
+    raw = reader(write(tmp_path, LOG.replace("x|y", "x; y")), **options).read()
+    assert raw.context is not None and raw.context["genres"].tolist() == ["x|y", "z", "x|y"]
+    assert "column 'genres' = 'x|y': holds '|'" in fault(write(tmp_path, LOG), **options)
+
+
+def test_a_table_has_labels_and_context_alone(tmp_path: Path) -> None:
+    raw = reader(write(tmp_path, LOG), features={"context": {"user": "categorical"}}, **TABLE).read()
+    assert raw.user is raw.item is raw.timestamp is None
+    assert raw.context is not None and raw.context["user"].tolist() == ["007", "007", "8"]
+
+
+def test_a_column_names_the_parts(tmp_path: Path) -> None:
+    options = {"split": {"kind": "given", "column": "part"}}
+    text = "user,item,label,timestamp,part\nu,i,1,1,train\nu,i,1,2,valid\nu,i,1,3,test\n"
+    raw = reader(write(tmp_path, text), **options).read()
+    assert raw.split is not None and raw.split.tolist() == ["train", "valid", "test"]
+    message = fault(write(tmp_path, text.replace("valid", "vali")), **options)
+    assert "log.csv:3: column 'part' = 'vali'" in message
+    assert "Did you mean 'valid'? Choices: test, train, valid." in message
+
+
+def in_three_files(folder: Path, **texts: str) -> Csv:
+    for part, text in texts.items():
+        write(folder, f"user,item,label,timestamp\n{text}\n", f"{part}.csv")
+    found = reader(folder, split={"kind": "random"})
+    found.config.split.kind = SplitKind.given
+    return found
+
+
+def test_a_folder_holds_a_file_for_each_part(tmp_path: Path) -> None:
+    raw = in_three_files(tmp_path, train="u,i,1,1\nu,j,1,2", valid="u,k,0,3", test="u,i,1,4").read()
+    assert raw.split is not None and raw.timestamp is not None
+    assert raw.split.tolist() == ["train", "train", "valid", "test"]
+    assert raw.timestamp.tolist() == [1, 2, 3, 4]
+
+
+def test_an_error_in_one_of_three_files_names_that_file(tmp_path: Path) -> None:
+    found = in_three_files(tmp_path, train="u,i,1,1\nu,j,1,2", valid="u,k,0,3\nu,k,7,3", test="u,i,1,4")
+    with pytest.raises(DataError, match=r"valid\.csv:3: column 'label' = '7'"):
+        found.read()
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(DataError, match=r"test\.csv: no such file"):
+        found.fingerprint()
+
+
+def test_a_missing_column_is_named_with_its_nearest_spelling(tmp_path: Path) -> None:
+    path = write(tmp_path, LOG)
+    message = fault(path, columns={"user": "usr"})
+    assert message.startswith(f"{path}: no column 'usr' (dataset.columns.user). Did you mean 'user'? Choices: age,")
+    assert "(dataset.features.item)" in fault(path, features={"item": {"price": "numeric"}})
+
+
+def test_a_column_named_twice_matters_only_where_it_is_used(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label,timestamp,x,x\nu,i,1,1,2,3\n")
+    assert len(reader(path).read().label) == 1
+    assert "two columns are named 'x'" in fault(path, features={"context": {"x": "numeric"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", ": is empty."),
+        (b"\n\n", ": is empty."),
+        (b"user,item,label,timestamp\n", ": holds a header and no rows."),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", ":1: byte 0 (0x89) is no UTF-8 text; save the file as UTF-8."),
+        ("user,item\n1,2".encode("utf-16"), ":1: byte 0 (0xff) is no UTF-8 text; save the file as UTF-8."),
+        (b"user,item,label,timestamp\nu,caf\xe9,1,1\n", ":2: byte 31 (0xe9) is no UTF-8 text; save the file as UTF-8."),
+        (b"user,item,label,timestamp\nu,i,1,1\nu,i,1,1,5\n", ":3: 5 fields, the header has 4;"),
+        (b"user,item,label,timestamp\nu,i,1,1\nu,i,1\n", ":3: 3 fields, the header has 4;"),
+        (b"user\titem\tlabel\ttimestamp\nu\ti\t1\t1\n", r"set dataset.separator='\t'."),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path: Path, content: bytes, expected: str) -> None:
+    path = write(tmp_path, content)
+    message = fault(path)
+    assert message.startswith(str(path)) and expected in message
+
+
+def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
+    whole = gzip.compress(LOG.encode() * 1000)
+    for content in (b"no gzip", whole[: len(whole) // 2], whole[:20]):
+        path = write(tmp_path, content, "log.csv.gz")
+        assert f"{path}: cannot be read as CSV: " in fault(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    assert fault(tmp_path / "no.csv") == f"dataset.path = {tmp_path / 'no.csv'}: no such file."
+    assert f"dataset.path = {tmp_path}: is a folder" in fault(tmp_path)
+    path, features = write(tmp_path, LOG), {"user": {"age": "numeric"}}
+    with pytest.raises(DataError, match=r"dataset\.user_path = .*no\.csv: no such file"):
+        reader(path, user_path=str(tmp_path / "no.csv"), features=features).fingerprint()
+    assert "no.csv: no such file" in fault(path, user_path=str(tmp_path / "no.csv"), features=features)
+
+
+def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, b"user,item,label,timestamp,title\nu,i,1,1,caf\xe9\n")
+    assert reader(path).read().label.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"path": None}, "dataset.path = null: no data; give your file with dataset.path=FILE."),
+        ({"separator": "::"}, "dataset.separator = '::': must be one ASCII character"),
+        ({"multi_separator": ""}, "dataset.multi_separator = '': must be one character or more"),
+        ({"columns": {"user": None}}, "dataset.columns.user = null: a log has user, item and timestamp"),
+        ({"columns": {"item": None}}, "dataset.columns.item = null: a log"),
+        ({"columns": {"user": None, "item": None}}, "dataset.columns.user = null: a log"),
+        ({"columns": {"timestamp": None}}, "dataset.columns.timestamp = null: a log"),
+        ({"columns": {"label": None}}, "dataset.columns.label = null: name the column, or set dataset.label=implicit"),
+        ({"columns": {"item": "user"}}, "each role has a column of its own, not 'user' twice"),
+        (TABLE | {"split": {"kind": "time"}}, "dataset.split.kind = time: a table has no time"),
+        (TABLE | {"label": "implicit"}, "dataset.label = implicit: needs users and items"),
+        (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: a table has no users"),
+        ({"features": {"context": {"label": "numeric"}}}, "dataset.features.context.label: is dataset.columns.label"),
+    ],
+)
+def test_contradictions_are_found_before_any_file_is_read(options: dict, expected: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        reader(**({"path": Path("absent.csv")} | options))
+    assert expected in str(caught.value)
+
+
+def test_the_fingerprint_is_that_of_content_and_of_options_that_shape_it(tmp_path: Path) -> None:
+    path = write(tmp_path, LOG)
+    first = reader(path).fingerprint()
+    assert reader(write(tmp_path, LOG, "copy.csv"), max_history=5, n_bins=3).fingerprint() == first
+    others = [
+        reader(path, features={"context": {"device": "categorical"}}).fingerprint(),
+        reader(path, columns={"label": "age"}).fingerprint(),
+        reader(path, multi_separator=";").fingerprint(),
+        reader(write(tmp_path, LOG.replace("15", "16"), "other.csv")).fingerprint(),
+        reader(path, user_path=str(path), features={"user": {"age": "numeric"}}).fingerprint(),
+        reader(path, features={"user": {"age": "numeric"}}).fingerprint(),
+    ]
+    assert len({first, *others}) == len(others) + 1
