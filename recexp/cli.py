@@ -1,12 +1,13 @@
 """The command line: verbs, and Hydra for everything with a `=`. The only file beside hydra_plugins/ that knows Hydra."""
 
+import contextlib
 import importlib
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,16 +128,49 @@ def load_config(overrides: list[str] | None = None, config_dir: str | None = Non
 def compose(overrides: list[str], config_dir: str | None = None) -> "tuple[DictConfig, list[Path]]":
     """The composed configuration, and the folders of YAML files it comes from. Raises ConfigError."""
     import hydra
-    from hydra.core.global_hydra import GlobalHydra
 
     check_overrides(overrides)
-    folders = [Path(config_dir)] if config_dir else []
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    search, folders = _search(config_dir)
+    with _hydra(overrides):
+        return hydra.compose("config", [*overrides, *search]), folders
+
+
+def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
+    """(file without .yaml, package it goes to) of all files of a composition, in the order they are merged."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    search, _ = _search(config_dir)
+    with _hydra(overrides):
+        loader = GlobalHydra.instance().config_loader()
+        found = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
+    files = [(each.config_path, each.package or "") for each in found if each.config_path]
+    return [(path, package) for path, package in files if not path.startswith("hydra/")]
+
+
+def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
+    """Hydra's override for a folder of the user's, and all folders of YAML files."""
+    if config_dir is None:
+        return [], [conf_folder()]
+    folder = Path(config_dir).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
+    return [f"hydra.searchpath=[file://{folder}]"], [folder, conf_folder()]
+
+
+@contextlib.contextmanager
+def _hydra(overrides: list[str]) -> Iterator[None]:
+    """Hydra initialised on our folder, its errors as one line, and whatever it was before restored."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
-            return hydra.compose("config", [*overrides, *search]), [conf_folder(), *folders]
+            yield
+    except UserError:
+        raise
     except Exception as error:
         raise one_line(error, overrides) from error
     finally:

@@ -49,7 +49,7 @@ class SplitKind(Enum):
     user_time = "each user's last events, by ratio"
     leave_last_out = "each user's last event to test, the one before to valid"
     time = "one moment for all users"
-    given = "a column that says train, valid or test"
+    given = "a column that says train, valid or test, or three files"
     random = "by row; for tables"
 
 
@@ -109,8 +109,6 @@ class SplitConfig:
         key = "dataset.split"
         require(len(self.ratios) == 3 and min(self.ratios) >= 0 and abs(sum(self.ratios) - 1) < 1e-6 and self.ratios[0] > 0,
                 f"{key}.ratios", self.ratios, "three shares train, valid, test that sum to 1, train above 0")  # fmt: skip
-        if self.kind is SplitKind.given:
-            require(self.column is not None, f"{key}.column", "null", "a column's name where split.kind is given")
 
 
 @dataclass(kw_only=True)

@@ -60,9 +60,12 @@ class BatchNorm(nn.Module):
     """(x - E[x]) / sqrt(Var[x] + eps) per channel, over all axes but the last, and affine on request.
 
     As torch.nn.BatchNorm1d (biased variance in the batch, unbiased in the running one, momentum 0.1), except
-    that only positions with a true mask count, and that a training batch of fewer than two of them, which has no
-    variance, is normalised by the running statistics and leaves them as they are, as evaluation does.
+    that only positions with a true mask count, and that a training batch of fewer than two of them, which has
+    no variance, is normalised by the running statistics and leaves them as they are, as in evaluation.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, n_channels: int, eps: float = 1e-5, affine: bool = True, momentum: float = 0.1):
         super().__init__()
@@ -91,13 +94,13 @@ class BatchNorm(nn.Module):
         mean = wide.sum(0) / count.clamp(min=1)
         var = (wide - mean).masked_fill(~valid, 0).square().sum(0) / count.clamp(min=1)
         with torch.no_grad():
-            step = self.momentum * enough
+            step = self.momentum * enough.to(mean.dtype)
             self.running_mean.lerp_(mean, step)
             self.running_var.lerp_(var * count / (count - 1).clamp(min=1), step)
             old_mean, old_var = self.running_mean.clone(), self.running_var.clone()
         mean, var = torch.where(enough, mean, old_mean), torch.where(enough, var, old_var)
         out = (wide - mean) * torch.rsqrt(var + self.eps)
-        out = out if self.weight is None else torch.addcmul(self.bias, out, self.weight)
+        out = out if self.weight is None or self.bias is None else out * self.weight + self.bias
         return out.to(rows.dtype)
 
 

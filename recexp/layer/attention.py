@@ -100,11 +100,11 @@ class Multiply(Scorer):
 class Interaction(Scorer):
     """MLP([t, h, t - h, t * h]) -> 1, its first product without the (B, L, 4D) concatenation.
 
-    W [t, h, t - h, t * h] = (W1 + W3) t + (W2 - W3) h + W4 (t * h), the first term one a row, not one an event.
+    W [t, h, t - h, t * h] = (W1 + W3) t + (W2 - W3) h + W4 (t * h), the first term once a row.
     """
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        first = self.mlp.linears[0]
+        first = self.mlp.first
         w1, w2, w3, w4 = first.weight.chunk(4, dim=1)  # (H, D) each
         x = F.linear(history, w2 - w3) + F.linear(target[:, None] * history, w4)  # (B, L, H)
         x = x + F.linear(target, w1 + w3, first.bias)[:, None]
@@ -118,7 +118,7 @@ class Outer(Scorer):
     """
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        first, dim = self.mlp.linears[0], target.shape[-1]
+        first, dim = self.mlp.first, target.shape[-1]
         w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
         w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
         matrix = F.linear(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)

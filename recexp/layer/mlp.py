@@ -17,7 +17,7 @@ def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
 
 
 class MLP(nn.Module):
-    """Linear, BatchNorm on request, activation, dropout for each hidden size; then, given n_out, a bare Linear.
+    """For each hidden size Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
 
     The module's own `n_out` is the size of its output's last axis, given or not.
     """
@@ -41,8 +41,15 @@ class MLP(nn.Module):
         """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""
         return self.after_first(self.linears[0](x), mask) if len(self.linears) else x
 
+    @property
+    def first(self) -> nn.Linear:
+        """Its weight and bias, for callers that compute its product in a cheaper way."""
+        layer = self.linears[0]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What follows the first Linear, for callers with a cheaper form of its product x (..., its n_out)."""
+        """All that follows the product x (..., n_hidden) of the first Linear."""
         for i, hidden in enumerate(self.hidden, start=1):
             x = hidden(x, mask)
             if i < len(self.linears):

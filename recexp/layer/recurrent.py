@@ -28,7 +28,11 @@ class GRUType(Enum):
     aigru = "attention scales the input"
 
 
-CELLS: dict[Cell, type[nn.RNNBase]] = {Cell.rnn: nn.RNN, Cell.lstm: nn.LSTM, Cell.gru: nn.GRU}
+CELLS: dict[Cell, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {
+    Cell.rnn: nn.RNN,
+    Cell.lstm: nn.LSTM,
+    Cell.gru: nn.GRU,
+}
 
 
 class Recurrent(nn.Module):
@@ -58,6 +62,11 @@ def last(states: Tensor, mask: Tensor) -> Tensor:
 class AttentionGRU(nn.Module):
     """A GRU governed by attention weights; parameters named and drawn as those of nn.GRUCell."""
 
+    weight_ih: nn.Parameter  # (3H, n_in), for r, z, n
+    weight_hh: nn.Parameter  # (3H, H)
+    bias_ih: nn.Parameter  # (3H,)
+    bias_hh: nn.Parameter  # (3H,)
+
     def __init__(self, kind: GRUType, n_in: int, n_hidden: int):
         super().__init__()
         self.kind = kind
@@ -67,8 +76,9 @@ class AttentionGRU(nn.Module):
             setattr(self, name, nn.Parameter(torch.empty(3 * n_hidden, *shape).uniform_(-bound, bound)))
 
     def forward(self, inputs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-        """inputs (B, L, n_in), weights (B, L), mask (B, L) -> the state after the last event (B, H), 0 if none."""
-        inputs, weights = inputs.to(self.weight_ih.dtype), weights.to(self.weight_ih.dtype)  # not bf16 states
+        """inputs (B, L, n_in), weights (B, L), mask (B, L) -> state after the last event (B, H)."""
+        dtype = self.weight_ih.dtype  # under autocast too: a state rounded at every step drifts
+        inputs, weights = inputs.to(dtype), weights.to(dtype)
         if self.kind is GRUType.aigru:  # eq. 11 is AUGRU of weight 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
@@ -86,17 +96,16 @@ class AttentionGRU(nn.Module):
 class _Recurrence(torch.autograd.Function):
     """AUGRU (update=True) or AGRU over time-major inputs, with the gradient written out.
 
-    autograd would record some fifteen operations a step and sum each weight's gradient anew. With torch's gates,
-    r, z = sigmoid(x_rz + y_rz), n = tanh(x_n + r y_n) where x = W_ih input + b_ih and y = W_hh h + b_hh,
-        h' = h + k (n - h),   k = a (1 - z) (AUGRU) or a (AGRU),
-    so that dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes
-    one matrix product in forward, two in backward; those of the inputs are done for all steps at once.
+    autograd would record some fifteen operations a step. With x = W_ih input + b_ih, y = W_hh h + b_hh
+        r, z = sigmoid(x_rz + y_rz),  n = tanh(x_n + r y_n)         as torch.nn.GRUCell
+        h' = h + k (n - h),  k = a (1 - z) (AUGRU) or a (AGRU)
+    dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes
+    one matrix product in forward and two in backward; those of the inputs are done for all steps at once.
     """
 
     @staticmethod
-    def forward(
-        ctx, inputs, a, weight_ih, weight_hh, bias_ih, bias_hh, update: bool
-    ):  # (L, B, n_in), (L, B, 1)
+    def forward(ctx, inputs, a, weight_ih, weight_hh, bias_ih, bias_hh, update: bool):
+        # inputs (L, B, n_in), a (L, B, 1)
         with torch.autocast(inputs.device.type, enabled=False):
             x = F.linear(inputs, weight_ih, bias_ih)  # (L, B, 3H); its place is taken by the gates
             n_steps, n_rows, n_hidden = len(x), x.shape[1], weight_hh.shape[1]

@@ -26,6 +26,7 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "ece": False,
 }
 N_BINS = 10  # of ece, equally wide
+RATES = ("accuracy", "precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,9 @@ def evaluate(
     found["logloss"] = _logloss(positive, score)
     found |= _confusion(positive, score >= 0)  # a probability of 0.5 is a logit of 0
     if threshold is None:
-        best = dict.fromkeys(
-            ("accuracy", "precision", "recall", "f1"), "no threshold from the validation part"
-        )
+        found |= {f"{name}@best": "no threshold from the validation part" for name in RATES}
     else:
-        best = _confusion(positive, score >= threshold)
-    found |= {f"{name}@best": value for name, value in best.items()}
+        found |= {f"{name}@best": rate for name, rate in _confusion(positive, score >= threshold).items()}
     found["ece"], found["predicted_observed"] = _calibration(positive, score)
     return Metrics(
         values={name: None if isinstance(value, str) else float(value) for name, value in found.items()},
@@ -133,7 +131,7 @@ def _auc(positive: np.ndarray, score: np.ndarray) -> float | str:
 
 
 def _gauc(positive: np.ndarray, score: np.ndarray, user: ArrayLike | None) -> tuple[float | str, float | str]:
-    """AUC within a user, weighted by the user's rows, and the share of users with both classes (Zhu, KDD 2017)."""
+    """AUC within users with both classes, weighted by their rows, and such users' share (Zhu, KDD 2017)."""
     if user is None:
         return "no users", "no users"
     user = np.asarray(user)
@@ -158,7 +156,7 @@ def _confusion(positive: np.ndarray, predicted: np.ndarray) -> dict[str, float |
         int(np.sum(part)) for part in (positive & predicted, positive, predicted)
     )
     if not len(positive):
-        return dict.fromkeys(("accuracy", "precision", "recall", "f1"), "no rows")
+        return dict.fromkeys(RATES, "no rows")
     return {
         "accuracy": np.mean(positive == predicted),
         "precision": n_hit / n_predicted if n_predicted else "no row is predicted positive",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from recexp.config import require
 from recexp.dataset import frame
@@ -90,10 +90,13 @@ class CsvTable:
         except (csv.Error, StopIteration):  # Arrow accepts what the csv module does not, such as huge fields
             return f"{self.path}, row {row + 1}"
 
+    def _open(self, mode: str, **options: Any) -> Any:
+        opener: Any = gzip.open if self.path.suffix == ".gz" else open
+        return opener(self.path, mode, **options)
+
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """First line and fields of each row, header included, blank lines left out."""
-        opener = gzip.open if self.path.suffix == ".gz" else open
-        with opener(self.path, "rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
+        with self._open("rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
             reader, line = csv.reader(stream, delimiter=self.separator), 1
             for fields in reader:
                 if fields:
@@ -112,7 +115,7 @@ class CsvTable:
 
     def _seek_fault(self) -> None:
         offset = 0
-        with _binary(self.path) as stream:
+        with self._open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     line.decode()
@@ -127,7 +130,3 @@ class CsvTable:
             if len(fields) != len(header):
                 message = f"{len(fields)} fields, the header has {len(header)}"
                 raise DataError(f"{self.path}:{number}: {message}; a value with a separator needs quotes.")
-
-
-def _binary(path: Path) -> BinaryIO:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")

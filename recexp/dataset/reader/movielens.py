@@ -21,6 +21,7 @@ import numpy as np
 from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
 from recexp.dataset import frame
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
+from recexp.dataset.sheet import Sheet, features_by_id
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
 
@@ -46,7 +47,11 @@ ORIGINAL = {
     "u.user": ["user_id", "age", "gender", "occupation", "zip_code"],
     "u.item": ["item_id", "title", "date", "video_date", "url", *GENRES.split()],
 }
-HEADED = ("ml-100k.inter", "ml-100k.user", "ml-100k.item")
+HEADED = {
+    "ml-100k.inter": ORIGINAL["u.data"],
+    "ml-100k.user": ORIGINAL["u.user"],
+    "ml-100k.item": ["item_id", "title", "release_year", "genres"],
+}
 RENAMED = {"movie_title": "title", "class": "genres"}
 
 log = logging.getLogger(__name__)
@@ -67,10 +72,8 @@ class MovieLens:
             for side, allowed in FEATURES.items():
                 for name in getattr(self.features, side):
                     if name not in allowed:
-                        key = f"dataset.features.{side}.{name}"
-                        raise ConfigError(
-                            f"{key}: no such feature of MovieLens 100K. {choices(name, allowed)}"
-                        )
+                        hint = f"no such feature of MovieLens 100K. {choices(name, allowed)}"
+                        raise ConfigError(f"dataset.features.{side}.{name}: {hint}")
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -95,8 +98,8 @@ class MovieLens:
             user=events.ids("user_id"),
             item=events.ids("item_id"),
             timestamp=events.times("timestamp"),
-            users=frame.features_by_id(users, "user_id", features.user),
-            items=frame.features_by_id(items, "item_id", features.item),
+            users=features_by_id(users, "user_id", features.user),
+            items=features_by_id(items, "item_id", features.item),
         )
 
     def _path(self) -> Path:
@@ -112,7 +115,7 @@ class TextTable:
     first_line: int
 
     def columns(self) -> list[str]:
-        return list(self.frame)
+        return self.frame.columns.tolist()
 
     def read(self, names: list[str]) -> "pd.DataFrame":
         return self.frame[names]
@@ -121,15 +124,13 @@ class TextTable:
         return f"{self.path}:{row + self.first_line}"
 
 
-def _sheet(table: TextTable, columns: list[str]) -> frame.Sheet:
-    return frame.Sheet([table], dict.fromkeys(columns, "MovieLens 100K"))
+def _sheet(table: TextTable, columns: list[str]) -> Sheet:
+    return Sheet([table], dict.fromkeys(columns, "MovieLens 100K"))
 
 
 def _with_area(table: TextTable) -> TextTable:
     """With the first three characters of the zip code, its area, as a column of their own."""
-    zip_code = table.frame.get("zip_code")
-    if zip_code is not None:
-        table.frame["zip_area"] = zip_code.str[:3]
+    table.frame["zip_area"] = table.frame["zip_code"].str[:3]
     return table
 
 
@@ -139,9 +140,7 @@ def _with_genres_and_year(table: TextTable) -> TextTable:
     if "genres" in items:
         genres = items["genres"].str.replace(" ", MULTI_SEPARATOR, regex=False)
     else:
-        flags = [
-            (items[genre] == "1").map({True: genre + MULTI_SEPARATOR, False: ""}) for genre in GENRES.split()
-        ]
+        flags = [items[genre].map({"1": genre + MULTI_SEPARATOR, "0": ""}) for genre in GENRES.split()]
         genres = sum(flags[1:], start=flags[0]).str.rstrip(MULTI_SEPARATOR)
     items["genres"] = genres.mask(genres == "unknown", "")
     titled = items["title"].str.extract(r".*\((\d{4})\)", expand=False)
@@ -162,8 +161,14 @@ def _parse(path: Path, content: bytes) -> TextTable:
         raise DataError(f"{path}: byte {error.start} is no UTF-8 text.") from error
     separator = "|" if path.name in ("u.user", "u.item") else "\t"
     rows = [line.rstrip("\r").split(separator) for line in text.rstrip("\r\n").split("\n")]
-    names = [cell.partition(":")[0] for cell in rows.pop(0)] if headed else ORIGINAL[path.name]
-    names = [RENAMED.get(name, name) for name in names]
+    names = ORIGINAL.get(path.name, [])
+    if headed:
+        columns = [cell.partition(":")[0] for cell in rows.pop(0)]
+        names = [RENAMED.get(name, name) for name in columns]
+        if lacking := set(HEADED[path.name]) - set(names):
+            raise DataError(
+                f"{path}: no column for {', '.join(sorted(lacking))}; it has {', '.join(columns)}."
+            )
     for line, row in enumerate(rows, start=1 + headed):
         if len(row) != len(names):
             raise DataError(f"{path}:{line}: {len(row)} fields, not {len(names)}; the file is damaged.")
@@ -172,21 +177,21 @@ def _parse(path: Path, content: bytes) -> TextTable:
 
 def _contents(path: Path) -> dict[str, bytes]:
     """Name -> bytes of the files of events, users and items, of whichever layout there is whole."""
-    if path.is_dir():
-        found = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
-        return {name: found[name].read_bytes() for name in _layout(path, found)}
-    if not path.is_file():
-        raise DataError(f"dataset.path = {path}: no such folder or zip file.")
     try:
+        if path.is_dir():
+            found = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
+            return {name: found[name].read_bytes() for name in _layout(path, found)}
         with zipfile.ZipFile(path) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
             return {name: archive.read(members[name]) for name in _layout(path, members)}
+    except FileNotFoundError as error:
+        raise DataError(f"dataset.path = {path}: no such folder or zip file.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise DataError(f"dataset.path = {path}: give the folder or an intact zip file: {error}.") from error
 
 
 def _layout(path: Path, names: dict) -> tuple[str, ...]:
-    layouts = (tuple(ORIGINAL), HEADED)
+    layouts = (tuple(ORIGINAL), tuple(HEADED))
     for layout in layouts:
         if all(name in names for name in layout):
             return layout
@@ -207,8 +212,11 @@ def _download(folder: Path) -> Path:
             raise OSError(f"its md5 is {md5}, not {MD5}")
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(content)
-        os.replace(partial, target)
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it by hand and give dataset.path=FOLDER or ZIP"
         raise DataError(f"cannot download {URL} ({error}); {advice}.") from error

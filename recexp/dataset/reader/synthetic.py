@@ -32,7 +32,11 @@ STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
 WINDOW = 20  # events of the history that planted terms see, the default of max_history
 DECAY = 0.6  # of the weight of an event in `drift`, for each event after it
-INTERESTS, EXCHANGED, ASTRAY = 3, 0.05, 0.2  # categories at a time; chance of a new one; share of events outside them
+INTERESTS, EXCHANGED, ASTRAY = (
+    3,
+    0.05,
+    0.2,
+)  # categories at a time; chance of a new one; share of events outside them
 ZIPF = 0.8  # item frequency ~ rank^-ZIPF; at 1 the first of 1,000 items would take 13 % of all events
 TIED = 0.1
 N_SEGMENTS, N_BRANDS, N_DEVICES, N_TAGS, TAGS_EACH = 8, 20, 4, 15, 2
@@ -98,7 +102,9 @@ class Synthetic:
         self.config = config
 
     def fingerprint(self) -> str:
-        own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
+        own = sorted(
+            {item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)}
+        )
         return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
 
     def read(self) -> Raw:
@@ -107,7 +113,9 @@ class Synthetic:
         world, events, label, probability = self.generate()
         tags = [MULTI_SEPARATOR.join(f"t{tag}" for tag in row) for row in world.tags]
         users = pd.DataFrame({"segment": world.segment, "age": world.age})
-        items = pd.DataFrame({"category": world.category, "brand": world.brand, "tags": tags, "price": world.price})
+        items = pd.DataFrame(
+            {"category": world.category, "brand": world.brand, "tags": tags, "price": world.price}
+        )
         return Raw(origin="synthetic data", label=label, user=events.user, item=events.item,
                    timestamp=events.timestamp, context=pd.DataFrame({"device": events.device}), users=users,
                    items=items, probability=probability)  # fmt: skip
@@ -181,7 +189,9 @@ def draw_items(rng: np.random.Generator, n_categories: int, world: World, first:
     return np.minimum(item, len(world.frequency) - 1).astype(np.int32)  # rounding may reach the upper edge
 
 
-def draw_times(rng: np.random.Generator, n_users: int, user: np.ndarray, start: np.ndarray, tied: np.ndarray) -> np.ndarray:
+def draw_times(
+    rng: np.random.Generator, n_users: int, user: np.ndarray, start: np.ndarray, tied: np.ndarray
+) -> np.ndarray:
     gap = 1 + (MEAN_GAP * rng.standard_exponential(len(user), dtype=np.float32)).astype(np.int64)
     time = np.cumsum(np.where(tied, 0, gap))
     return time - time[start] + rng.integers(JOINED_WITHIN, size=n_users)[user]
@@ -189,7 +199,11 @@ def draw_times(rng: np.random.Generator, n_users: int, user: np.ndarray, start: 
 
 def popularity(rng: np.random.Generator, world: World, events: Events) -> np.ndarray:
     tag_effect = rng.standard_normal(N_TAGS)
-    effect = standardise(np.log(world.price)) + standardise(tag_effect[world.tags].sum(1)) + rng.standard_normal(len(world.price))
+    effect = (
+        standardise(np.log(world.price))
+        + standardise(tag_effect[world.tags].sum(1))
+        + rng.standard_normal(len(world.price))
+    )
     return standardise(effect[events.item])
 
 
@@ -199,7 +213,9 @@ def interaction(rng: np.random.Generator, world: World, events: Events) -> np.nd
     return standardise(brands + crossed(rng, segment, events.device, N_SEGMENTS, N_DEVICES))
 
 
-def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int) -> np.ndarray:
+def crossed(
+    rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int
+) -> np.ndarray:
     """A random effect of each pair of values, less its best additive approximation over the pairs that occur.
 
     What is left sums to 0 over the events of each value of either field: a linear model of the two sees nothing.
@@ -248,7 +264,9 @@ def draw_labels(
     first = first[np.argsort(-length, kind="stable")]
     n_active = len(length) - np.searchsorted(np.sort(length), np.arange(length.max()), side="right")
     count = sums_by_bits(np.ones(WINDOW, np.int8))
-    liked = np.zeros(len(first), np.int64)  # bit s - 1: the label of the user's s-th last event, ties included
+    liked = np.zeros(
+        len(first), np.int64
+    )  # bit s - 1: the label of the user's s-th last event, ties included
     probability = np.empty(len(logit))
     for position, active in enumerate(n_active):
         event = first[:active] + position

@@ -101,9 +101,20 @@ def test_times_are_numbers_or_iso_date_times(tmp_path: Path, values: tuple[str, 
     assert timestamps(tmp_path, *values).tolist() == expected
 
 
-@pytest.mark.parametrize("values", [("1", "2020-01-01"), ("2020-01-01", "1"), ("1", "soon"), ("2020-01-01", "31/12/2020"), ("2020-01-01", "now")])
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("1", "2020-01-01"),
+        ("2020-01-01", "1"),
+        ("1", "soon"),
+        ("2020-01-01", "31/12/2020"),
+        ("2020-01-01", "now"),
+    ],
+)
 def test_a_time_unlike_the_first_is_named(tmp_path: Path, values: tuple[str, str]) -> None:
-    with pytest.raises(DataError, match=rf"log.csv:3: column 'timestamp' = '{values[1]}': must be a number or an ISO"):
+    with pytest.raises(
+        DataError, match=rf"log.csv:3: column 'timestamp' = '{values[1]}': must be a number or an ISO"
+    ):
         timestamps(tmp_path, *values)
 
 
@@ -231,7 +242,9 @@ def test_an_error_in_one_of_three_files_names_that_file(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_its_nearest_spelling(tmp_path: Path) -> None:
     path = write(tmp_path, LOG)
     message = fault(path, columns={"user": "usr"})
-    assert message.startswith(f"{path}: no column 'usr' (dataset.columns.user). Did you mean 'user'? Choices: age,")
+    assert message.startswith(
+        f"{path}: no column 'usr' (dataset.columns.user). Did you mean 'user'? Choices: age,"
+    )
     assert "(dataset.features.item)" in fault(path, features={"item": {"price": "numeric"}})
 
 
@@ -249,7 +262,10 @@ def test_a_column_named_twice_matters_only_where_it_is_used(tmp_path: Path) -> N
         (b"user,item,label,timestamp\n", ": holds a header and no rows."),
         (b"\x89PNG\r\n\x1a\n\x00\x00", ":1: byte 0 (0x89) is no UTF-8 text; save the file as UTF-8."),
         ("user,item\n1,2".encode("utf-16"), ":1: byte 0 (0xff) is no UTF-8 text; save the file as UTF-8."),
-        (b"user,item,label,timestamp\nu,caf\xe9,1,1\n", ":2: byte 31 (0xe9) is no UTF-8 text; save the file as UTF-8."),
+        (
+            b"user,item,label,timestamp\nu,caf\xe9,1,1\n",
+            ":2: byte 31 (0xe9) is no UTF-8 text; save the file as UTF-8.",
+        ),
         (b"user,item,label,timestamp\nu,i,1,1\nu,i,1,1,5\n", ":3: 5 fields, the header has 4;"),
         (b"user,item,label,timestamp\nu,i,1,1\nu,i,1\n", ":3: 3 fields, the header has 4;"),
         (b"user\titem\tlabel\ttimestamp\nu\ti\t1\t1\n", r"set dataset.separator='\t'."),
@@ -292,12 +308,18 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
         ({"columns": {"item": None}}, "dataset.columns.item = null: a log"),
         ({"columns": {"user": None, "item": None}}, "dataset.columns.user = null: a log"),
         ({"columns": {"timestamp": None}}, "dataset.columns.timestamp = null: a log"),
-        ({"columns": {"label": None}}, "dataset.columns.label = null: name the column, or set dataset.label=implicit"),
+        (
+            {"columns": {"label": None}},
+            "dataset.columns.label = null: name the column, or set dataset.label=implicit",
+        ),
         ({"columns": {"item": "user"}}, "each role has a column of its own, not 'user' twice"),
         (TABLE | {"split": {"kind": "time"}}, "dataset.split.kind = time: a table has no time"),
         (TABLE | {"label": "implicit"}, "dataset.label = implicit: needs users and items"),
         (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: a table has no users"),
-        ({"features": {"context": {"label": "numeric"}}}, "dataset.features.context.label: is dataset.columns.label"),
+        (
+            {"features": {"context": {"label": "numeric"}}},
+            "dataset.features.context.label: is dataset.columns.label",
+        ),
     ],
 )
 def test_contradictions_are_found_before_any_file_is_read(options: dict, expected: str) -> None:

@@ -61,7 +61,11 @@ def test_large_ids_keep_all_digits(tmp_path: Path) -> None:
     ids = [2**62 + 1, 2**62 + 2, 2**62 + 3]
     raw = reader(write(tmp_path, user=ids)).read()
     assert raw.user is not None and raw.user.tolist() == ids
-    assert context(write(tmp_path, x=[2**62 + 1, None, 2**62 + 3]), "categorical") == [str(ids[0]), None, str(ids[2])]
+    assert context(write(tmp_path, x=[2**62 + 1, None, 2**62 + 3]), "categorical") == [
+        str(ids[0]),
+        None,
+        str(ids[2]),
+    ]
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -79,10 +83,14 @@ def test_a_missing_time_is_named_by_its_row(tmp_path: Path, times: list) -> None
     ("times", "expected"),
     [
         ([datetime(1970, 1, 1, 0, 0, second) for second in (1, 2, 3)], [1, 2, 3]),
-        ([datetime(1970, 1, 1, 0, 0, 1, 500), datetime(1970, 1, 1), datetime(1970, 1, 2)], [1000500, 0, 86400000000]),
+        (
+            [datetime(1970, 1, 1, 0, 0, 1, 500), datetime(1970, 1, 1), datetime(1970, 1, 2)],
+            [1000500, 0, 86400000000],
+        ),
         ([date(1970, 1, day) for day in (1, 2, 3)], [0, 86400, 172800]),
         (pd.to_datetime(["1970-01-01T01:00:00+01:00"] * 3).tz_convert("Europe/Berlin"), [0, 0, 0]),
         ([1.5, 2.5, 3.5], [1.5, 2.5, 3.5]),
+        (np.array([2**62 + 1, 2, 3], np.uint64), [2**62 + 1, 2, 3]),
         (["1970-01-02", "1970-01-01", "1970-01-03"], [86400, 0, 172800]),
     ],
 )
@@ -91,7 +99,9 @@ def test_times_of_any_type_become_numbers(tmp_path: Path, times: Any, expected: 
     assert raw.timestamp is not None and raw.timestamp.tolist() == expected
 
 
-@pytest.mark.parametrize("labels", [[True, False, True], [1.0, 0.0, 1.0], [Decimal(1), Decimal(0), Decimal(1)]])
+@pytest.mark.parametrize(
+    "labels", [[True, False, True], [1.0, 0.0, 1.0], [Decimal(1), Decimal(0), Decimal(1)]]
+)
 def test_labels_of_any_numeric_type_are_numbers(tmp_path: Path, labels: list) -> None:
     raw = reader(write(tmp_path, label=labels)).read()
     assert raw.label.dtype.kind in "if" and raw.label.tolist() == [1, 0, 1]
@@ -141,7 +151,9 @@ def test_ids_of_another_type_in_the_feature_file_are_an_error(tmp_path: Path) ->
     users = tmp_path / "users.parquet"
     parquet.write_table(pa.table({"user": ["7", "8"], "age": [1, 2]}), users)
     message = fault(write(tmp_path), user_path=str(users), features={"user": {"age": "numeric"}})
-    assert "users.parquet, row 1: column 'user' = '7': none of these ids" in message and "look like" in message
+    assert (
+        "users.parquet, row 1: column 'user' = '7': none of these ids" in message and "look like" in message
+    )
 
 
 def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:

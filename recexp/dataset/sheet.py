@@ -1,0 +1,200 @@
+"""Columns of files read and checked: each value is what its role needs, or an error names file, row and column."""
+
+from bisect import bisect_right
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from recexp.config import FeatureKind
+from recexp.dataset.log import PARTS
+from recexp.dataset.raw import MULTI_SEPARATOR
+from recexp.error import DataError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kinds = dict[str, FeatureKind]
+GAPS = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", r"\N")  # of numeric features
+ID = "an id must be an integer or a string, in all rows the same of the two"
+TIME = "must be a number or an ISO date-time (2024-01-31T23:59:59Z), in all rows the same of the two"
+LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
+
+
+class Table(Protocol):
+    """A file of named columns."""
+
+    path: Path
+
+    def columns(self) -> list[str]:
+        """Raises DataError where it is no such file."""
+
+    def read(self, names: list[str]) -> "pd.DataFrame": ...
+
+    def place(self, row: int) -> str:
+        """Where the user finds a row (from 0): file and line."""
+
+
+class Sheet:
+    """Columns of a table, or of several below one another; converts one, or names its first wrong row."""
+
+    def __init__(
+        self, tables: list[Table], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR
+    ) -> None:
+        """wanted: column -> the config key that asks for it."""
+        import pandas as pd
+
+        self.tables = tables
+        self.multi_separator = multi_separator
+        frames = [_load(table, wanted) for table in tables]
+        self.sizes = [len(frame) for frame in frames]
+        self.frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+
+    def error(self, row: int, column: str, message: str) -> DataError:
+        starts = np.cumsum([0, *self.sizes])
+        part = bisect_right(starts, row) - 1
+        place = self.tables[part].place(int(row - starts[part]))
+        value = str(self.frame[column].iloc[row])
+        shown = repr(value if len(value) < 60 else value[:60] + "...")
+        return DataError(f"{place}: column '{column}' = {shown}: {message}.")
+
+    def ids(self, column: str) -> np.ndarray:
+        """Strings exactly as they stand in the file, or integers."""
+        from pandas.api import types
+
+        values = self._filled(column)
+        if types.is_float_dtype(values):  # integers from a column that had gaps
+            self.refuse(values % 1 != 0, column, ID)
+            values = values.astype(np.int64)
+        if types.is_integer_dtype(values):
+            return values.to_numpy()
+        if not types.is_string_dtype(values):
+            self.refuse(values.map(lambda value: not isinstance(value, str)), column, ID)
+        return values.to_numpy(dtype=object)
+
+    def labels(self, column: str, threshold: float | None) -> np.ndarray:
+        self._filled(column)
+        values = self._numbers(column)
+        if threshold is None:
+            self.refuse(~np.isin(values, (0, 1)), column, LABEL)
+        return values
+
+    def times(self, column: str) -> np.ndarray:
+        """Numbers as given; date-times as seconds or, where any row has a fraction, as microseconds."""
+        import pandas as pd
+
+        values = self._filled(column)
+        if not pd.api.types.is_datetime64_any_dtype(values):
+            if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
+                return self._numbers(column, TIME)
+            if not pd.api.types.is_string_dtype(values):
+                raise self.error(0, column, TIME)
+            values = values.mask(values.isin(("now", "today")))  # for these pandas would read the clock
+        moments = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
+        self.refuse(moments.isna(), column, TIME)
+        micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
+        return micros if (micros % 1_000_000).any() else micros // 1_000_000
+
+    def parts(self, column: str) -> np.ndarray:
+        values = self.frame[column].astype(object)
+        wrong = ~values.isin(PARTS)
+        near = choices(str(values[wrong].iloc[0]), PARTS) if wrong.any() else ""
+        self.refuse(wrong, column, f"no part of the data. {near.rstrip('.')}")
+        return values.to_numpy()
+
+    def features(self, kinds: Kinds) -> "pd.DataFrame":
+        """Numbers as float64, all else as text; gaps are missing values."""
+        import pandas as pd
+
+        convert = {FeatureKind.categorical: self._text, FeatureKind.multi: self._multi}
+        columns = {name: convert.get(kind, self._measure)(name) for name, kind in kinds.items()}
+        return pd.DataFrame(columns, index=self.frame.index)
+
+    def _measure(self, column: str) -> np.ndarray:
+        message = "a numeric or binned feature must be a number, or empty where it is unknown"
+        return self._numbers(column, message, gaps=GAPS).astype(np.float64)
+
+    def _text(self, column: str) -> "pd.Series":
+        from pandas.api import types
+
+        values = self.frame[column]
+        missing = _missing(values)
+        if types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+            values = values.astype("Int64")  # "5", not "5.0"
+        return values.astype(str).mask(missing)
+
+    def _multi(self, column: str) -> "pd.Series":
+        text = self._text(column)
+        if self.multi_separator == MULTI_SEPARATOR:
+            return text
+        message = f"holds '{MULTI_SEPARATOR}', which is kept for dataset.multi_separator itself"
+        self.refuse(text.str.contains(MULTI_SEPARATOR, regex=False).eq(True), column, message)
+        return text.str.replace(self.multi_separator, MULTI_SEPARATOR, regex=False)
+
+    def _numbers(
+        self, column: str, message: str = "must be a number", gaps: tuple[str, ...] = ()
+    ) -> np.ndarray:
+        import pandas as pd
+
+        values = self.frame[column]
+        if pd.api.types.is_datetime64_any_dtype(values):
+            raise self.error(0, column, message)
+        missing = _missing(values) | values.isin(gaps) if gaps else np.zeros(len(values), bool)
+        numbers = pd.to_numeric(values.mask(missing), errors="coerce").to_numpy()
+        whole = numbers.dtype.kind in "iub" and int(numbers.max()) < 2**63
+        numbers = numbers.astype(np.int64 if whole else np.float64, copy=False)
+        self.refuse(~np.isfinite(numbers) & ~missing, column, message)
+        return numbers
+
+    def _filled(self, column: str) -> "pd.Series":
+        self.refuse(_missing(self.frame[column]), column, "must not be empty")
+        return self.frame[column]
+
+    def refuse(self, wrong: "np.ndarray | pd.Series", column: str, message: str) -> None:
+        wrong = np.asarray(wrong, dtype=bool)
+        if wrong.any():
+            raise self.error(int(wrong.argmax()), column, message)
+
+
+def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
+    """The features of a sheet that has one row an id, indexed by the id."""
+    import pandas as pd
+
+    ids = sheet.ids(column)
+    again = pd.Series(ids).duplicated()
+    sheet.refuse(again, column, "is there a second time; an id has one row of features")
+    return sheet.features(kinds).set_index(pd.Index(ids, dtype=ids.dtype))
+
+
+def constant_features(sheet: Sheet, side: str, ids: np.ndarray, kinds: Kinds) -> "pd.DataFrame":
+    """The features of a side from the events themselves, one value an id."""
+    import pandas as pd
+
+    codes, unique = pd.factorize(ids)
+    first = np.flatnonzero(~pd.Series(codes).duplicated())  # the row where each id occurs first
+    for name in kinds:
+        values = pd.factorize(sheet.frame[name])[0]
+        wrong = values != values[first][codes]
+        if wrong.any():
+            row = int(wrong.argmax())
+            earlier = str(sheet.frame[name].iloc[first[codes[row]]])
+            message = f"{side} {ids[row]!r} has {earlier!r} in an earlier row; features of the event itself"
+            raise sheet.error(row, name, f"{message} stand in dataset.features.context")
+    return sheet.features(kinds).iloc[first].set_index(pd.Index(unique, dtype=ids.dtype))
+
+
+def _load(table: Table, wanted: dict[str, str]) -> "pd.DataFrame":
+    columns = table.columns()
+    for column, key in wanted.items():
+        if column not in columns:
+            raise DataError(f"{table.path}: no column '{column}' ({key}). {choices(column, columns)}")
+        if columns.count(column) > 1:
+            raise DataError(f"{table.path}: two columns are named '{column}' ({key}).")
+    frame = table.read(list(wanted))
+    if frame.empty:
+        raise DataError(f"{table.path}: holds a header and no rows.")
+    return frame
+
+
+def _missing(values: "pd.Series") -> "pd.Series":
+    return values.isna() | (values == "")
