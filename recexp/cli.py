@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recexp.config import Config
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+OPEN = ("dataset.features.", "model.loss_weights.")  # where a user adds keys of their own
 GROUPS = ("model", "dataset", "trainer", "experiment")
 VERBS = {  # name: (module, function, arguments, what it does)
     "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
@@ -183,21 +184,24 @@ def train(arguments: list[str]) -> int:
 
     from recexp.sweep import Sweep
 
-    # Completion and --hydra-help take no overrides; the directories are set for all that composes.
-    completion = any(word in ("-sc", "--shell-completion", "--shell_completion") for word in arguments)
-    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
-    if not completion:
+    overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
+    flags = [word for word in arguments if word not in overrides]
+    multirun = any(word in ("-m", "--multirun") for word in flags)
+    sweep = Sweep(overrides) if multirun else None
+    if not any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
         check_overrides(overrides)
-    multirun = any(word in ("-m", "--multirun") for word in arguments)
-    sweep = Sweep(arguments) if multirun else None
-    own = [] if completion else [*OWN, *(sweep.hydra_overrides() if sweep else [])]
-    sys.argv = [sys.argv[0], *own, *arguments]
+        own = [*OWN, *(sweep.hydra_overrides() if sweep else [])]
+        # Overrides first: the argument parser takes one uninterrupted row of them.
+        arguments = [*own, *overrides, *flags]
+    sys.argv = [sys.argv[0], *arguments]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
         task = Once() if sweep is None else sweep
         hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task.job)()
     except Exception as error:
+        if sweep and not sweep.jobs:
+            sweep.discard()
         if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
             raise one_line(error, overrides) from error
         raise
@@ -291,7 +295,9 @@ def one_line(error: Exception, overrides: list[str]) -> ConfigError:
     if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         key = found[1]
         typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
-        return ConfigError(f"{typed}: unknown key. {_nearest_key(key)}")
+        if key.startswith(OPEN):
+            return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
+        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose([])[0])}")
     if type(error).__name__ == "OverrideParseException":
         return ConfigError(f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)")
     return ConfigError(lines[0] if lines else type(error).__name__)
@@ -315,13 +321,12 @@ def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
-def _nearest_key(key: str) -> str:
-    """The nearest of all dotted keys of the default configuration, or of those beside it."""
+def nearest_key(key: str, raw: "DictConfig") -> str:
+    """The nearest of all dotted keys of a configuration, and the keys beside it."""
     import difflib
 
     from recexp.config import flat
 
-    raw, _ = compose([])
     keys = [*dict(flat(raw)), *GROUPS]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     parent = key.rpartition(".")[0]

@@ -263,6 +263,7 @@ def check(raw: DictConfig) -> Config:
     if trainer.threads is None:
         trainer = replace(trainer, threads=len(os.sched_getaffinity(0)))
     run = _typed(RunConfig, raw.run, "run")
+    _check_labels(model, dataset)
     rest = OmegaConf.to_container(raw, resolve=True)
     assert isinstance(rest, dict)
     _check_scalars(rest)
@@ -350,6 +351,18 @@ def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
     if trainer.sparse and raw.model.get("embedding_l2") and trainer.l2_rows is L2Rows.all:
         raise ConfigError("trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
                           "set trainer.l2_rows=batch or model.embedding_l2=0.")  # fmt: skip
+
+
+def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
+    """Options that mean the same in every model and need the labels of past events."""
+    if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
+        return
+    auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get("auxiliary")
+    wanted = {"model.history_labels = true": getattr(model, "history_labels", False), "model.auxiliary = labels": auxiliary}
+    why = "dataset.label is implicit" if dataset.label is LabelKind.implicit else "dataset.history is liked"
+    for option, on in wanted.items():
+        if on:
+            raise ConfigError(f"{option}: needs labels that vary within histories, but {why}.")
 
 
 def _reader_schema(raw: DictConfig) -> type:

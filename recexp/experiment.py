@@ -54,8 +54,8 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         if finished := _finished(run):
             logger.info("%s is finished; nothing to do", run.path)
             return finished
-        logger.info("run %s", run.path)
         experiment = build(config)
+        logger.info("run    %s", run.path)
         run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, str(device))
         logger.info(table.data_line(config.dataset.name, experiment.dataset))
         logger.info(table.model_line(config, experiment.model, device))

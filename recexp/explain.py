@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from recexp.cli import compose, defaults_list
+from recexp.cli import compose, defaults_list, nearest_key
 from recexp.config import flat
-from recexp.error import ConfigError, choices
+from recexp.error import ConfigError
 
 
 def explain(arguments: list[str]) -> int:
@@ -23,7 +23,7 @@ def explain(arguments: list[str]) -> int:
     values = dict(flat(raw))
     inside = {name: value for name, value in values.items() if name == key or name.startswith(f"{key}.")}
     if not inside:
-        raise ConfigError(f"{key}: no such key. {choices(key, values)}")
+        raise ConfigError(f"{key}: no such key. {nearest_key(key, raw)}")
     setters = _setters(overrides, config_dir, folders)
     for name, value in inside.items():
         print(f"{name} = {value!r}" if isinstance(value, str) else f"{name} = {_shown(value)}")

@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Sweep:
     """One run directory a job below one folder. A job that fails leaves its status there, and the others go on."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        typed = [word.partition("=")[2] for word in arguments if word.startswith("run.dir=")]
+    def __init__(self, overrides: list[str]) -> None:
+        typed = [word.partition("=")[2] for word in overrides if word.startswith("run.dir=")]
         now = datetime.datetime.now()
         self.typed = bool(typed)
         self.folder = Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
@@ -53,7 +53,6 @@ class Sweep:
             value = train_job(raw, place)
         except UserError as mistake:
             if not self.jobs:
-                self.discard()
                 raise
             error = str(mistake)
         except Exception as failure:
@@ -80,9 +79,10 @@ class Sweep:
     def table(self) -> list[str]:
         """Mean and deviation over seeds of each setting, by what was typed."""
         settings: dict[str, list[dict[str, Any]]] = {}
+        common = set.intersection(*(set(differs) for differs, _, _ in self.jobs)) if len(self.jobs) > 1 else set()
         for differs, path, error in self.jobs:
             metrics = read_json(path / "metrics.json") if path and not error else None
-            key = " ".join(word for word in differs if not word.startswith(("seed=", "run.")))
+            key = " ".join(word for word in differs if word not in common and not word.startswith(("seed=", "run.")))
             settings.setdefault(key, [])
             if metrics:
                 settings[key].append(metrics)

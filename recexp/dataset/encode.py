@@ -9,7 +9,7 @@ import numpy as np
 from recexp.config import FeatureKind
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Field, Side
-from recexp.error import DataError
+from recexp.error import DataError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +34,8 @@ def encode_side(frame: "pd.DataFrame", kinds: Mapping[str, FeatureKind], known: 
     values: list[np.ndarray] = []
     offset = 0
     for name, kind in kinds.items():
+        if name not in frame:
+            raise DataError(f"feature '{name}': no such column. {choices(name, map(str, frame.columns))}")
         if kind is FeatureKind.numeric:
             fields.append(Field(name=name, kind=kind, column=len(values)))
             values.append(standardise(_numbers(frame[name], name), known))

@@ -62,9 +62,7 @@ class Bilinear(nn.Module):
         self.linear = linear(dim, dim, bias=False)
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        return torch.bmm(history, self.linear(target)[:, :, None])[
-            :, :, 0
-        ]  # (B, L); W meets t once, not every h
+        return torch.bmm(history, self.linear(target)[:, :, None])[:, :, 0]  # (B, L); W meets t once, not every h
 
 
 class Scorer(nn.Module):
@@ -122,9 +120,7 @@ class Outer(Scorer):
         w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
         w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
         matrix = F.linear(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)
-        x = torch.baddbmm(
-            F.linear(target, w_t, first.bias)[:, None], history, matrix.transpose(1, 2)
-        )  # (B, L, H)
+        x = torch.baddbmm(F.linear(target, w_t, first.bias)[:, None], history, matrix.transpose(1, 2))  # (B, L, H)
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
 

@@ -144,10 +144,3 @@ def require_items(schema: Schema, model: str) -> None:
     if not schema.max_history:
         raise ConfigError(f"model = {model}: needs users, items and time; this dataset is a table. "
                           "Name dataset.columns, or choose a model over fields such as fm or deepfm.")  # fmt: skip
-
-
-def require_history_labels(schema: Schema, wanted: bool, key: str) -> None:
-    """Raises ConfigError where an option needs the labels of past events and they are constant."""
-    if wanted and not schema.history_labels:
-        raise ConfigError(f"{key}: needs labels that vary within histories; they do not where dataset.label is implicit "
-                          "or dataset.history is liked.")  # fmt: skip

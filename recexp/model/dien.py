@@ -19,7 +19,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Normalise, weigh
-from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
@@ -51,9 +51,7 @@ class DIEN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         require_items(schema, config.name)
-        require_history_labels(schema, config.history_labels, "model.history_labels = true")
         self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
-        require_history_labels(schema, self.auxiliary is Auxiliary.labels, "model.auxiliary = labels")
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_item, n_state = self.embed.n_item, config.state_size
         self.extract = Recurrent(Cell.gru, n_item, n_state)

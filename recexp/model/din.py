@@ -15,7 +15,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Attention, Normalise, attention, pool, weigh
-from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.model import Output
@@ -41,7 +41,6 @@ class DIN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         require_items(schema, config.name)
-        require_history_labels(schema, config.history_labels, "model.history_labels = true")
         self.normalise = config.normalise
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_item = self.embed.n_item

@@ -16,7 +16,7 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.layer.recurrent import Cell, Recurrent, last
@@ -47,7 +47,6 @@ class RNN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         require_items(schema, config.name)
-        require_history_labels(schema, config.history_labels, "model.history_labels = true")
         self.target = config.target
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.recurrent = Recurrent(config.cell, self.embed.n_item, config.state_size)

@@ -14,7 +14,7 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_history_labels, require_items
+from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.model import Output
@@ -42,7 +42,6 @@ class SequencePooling(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         require_items(schema, config.name)
-        require_history_labels(schema, config.history_labels, "model.history_labels = true")
         self.pooling = config.pooling
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_in = 2 * self.embed.n_item + self.embed.n_profile

@@ -92,9 +92,7 @@ def _checked(label: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return positive, score
 
 
-def _auc_by_group(
-    positive: np.ndarray, score: np.ndarray, group: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUC and number of rows of each group, in the groups' order; NaN where a group lacks a class.
 
     AUC = P(s+ > s-) + P(s+ = s-) / 2, counted in integers: exact under ties and in any order of rows.
@@ -119,9 +117,7 @@ def _one_class(positive: np.ndarray) -> str | None:
     """Why these labels allow no AUC, if they don't."""
     if not len(positive):
         return "no rows"
-    return (
-        f"one class only: every label is {int(positive[0])}" if positive.all() or not positive.any() else None
-    )
+    return f"one class only: every label is {int(positive[0])}" if positive.all() or not positive.any() else None
 
 
 def _auc(positive: np.ndarray, score: np.ndarray) -> float | str:
@@ -152,9 +148,7 @@ def _logloss(positive: np.ndarray, score: np.ndarray) -> float | str:
 
 
 def _confusion(positive: np.ndarray, predicted: np.ndarray) -> dict[str, float | str]:
-    n_hit, n_positive, n_predicted = (
-        int(np.sum(part)) for part in (positive & predicted, positive, predicted)
-    )
+    n_hit, n_positive, n_predicted = (int(np.sum(part)) for part in (positive & predicted, positive, predicted))
     if not len(positive):
         return dict.fromkeys(RATES, "no rows")
     return {

@@ -41,8 +41,8 @@ def joined(kind: Attention, t: Tensor, h: Tensor) -> Tensor:
 def test_scores_equal_the_mlp_of_each_pair(kind):
     module, (target, history) = scorer(kind), draw()
     module.mlp.first.bias.data.normal_()
-    expected = [[module.mlp(joined(kind, t, h))[0] for h in events] for t, events in zip(target, history, strict=True)]
-    torch.testing.assert_close(module(target, history, MASK), torch.tensor(expected))
+    pairs = [torch.stack([joined(kind, t, h) for h in events]) for t, events in zip(target, history, strict=True)]
+    torch.testing.assert_close(module(target, history, MASK), module.mlp(torch.stack(pairs))[:, :, 0])
 
 
 def test_dot_and_bilinear_equal_a_plain_loop():
@@ -50,7 +50,8 @@ def test_dot_and_bilinear_equal_a_plain_loop():
     dot = [[(h * t).sum() for h in events] for t, events in zip(target, history, strict=True)]
     torch.testing.assert_close(scorer(Attention.dot)(target, history, MASK), torch.tensor(dot))
     module = scorer(Attention.bilinear)
-    found = [[h @ module.linear.weight @ t for h in events] for t, events in zip(target, history, strict=True)]
+    weight = module.linear.weight.detach()
+    found = [[h @ weight @ t for h in events] for t, events in zip(target, history, strict=True)]
     torch.testing.assert_close(module(target, history, MASK), torch.tensor(found))
     module.linear.weight.data = torch.eye(D)
     torch.testing.assert_close(module(target, history, MASK), torch.tensor(dot))
@@ -112,7 +113,7 @@ def test_an_event_has_the_same_score_at_any_place(kind):
     torch.testing.assert_close(module(target, history, MASK)[:, order], module(target, history[:, order], MASK))
 
 
-@pytest.mark.parametrize("kind", Attention)
+@pytest.mark.parametrize("kind", [kind for kind in Attention if kind is not Attention.dot])
 def test_gradient_reaches_every_parameter(kind):
     module, (target, history) = scorer(kind), draw()
     module(target, history, MASK).square().sum().backward()
