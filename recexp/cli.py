@@ -182,7 +182,7 @@ def train(arguments: list[str]) -> int:
     """Hands the arguments to Hydra, whole, and trains what it composes: one run, or a sweep of them."""
     import hydra
 
-    from recexp.sweep import Sweep
+    from recexp.sweep import FirstJobMistaken, Sweep
 
     overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
     flags = [word for word in arguments if word not in overrides]
@@ -199,6 +199,10 @@ def train(arguments: list[str]) -> int:
     try:
         task = Once() if sweep is None else sweep
         hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task.job)()
+    except FirstJobMistaken as error:
+        assert sweep is not None
+        sweep.discard()
+        raise error.mistake from None
     except Exception as error:
         if sweep and not sweep.jobs:
             sweep.discard()

@@ -156,8 +156,6 @@ class TrainerConfig:
     predictions: bool
 
     def __post_init__(self) -> None:
-        from recexp.trainer.metric import HIGHER_IS_BETTER
-
         for name in ("epochs", "batch_size", "eval_batch_size", "checkpoint_every"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
         for name in ("weight_decay", "warmup_steps"):
@@ -166,8 +164,7 @@ class TrainerConfig:
         require(self.clip_norm is None or self.clip_norm > 0, "trainer.clip_norm", self.clip_norm, "above 0, or null")
         require(self.patience is None or self.patience >= 1, "trainer.patience", self.patience, "1 or more, or null")
         require(self.threads is None or self.threads >= 1, "trainer.threads", self.threads, "1 or more, or null")
-        if self.monitor not in HIGHER_IS_BETTER:
-            raise ConfigError(f"trainer.monitor = {self.monitor}: no such metric. {choices(self.monitor, HIGHER_IS_BETTER)}")
+        _check_metric("trainer.monitor", self.monitor)
         if self.sparse and self.optimizer in (Optimizer.adam, Optimizer.adamw):
             raise ConfigError(f"trainer.sparse = true: {self.optimizer.name} has no exact row-wise form; "
                               "use optimizer sgd, adagrad or lazy_adam.")  # fmt: skip
@@ -240,6 +237,7 @@ def check_light(raw: DictConfig, model_keys: Collection[str] | None = None) -> N
     Raises ConfigError.
     """
     _check_root(raw)
+    _check_scalars(raw)
     load_plugins(raw.plugins)
     _check_name(raw, "model", "model.name", registry.names("model"))
     _check_name(raw, "trainer", "trainer.name", registry.names("trainer"))
@@ -264,12 +262,9 @@ def check(raw: DictConfig) -> Config:
         trainer = replace(trainer, threads=len(os.sched_getaffinity(0)))
     run = _typed(RunConfig, raw.run, "run")
     _check_labels(model, dataset)
-    rest = OmegaConf.to_container(raw, resolve=True)
-    assert isinstance(rest, dict)
-    _check_scalars(rest)
-    plugins = [str(Path(path).absolute()) for path in rest["plugins"]]
-    return Config(model=model, dataset=dataset, trainer=trainer, run=run, seed=rest["seed"], device=rest["device"],
-                  plugins=plugins, objective=rest["objective"])  # fmt: skip
+    plugins = [str(Path(path).absolute()) for path in raw.plugins]
+    return Config(model=model, dataset=dataset, trainer=trainer, run=run, seed=raw.seed, device=raw.device,
+                  plugins=plugins, objective=raw.objective)  # fmt: skip
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -341,16 +336,25 @@ def _check_name(raw: DictConfig, group: str, key: str, names: list[str]) -> None
         raise ConfigError(f"{key} = {name}: no such {group}. {choices(str(name), names)}")
 
 
-def _check_scalars(rest: dict[str, Any]) -> None:
-    for key, kind in {"seed": int, "device": str, "objective": str | None}.items():
-        if not isinstance(rest[key], kind) or isinstance(rest[key], bool):
-            raise ConfigError(f"{key} = {rest[key]}: must be {'an integer' if kind is int else 'a word'}.")
+def _check_scalars(raw: DictConfig) -> None:
+    for key, kind, words in (("seed", int, "an integer"), ("device", str, "a word"), ("objective", str | None, "a word")):
+        if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
+            raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
+    if raw.objective is not None:
+        _check_metric("objective", raw.objective)
 
 
 def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
     if trainer.sparse and raw.model.get("embedding_l2") and trainer.l2_rows is L2Rows.all:
         raise ConfigError("trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
                           "set trainer.l2_rows=batch or model.embedding_l2=0.")  # fmt: skip
+
+
+def _check_metric(key: str, name: str) -> None:
+    from recexp.trainer.metric import HIGHER_IS_BETTER  # numpy: needed only where values are checked
+
+    if name not in HIGHER_IS_BETTER:
+        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, HIGHER_IS_BETTER)}")
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:

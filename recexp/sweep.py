@@ -2,14 +2,13 @@
 
 import datetime
 import logging
-import shutil
 import statistics
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import UserError
-from recexp.run.directory import read_json, unique_folder
+from recexp.run.directory import read_json, remove, unique_folder
 from recexp.run.table import columns, number
 
 if TYPE_CHECKING:
@@ -18,6 +17,13 @@ if TYPE_CHECKING:
     from recexp.config import Config
 
 logger = logging.getLogger(__name__)
+
+
+class FirstJobMistaken(BaseException):
+    """Carries a UserError out of Hydra, which would print a line of its own for an Exception."""
+
+    def __init__(self, mistake: UserError) -> None:
+        self.mistake = mistake
 
 
 class Sweep:
@@ -53,7 +59,7 @@ class Sweep:
             value = train_job(raw, place)
         except UserError as mistake:
             if not self.jobs:
-                raise
+                raise FirstJobMistaken(mistake) from mistake
             error = str(mistake)
         except Exception as failure:
             traceback.print_exc()
@@ -64,7 +70,7 @@ class Sweep:
     def discard(self) -> None:
         """Removes the folder of a sweep that never ran."""
         if not self.typed:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove(self.folder)
 
     def finish(self) -> int:
         """Prints the closing table; 1 if any job failed."""

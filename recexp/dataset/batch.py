@@ -13,6 +13,9 @@ from torch import Tensor
 from recexp.config import DatasetConfig, HistoryKind, LabelKind
 from recexp.dataset.log import Dataset, Log
 
+# The columns of the log that batches are made of.
+GATHERED = ("label", "user", "item", "before", "offsets", "context_ids", "context_values")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -26,8 +29,8 @@ class Features:
 class Batch:
     """B samples: a user, a target item, the context, and the user's events strictly before.
 
-    Users and items are rows of the feature tables `users` and `items`, whose row 0 is padding. A table without users and
-    time has only context and label; its other tensors have no columns.
+    Users and items are rows of the feature tables `users` and `items`, whose row 0 is padding. A table without users
+    and time has only context and label; its other tensors have no columns.
     """
 
     label: Tensor  # (B,) float32, 0 or 1
@@ -54,26 +57,34 @@ class View:
     """The events that histories may hold: all of them, or those at `events`."""
 
     events: Tensor | None = None  # (E,) positions in the log
-    rank: Tensor | None = None  # (N + 1,) how many of them lie before each position
+    rank: Tensor | None = None  # (N + 1,) how many of them lie before each position; both int32
 
     def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
         if self.rank is not None:
-            first, end = self.rank[first], self.rank[end]
+            first, end = self.rank[first].long(), self.rank[end].long()
         start = torch.maximum(first, end - longest)
         length = end - start
         step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)
         mask = step < length[:, None]
         position = torch.where(mask, start[:, None] + step, 0)
-        return (position if self.events is None or not len(self.events) else self.events[position]), mask
+        return (position if self.events is None or not len(self.events) else self.events[position].long()), mask
 
 
 def view(chosen: np.ndarray, device: torch.device) -> View:
     """The view of the events where `chosen` (N,) is true."""
     if chosen.all():
         return View()
-    rank = np.concatenate([[0], np.cumsum(chosen)])
-    return View(torch.from_numpy(np.flatnonzero(chosen)).to(device), torch.from_numpy(rank).to(device))
+    rank = np.zeros(len(chosen) + 1, np.int32)
+    np.cumsum(chosen, out=rank[1:])
+    return View(torch.from_numpy(np.flatnonzero(chosen).astype(np.int32)).to(device), torch.from_numpy(rank).to(device))
+
+
+def in_order(log: Log) -> bool:
+    """Whether a user's parts follow in time, no tie cut: what a training event sees is then training events alone."""
+    assert log.user is not None and log.before is not None
+    step, tied = np.diff(log.part), log.before[1:] == log.before[:-1]
+    return not ((log.user[1:] == log.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
 
 
 class Batches:
@@ -82,7 +93,7 @@ class Batches:
     def __init__(self, dataset: Dataset, config: DatasetConfig, device: torch.device | str = "cpu") -> None:
         log = dataset.log
         self.device = torch.device(device)
-        self.log = {name: self._tensor(array) for name, array in log.arrays().items() if array.dtype.kind in "if"}
+        self.log = {name: self._tensor(array) for name, array in log.arrays().items() if name in GATHERED}
         self.rows = {part: self._tensor(log.rows(part)) for part in ("train", "valid", "test")}
         self.max_history = dataset.schema.max_history
         schema = dataset.schema
@@ -92,14 +103,20 @@ class Batches:
         self.negatives = config.negatives if config.label is LabelKind.implicit else 0
         if self.max_history:
             allowed = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log.label), bool)
-            # What trains sees training events alone, which matters where a split is not by time.
-            self.views = {"train": view(allowed & (log.part == 0), self.device)}
-            self.views["valid"] = self.views["test"] = view(allowed, self.device)
+            # What trains sees training events alone, also where a split is not by time.
+            ordered = in_order(log)
+            whole = view(allowed, self.device)
+            train = whole if ordered else view(allowed & (log.part == 0), self.device)
+            self.views = {"train": train, "valid": whole, "test": whole}
             self.popular = self.log["item"][self.rows["train"]].long()
         else:
             self.popular = torch.zeros(0, dtype=torch.long, device=self.device)
         if self.negatives:
-            self.past = FirstMeeting(self.log["user"], self.log["item"], self.log["timestamp"])
+            self.trained = torch.unique(self.popular)
+            assert log.timestamp is not None
+            self.time = self._tensor(log.timestamp)
+            met = self._meetings(slice(None))
+            self.met = {"train": met if ordered else self._meetings(self.rows["train"]), "valid": met, "test": met}
 
     def size(self, part: str) -> int:
         """Samples of a part, sampled negatives included."""
@@ -109,17 +126,22 @@ class Batches:
         return -(-self.size(part) // batch_size)
 
     def counts(self, side: str) -> Tensor:
-        """How many training rows hold each row of a side's embedding table, at least 1: (vocabulary,) int64."""
-        batch = self.training()
-        ids = {"user": self.users.ids[batch.user], "item": self.items.ids[batch.target], "context": batch.context.ids}[side]
-        return torch.bincount(ids.flatten(), minlength=self.vocabulary[side]).clamp(min=1)
+        """How often the training rows hold each row of a side's embedding table, at least 1: (vocabulary,) int64."""
+        rows, size = self.rows["train"], self.vocabulary[side]
+        counts = torch.zeros(size, dtype=torch.long, device=self.device)
+        if side == "context":
+            for column in self.log["context_ids"].T:
+                counts += torch.bincount(column[rows], minlength=size)
+        else:
+            ids = (self.users if side == "user" else self.items).ids
+            times = torch.bincount(self.log[side][rows], minlength=len(ids))
+            counts.index_add_(0, ids.flatten(), times.repeat_interleave(ids.shape[1]))
+        return counts.clamp(min=1)
 
     def epoch(self, part: str, batch_size: int, seed: int | None = None) -> Iterator[Batch]:
         """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same."""
         generator = torch.Generator().manual_seed(0 if seed is None else seed)
-        samples = Samples(self.rows[part])
-        if self.negatives:
-            samples = self._with_negatives(samples, generator)
+        samples = self._with_negatives(part, generator) if self.negatives else Samples(self.rows[part])
         if seed is not None:
             samples = samples.take(torch.randperm(len(samples.row), generator=generator).to(self.device))
         for start in range(0, len(samples.row), batch_size):
@@ -136,8 +158,9 @@ class Batches:
         context = Features(self._rows("context_ids", row).long(), self._rows("context_values", row))
         none = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
         if not self.max_history:
-            return Batch(label=label, user=none[:, :0], target=none, context=context, history=none, history_label=none.float(),
-                         mask=none.bool(), users=self.users, items=self.items, popular=self.popular)  # fmt: skip
+            return Batch(label=label, user=none, target=none, context=context, history=none,
+                         history_label=none.float(), mask=none.bool(), users=self.users, items=self.items,
+                         popular=self.popular)  # fmt: skip
         user = self.log["user"][row].long()
         target = self.log["item"][row].long() if samples.item is None else samples.item
         longest = self.max_history if longest is None else longest
@@ -155,29 +178,33 @@ class Batches:
             popular=self.popular,
         )
 
-    def _with_negatives(self, samples: "Samples", generator: torch.Generator) -> "Samples":
+    def _with_negatives(self, part: str, generator: torch.Generator) -> "Samples":
         """Each event followed by its negatives: training items that are not in the user's past."""
-        row = samples.row.repeat_interleave(self.negatives)
-        user, time = self.log["user"][row], self.log["timestamp"][row]
-        trained = torch.unique(self.popular)
+        positive, trained = self.rows[part], self.trained
+        row = positive.repeat_interleave(self.negatives)
+        user, time = self.log["user"][row], self.time[row]
         item = torch.empty_like(row)
         missing = torch.arange(len(row), device=self.device)
         for _ in range(100):  # a user who has met nearly all items keeps what the last draw gave
             drawn = torch.randint(len(trained), (len(missing),), generator=generator).to(self.device)
             item[missing] = trained[drawn]
-            missing = missing[self.past.met(user[missing], item[missing], time[missing])]
+            missing = missing[self.met[part].by(user[missing], item[missing], time[missing])]
             if not len(missing):
                 break
-        n, k = len(samples.row), self.negatives
-        items = torch.cat([self.log["item"][samples.row].long()[:, None], item.view(n, k)], 1)
+        n, k = len(positive), self.negatives
+        items = torch.cat([self.log["item"][positive].long()[:, None], item.view(n, k)], 1)
         labels = torch.zeros((n, 1 + k), device=self.device)
         labels[:, 0] = 1
-        return Samples(samples.row.repeat_interleave(1 + k), items.flatten(), labels.flatten())
+        return Samples(positive.repeat_interleave(1 + k), items.flatten(), labels.flatten())
+
+    def _meetings(self, rows: Tensor | slice) -> "FirstMeeting":
+        return FirstMeeting(self.log["user"][rows], self.log["item"][rows], self.time[rows])
 
     def _features(self, side: str, log: Log) -> Features:
-        if log.user is None:
-            return Features(torch.zeros((1, 0), dtype=torch.long, device=self.device), torch.zeros((1, 0), device=self.device))
-        return Features(self.log[f"{side}_ids"].long(), self.log[f"{side}_values"])
+        arrays = log.arrays()
+        ids = arrays.get(f"{side}_ids", np.zeros((1, 0), np.int32))
+        values = arrays.get(f"{side}_values", np.zeros((1, 0), np.float32))
+        return Features(self._tensor(ids).long(), self._tensor(values))
 
     def _rows(self, name: str, row: Tensor) -> Tensor:
         column = self.log.get(name)
@@ -212,7 +239,7 @@ class FirstMeeting:
         first[1:] = ordered[1:] != ordered[:-1]
         self.pair, self.time = ordered[first], time[order[first]]
 
-    def met(self, user: Tensor, item: Tensor, time: Tensor) -> Tensor:
+    def by(self, user: Tensor, item: Tensor, time: Tensor) -> Tensor:
         """Whether the user had met the item by that time, itself included: (n,) bool."""
         pair = user.long() * self.n_items + item
         place = torch.searchsorted(self.pair, pair).clamp(max=len(self.pair) - 1)

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.schema import Schema
 
-VERSION = 1  # of the preparation: raise it when the same source and options give other arrays
+VERSION = 2  # of the preparation: raise it when the same source and options give other arrays
 logger = logging.getLogger(__name__)
 
 
@@ -26,17 +26,18 @@ def key(options: dict[str, Any], content: str) -> str:
 
 def read(folder: str | None, key: str) -> Dataset | None:
     """The prepared dataset, memory-mapped; None where it is not there or cannot be read."""
-    if folder is None or not (path := Path(folder).expanduser() / "prepared" / key / "dataset.json").is_file():
+    if folder is None or not os.path.isdir(path := Path(folder).expanduser() / "prepared" / key):
         return None
     try:
-        saved = json.loads(path.read_text("utf-8"))
+        saved = json.loads((path / "dataset.json").read_text("utf-8"))
         # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
-        arrays = {name: np.load(path.parent / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
-    except (OSError, ValueError, KeyError) as error:
-        logger.warning("prepared data in %s cannot be read (%s); preparing it anew.", path.parent, error)
-        shutil.rmtree(path.parent, ignore_errors=True)
+        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
+        schema = Schema.from_dict(saved["schema"])
+        return Dataset(log=Log(**arrays), schema=schema, facts=saved["facts"], fingerprint=key)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        logger.warning("prepared data in %s cannot be read (%s); preparing it anew.", path, error)
+        shutil.rmtree(path, ignore_errors=True)
         return None
-    return Dataset(log=Log(**arrays), schema=Schema.from_dict(saved["schema"]), facts=saved["facts"], fingerprint=key)
 
 
 def write(folder: str | None, dataset: Dataset) -> None:
@@ -45,8 +46,8 @@ def write(folder: str | None, dataset: Dataset) -> None:
         return
     parent = Path(folder).expanduser() / "prepared"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+        temporary = parent / f".writing-{uuid.uuid4().hex}"
+        temporary.mkdir(parents=True)
     except OSError as error:
         logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
         return

@@ -1,4 +1,4 @@
-"""Feature columns to ids and numbers. Vocabularies, means and bins come from the known rows alone: the training part."""
+"""Feature columns to ids and numbers. Vocabularies, means and bins come from the known rows: the training part."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,13 +43,13 @@ def encode_side(frame: "pd.DataFrame", kinds: Mapping[str, FeatureKind], known: 
         codes, size = _codes(frame[name], name, kind, known, n_bins)
         column = sum(part.shape[1] for part in ids)
         fields.append(Field(name=name, kind=kind, column=column, width=codes.shape[1], offset=offset, size=size))
-        ids.append(np.where(codes >= FIRST, codes + offset, codes))
+        ids.append(np.where(codes >= FIRST, codes + np.int32(offset), codes))
         offset += size
     n = len(frame)
     return Encoded(
         Side(fields=tuple(fields)),
-        np.concatenate(ids, axis=1, dtype=np.int32) if ids else np.zeros((n, 0), np.int32),
-        np.stack(values, axis=1).astype(np.float32) if values else np.zeros((n, 0), np.float32),
+        np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
+        np.stack(values, axis=1) if values else np.zeros((n, 0), np.float32),
     )
 
 
@@ -61,46 +61,58 @@ def categorical(column: "pd.Series", known: np.ndarray) -> tuple[np.ndarray, int
     seen = np.zeros(len(uniques) + 1, bool)  # the last entry is code -1, a missing value
     seen[codes[known]] = True
     seen[-1] = False
-    ids = np.where(seen, np.cumsum(seen) - 1 + FIRST, UNKNOWN)
+    ids = np.where(seen, np.cumsum(seen) - 1 + FIRST, UNKNOWN).astype(np.int32)
     return ids[codes], int(seen.sum())
 
 
 def multi(column: "pd.Series", known: np.ndarray) -> tuple[np.ndarray, int]:
-    """Ids (n, most values in a cell), padded on the right."""
-    cells = column.fillna("").astype(str).str.split(MULTI_SEPARATOR, regex=False)
-    counts = cells.str.len().to_numpy()
-    flat = cells.explode()
-    row = np.repeat(np.arange(len(column)), counts)
-    place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
-    present = (flat != "").to_numpy()
-    ids, size = categorical(flat[present].reset_index(drop=True), known[row[present]])
-    matrix = np.full((len(column), max(1, int(counts.max(initial=1)))), PADDING)
-    matrix[row[present], place[present]] = ids
-    return matrix, size
+    """Ids (n, most values in a cell) in the cell's order, padded on the right; a missing cell is all padding."""
+    import pandas as pd
+
+    codes, cells = pd.factorize(column)  # cells repeat: each distinct one is taken apart once
+    values = [[value for value in str(cell).split(MULTI_SEPARATOR) if value] for cell in cells]
+    counts = np.array([len(each) for each in values], np.int64)
+    cell = np.repeat(np.arange(len(values)), counts)
+    place = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
+    seen = np.zeros(len(values) + 1, bool)  # the last entry is code -1, a missing cell
+    seen[codes[known]] = True
+    ids, size = categorical(pd.Series([value for each in values for value in each], dtype=str), seen[cell])
+    matrix = np.full((len(values) + 1, max(1, counts.max(initial=1))), PADDING, np.int32)
+    matrix[cell, place] = ids
+    return matrix[codes], size
 
 
 def binned(numbers: np.ndarray, known: np.ndarray, n_bins: int) -> tuple[np.ndarray, int]:
-    """Ids (n,) of the quantile each number falls in; fewer bins than asked where values repeat."""
-    sample = numbers[known & np.isfinite(numbers)]
-    edges = np.unique(np.quantile(sample, np.linspace(0, 1, n_bins + 1)[1:-1])) if len(sample) else np.zeros(0)
+    """Ids (n,) of the quantile each number falls in; fewer bins than asked where values repeat.
+
+    Edges are known numbers above the least one, so every bin holds one.
+    """
+    finite = np.isfinite(numbers)
+    sample = numbers[known & finite]
+    if not len(sample):
+        return np.full(len(numbers), UNKNOWN, np.int32), 0
+    edges = np.unique(np.quantile(sample, np.linspace(0, 1, n_bins + 1)[1:-1], method="higher"))
+    edges = edges[edges > sample.min()]
     ids = FIRST + np.searchsorted(edges, numbers, side="right")
-    return np.where(np.isfinite(numbers), ids, UNKNOWN), len(edges) + 1
+    return np.where(finite, ids, UNKNOWN).astype(np.int32), len(edges) + 1
 
 
 def standardise(numbers: np.ndarray, known: np.ndarray) -> np.ndarray:
     """(n,) with mean 0 and deviation 1 over the known rows; a missing number becomes the mean."""
-    sample = numbers[known & np.isfinite(numbers)]
+    finite = np.isfinite(numbers)
+    sample = numbers[known & finite]
     mean = sample.mean() if len(sample) else 0.0
-    deviation = sample.std() if len(sample) else 0.0
-    return np.where(np.isfinite(numbers), (numbers - mean) / (deviation or 1.0), 0.0)
+    deviation = sample.std() if len(sample) and np.ptp(sample) else 1.0  # of equal numbers, std is a rounding error
+    return np.where(finite, (numbers - mean) / deviation, 0.0).astype(np.float32)
 
 
-def _codes(
-    column: "pd.Series", name: str, kind: FeatureKind, known: np.ndarray, n_bins: int
-) -> tuple[np.ndarray, int]:
+def _codes(column: "pd.Series", name: str, kind: FeatureKind, known: np.ndarray, n_bins: int) -> tuple[np.ndarray, int]:
     if kind is FeatureKind.multi:
         return multi(column, known)
-    ids, size = categorical(column, known) if kind is FeatureKind.categorical else binned(_numbers(column, name), known, n_bins)
+    if kind is FeatureKind.binned:
+        ids, size = binned(_numbers(column, name), known, n_bins)
+    else:
+        ids, size = categorical(column, known)
     return ids[:, None], size
 
 
@@ -108,10 +120,11 @@ def _numbers(column: "pd.Series", name: str) -> np.ndarray:
     import pandas as pd
 
     numbers = pd.to_numeric(column, errors="coerce")
-    wrong = numbers.isna() & column.notna() & (column.astype(str).str.strip() != "")
-    if wrong.any():
+    text = column[numbers.isna() & column.notna()].astype(str)
+    wrong = text[text.str.strip() != ""]
+    if len(wrong):
         raise DataError(
-            f"feature '{name}' holds {column[wrong].iloc[0]!r}, which is no number; "
-            f"declare it categorical, or mend the {int(wrong.sum())} such values."
+            f"feature '{name}' holds {wrong.iloc[0]!r}, which is no number; "
+            f"declare it categorical, or mend the {len(wrong)} such values."
         )
     return numbers.to_numpy(np.float64, na_value=np.nan)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from recexp.dataset.log import PARTS, Dataset, Log
 from recexp.dataset.raw import Raw
 from recexp.dataset.schema import UNKNOWN, Schema, Side
 from recexp.dataset.split import by_name, by_row, split
-from recexp.error import ConfigError, DataError
+from recexp.error import ConfigError, DataError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +30,12 @@ def load(config: Any) -> Dataset:
     """
     reader = registry.get("reader", config.reader)(config)
     key = cache.key(_preparation(config), reader.fingerprint())
-    if (found := cache.read(config.cache_dir, key)) is not None:
-        return found
-    dataset = prepare(reader.read(), config, fingerprint=key)
-    cache.write(config.cache_dir, dataset)
-    return dataset
+    if (dataset := cache.read(config.cache_dir, key)) is None:
+        dataset = prepare(reader.read(), config, fingerprint=key)
+        cache.write(config.cache_dir, dataset)
+    if config.split.kind is SplitKind.random and dataset.log.user is not None:
+        logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")
+    return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
 
 def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
@@ -42,13 +44,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         raise DataError(f"{raw.origin}: holds no rows.")
     builder = _log if raw.user is not None else _table
     log, sides = builder(raw, config)
-    schema = Schema(
-        user=sides["user"],
-        item=sides["item"],
-        context=sides["context"],
-        max_history=config.max_history if log.user is not None else 0,
-        history_labels=config.label is LabelKind.explicit and config.history is HistoryKind.all,
-    )
+    schema = Schema(user=sides["user"], item=sides["item"], context=sides["context"], **_histories(log, config))
     for part in PARTS:
         if part != "valid" and not len(log.rows(part)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {part}.")
@@ -57,24 +53,23 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
-    user, raw_user = _index(raw.user)
-    item, raw_item = _index(raw.item)
+    user, raw_user = _index(raw.user, f"{raw.origin}: a user")
+    item, raw_item = _index(raw.item, f"{raw.origin}: an item")
     order = np.lexsort((raw.timestamp, user))  # stable: file order decides among equals
     user, item, timestamp = user[order], item[order], raw.timestamp[order]
     label = _label(raw, config)[order]
-    offsets = np.searchsorted(user, np.arange(len(raw_user) + 1)).astype(np.int64)
+    offsets = np.searchsorted(user, np.arange(len(raw_user) + 1, dtype=np.int32)).astype(np.int64)
     before = _group_starts(user, timestamp)
     if config.split.kind is SplitKind.given:
         part = by_name(raw.split)[order]
     elif config.split.kind is SplitKind.random:
-        logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after those it is tested on.")
         part = by_row(config.split.ratios, len(user))
     else:
         part = split(config.split, offsets, before, timestamp)
     train = part == 0
-    users = _side(raw.users, raw_user, "user", config.features.user, np.unique(user[train]), config)
-    items = _side(raw.items, raw_item, "item", config.features.item, np.unique(item[train]), config)
-    context = encode_side(raw.context.iloc[order], config.features.context, train, config.n_bins) if raw.context is not None else None
+    users = _side(raw.users, raw_user, "user", config.features.user, user[train], config)
+    items = _side(raw.items, raw_item, "item", config.features.item, item[train], config)
+    context = _context(raw, order, train, config)
     log = Log(
         label=label,
         part=part,
@@ -83,8 +78,8 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         timestamp=timestamp,
         before=before,
         offsets=offsets,
-        context_ids=context.ids if context else None,
-        context_values=context.values if context else None,
+        context_ids=context.ids,
+        context_values=context.values,
         user_ids=users.ids,
         user_values=users.values,
         item_ids=items.ids,
@@ -94,13 +89,13 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         row=order.astype(np.int32),
         probability=raw.probability[order] if raw.probability is not None else None,
     )
-    return log, {"user": users.side, "item": items.side, "context": context.side if context else Side()}
+    return log, {"user": users.side, "item": items.side, "context": context.side}
 
 
 def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     """Rows without users and time: fields of the context alone, in file order."""
-    if not config.features.context or raw.context is None:
-        raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields here.")
+    if not config.features.context:
+        raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
     if config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
     if config.split.kind is SplitKind.given:
@@ -108,8 +103,8 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     elif config.split.kind is SplitKind.random:
         part = by_row(config.split.ratios, len(raw.label))
     else:
-        raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table without users and time is split by random or given.")
-    context = encode_side(raw.context, config.features.context, part == 0, config.n_bins)
+        raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table has no time; use random or given.")
+    context = _context(raw, np.arange(len(part)), part == 0, config)
     log = Log(
         label=_label(raw, config),
         part=part,
@@ -121,11 +116,21 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     return log, {"user": Side(), "item": Side(), "context": context.side}
 
 
-def _index(raw_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _histories(log: Log, config: DatasetConfig) -> dict[str, Any]:
+    """What the schema says of histories. No array depends on it, so neither does the cache."""
+    if log.user is None:
+        return {"max_history": 0, "history_labels": False}
+    varying = config.label is LabelKind.explicit and config.history is HistoryKind.all
+    return {"max_history": config.max_history, "history_labels": varying}
+
+
+def _index(raw_ids: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows 1 to n for raw ids (N,), and the raw id of each row; row 0 is padding."""
     import pandas as pd
 
     codes, uniques = pd.factorize(raw_ids, sort=True)
+    if (codes < 0).any():
+        raise DataError(f"{what} is missing in row {int((codes < 0).argmax())}, counted from 0.")
     uniques = np.asarray(uniques)
     if uniques.dtype == object:
         uniques = uniques.astype(str)
@@ -136,6 +141,8 @@ def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
     if config.label is LabelKind.implicit:
         return np.ones(len(raw.label), np.float32)
     if config.label_threshold is not None:
+        if (missing := np.isnan(raw.label)).any():
+            raise DataError(f"{raw.origin}: the label is missing in row {int(missing.argmax())}, counted from 0.")
         return (raw.label >= config.label_threshold).astype(np.float32)
     wrong = (raw.label != 0) & (raw.label != 1)
     if wrong.any():
@@ -150,7 +157,7 @@ def _group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """(N,) the first event of the same user and timestamp: what lies before it is strictly earlier."""
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1])
-    return np.maximum.accumulate(np.where(new, np.arange(len(user)), 0)).astype(np.int32)
+    return np.maximum.accumulate(np.where(new, np.arange(len(user), dtype=np.int32), np.int32(0)))
 
 
 def _side(
@@ -161,16 +168,37 @@ def _side(
     trained: np.ndarray,
     config: DatasetConfig,
 ) -> Encoded:
-    """Fields of all users or items, the id first, with a padding row on top. trained: rows that the training part holds."""
+    """Fields of all users or items, the id first, with a padding row on top. trained: those of the training events."""
     import pandas as pd
 
+    if name in kinds:
+        raise ConfigError(f"dataset.features.{name}.{name}: is the name of the id itself; rename the column.")
     index = pd.Index(raw_ids[1:])
-    frame = pd.DataFrame(index=index) if features is None else features.reindex(index)
+    frame = _columns(features, name, kinds)
+    frame = pd.DataFrame(index=index) if frame is None else frame.reindex(index)
     frame = frame.assign(**{name: raw_ids[1:]})
     known = np.zeros(len(frame), bool)
     known[trained - 1] = True
     encoded = encode_side(frame, {name: FeatureKind.categorical, **kinds}, known, config.n_bins)
     return Encoded(encoded.side, _with_padding(encoded.ids), _with_padding(encoded.values))
+
+
+def _context(raw: Raw, order: np.ndarray, known: np.ndarray, config: DatasetConfig) -> Encoded:
+    """Fields of the events in the given order."""
+    import pandas as pd
+
+    frame = _columns(raw.context, "context", config.features.context)
+    rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
+    return encode_side(rows, config.features.context, known, config.n_bins)
+
+
+def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, FeatureKind]) -> "pd.DataFrame | None":
+    """The feature columns of a side, None where it has none. Raises ConfigError for one that the source lacks."""
+    there = [] if frame is None else [str(name) for name in frame.columns]
+    for name in kinds:
+        if name not in there:
+            raise ConfigError(f"dataset.features.{side}.{name}: no such column. {choices(name, there)}")
+    return frame[list(kinds)] if frame is not None and kinds else None
 
 
 def _with_padding(rows: np.ndarray) -> np.ndarray:
@@ -201,13 +229,13 @@ def _unknown(log: Log, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[
         for field in sides[side].fields:
             if not field.numeric and ids is not None and index is not None:
                 column = ids[index[rows], field.column : field.column + field.width]
-                yield field.name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)
+                name = field.name if field.name == side else f"{side}.{field.name}"
+                yield name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)
 
 
 def _preparation(config: DatasetConfig) -> dict[str, Any]:
     """The options that decide what the prepared arrays hold; where they lie and how they are batched do not."""
     tree = to_dict(config)
-    return {key: tree[key] for key in ("label", "label_threshold", "features", "n_bins", "split", "reader")} | {
-        "history_labels": config.history is HistoryKind.all,
-        "max_history": config.max_history,
-    }
+    kept = {key: tree[key] for key in ("label", "label_threshold", "n_bins", "split", "reader")}
+    features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts
+    return kept | {"features": features}

@@ -8,7 +8,7 @@ import numpy as np
 
 from recexp.config import SplitConfig, SplitKind
 from recexp.dataset.log import PARTS
-from recexp.error import ConfigError
+from recexp.error import ConfigError, DataError
 
 
 def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
@@ -26,9 +26,8 @@ def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestam
             nearest_group(first + np.floor(share * (last - first) + 0.5).astype(np.int64), first, last, before)
             for share in (config.ratios[0], config.ratios[0] + config.ratios[1])
         )
-    counts = np.diff(offsets)
-    position = np.arange(len(before))
-    return sum((position >= np.repeat(cut, counts)).astype(np.int8) for cut in (valid, test))
+    lengths = np.diff(np.stack([offsets[:-1], valid, test, offsets[1:]], axis=1), axis=1)
+    return np.repeat(np.tile(np.arange(len(PARTS), dtype=np.int8), len(lengths)), lengths.ravel())
 
 
 def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
@@ -70,10 +69,12 @@ def by_row(ratios: list[float], n_rows: int, seed: int = 2026) -> np.ndarray:
 
 
 def by_name(names: np.ndarray | None) -> np.ndarray:
-    """The part each row names itself. Raises ConfigError where the source names none."""
+    """The part each row names itself. Raises ConfigError where the source names none, DataError for another name."""
     if names is None:
         raise ConfigError("dataset.split.kind = given: this dataset does not say which rows are train, valid and test.")
-    part = np.empty(len(names), np.int8)
+    part = np.full(len(names), -1, np.int8)
     for index, name in enumerate(PARTS):
         part[names == name] = index
+    if (other := part < 0).any():
+        raise DataError(f"dataset.split: {str(names[other][0])!r} is no part of the data. Choices: {', '.join(PARTS)}.")
     return part

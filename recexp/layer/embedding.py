@@ -3,6 +3,8 @@
 B batch, L history length, F fields of a side, D embedding size, C id columns (a multi-valued field has several)
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +55,7 @@ class FeatureEmbedding(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, std: float = 0.01) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
-        self.sides = nn.ModuleDict(
+        self.sides: Mapping[str, SideEmbedding] = nn.ModuleDict(  # type: ignore[assignment]  # is one but in name
             {
                 name: SideEmbedding(name, side, embedding_dim, std)
                 for name, side in (("user", schema.user), ("item", schema.item), ("context", schema.context))
@@ -78,8 +80,8 @@ class FeatureEmbedding(nn.Module):
 
     def rows(self, side: str, table: Features, index: Tensor) -> Tensor:
         """Fields of the users or items at `index` (...): (..., F, D). Each distinct one is embedded once."""
-        if index.numel() >= len(table.ids):
-            rows, place = table, index
+        if index.numel() >= len(table.ids) and not self.sides[side].table.sparse:
+            rows, place = table, index  # cheaper than looking for the distinct; a sparse gradient would name all rows
         else:
             distinct, place = torch.unique(index, return_inverse=True)
             rows = Features(table.ids[distinct], table.values[distinct])
@@ -104,8 +106,8 @@ class Linear(nn.Module):
 class SequenceEmbedding(nn.Module):
     """Target, history and profile of a sample, as vectors.
 
-    An item is its fields side by side, E = F D; a history event is its item plus a vector for its label, where labels are
-    known; the profile is the fields of user and context side by side, of size P.
+    An item is its fields side by side, E = F D; a history event is its item plus a vector for its label, where labels
+    are known; the profile is the fields of user and context side by side, of size P.
     """
 
     def __init__(self, schema: Schema, embedding_dim: int, history_labels: bool, std: float = 0.01) -> None:

@@ -105,13 +105,16 @@ class Run:
         self._handler.close()
 
     def discard(self) -> None:
-        """Removes the directory, and those above it that it leaves empty: a mistake leaves nothing behind."""
+        """Removes the directory: a mistake leaves nothing behind."""
         self.close()
-        shutil.rmtree(self.path)
-        for parent in self.path.parents:
-            if not re.fullmatch(r"\d{4}-\d\d-\d\d", parent.name) or any(parent.iterdir()):
-                break
-            parent.rmdir()
+        remove(self.path)
+
+
+def remove(path: Path) -> None:
+    """Removes a directory, and the folder of its date if that is now empty."""
+    shutil.rmtree(path, ignore_errors=True)
+    if re.fullmatch(r"\d{4}-\d\d-\d\d", path.parent.name) and not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""Shared by all tests: one thread, and a tiny dataset that comes through the same configuration as any run's."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from recexp.config import Config
+    from recexp.dataset.batch import Batch, Batches
+    from recexp.dataset.log import Dataset
+    from recexp.layer.embedding import FeatureEmbedding
+
+TINY = ("dataset.n_users=50", "dataset.n_items=40", "dataset.n_events=1500", "dataset.cache_dir=null",
+        "device=cpu", "trainer.threads=1")  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tests share the machine; those that do without torch need not import it."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def compose() -> "Callable[..., Config]":
+    """compose("model=din", "seed=1"): the checked configuration of a tiny experiment, not to be changed."""
+    import recexp
+
+    return cache(lambda *overrides: recexp.load_config([*TINY, *overrides]))
+
+
+@pytest.fixture(scope="session")
+def dataset(compose: "Callable[..., Config]") -> "Dataset":
+    """1500 synthetic events of 50 users and 40 items, with fields of every kind but binned."""
+    from recexp.dataset.prepare import load
+
+    return load(compose().dataset)
+
+
+@pytest.fixture(scope="session")
+def table(compose: "Callable[..., Config]") -> "Dataset":
+    """300 rows of a label and three fields, without users, items and time."""
+    import pandas as pd
+
+    from recexp.config import FeatureKind, FeaturesConfig, SplitKind
+    from recexp.dataset.prepare import prepare
+    from recexp.dataset.raw import Raw
+
+    random = np.random.default_rng(0)
+    tags = ["|".join(f"t{tag}" for tag in row) for row in random.integers(5, size=(300, 2))]
+    columns = {"site": random.integers(8, size=300), "tags": tags, "hour": random.random(300)}
+    label = (random.random(300) < 0.4).astype(np.float32)
+    kinds = {"site": FeatureKind.categorical, "tags": FeatureKind.multi, "hour": FeatureKind.numeric}
+    config = compose().dataset
+    config = replace(config, features=FeaturesConfig(user={}, item={}, context=kinds),
+                     split=replace(config.split, kind=SplitKind.random))  # fmt: skip
+    return prepare(Raw(origin="made up", label=label, context=pd.DataFrame(columns)), config)
+
+
+@pytest.fixture(scope="session")
+def batches(compose: "Callable[..., Config]", dataset: "Dataset") -> "Batches":
+    from recexp.dataset.batch import Batches
+
+    return Batches(dataset, compose().dataset)
+
+
+@pytest.fixture(scope="session")
+def gather(batches: "Batches") -> "Callable[[Sequence[int] | Tensor], Batch]":
+    """gather([0, 7]): the batch of some training rows, counted from 0 in the order of the log."""
+    import torch
+
+    from recexp.dataset.batch import Samples
+
+    return lambda rows: batches.gather(Samples(batches.rows["train"][torch.as_tensor(rows)]), "train")
+
+
+@pytest.fixture(scope="session")
+def mixed_rows(batches: "Batches", gather: "Callable[..., Batch]") -> list[int]:
+    """Training rows whose histories have lengths 0, 1, 2, some, and the most there may be, each twice."""
+    length = gather(range(batches.size("train"))).mask.sum(1).numpy()
+    wanted = (0, 1, 2, 7, batches.max_history)
+    return [int(row) for n in wanted for row in np.flatnonzero(length == n)[[0, -1]]]
+
+
+@pytest.fixture(scope="session")
+def mixed(gather: "Callable[..., Batch]", mixed_rows: list[int]) -> "Batch":
+    """One batch with histories of lengths 0, 1, 2, some, and the most there may be."""
+    return gather(mixed_rows)
+
+
+@pytest.fixture(scope="session")
+def make(compose: "Callable[..., Config]", dataset: "Dataset") -> "Callable[..., nn.Module]":
+    """make("din", normalise=Normalise.softmax): a new model of its YAML's options, those named here replaced.
+
+    schema: of another dataset. seed: of the initial weights. Embeddings are drawn wide unless embedding_std is named:
+    from near 0, hardly anything that a test changes would show in the logits.
+    """
+    import torch
+
+    from recexp import registry
+
+    def make(name: str, schema: Any = None, seed: int = 0, **options: Any) -> "nn.Module":
+        config = compose(f"model={name}").model
+        wide = {"embedding_std": 0.3} if hasattr(config, "embedding_std") else {}
+        config = replace(config, **{**wide, **options})
+        torch.manual_seed(seed)
+        return registry.get("model", name)(config, schema or dataset.schema)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def field_vectors() -> "Callable[[FeatureEmbedding, Batch, int], list[Tensor]]":
+    """field_vectors(embed, batch, row): every field of one sample as a vector, looked up one by one."""
+    return _field_vectors
+
+
+def _field_vectors(embed: "FeatureEmbedding", batch: "Batch", row: int) -> "list[Tensor]":
+    found: list[torch.Tensor] = []
+    rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target)}
+    for name, side in embed.sides.items():
+        features, index = rows.get(name, (batch.context, None))
+        at = row if index is None else int(index[row])
+        for field in side.side.fields:
+            if field.numeric:
+                found.append(features.values[at, field.column] * side.direction[field.column])
+            else:
+                ids = [int(i) for i in features.ids[at, field.column : field.column + field.width]]
+                known = [side.table.weight[i] for i in ids if i != 0]
+                found.append(sum(known) / max(1, len(known)))
+    return found

@@ -1,0 +1,226 @@
+"""The cache through `load`, with a reader that counts how often it is asked."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.dataset import cache
+from recexp.dataset.batch import Batches
+from recexp.dataset.log import Dataset
+from recexp.dataset.prepare import load, prepare
+from recexp.dataset.raw import Raw
+from recexp.registry import register
+
+
+@register("tiny_counted", kind="reader")
+class Counted:
+    @dataclass(kw_only=True)
+    class Config(DatasetConfig):
+        pass
+
+    raw: Raw
+    content: str
+    reads: int
+
+    def __init__(self, config: Config) -> None: ...
+
+    def fingerprint(self) -> str:
+        return Counted.content
+
+    def read(self) -> Raw:
+        Counted.reads += 1
+        return Counted.raw
+
+
+@pytest.fixture
+def config(tiny_config: Callable[..., DatasetConfig], tiny_log: Callable[..., Raw], tmp_path: Path) -> DatasetConfig:
+    Counted.raw, Counted.content, Counted.reads = tiny_log(), "first content", 0
+    return tiny_config(reader="tiny_counted", cache_dir=str(tmp_path))
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.WARNING)
+    return caplog
+
+
+def entries(config: DatasetConfig) -> list[Path]:
+    return sorted(Path(str(config.cache_dir)).glob("prepared/*")) + sorted(Path(str(config.cache_dir)).glob("prepared/.*"))
+
+
+def assert_equal(one: Dataset, two: Dataset) -> None:
+    assert (one.schema, one.facts, one.fingerprint) == (two.schema, two.facts, two.fingerprint)
+    first, second = one.log.arrays(), two.log.arrays()
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert array.dtype == second[name].dtype
+        assert array.shape == second[name].shape
+        assert array.tobytes() == second[name].tobytes()
+
+
+def test_the_second_load_equals_the_first_to_the_bit_and_reads_no_source(
+    config: DatasetConfig, warnings: pytest.LogCaptureFixture
+) -> None:
+    first = load(config)
+    second = load(config)
+    assert Counted.reads == 1
+    assert isinstance(second.log.label, np.memmap)
+    assert_equal(first, second)
+    assert not warnings.records
+
+
+def test_ids_of_integers_come_back_as_integers(config: DatasetConfig) -> None:
+    load(config)
+    log = load(config).log
+    assert log.raw_item is not None and log.raw_user is not None
+    assert (log.raw_item.dtype.kind, log.raw_user.dtype.kind) == ("i", "U")
+
+
+def test_a_table_goes_through_the_cache(
+    config: DatasetConfig, tiny_config: Callable, tiny_table: Callable[..., Raw]
+) -> None:
+    Counted.raw = tiny_table()
+    kinds = {"context": {"device": FeatureKind.categorical}}
+    config = tiny_config(SplitKind.random, features=kinds, reader="tiny_counted", cache_dir=config.cache_dir)
+    assert_equal(load(config), load(config))
+    assert Counted.reads == 1
+
+
+def other_options(tiny_config: Callable, config: DatasetConfig) -> dict[str, DatasetConfig]:
+    features = {side: dict(kinds) for side, kinds in vars(config.features).items()}
+    swapped = features | {"item": dict(reversed(features["item"].items()))}
+    made: dict[str, Any] = {
+        "label": {"label": LabelKind.implicit},
+        "threshold": {"label_threshold": 1.0},
+        "bins": {"n_bins": 5},
+        "split": {"split": SplitKind.leave_last_out},
+        "ratios": {"ratios": (0.8, 0.1, 0.1)},
+        "feature": {"features": features | {"user": {}}},
+        "kind": {"features": features | {"user": {"city": FeatureKind.multi}}},
+        "order": {"features": swapped},
+    }
+    common = {"reader": "tiny_counted", "cache_dir": config.cache_dir}
+    return {name: tiny_config(**(common | options)) for name, options in made.items()}
+
+
+def test_another_option_or_other_content_is_another_entry(config: DatasetConfig, tiny_config: Callable) -> None:
+    keys = {load(config).fingerprint}
+    for place, other in enumerate(other_options(tiny_config, config).values(), start=2):
+        keys.add(load(other).fingerprint)
+        assert Counted.reads == len(keys) == place
+    Counted.content = "other content"
+    assert load(config).fingerprint not in keys
+
+
+def test_options_of_batches_share_an_entry_and_yet_hold(config: DatasetConfig) -> None:
+    load(config)
+    other = load(replace(config, max_history=9, negatives=3))
+    assert (other.schema.max_history, other.schema.history_labels) == (9, True)
+    liked = load(replace(config, history=HistoryKind.liked))
+    assert (liked.schema.max_history, liked.schema.history_labels) == (4, False)
+    assert Counted.reads == 1
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "array cut short": lambda path: (path / "label.npy").write_bytes((path / "label.npy").read_bytes()[:200]),
+    "array empty": lambda path: (path / "item.npy").write_bytes(b""),
+    "array no array": lambda path: (path / "user.npy").write_bytes(b"\x00" * 500),
+    "array gone": lambda path: (path / "part.npy").unlink(),
+    "json cut short": lambda path: (path / "dataset.json").write_text('{"schema": '),
+    "json of something else": lambda path: (path / "dataset.json").write_text("[1, 2]"),
+    "json no text": lambda path: (path / "dataset.json").write_bytes(b"\xff\xfe\x00"),
+    "json without schema": lambda path: (path / "dataset.json").write_text('{"arrays": []}'),
+    "json gone": lambda path: (path / "dataset.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_entry_is_prepared_anew_with_a_warning(
+    damage: str, config: DatasetConfig, warnings: pytest.LogCaptureFixture
+) -> None:
+    first = load(config)
+    DAMAGES[damage](entries(config)[0])
+    assert_equal(first, load(config))
+    assert [record.message.count("cannot be read") for record in warnings.records] == [1]
+    assert_equal(first, load(config))
+    assert Counted.reads == 2
+
+
+def test_writers_at_the_same_time_leave_one_whole_entry(
+    config: DatasetConfig, warnings: pytest.LogCaptureFixture
+) -> None:
+    dataset = prepare(Counted.raw, config, fingerprint="key")
+    barrier = threading.Barrier(8)
+
+    def write() -> None:
+        barrier.wait()
+        cache.write(config.cache_dir, dataset)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in entries(config)] == ["key"]
+    found = cache.read(config.cache_dir, "key")
+    assert found is not None
+    assert_equal(dataset, found)
+    assert not warnings.records
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_interrupted_writer_leaves_nothing(
+    error: BaseException, config: DatasetConfig, warnings: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = prepare(Counted.raw, config, fingerprint="key")
+    save, count = np.save, iter(range(99))
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        if next(count) == 3:
+            raise error
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(np, "save", fail)
+    if isinstance(error, OSError):
+        cache.write(config.cache_dir, dataset)
+        assert "disk full; preparing anew each time" in warnings.text
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            cache.write(config.cache_dir, dataset)
+    assert entries(config) == []
+
+
+def test_a_folder_that_cannot_be_written_only_warns(
+    config: DatasetConfig, warnings: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    config = replace(config, cache_dir=str(tmp_path / "file"))
+    assert_equal(load(config), load(config))
+    assert Counted.reads == 2
+    assert warnings.text.count("cannot be written") == 2
+
+
+def test_without_a_cache_dir_nothing_is_written(config: DatasetConfig, tmp_path: Path) -> None:
+    load(replace(config, cache_dir=None))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_to_mapped_arrays_and_their_tensors_alters_no_file(config: DatasetConfig) -> None:
+    first = load(config)
+    mapped = load(config)
+    before = {path: path.read_bytes() for path in entries(config)[0].iterdir()}
+    for array in mapped.log.arrays().values():
+        array[...] = array.dtype.type(0)
+    tensors = Batches(load(config), config).log
+    for tensor in tensors.values():
+        tensor.copy_(torch.ones_like(tensor))
+    assert {path: path.read_bytes() for path in before} == before
+    assert_equal(first, load(config))

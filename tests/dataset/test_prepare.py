@@ -1,0 +1,360 @@
+"""From raw columns to the log: order, parts, what is learnt from training alone, and what the user hears of mistakes."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recexp.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.log import PARTS, Dataset
+from recexp.dataset.prepare import load, prepare
+from recexp.dataset.raw import Raw
+from recexp.dataset.schema import UNKNOWN
+from recexp.error import ConfigError, DataError
+
+MakeConfig = Callable[..., DatasetConfig]
+MakeRaw = Callable[..., Raw]
+COLUMNS = ("label", "user", "item", "timestamp", "split")
+
+
+def some_rows(raw: Raw, keep: np.ndarray) -> Raw:
+    columns = {name: getattr(raw, name)[keep] for name in COLUMNS}
+    assert raw.context is not None
+    return replace(raw, context=raw.context[keep].reset_index(drop=True), **columns)
+
+
+def raw_parts(dataset: Dataset) -> np.ndarray:
+    """(N,) part of each row of the source."""
+    assert dataset.log.row is not None
+    parts = np.empty(len(dataset.log.row), int)
+    parts[dataset.log.row] = dataset.log.part
+    return parts
+
+
+def everything(batches: Batches, part: str) -> Batch:
+    return next(batches.epoch(part, 10_000))
+
+
+def seen(batch: Batch) -> Iterator[torch.Tensor]:
+    """All that a model sees of a batch: labels, fields of user, target, context and history."""
+    yield from (batch.label, batch.context.ids, batch.context.values, batch.mask, batch.history_label)
+    for table, index in ((batch.users, batch.user), (batch.items, batch.target), (batch.items, batch.history)):
+        yield from (table.ids[index], table.values[index])
+
+
+def in_raw_ids(dataset: Dataset, batch: Batch, row: int) -> tuple:
+    log = dataset.log
+    assert log.raw_user is not None and log.raw_item is not None
+    length = int(batch.mask[row].sum())
+    history = [str(log.raw_item[item]) for item in batch.history[row, :length]]
+    fields = [
+        *batch.users.ids[batch.user[row]].tolist(),
+        *batch.users.values[batch.user[row]].tolist(),
+        *batch.items.ids[batch.target[row], :2].tolist(),
+        *batch.context.ids[row].tolist(),
+        *batch.context.values[row].tolist(),
+    ]
+    target = (str(log.raw_user[batch.user[row]]), str(log.raw_item[batch.target[row]]), float(batch.label[row]))
+    return (*target, *fields, *history, *batch.history_label[row, :length].tolist())
+
+
+def test_the_log_is_sorted_by_user_then_time_then_file_order(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw, log = tiny_log(), prepare(tiny_log(), tiny_config()).log
+    assert raw.user is not None and raw.item is not None and raw.timestamp is not None
+    assert log.raw_user is not None and log.raw_item is not None and log.row is not None
+    order = sorted(range(len(raw.user)), key=lambda row: (raw.user[row], raw.timestamp[row], row))
+    assert log.row.tolist() == order
+    assert log.raw_user[log.user].tolist() == [raw.user[row] for row in order]
+    assert log.raw_item[log.item].tolist() == [raw.item[row] for row in order]
+    assert log.label.tolist() == [raw.label[row] for row in order]
+    assert log.user is not None and log.before is not None and log.offsets is not None
+    for event, (user, time) in enumerate(zip(log.user, log.timestamp, strict=True)):
+        same = (log.user == user) & (log.timestamp == time)
+        assert log.before[event] == same.argmax()
+        assert log.offsets[user] == (log.user == user).argmax()
+        assert log.offsets[user + 1] == log.offsets[user] + (log.user == user).sum()
+
+
+@pytest.mark.parametrize("kind", SplitKind)
+def test_vocabularies_are_those_of_the_training_part(kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log(seed=3, n_items=60)
+    dataset = prepare(raw, tiny_config(kind))
+    trains = raw_parts(dataset) == 0
+    assert raw.user is not None and raw.item is not None and raw.items is not None and raw.context is not None
+    trained_items = sorted(set(raw.item[trains]))
+    schema, log = dataset.schema, dataset.log
+    assert schema.user.fields[0].size == len(set(raw.user[trains]))
+    assert schema.n_items == 2 + len(trained_items) < 2 + len(set(raw.item))
+    brands = sorted(set(raw.items.loc[trained_items, "brand"]))
+    tags = sorted(set("|".join(raw.items.loc[trained_items, "tags"]).split("|")) - {""})
+    assert schema.item.fields[1].size == len(brands)
+    assert schema.item.fields[2].size == len(tags)
+    assert schema.context.fields[0].size == len(set(raw.context["device"][trains].dropna()))
+    hour = raw.context["hour"][trains].mean()
+    expected = (raw.context["hour"].fillna(hour) - hour) / raw.context["hour"][trains].std(ddof=0)
+    assert log.context_values is not None and log.row is not None and log.item_ids is not None
+    np.testing.assert_allclose(log.context_values[:, 0], expected[log.row], rtol=1e-4, atol=1e-5)
+    for place, item in enumerate(np.unique(raw.item), start=1):
+        wanted = 2 + trained_items.index(item) if item in trained_items else UNKNOWN
+        assert log.item_ids[place, 0] == wanted
+        tag_ids = [i for i in log.item_ids[place, 2:-1] if i]  # between brand and price
+        offset = schema.item.fields[2].offset
+        names = [tag for tag in raw.items.loc[item, "tags"].split("|") if tag]
+        assert tag_ids == [2 + offset + tags.index(tag) if tag in tags else UNKNOWN for tag in names]
+
+
+def test_an_item_first_seen_in_test_is_unknown_with_known_features(tiny_config: MakeConfig) -> None:
+    raw = Raw(
+        origin="tiny",
+        label=np.array([1, 0, 1, 1]),
+        user=np.array([7, 7, 7, 8]),
+        item=np.array([1, 2, 3, 1]),
+        timestamp=np.array([1, 2, 3, 1]),
+        items=pd.DataFrame({"brand": ["p", "q", "q"], "tags": ["v|w", "", "w|new"]}, index=[1, 2, 3]),
+        split=np.array(["train", "train", "test", "train"]),
+    )
+    kinds = {"item": {"brand": FeatureKind.categorical, "tags": FeatureKind.multi}}
+    dataset = prepare(raw, tiny_config(SplitKind.given, features=kinds))
+    assert dataset.log.item_ids is not None
+    assert dataset.log.item_ids.tolist() == [
+        [0, 0, 0, 0],
+        [2, 4, 6, 7],  # item 1, brand p, tags v and w
+        [3, 5, 0, 0],
+        [UNKNOWN, 5, 7, UNKNOWN],
+    ]
+    assert dataset.facts["unknown_rate"] == {
+        "test": {"user": 0.0, "item": 1.0, "item.brand": 0.0, "item.tags": 1.0}
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_facts_report_sizes_label_rates_and_unknown_values_by_column(
+    seed: int, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    raw = tiny_log(seed, n_items=60)
+    dataset = prepare(raw, tiny_config(SplitKind.time))
+    facts, parts = dataset.facts, raw_parts(dataset)
+    assert raw.user is not None and raw.item is not None and raw.context is not None
+    assert (facts["users"], facts["items"]) == (len(set(raw.user)), len(set(raw.item)))
+    assert set(facts["unknown_rate"]) == {"valid", "test"}
+    columns = {"user": raw.user, "item": raw.item, "context.device": raw.context["device"].to_numpy(object)}
+    for index, part in enumerate(PARTS):
+        rows = np.flatnonzero(parts == index)
+        assert facts["rows"][part] == len(rows)
+        assert facts["label_rate"][part] == pytest.approx(raw.label[rows].mean(), abs=1e-6)
+        for name, values in columns.items() if part != "train" else ():
+            trained = {value for value in values[parts == 0] if not pd.isna(value)}
+            unknown = sum(value not in trained for value in values[rows])
+            assert facts["unknown_rate"][part][name] == pytest.approx(unknown / len(rows), abs=1e-6)
+
+
+@pytest.mark.parametrize("label", LabelKind)
+@pytest.mark.parametrize("cut", [15, 25, 35])
+def test_without_the_events_after_a_moment_earlier_samples_are_as_before(
+    cut: int, label: LabelKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    """Training events lie before the cut, so that vocabularies and means are the same."""
+    raw = tiny_log(seed=1)
+    assert raw.timestamp is not None and raw.split is not None and raw.user is not None
+    raw = replace(raw, split=np.where((raw.split == "train") & (raw.timestamp > 15), "valid", raw.split))
+    raw.split[np.flatnonzero(raw.timestamp == 15)[0]] = "test"
+    config = tiny_config(SplitKind.given, label=label)
+    found = []
+    for source in (raw, some_rows(raw, raw.timestamp <= cut)):
+        dataset = prepare(source, config)
+        batches, log = Batches(dataset, config), dataset.log
+        samples = {}
+        for part in PARTS:
+            rows = log.rows(part)
+            batch = everything(batches, part)
+            positives = range(0, len(batch), 1 + batches.negatives)
+            assert log.timestamp is not None and log.row is not None and source.timestamp is not None
+            keep = np.flatnonzero(source.timestamp <= cut) if source is raw else np.arange(len(log.row))
+            number = {int(row): place for place, row in enumerate(keep)}
+            for row, place in zip(rows, positives, strict=True):
+                if log.timestamp[row] <= cut:
+                    samples[part, number[int(log.row[row])]] = in_raw_ids(dataset, batch, place)
+        found.append(samples)
+    assert found[0] == found[1]
+    assert len(found[0]) == (raw.timestamp <= cut).sum()
+
+
+def with_other_future(raw: Raw, parts: np.ndarray) -> Raw:
+    """Other labels and context in valid and test; other features of the users and items seen there alone."""
+    assert raw.context is not None and raw.users is not None and raw.items is not None
+    assert raw.user is not None and raw.item is not None
+    later = parts > 0
+    users, items = raw.users.copy(), raw.items.copy()
+    users.loc[~users.index.isin(raw.user[~later]), ["city", "age"]] = ["elsewhere", 1e5]
+    items.loc[~items.index.isin(raw.item[~later]), ["brand", "tags", "price"]] = ["other", "v|other", -9.0]
+    context = raw.context.copy()
+    context.loc[later, ["device", "hour"]] = ["watch", 1e4]
+    return replace(raw, label=np.where(later, 1 - raw.label, raw.label), context=context, users=users, items=items)
+
+
+@pytest.mark.parametrize("history", ["all", "liked"])
+@pytest.mark.parametrize("kind", SplitKind)
+def test_another_future_leaves_every_training_batch_equal_to_the_bit(
+    kind: SplitKind, history: str, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    config = tiny_config(kind)
+    config = replace(config, history=type(config.history)[history])
+    raw = tiny_log(seed=2, n_items=60)
+    first = prepare(raw, config)
+    second = prepare(with_other_future(raw, raw_parts(first)), config)
+    assert not np.array_equal(first.log.label, second.log.label)
+    assert first.schema == second.schema
+    one, two = (Batches(dataset, config) for dataset in (first, second))
+    for before, after in zip(one.epoch("train", 7, seed=3), two.epoch("train", 7, seed=3), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(seen(before), seen(after), strict=True))
+        assert torch.equal(before.popular, after.popular)
+    for side in ("user", "item", "context"):
+        assert torch.equal(one.counts(side), two.counts(side))
+
+
+@pytest.mark.parametrize("label", LabelKind)
+@pytest.mark.parametrize("kind", [SplitKind.given, SplitKind.time])
+def test_training_batches_are_those_of_the_training_rows_alone(
+    kind: SplitKind, label: LabelKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    """Sampled negatives included: what a user meets in valid or test is a negative like any other."""
+    raw = tiny_log(seed=5)
+    whole = prepare(raw, tiny_config(kind, label=label))
+    trains = raw_parts(whole) == 0
+    assert raw.user is not None
+    names = np.where(trains, "train", raw.split)
+    alone = some_rows(replace(raw, split=names), trains | (np.arange(len(names)) == np.flatnonzero(~trains)[0]))
+    config = tiny_config(SplitKind.given, label=label)
+    alone.split[alone.split != "train"] = "test"  # type: ignore[index]
+    one, two = (Batches(dataset, config) for dataset in (whole, prepare(alone, config)))
+    for before, after in zip(one.epoch("train", 11, seed=4), two.epoch("train", 11, seed=4), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(seen(before), seen(after), strict=True))
+
+
+def test_labels_are_cut_at_the_threshold(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    rated = replace(raw, label=1.0 + np.arange(len(raw.label)) % 5)
+    log = prepare(rated, tiny_config(label_threshold=4.0)).log
+    assert log.row is not None
+    assert log.label.tolist() == [float(rating >= 4) for rating in rated.label[log.row]]
+    assert prepare(rated, tiny_config(label=LabelKind.implicit)).log.label.min() == 1
+
+
+def test_label_mistakes_name_the_value(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    label = raw.label.astype(float)
+    label[5] = 3.5
+    with pytest.raises(DataError, match=r"tiny: label 3\.5 is neither 0 nor 1; set dataset\.label_threshold"):
+        prepare(replace(raw, label=label), tiny_config())
+    label[5] = np.nan
+    with pytest.raises(DataError, match="label nan is neither"):
+        prepare(replace(raw, label=label), tiny_config())
+    with pytest.raises(DataError, match="the label is missing in row 5"):
+        prepare(replace(raw, label=label), tiny_config(label_threshold=1.0))
+
+
+def test_a_missing_id_is_named(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    assert raw.user is not None and raw.item is not None
+    raw.user[7] = None
+    with pytest.raises(DataError, match="tiny: a user is missing in row 7"):
+        prepare(raw, tiny_config())
+
+
+def test_an_empty_source_and_a_part_without_rows_are_mistakes(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    with pytest.raises(DataError, match="tiny: holds no rows"):
+        prepare(some_rows(raw, np.zeros(len(raw.label), bool)), tiny_config())
+    for ratios, part in (((1, 0, 0), "test"), ((0.001, 0, 0.999), "train")):
+        with pytest.raises(DataError, match=f"split time leaves no rows for {part}"):
+            prepare(raw, tiny_config(SplitKind.time, ratios))
+    assert prepare(raw, tiny_config(SplitKind.time, (0.8, 0, 0.2))).facts["label_rate"]["valid"] is None
+
+
+def test_feature_columns_that_are_not_there_are_named(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    kinds = {"item": {"brnad": FeatureKind.categorical}}
+    with pytest.raises(ConfigError, match=r"features\.item\.brnad: no such column\. Did you mean 'brand'"):
+        prepare(tiny_log(), tiny_config(features=kinds))
+    for side in ("user", "context"):
+        with pytest.raises(ConfigError, match=rf"features\.{side}\.x: no such column\. Choices: none"):
+            raw = replace(tiny_log(), users=None, context=None)
+            prepare(raw, tiny_config(features={side: {"x": FeatureKind.numeric}}))
+    with pytest.raises(ConfigError, match=r"features\.item\.item: is the name of the id itself"):
+        prepare(tiny_log(), tiny_config(features={"item": {"item": FeatureKind.categorical}}))
+
+
+def test_users_and_items_without_a_row_of_features_have_unknown_ones(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    assert raw.users is not None and raw.items is not None
+    part = replace(raw, users=raw.users.drop("u00"), items=raw.items.drop(0))
+    log = prepare(part, tiny_config()).log
+    assert log.user_ids is not None and log.user_values is not None and log.item_ids is not None
+    assert (log.user_ids[1, 1], log.user_values[1, 0]) == (UNKNOWN, 0)
+    assert (log.item_ids[1, 1], set(log.item_ids[1, 2:-1]), log.item_ids[1, -1]) == (UNKNOWN, {0}, UNKNOWN)
+
+
+def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    config = tiny_config(features={})
+    for raw in (tiny_log(), replace(tiny_log(), users=None, items=None, context=None)):
+        dataset = prepare(raw, config)
+        assert [side.id_columns for side in (dataset.schema.user, dataset.schema.item, dataset.schema.context)] == [1, 1, 0]
+        assert everything(Batches(dataset, config), "test").context.ids.shape[1] == 0
+
+
+def test_a_table_has_fields_and_neither_users_nor_histories(tiny_config: MakeConfig, tiny_table: MakeRaw) -> None:
+    kinds = {"context": {"device": FeatureKind.categorical, "hour": FeatureKind.numeric}}
+    for kind in (SplitKind.random, SplitKind.given):
+        dataset = prepare(tiny_table(), tiny_config(kind, features=kinds))
+        assert (dataset.schema.max_history, dataset.schema.history_labels) == (0, False)
+        assert set(dataset.log.arrays()) == {"label", "part", "context_ids", "context_values", "row"}
+    for message, config in {
+        "split.kind = time: a table has no time": tiny_config(SplitKind.time, features=kinds),
+        "features.context": tiny_config(SplitKind.random, features={}),
+        "label = implicit": tiny_config(SplitKind.random, features=kinds, label=LabelKind.implicit),
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            prepare(tiny_table(), config)
+
+
+def test_one_user_with_one_item_has_histories_of_it(tiny_config: MakeConfig) -> None:
+    raw = Raw(origin="tiny", label=np.array([1, 0, 1]), user=np.zeros(3, int), item=np.zeros(3, int), timestamp=np.arange(3))
+    config = tiny_config(SplitKind.leave_last_out, features={})
+    batch = everything(Batches(prepare(raw, config), config), "test")
+    assert (batch.user.tolist(), batch.target.tolist(), batch.history.tolist()) == ([1], [1], [[1, 1]])
+    assert batch.history_label.tolist() == [[1, 0]]
+    implicit = replace(config, label=LabelKind.implicit)
+    batch = everything(Batches(prepare(raw, implicit), implicit), "test")
+    assert batch.label.tolist() == [1, 0]  # there is no item but the met one to draw
+    with pytest.raises(DataError, match="leaves no rows for test"):
+        prepare(some_first(raw), config)
+
+
+def some_first(raw: Raw) -> Raw:
+    assert raw.user is not None and raw.item is not None and raw.timestamp is not None
+    return replace(raw, label=raw.label[:1], user=raw.user[:1], item=raw.item[:1], timestamp=raw.timestamp[:1])
+
+
+def test_synthetic_data_comes_with_fields_of_every_kind_and_its_probabilities(compose: Callable) -> None:
+    config = compose().dataset
+    dataset = load(config)
+    assert sum(dataset.facts["rows"].values()) == len(dataset.log.label) == config.n_events
+    assert [field.name for field in dataset.schema.item.fields] == ["item", *config.features.item]
+    probability, train = dataset.log.probability, dataset.log.rows("train")
+    assert probability is not None
+    assert abs(probability[train].mean() - dataset.log.label[train].mean()) < 0.05
+
+
+def test_a_random_split_of_a_log_warns_each_time(
+    compose: Callable, caplog: pytest.LogCaptureFixture, tmp_path: object
+) -> None:
+    config = replace(compose("dataset.split.kind=random").dataset, cache_dir=str(tmp_path))
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            load(config)
+        assert "split.kind = random" in caplog.text

@@ -1,0 +1,284 @@
+"""What holds for every registered model, whatever its equations. No model is excepted."""
+
+import typing
+from collections.abc import Callable
+from dataclasses import fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from recexp import registry
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch, Batches, Features
+from recexp.dataset.log import Dataset
+from recexp.dataset.schema import PADDING, UNKNOWN
+from recexp.error import ConfigError
+from recexp.layer.embedding import SideEmbedding
+from recexp.model import Fit, Train, stages
+from recexp.trainer.loss import joint
+
+CONF = Path(__file__).parents[2] / "conf/model"
+MODELS = registry.names("model")
+Make = Callable[..., nn.Module]
+Gather = Callable[..., Batch]
+
+
+def variants() -> list[Any]:
+    """Every model as its YAML has it, and with each member of each of its enums in turn."""
+    found = [pytest.param(name, {}, id=name) for name in MODELS]
+    for name in MODELS:
+        types = typing.get_type_hints(registry.get("model", name).Config)
+        for option, kind in types.items():
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                found += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in kind]
+    return found
+
+
+each_model = pytest.mark.parametrize("name", MODELS)
+each_variant = pytest.mark.parametrize(("name", "options"), variants())
+
+
+def without_draws(model: nn.Module) -> nn.Module:
+    """The model in which nothing that training draws depends on the shape or content of padding."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.RReLU):
+            module.lower = module.upper
+    return model
+
+
+def longer(batch: Batch, n: int) -> Batch:
+    """The batch with n columns of padding more."""
+
+    def widen(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(len(x), n)], 1)
+
+    return replace(
+        batch, history=widen(batch.history), history_label=widen(batch.history_label), mask=widen(batch.mask)
+    )
+
+
+def fitted(model: nn.Module, batches: Batches) -> nn.Module:
+    """The model after its stages in closed form: without them its buffers hold nothing to compare."""
+    for stage in stages(model):
+        if isinstance(stage, Fit):
+            stage.fit(batches.training())
+    return model
+
+
+def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Logits, named losses and gradients of one training step; random draws are the same in each call."""
+    torch.manual_seed(0)
+    model.train()
+    model.zero_grad(set_to_none=True)
+    output = model(batch)
+    parts = model.losses(output, batch)  # type: ignore[operator]
+    loss = joint(parts, dict.fromkeys(parts, 1.0))
+    if loss.requires_grad:  # a model fitted in closed form has no parameters
+        loss.backward()
+    gradients = {
+        name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in model.named_parameters()
+    }
+    return output.logits.detach(), parts, gradients
+
+
+def require_sound(logits: Tensor, parts: dict[str, Tensor], gradients: dict[str, Tensor], n_rows: int) -> None:
+    assert logits.shape == (n_rows,) and logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    for name, each in parts.items():
+        assert each.shape == () and each.isfinite(), name
+    for name, each in gradients.items():
+        assert each.isfinite().all(), name
+
+
+def require_equal(found: tuple, wanted: tuple) -> None:
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[1], wanted[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found[2], wanted[2], rtol=1e-3, atol=1e-6)
+
+
+def test_conf_holds_a_file_for_each_model_and_no_other() -> None:
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == MODELS
+
+
+@each_model
+def test_yaml_names_every_option_in_the_order_of_the_config(name: str) -> None:
+    own = [item.name for item in fields(registry.get("model", name).Config)]
+    shared = [item.name for item in fields(ModelConfig)]
+    assert list(OmegaConf.load(CONF / f"{name}.yaml")) == [
+        "name",
+        *[key for key in own if key not in shared],
+        "loss_weights",
+    ]
+
+
+@each_variant
+def test_histories_of_every_length_train_in_one_batch(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    require_sound(*step(make(name, **options), mixed), len(mixed))
+
+
+@each_variant
+def test_batch_of_one_trains(name: str, options: dict, make: Make, gather: Gather, mixed_rows: list[int]) -> None:
+    for row in (mixed_rows[0], mixed_rows[-1]):  # without history, and with the longest
+        require_sound(*step(make(name, **options), gather([row])), 1)
+
+
+@each_variant
+def test_batch_without_any_history_trains(
+    name: str, options: dict, make: Make, gather: Gather, mixed_rows: list[int]
+) -> None:
+    batch = gather(mixed_rows[:2])
+    assert batch.mask.shape == (2, 0)
+    require_sound(*step(make(name, **options), batch), 2)
+
+
+@each_variant
+def test_histories_of_padding_alone_equal_none(
+    name: str, options: dict, make: Make, gather: Gather, mixed_rows: list[int]
+) -> None:
+    batch = gather(mixed_rows[:2])
+    model = without_draws(make(name, **options))
+    padded, bare = step(model, longer(batch, 3)), step(model, batch)
+    require_sound(*padded, 2)
+    require_equal(padded, bare)
+
+
+@each_variant
+def test_evaluation_of_a_batch_without_any_history_is_finite(
+    name: str, options: dict, make: Make, gather: Gather, mixed_rows: list[int]
+) -> None:
+    logits = make(name, **options).eval()(gather(mixed_rows[:1])).logits
+    assert logits.shape == (1,) and logits.isfinite().all()
+
+
+@each_variant
+def test_bfloat16_trains(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, parts, gradients = step(make(name, **options), mixed)
+    require_sound(logits.float(), parts, gradients, len(mixed))
+
+
+@each_variant
+def test_every_loss_switched_on_is_returned_and_finite(
+    name: str, options: dict, make: Make, mixed: Batch, compose
+) -> None:
+    weights = dict.fromkeys(compose(f"model={name}").model.loss_weights, 1.0)
+    _, parts, _ = step(make(name, loss_weights=weights, **options), mixed)
+    assert parts.keys() == weights.keys()
+    assert "target" in parts
+    assert all(each.isfinite() for each in parts.values())
+
+
+@each_model
+def test_loss_of_weight_0_is_not_returned(name: str, make: Make, mixed: Batch, compose) -> None:
+    weights = compose(f"model={name}").model.loss_weights
+    for part in weights.keys() - {"target"}:  # the trainer drops that one
+        _, parts, _ = step(make(name, loss_weights={**weights, part: 0.0}), mixed)
+        assert parts.keys() == weights.keys() - {part}
+
+
+@each_model
+def test_gradient_reaches_every_parameter_that_a_stage_trains(
+    name: str, make: Make, gather: Gather, batches: Batches
+) -> None:
+    model = make(name)
+    batch = gather(range(batches.size("train")))
+    for stage in stages(model):
+        if not isinstance(stage, Train):
+            continue
+        _, _, gradients = step(stage.model, batch)
+        tables = {
+            f"{path}.table.weight" for path, module in stage.model.named_modules() if isinstance(module, SideEmbedding)
+        }
+        for parameter, _ in stage.model.named_parameters():
+            if not parameter.startswith(stage.trained):
+                continue
+            assert gradients[parameter].any(), parameter
+            if parameter in tables:  # every value occurs in training, so a missing one, UNKNOWN, does not
+                assert gradients[parameter][UNKNOWN + 1 :].any(1).all(), parameter
+                assert not gradients[parameter][PADDING].any(), parameter
+
+
+@each_model
+def test_all_parameters_are_trained_by_some_stage(name: str, make: Make) -> None:
+    model = make(name)
+    trained = {
+        id(each)
+        for stage in stages(model)
+        if isinstance(stage, Train)
+        for parameter, each in stage.model.named_parameters()
+        if parameter.startswith(stage.trained)
+    }
+    assert [parameter for parameter, each in model.named_parameters() if id(each) not in trained] == []
+
+
+@each_variant
+def test_content_of_padding_changes_nothing(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    garbage = torch.randint(1, len(mixed.items.ids), mixed.history.shape, generator=torch.Generator().manual_seed(1))
+    filled = replace(
+        mixed,
+        history=torch.where(mixed.mask, mixed.history, garbage),
+        history_label=torch.where(mixed.mask, mixed.history_label, 1.0),
+    )
+    model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
+    require_equal(step(model, filled), step(same, mixed))
+    torch.testing.assert_close(model.eval()(filled).logits, same.eval()(mixed).logits, rtol=1e-5, atol=1e-6)
+
+
+@each_variant
+def test_length_of_padding_changes_nothing(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    batch = replace(mixed, popular=mixed.popular[:1])  # sampled items are all this one
+    model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
+    require_equal(step(model, longer(batch, 5)), step(same, batch))
+    torch.testing.assert_close(model.eval()(longer(batch, 5)).logits, same.eval()(batch).logits, rtol=1e-5, atol=1e-6)
+
+
+@each_variant
+def test_evaluation_repeats_itself_to_the_bit(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    model = make(name, **options).eval()
+    assert torch.equal(model(mixed).logits, model(mixed).logits)
+
+
+@each_variant
+def test_evaluation_of_a_row_is_the_same_in_any_batch(
+    name: str, options: dict, make: Make, gather: Gather, mixed: Batch, mixed_rows: list[int], batches: Batches
+) -> None:
+    model = fitted(make(name, **options), batches)
+    step(model, mixed)  # moves running statistics away from their start
+    alone = torch.cat([model.eval()(gather([row])).logits for row in mixed_rows])
+    torch.testing.assert_close(alone, model(mixed).logits, rtol=1e-5, atol=1e-6)
+
+
+@each_model
+def test_state_dict_carries_the_whole_model(name: str, make: Make, mixed: Batch, batches: Batches) -> None:
+    model, other = fitted(make(name), batches), make(name, seed=1)
+    step(model, mixed)
+    assert not torch.equal(other.eval()(mixed).logits, model.eval()(mixed).logits)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(mixed).logits, model(mixed).logits)
+
+
+@each_model
+def test_unknown_ids_are_scored(name: str, make: Make, mixed: Batch, batches: Batches) -> None:
+    def unknown(features: Features) -> Features:
+        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
+
+    batch = replace(mixed, users=unknown(mixed.users), items=unknown(mixed.items), context=unknown(mixed.context))
+    assert fitted(make(name), batches).eval()(batch).logits.isfinite().all()
+
+
+@each_model
+def test_table_is_trained_on_or_refused_in_one_line(name: str, make: Make, table: Dataset, compose) -> None:
+    batch = next(Batches(table, compose().dataset).epoch("train", 64))
+    try:
+        model = make(name, schema=table.schema)
+    except ConfigError as error:
+        assert "table" in str(error) and "\n" not in str(error)
+    else:
+        require_sound(*step(model, batch), 64)

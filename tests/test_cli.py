@@ -1,0 +1,243 @@
+"""The command line from outside: what it prints, what it writes, how it exits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recexp.cli import help_text, run
+
+SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def python(code: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+MISTAKES = {  # typed: what the one line must say
+    "model=dinn": ["model = dinn", "Did you mean 'din'?", "Choices: deepfm, dien, din"],
+    "modle=din": ["Did you mean 'model'?"],
+    "trainer.epoch=5": ["trainer.epoch=5", "Did you mean 'trainer.epochs'?"],
+    "+trainer.epoch=5": ["trainer.epoch", "Did you mean 'epochs'?"],
+    "+foo=1": ["foo: unknown key"],
+    "+model.foo=1": ["model.foo: unknown key", "embedding_dim"],
+    "+dataset.foo=1": ["dataset.foo: unknown key", "max_history"],
+    "trainer.epochs=x": ["trainer.epochs = x", "Integer"],
+    "trainer.epochs=0": ["trainer.epochs = 0: must be 1 or more"],
+    "trainer.optimizer=adamm": ["trainer.optimizer = adamm", "adam, adamw, sgd, adagrad, lazy_adam"],
+    "trainer.optimizer=lazy_adam": ["set trainer.sparse=true"],
+    "trainer.sparse=true": ["trainer.sparse = true", "sgd, adagrad or lazy_adam"],
+    "trainer.monitor=au": ["trainer.monitor = au", "Did you mean 'auc'?"],
+    "objective=au": ["objective = au", "Did you mean 'auc'?"],
+    "model.embedding_dim=-1": ["model.embedding_dim = -1: must be 1 or more"],
+    "model.loss_weights.target=-1": ["model.loss_weights.target = -1", "0 or more"],
+    "model.gru_type=agruu": ["model.gru_type = agruu", "augru, agru, aigru"],
+    "~model.dropout": ["model.dropout: has no value"],
+    "model=[din,dien]": ["takes one choice", "-m model=din,dien"],
+    "device=cuda:99": ["device = cuda:99", "Choices: auto, cpu"],
+    "device=gpu": ["device = gpu", "auto, cpu, cuda or cuda:N"],
+    "seed=-1": ["seed = -1", "0 or more"],
+    "seed=one": ["seed = one", "integer"],
+    "dataset=csv": ["dataset.path", "dataset.path=FILE"],
+    "dataset.split.kind=last": ["dataset.split.kind = last", "leave_last_out"],
+    "dataset.split.ratios=[1,2]": ["dataset.split.ratios", "three shares"],
+    "dataset.history=liked": ["model.history_labels = true", "dataset.history is liked"],
+    "dataset.label=implicit": ["model.history_labels = true", "dataset.label is implicit"],
+    "dataset.features.user.height=numeric": ["+dataset.features.user.height=numeric"],
+    "+dataset.features.user.height=numeric": ["feature 'height': no such column", "age, segment"],
+    "plugins=[mine.py]": ["plugins = mine.py: no such file"],
+    "+experiment=nope": ["experiment = nope", "smoke"],
+    "model.hidden_sizes=[1": ["no viable alternative"],
+    "trian": ["trian: no such verb"],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_written(typed, empty, capsys):
+    assert run([typed]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("recexp: ") and told.err.count("\n") == 1, told.err
+    for words in MISTAKES[typed]:
+        assert words in told.err
+    assert told.out == ""
+    assert list(empty.rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("verb", [["resume"], ["resume", "nope"], ["show"], ["show", "nope"], ["runs", "nope"],
+                                  ["explain"], ["explain", "trainer.epoch"], ["models", "dinn"], ["datasets", "cvs"]])  # fmt: skip
+def test_a_mistake_after_a_verb_is_one_line_too(verb, empty, capsys):
+    assert run(verb) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("recexp: ") and told.count("\n") == 1, told
+
+
+def test_full_error_adds_the_traceback(empty, capsys, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert run(["trainer.epochs=0"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["--help", "trainer.epochs=0", "model=dinn", "+model.foo=1", "+trainer.foo=1", "dataset=csv"])
+def test_help_and_what_is_checked_first_import_no_torch(typed, tmp_path):
+    done = python(f"import sys; from recexp.cli import run; run([{typed!r}]); print(sorted(sys.modules))", tmp_path)
+    modules = done.stdout.splitlines()[-1]
+    assert "'recexp.cli'" in modules and "'torch'" not in modules and "'pandas'" not in modules
+
+
+def test_importing_the_package_imports_no_torch(tmp_path):
+    assert python("import sys, recexp; assert 'torch' not in sys.modules", tmp_path).returncode == 0
+
+
+def test_help_names_every_group_verb_and_choice(capsys):
+    assert run(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert told == help_text()
+    for word in ("model ", "dataset ", "trainer ", "experiment ", "dien", "ml-100k", "smoke", "resume RUN", "explain KEY"):
+        assert word in told
+
+
+def test_a_run_fills_its_directory_and_leaves_the_working_directory_alone(empty, capsys):
+    assert run([*SMOKE, "run.dir=a/b"]) == 0
+    assert Path.cwd() == empty
+    assert [path.name for path in empty.iterdir()] == ["a"]
+    found = {str(path.relative_to("a/b")) for path in Path("a/b").rglob("*") if path.is_file()}
+    tensors = {name for name in found if name.endswith(".safetensors")}
+    assert len(tensors) == 2
+    assert found - tensors == {
+        "config.yaml", "overrides.yaml", "environment.json", "status.json", "metrics.jsonl", "metrics.json",
+        "predictions.parquet", "checkpoints/best.json", "checkpoints/last.json", "curves.png", "log.txt",
+    }  # fmt: skip
+    told = capsys.readouterr().out
+    assert "oracle" in told and told.strip().endswith("a/b")
+
+
+def test_runs_of_one_second_get_directories_of_their_own(empty):
+    for _ in range(3):
+        assert run(SMOKE) == 0
+    assert len(list(Path("outputs").glob("*/*-fm-synthetic-s0*"))) == 3
+
+
+def test_a_taken_run_dir_is_a_mistake_and_stays_as_it_is(empty, capsys):
+    Path("taken").mkdir()
+    Path("taken/mine.txt").write_text("precious")
+    assert run([*SMOKE, "run.dir=taken"]) == 2
+    assert "run.resume=true" in capsys.readouterr().err
+    assert [path.name for path in Path("taken").iterdir()] == ["mine.txt"]
+
+
+def test_resuming_with_another_configuration_is_a_mistake_that_names_the_key(empty, capsys):
+    assert run([*SMOKE, "run.dir=a"]) == 0
+    assert run([*SMOKE, "run.dir=a", "run.resume=true", "trainer.batch_size=64"]) == 2
+    assert "trainer.batch_size is 64 here and 256 in the run" in capsys.readouterr().err
+
+
+def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
+    assert run(["-m", *SMOKE, "seed=0,1", "model.embedding_dim=4,8", "run.dir=sweep"]) == 0
+    jobs = sorted(path.parent.name for path in Path("sweep").glob("*/metrics.json"))
+    assert jobs == ["0-fm-synthetic-s0", "1-fm-synthetic-s0", "2-fm-synthetic-s1", "3-fm-synthetic-s1"]
+    table = capsys.readouterr().out.splitlines()[-4:]
+    assert table[0].split() == ["setting", "n", "test", "auc", "test", "gauc", "test", "logloss"]
+    assert table[1].startswith("model.embedding_dim=4  2 ") and table[2].startswith("model.embedding_dim=8  2 ")
+
+
+def test_a_job_that_fails_lets_the_others_go_on_and_the_sweep_exits_1(empty, capsys):
+    assert run(["-m", *SMOKE, "trainer.learning_rate=0.001,1e30,0.01", "run.dir=sweep", "trainer.clip_norm=null",
+                "trainer.optimizer=sgd"]) == 1  # fmt: skip
+    states = [json.loads(path.read_text())["state"] for path in sorted(Path("sweep").glob("*/status.json"))]
+    assert states == ["finished", "failed", "finished"]
+    assert "failed: " in capsys.readouterr().out
+
+
+def test_a_sweep_whose_first_job_is_mistaken_leaves_nothing(empty, capsys):
+    assert run(["-m", *SMOKE, "trainer.learning_rate=-1,1"]) == 2
+    assert capsys.readouterr().err == "recexp: trainer.learning_rate = -1.0: must be above 0.\n"
+    assert not list(empty.rglob("*.yaml"))
+
+
+def test_hydra_shows_the_configuration(empty, capsys):
+    assert run(["--cfg", "job", "--resolve", "model=din"]) == 0
+    told = capsys.readouterr().out
+    assert "attention_hidden_sizes:" in told and "name: din" in told
+
+
+def test_flags_may_stand_before_and_after_overrides(empty, capsys):
+    Path("mine/model").mkdir(parents=True)
+    Path("mine/model/small.yaml").write_text("defaults: [fm]\nembedding_dim: 2\n")
+    for typed in (["--config-dir", "mine", *SMOKE, "model=small"], [*SMOKE, "model=small", "--config-dir", "mine"]):
+        assert run(typed) == 0
+    assert all("embedding_dim: 2" in path.read_text() for path in Path("outputs").rglob("config.yaml"))
+
+
+def test_completion_lists_what_can_follow(tmp_path):
+    environment = {**os.environ, "COMP_LINE": "recexp model=di", "COMP_POINT": "15", "COMP_CWORD": "1"}
+    code = "import sys; sys.argv = ['recexp', '-sc', 'query=bash']; from recexp.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == ["model=dien", "model=din"], done.stderr
+
+
+def test_explain_names_the_file_and_the_override_that_set_a_key(empty, capsys):
+    assert run(["explain", "trainer.epochs", "model=din", "trainer.epochs=7"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "trainer.epochs = 7"
+    assert told[1] == "  set by override trainer.epochs=7"
+    assert told[2].endswith("conf/trainer/default.yaml")
+    assert run(["explain", "dataset.n_users", "+experiment=smoke"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "dataset.n_users = 100" and told[1].endswith("experiment/smoke.yaml")
+
+
+def test_models_and_datasets_list_all_and_the_options_of_one(empty, capsys):
+    assert run(["models"]) == 0
+    assert "dien" in capsys.readouterr().out
+    assert run(["models", "din"]) == 0
+    told = capsys.readouterr().out
+    assert "model.attention_hidden_sizes" in told and "[64, 32]" in told and "authors' code: 80-40" in told
+    assert run(["datasets", "csv"]) == 0
+    assert "dataset.columns.user" in capsys.readouterr().out
+
+
+def test_runs_and_show_read_what_a_run_wrote(empty, capsys):
+    assert run([*SMOKE, "run.dir=a"]) == 0
+    capsys.readouterr()
+    assert run(["runs", "."]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert run(["show", "a"]) == 0
+    told = capsys.readouterr().out
+    assert "a: finished" in told and "embedding_dim: 16" in told and "best epoch 1 of 1" in told
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
+    typed = [*SMOKE, "run.dir=a", "trainer.epochs=2000", "trainer.patience=null"]
+    command = [sys.executable, "-c", f"import sys; sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not Path("a/checkpoints/last.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    assert process.wait(60) == code
+    assert "Traceback" not in process.stderr.read()
+    assert json.loads(Path("a/status.json").read_text())["state"] == "interrupted"
+    epochs = json.loads(Path("a/checkpoints/last.json").read_text())["epoch"]
+    assert 1 <= epochs < 2000
+
+
+def test_a_killed_run_reads_as_interrupted(empty):
+    from recexp.run.directory import read_status
+
+    assert run([*SMOKE, "run.dir=a"]) == 0
+    status = json.loads(Path("a/status.json").read_text())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    Path("a/status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
+    assert read_status(Path("a"))["state"] == "interrupted"
