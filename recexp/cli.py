@@ -307,18 +307,20 @@ def one_line(error: Exception, overrides: list[str]) -> ConfigError:
     return ConfigError(lines[0] if lines else type(error).__name__)
 
 
+class Terminal(logging.Handler):
+    """recexp's log lines on stdout, warnings and worse on stderr, whatever these are at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        warned = record.levelno >= logging.WARNING
+        print(f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
+              file=sys.stderr if warned else sys.stdout, flush=True)  # fmt: skip
+
+
 def log_to_terminal() -> None:
-    """recexp's log lines on stdout, warnings and worse on stderr."""
     package = logging.getLogger("recexp")
     package.setLevel(logging.INFO)
-    if any(type(handler) is logging.StreamHandler for handler in package.handlers):
-        return
-    told, warned = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
-    told.addFilter(lambda record: record.levelno < logging.WARNING)
-    warned.setLevel(logging.WARNING)
-    warned.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    for handler in (told, warned):
-        package.addHandler(handler)
+    if not any(isinstance(handler, Terminal) for handler in package.handlers):
+        package.addHandler(Terminal())
 
 
 def _options(group: str) -> list[str]:

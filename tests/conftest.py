@@ -127,13 +127,29 @@ def _field_vectors(embed: "FeatureEmbedding", batch: "Batch", row: int) -> "list
     found: list[torch.Tensor] = []
     rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target)}
     for name, side in embed.sides.items():
+        table = side.table.weight.detach()
         features, index = rows.get(name, (batch.context, None))
         at = row if index is None else int(index[row])
         for field in side.side.fields:
             if field.numeric:
-                found.append(features.values[at, field.column] * side.direction[field.column])
+                found.append(features.values[at, field.column] * side.direction[field.column].detach())
             else:
                 ids = [int(i) for i in features.ids[at, field.column : field.column + field.width]]
-                known = [side.table.weight[i] for i in ids if i != 0]
+                known = [table[i] for i in ids if i != 0]
                 found.append(sum(known) / max(1, len(known)))
     return found
+
+
+@pytest.fixture(scope="session")
+def reverse() -> "Callable[[Batch], Batch]":
+    """reverse(batch): every history from the newest event to the oldest, padding still on the right."""
+    import torch
+
+    def reverse(batch: "Batch") -> "Batch":
+        place = torch.arange(batch.mask.shape[1])
+        source = torch.where(batch.mask, batch.mask.sum(1, keepdim=True) - 1 - place, place)
+        return replace(
+            batch, history=batch.history.gather(1, source), history_label=batch.history_label.gather(1, source)
+        )
+
+    return reverse

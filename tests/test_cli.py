@@ -55,7 +55,7 @@ MISTAKES = {  # typed: what the one line must say
     "dataset.history=liked": ["model.history_labels = true", "dataset.history is liked"],
     "dataset.label=implicit": ["model.history_labels = true", "dataset.label is implicit"],
     "dataset.features.user.height=numeric": ["+dataset.features.user.height=numeric"],
-    "+dataset.features.user.height=numeric": ["feature 'height': no such column", "age, segment"],
+    "+dataset.features.user.height=numeric": ["features.user.height: no such column", "age, segment"],
     "plugins=[mine.py]": ["plugins = mine.py: no such file"],
     "+experiment=nope": ["experiment = nope", "smoke"],
     "model.hidden_sizes=[1": ["no viable alternative"],

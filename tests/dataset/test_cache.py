@@ -53,7 +53,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def entries(config: DatasetConfig) -> list[Path]:
-    return sorted(Path(str(config.cache_dir)).glob("prepared/*")) + sorted(Path(str(config.cache_dir)).glob("prepared/.*"))
+    return sorted((Path(str(config.cache_dir)) / "prepared").iterdir())
 
 
 def assert_equal(one: Dataset, two: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""From raw columns to the log: order, parts, what is learnt from training alone, and what the user hears of mistakes."""
+"""From raw columns to the log: order, parts, what is learnt from training alone, mistakes and what they say."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -81,7 +81,9 @@ def test_the_log_is_sorted_by_user_then_time_then_file_order(tiny_config: MakeCo
 
 
 @pytest.mark.parametrize("kind", SplitKind)
-def test_vocabularies_are_those_of_the_training_part(kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+def test_vocabularies_are_those_of_the_training_part(
+    kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
     raw = tiny_log(seed=3, n_items=60)
     dataset = prepare(raw, tiny_config(kind))
     trains = raw_parts(dataset) == 0
@@ -127,9 +129,7 @@ def test_an_item_first_seen_in_test_is_unknown_with_known_features(tiny_config: 
         [3, 5, 0, 0],
         [UNKNOWN, 5, 7, UNKNOWN],
     ]
-    assert dataset.facts["unknown_rate"] == {
-        "test": {"user": 0.0, "item": 1.0, "item.brand": 0.0, "item.tags": 1.0}
-    }
+    assert dataset.facts["unknown_rate"] == {"test": {"user": 0.0, "item": 1.0, "item.brand": 0.0, "item.tags": 1.0}}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -288,7 +288,9 @@ def test_feature_columns_that_are_not_there_are_named(tiny_config: MakeConfig, t
         prepare(tiny_log(), tiny_config(features={"item": {"item": FeatureKind.categorical}}))
 
 
-def test_users_and_items_without_a_row_of_features_have_unknown_ones(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+def test_users_and_items_without_a_row_of_features_have_unknown_ones(
+    tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
     raw = tiny_log()
     assert raw.users is not None and raw.items is not None
     part = replace(raw, users=raw.users.drop("u00"), items=raw.items.drop(0))
@@ -302,7 +304,8 @@ def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: Ma
     config = tiny_config(features={})
     for raw in (tiny_log(), replace(tiny_log(), users=None, items=None, context=None)):
         dataset = prepare(raw, config)
-        assert [side.id_columns for side in (dataset.schema.user, dataset.schema.item, dataset.schema.context)] == [1, 1, 0]
+        schema = dataset.schema
+        assert [side.id_columns for side in (schema.user, schema.item, schema.context)] == [1, 1, 0]
         assert everything(Batches(dataset, config), "test").context.ids.shape[1] == 0
 
 
@@ -322,7 +325,8 @@ def test_a_table_has_fields_and_neither_users_nor_histories(tiny_config: MakeCon
 
 
 def test_one_user_with_one_item_has_histories_of_it(tiny_config: MakeConfig) -> None:
-    raw = Raw(origin="tiny", label=np.array([1, 0, 1]), user=np.zeros(3, int), item=np.zeros(3, int), timestamp=np.arange(3))
+    same, rows = np.zeros(3, int), np.arange(3)
+    raw = Raw(origin="tiny", label=(rows + 1) % 2, user=same, item=same, timestamp=rows)
     config = tiny_config(SplitKind.leave_last_out, features={})
     batch = everything(Batches(prepare(raw, config), config), "test")
     assert (batch.user.tolist(), batch.target.tolist(), batch.history.tolist()) == ([1], [1], [[1, 1]])
@@ -331,12 +335,7 @@ def test_one_user_with_one_item_has_histories_of_it(tiny_config: MakeConfig) -> 
     batch = everything(Batches(prepare(raw, implicit), implicit), "test")
     assert batch.label.tolist() == [1, 0]  # there is no item but the met one to draw
     with pytest.raises(DataError, match="leaves no rows for test"):
-        prepare(some_first(raw), config)
-
-
-def some_first(raw: Raw) -> Raw:
-    assert raw.user is not None and raw.item is not None and raw.timestamp is not None
-    return replace(raw, label=raw.label[:1], user=raw.user[:1], item=raw.item[:1], timestamp=raw.timestamp[:1])
+        prepare(replace(raw, label=rows[:1], user=rows[:1], item=rows[:1], timestamp=rows[:1]), config)
 
 
 def test_synthetic_data_comes_with_fields_of_every_kind_and_its_probabilities(compose: Callable) -> None:
