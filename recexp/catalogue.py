@@ -10,6 +10,7 @@ import yaml
 
 from recexp import registry
 from recexp.cli import conf_folder
+from recexp.config import TrainerConfig
 from recexp.error import ConfigError, choices
 from recexp.run.table import columns
 
@@ -53,13 +54,17 @@ def options(group: str, path: Path) -> list[list[str]]:
     """[option, default, type, meaning] of each key of a YAML file."""
     text = path.read_text("utf-8")
     tree = yaml.safe_load(text)
-    kind = "model" if group == "model" else "reader"
-    schema = registry.get("model" if kind == "model" else "reader", tree["name" if kind == "model" else "reader"]).Config
-    meanings = comments(text)
-    rows = []
-    for key, value in _leaves(tree, schema):
-        rows.append([f"{group}.{key}", _shown(value), _type(schema, key), meanings.get(key, "")])
-    return rows
+    kind, meanings = schema(group, tree), comments(text)
+    return [
+        [f"{group}.{key}", _shown(value), _type(kind, key), meanings.get(key, "")] for key, value in _leaves(tree, kind)
+    ]
+
+
+def schema(group: str, tree: dict[str, Any]) -> type:
+    """The dataclass that types a YAML file of a group."""
+    if group == "trainer":
+        return TrainerConfig
+    return registry.get("model", tree["name"]).Config if group == "model" else registry.get("reader", tree["reader"]).Config
 
 
 def comments(text: str) -> dict[str, str]:
@@ -91,9 +96,8 @@ def _leaves(tree: dict[str, Any], schema: type, prefix: str = "") -> list[tuple[
     return found
 
 
-def _type(schema: type, dotted: str) -> str:
+def _type(kind: Any, dotted: str) -> str:
     """A field's type in words; an enum's choices."""
-    kind: Any = schema
     for name in dotted.split("."):
         kind = {item.name: item.type for item in fields(kind)}[name]
     members = [member for member in (kind, *get_args(kind)) if isinstance(member, type) and issubclass(member, Enum)]

@@ -21,7 +21,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.attention import Normalise, weigh
 from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce, masked_bce
-from recexp.layer.mlp import MLP
+from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.model import Output
 from recexp.registry import register
@@ -55,7 +55,7 @@ class DIEN(nn.Module):
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_item, n_state = self.embed.n_item, config.state_size
         self.extract = Recurrent(Cell.gru, n_item, n_state)
-        self.project = nn.Linear(n_item, n_state, bias=False)
+        self.project = linear(n_item, n_state, bias=False)
         self.evolve = AttentionGRU(config.gru_type, n_state, n_state)
         if self.auxiliary:
             self.next = MLP(n_state + n_item, config.auxiliary_hidden_sizes, config.activation, n_out=1)

@@ -51,7 +51,7 @@ class Popularity(nn.Module):
         item = training.items.ids[training.target, 0]
         n_items = len(self.score)
         events = torch.bincount(item, minlength=n_items).double()
-        positives = torch.bincount(item, weights=training.label.double(), minlength=n_items)
+        positives = torch.bincount(item[training.label == 1], minlength=n_items).double()
         rate = training.label.double().mean()
         if rate == 1:
             self.score.copy_(torch.log((events + self.smoothing) / (events.sum() + self.smoothing * n_items)))

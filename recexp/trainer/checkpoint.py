@@ -21,7 +21,9 @@ def save(folder: Path, name: str, tag: str, tensors: dict[str, Tensor], state: d
     folder.mkdir(exist_ok=True)
     target = folder / f"{name}-{tag}.safetensors"
     temporary = folder / f".{target.name}.writing"
-    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, temporary)
+    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+    copies = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    save_file(copies, temporary)
     _sync(temporary)
     os.replace(temporary, target)
     temporary = folder / f".{name}.json.writing"
@@ -62,7 +64,8 @@ def load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, 
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".", 1)
-                saved["state"].setdefault(int(index), {})[key] = tensor
+                value = tensor if tensor.is_floating_point() else tensor.item()  # SparseAdam counts steps in an int
+                saved["state"].setdefault(int(index), {})[key] = value
         each.load_state_dict(saved)
 
 

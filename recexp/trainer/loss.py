@@ -9,10 +9,17 @@ from recexp.layer.embedding import SideEmbedding
 
 
 def joint(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The weighted sum of a model's named losses. Raises ConfigError for a loss without a weight."""
+    """The weighted sum of a model's named losses, those of weight 0 left out.
+
+    Raises ConfigError for a loss without a weight, or where no weight is above 0.
+    """
+    names = ", ".join(sorted(parts))
     if unweighted := sorted(parts.keys() - weights.keys()):
-        raise ConfigError(f"model.loss_weights lacks {', '.join(unweighted)}; the model returns {', '.join(sorted(parts))}.")
-    return sum((weights[name] * part for name, part in parts.items()), start=torch.zeros(()))
+        raise ConfigError(f"model.loss_weights lacks {', '.join(unweighted)}; the model returns {names}.")
+    weighted = [weights[name] * part for name, part in parts.items() if weights[name]]
+    if not weighted:
+        raise ConfigError(f"model.loss_weights: of {names} one must be above 0, or there is nothing to train.")
+    return torch.stack(weighted).sum()
 
 
 @torch.no_grad()

@@ -1,0 +1,64 @@
+"""The documents are run: what they tell a reader to type does what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from recexp.cli import VERBS, run
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text("utf-8"), re.S)
+
+
+def test_adding_a_model_works_as_described(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = ROOT / "docs" / "add-a-model.md"
+    for text in blocks(document, "python") + blocks(document, "yaml"):
+        path = Path(text.splitlines()[0].removeprefix("# "))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    commands = [line.removeprefix("$ recexp ") for text in blocks(document, "console") for line in text.splitlines()]
+    assert len(commands) >= 2
+    for command in commands:
+        assert run([*shlex.split(command), "trainer.threads=1"]) == 0
+    assert len(list(Path("outputs").rglob("metrics.json"))) == 3
+
+
+def test_a_model_of_the_users_own_with_a_misspelt_key_is_a_mistake(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    document = ROOT / "docs" / "add-a-model.md"
+    (python,), (yaml,) = blocks(document, "python"), blocks(document, "yaml")
+    Path("model").mkdir()
+    Path("similarity.py").write_text(python, "utf-8")
+    Path("model/similarity.yaml").write_text(yaml, "utf-8")
+    typed = ["model=similarity", "plugins=[similarity.py]", "--config-dir", ".", "+model.embeding_dim=3"]
+    assert run(typed) == 2
+    assert "Did you mean 'embedding_dim'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_a_document_composes(document, tmp_path, monkeypatch, capsys):
+    """Overrides are composed without training; verbs exist. Commands on a reader's own files are composed too."""
+    monkeypatch.chdir(tmp_path)
+    if document.name == "add-a-model.md":
+        pytest.skip("is run whole by the test above")
+    lines = [line for text in blocks(document, "console") for line in text.splitlines() if line.startswith("$ recexp ")]
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ recexp "), comments=True)
+        if re.fullmatch("[a-z]+", words[0]):
+            assert words[0] in VERBS, line
+        else:
+            words = [word for word in words if word not in ("-m", "--multirun") and "," not in word and "glob(" not in word]
+            assert run(["--cfg", "job", *words]) == 0, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text("utf-8")):
+        assert (document.parent / target).exists(), target

@@ -1,0 +1,30 @@
+"""What a user installs: the built wheel in a fresh environment, from an empty directory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_trains_in_a_fresh_environment_from_an_empty_directory(tmp_path):
+    """Everything that recexp imports must be declared: the environment holds what the wheel asks for and nothing else."""
+    def call(*words: object, folder: Path = tmp_path) -> str:
+        done = subprocess.run([str(word) for word in words], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", ROOT)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    call(sys.executable, "-m", "venv", tmp_path / "env")
+    bin = tmp_path / "env" / "bin"
+    call(bin / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "recexp model=dien" in call(bin / "recexp", "--help", folder=empty)
+    told = call(bin / "recexp", "model=dien", "+experiment=smoke", folder=empty)
+    (metrics,) = empty.glob("outputs/*/*/metrics.json")
+    assert json.loads(metrics.read_text())["status"] == "finished"
+    assert str(metrics.parent.relative_to(empty)) in told
+    assert {path.name for path in empty.iterdir()} == {"outputs"}

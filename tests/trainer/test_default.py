@@ -1,0 +1,612 @@
+"""The trainer: against a loop by hand, repeated, interrupted and resumed to the bit, and stage by stage."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recexp
+from recexp.config import Config, L2Rows, Optimizer, Precision, Schedule
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.log import Dataset
+from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
+from recexp.layer.interaction import fm
+from recexp.layer.loss import bce
+from recexp.model import Fit, Output, Stage, Train
+from recexp.run.directory import Run
+from recexp.trainer import checkpoint, default
+from recexp.trainer.default import Result, Trainer
+from recexp.trainer.metric import Metrics, evaluate
+from recexp.trainer.optimizer import rate_factor
+
+CPU = torch.device("cpu")
+TIMES = ("seconds", "samples_per_second", "peak_memory_mb")
+Make = Callable[..., nn.Module]
+
+
+class Stopped(BaseException):
+    """Stands for a kill."""
+
+
+class Recorder:
+    """Keeps lines in memory; after each calls `then(number of lines)`."""
+
+    def __init__(self, folder: Path, then: Callable[[int], None] = lambda lines: None) -> None:
+        self.checkpoints, self.then = folder, then
+        self.lines: list[dict[str, Any]] = []
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self.then(len(self.lines))
+
+    def rewind(self, lines: int) -> None:
+        del self.lines[lines:]
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        return [untimed(line) for line in self.lines]
+
+
+def untimed(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in figures.items() if name not in TIMES}
+
+
+def stop_after(n: int) -> Callable[[int], None]:
+    def then(lines: int) -> None:
+        if lines == n:
+            raise Stopped
+
+    return then
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def fit(compose: Callable[..., Config], batches: Batches, tmp_path: Path) -> Callable[..., tuple[Result, Recorder]]:
+    """fit(model, epochs=2): the result, and what was recorded. Options are the trainer's, apart from those named."""
+
+    def fit(
+        model: nn.Module,
+        recorder: Recorder | None = None,
+        weights: dict[str, float] | None = None,
+        l2: float = 0.0,
+        seed: int = 0,
+        data: Batches = batches,
+        **options: Any,
+    ) -> tuple[Result, Recorder]:
+        recorder = recorder or Recorder(tmp_path / f"checkpoints-{len(list(tmp_path.iterdir()))}")
+        config = replace(compose().trainer, **{"epochs": 2, "patience": None, **options})
+        result = Trainer(config, CPU, seed).fit(model, data, weights or {"target": 1.0}, l2, recorder)
+        return result, recorder
+
+    return fit
+
+
+@pytest.fixture
+def valid_auc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """valid_auc(0.6, 0.7): what the monitored metrics are said to be in each epoch; the last value stays."""
+
+    def script(*values: float) -> None:
+        left = list(values)
+
+        def scripted(*arguments: Any) -> Metrics:
+            value = left.pop(0) if len(left) > 1 else left[0]
+            found = evaluate(*arguments)
+            return replace(found, values={**found.values, "auc": value, "logloss": value})
+
+        monkeypatch.setattr(default, "evaluate", scripted)
+
+    return script
+
+
+# One step after another
+
+
+def by_hand(model: nn.Module, batches: Batches, config: Any, l2: float, made: torch.optim.Optimizer) -> nn.Module:
+    """One epoch as one would write it without a trainer."""
+    seed = int(np.random.SeedSequence((0, 0, 0)).generate_state(1)[0])
+    torch.manual_seed(seed)
+    n_steps = batches.steps("train", config.batch_size)
+    model.train()
+    for step, batch in enumerate(batches.epoch("train", config.batch_size, seed)):
+        made.zero_grad()
+        tables = [module.table.weight for module in model.modules() if isinstance(module, SideEmbedding)]
+        loss = model.losses(model(batch), batch)["target"]
+        (loss + l2 / 2 * sum(table.square().sum() for table in tables)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        for group in made.param_groups:
+            group["lr"] = config.learning_rate * rate_factor(config.schedule, step, n_steps, config.warmup_steps)
+        made.step()
+    assert step == 4
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "built"),
+    [(Optimizer.adam, torch.optim.Adam), (Optimizer.sgd, torch.optim.SGD), (Optimizer.adagrad, torch.optim.Adagrad)],
+)
+def test_five_steps_equal_a_loop_by_hand(
+    kind: Optimizer, built: type, make: Make, fit: Callable, batches: Batches, compose: Callable[..., Config]
+) -> None:
+    options = {"learning_rate": 0.02, "clip_norm": 0.2, "schedule": Schedule.cosine, "warmup_steps": 2}
+    model, plain = make("deepfm"), make("deepfm")
+    fit(model, epochs=1, optimizer=kind, l2=0.01, **options)
+    config = replace(compose().trainer, **options)
+    by_hand(plain, batches, config, 0.01, built(plain.parameters(), lr=0.02))
+    torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-6)
+    assert not same(model.state_dict(), make("deepfm").state_dict())
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.05])
+@pytest.mark.parametrize("kind", [Optimizer.sgd, Optimizer.adagrad])
+def test_updates_by_row_equal_those_of_whole_tables(kind: Optimizer, l2: float, make: Make, fit: Callable) -> None:
+    whole, rows = make("din"), make("din")
+    options = {"optimizer": kind, "learning_rate": 0.05, "l2": l2, "l2_rows": L2Rows.batch}
+    fit(whole, sparse=False, **options)
+    fit(rows, sparse=True, **options)
+    torch.testing.assert_close(rows.state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+def test_lazy_adam_leaves_other_weights_than_adam(make: Make, fit: Callable) -> None:
+    adam, lazy = make("fm"), make("fm")
+    fit(adam, optimizer=Optimizer.adam, batch_size=8)
+    fit(lazy, optimizer=Optimizer.lazy_adam, sparse=True, batch_size=8)
+    assert not torch.allclose(lazy.embed.sides["user"].table.weight, adam.embed.sides["user"].table.weight, atol=1e-4)
+
+
+def test_bfloat16_trains_weights_of_32_bits(make: Make, fit: Callable) -> None:
+    model = make("dien")
+    _, recorder = fit(model, weights={"target": 1.0, "auxiliary": 1.0}, precision=Precision.bf16)
+    assert all(np.isfinite(value) for line in recorder.lines for value in line["losses"].values())
+    assert {each.dtype for each in model.parameters()} == {torch.float32}
+
+
+def test_loss_of_weight_0_is_not_recorded(make: Make, fit: Callable) -> None:
+    weights = {"target": 0.0, "auxiliary": 1.0}
+    _, recorder = fit(make("dien", loss_weights=weights), weights=weights, epochs=1)
+    assert recorder.lines[0]["losses"].keys() == {"auxiliary"}
+
+
+def test_recorded_loss_is_the_mean_over_rows(make: Make, fit: Callable, batches: Batches) -> None:
+    model = make("linear")
+    _, recorder = fit(model, epochs=1, learning_rate=1e-12, batch_size=500)
+    every = next(batches.epoch("train", 10**6))
+    loss = model.losses(model(every), every)["target"].item()
+    assert recorder.lines[0]["losses"]["target"] == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("broken", ["target", "extra"])
+def test_loss_that_is_not_finite_stops_the_run_and_is_named(broken: str, make: Make, fit: Callable) -> None:
+    model = make("linear")
+    losses = model.losses
+
+    def with_extra(output: Output, batch: Batch) -> dict[str, Tensor]:
+        parts = {**losses(output, batch), "extra": output.logits.mean()}
+        return {**parts, broken: parts[broken] * float("nan")}
+
+    model.losses = with_extra
+    with pytest.raises(FloatingPointError, match=f"loss '{broken}' is nan in epoch 1"):
+        fit(model, weights={"target": 1.0, "extra": 1.0})
+
+
+def test_settings_of_torch_are_as_before_also_after_an_error(make: Make, fit: Callable, tmp_path: Path) -> None:
+    before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled())
+    seen = []
+
+    def look(lines: int) -> None:
+        seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(make("linear"), Recorder(tmp_path / "checkpoints", look), threads=2, deterministic=True)
+    assert seen == [(2, True)]
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
+
+
+# Evaluation
+
+
+def test_evaluation_batch_size_changes_no_figure(make: Make, compose: Callable[..., Config], batches: Batches) -> None:
+    model = make("dien")
+    found = []
+    for size in (1, 7, 5000):
+        config = replace(compose().trainer, eval_batch_size=size)
+        scores = Trainer(config, CPU, 0).score(model, batches, "test")
+        found.append((scores, evaluate(scores.label, scores.logits, scores.user).values))
+    for scores, figures in found[1:]:
+        np.testing.assert_allclose(scores.logits, found[0][0].logits, rtol=1e-5, atol=1e-6)
+        assert np.array_equal(scores.user, found[0][0].user) and np.array_equal(scores.item, found[0][0].item)
+        assert figures == pytest.approx(found[0][1], rel=1e-5)
+
+
+def test_scores_stand_in_the_order_of_the_log(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
+    scores = Trainer(compose().trainer, CPU, 0).score(make("fm"), Batches(dataset, compose().dataset), "valid")
+    rows = dataset.log.rows("valid")
+    assert np.array_equal(scores.label, dataset.log.label[rows])
+    assert np.array_equal(scores.user, dataset.log.user[rows])
+    assert np.array_equal(scores.item, dataset.log.item[rows])
+
+
+def test_table_is_trained_on_without_users(
+    make: Make, fit: Callable, table: Dataset, compose: Callable[..., Config]
+) -> None:
+    result, _ = fit(make("fm", schema=table.schema), data=Batches(table, compose().dataset))
+    assert result.test_scores.user is None
+    assert result.test.values["auc"] is not None and result.test.values["gauc"] is None
+
+
+# The best epoch
+
+
+def trained_states(model: nn.Module, folder: Path) -> tuple[Recorder, list[dict[str, Tensor]]]:
+    """A recorder, and the list to which it adds the model's state after each epoch."""
+    states: list[dict[str, Tensor]] = []
+    return Recorder(folder, lambda lines: states.append(state(model))), states
+
+
+def test_training_stops_after_patience_and_the_best_epoch_is_reloaded(
+    make: Make, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path
+) -> None:
+    model = make("deepfm")
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    valid_auc(0.6, 0.7, 0.69, 0.7, 0.9)
+    result, _ = fit(model, recorder, epochs=10, patience=2)
+    assert [line["epoch"] for line in recorder.lines] == [1, 2, 3, 4]  # 0.7 again is no improvement
+    assert (result.progress.best_epoch, result.progress.epoch) == (2, 4)
+    assert same(state(model), states[1])
+    assert result.progress.losses == recorder.lines[1]["losses"]
+
+
+def test_monitored_logloss_is_better_when_lower(
+    make: Make, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path
+) -> None:
+    model = make("deepfm")
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    valid_auc(0.6, 0.5, 0.55, 0.7)
+    result, _ = fit(model, recorder, epochs=4, monitor="logloss")
+    assert result.progress.best_epoch == 2
+    assert same(state(model), states[1])
+
+
+def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, batches: Batches) -> None:
+    model = make("deepfm")
+    result, recorder = fit(model, epochs=4)
+    best = max(recorder.lines, key=lambda line: line["valid"]["auc"])
+    assert result.progress.best_epoch == best["epoch"]
+    assert result.valid.values == best["valid"]
+
+
+def test_epoch_is_not_chosen_by_the_test_part(
+    make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config]
+) -> None:
+    label = np.where(dataset.log.part == 2, 1 - dataset.log.label, dataset.log.label)
+    other = replace(dataset, log=replace(dataset.log, label=label))
+    lines = [fit(make("linear"), data=Batches(each, compose().dataset))[1].told for each in (dataset, other)]
+    assert lines[0] == lines[1]
+
+
+def test_last_epoch_is_the_best_without_a_valid_part(
+    make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config], tmp_path: Path
+) -> None:
+    part = np.where(dataset.log.part == 1, 0, dataset.log.part).astype(np.int8)
+    data = Batches(replace(dataset, log=replace(dataset.log, part=part)), compose().dataset)
+    model = make("deepfm")
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    result, _ = fit(model, recorder, data=data, epochs=3, patience=1)
+    assert result.valid is None and result.progress.best_epoch == 3
+    assert result.test.values["f1@best"] is None
+    assert [line["valid"] for line in recorder.lines] == [{}, {}, {}]
+    assert same(state(model), states[2])
+
+
+def test_rate_is_a_tenth_after_an_epoch_without_improvement(
+    make: Make, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[torch.optim.Optimizer] = []
+    real = default.optimizer
+    monkeypatch.setattr(default, "optimizer", lambda *arguments: built.extend(real(*arguments)) or built)
+    rates: list[float] = []
+    recorder = Recorder(tmp_path / "checkpoints", lambda lines: rates.append(built[0].param_groups[0]["lr"]))
+    valid_auc(0.6, 0.5, 0.7, 0.6, 0.6)
+    fit(make("linear"), recorder, epochs=5, schedule=Schedule.plateau, learning_rate=0.01)
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+
+
+# Repeated, interrupted, resumed
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": Optimizer.adam, "schedule": Schedule.cosine, "warmup_steps": 3},
+        {"optimizer": Optimizer.adagrad, "schedule": Schedule.plateau, "learning_rate": 0.5},
+        {"optimizer": Optimizer.lazy_adam, "sparse": True, "learning_rate": 0.05},
+    ],
+    ids=["adam", "adagrad", "lazy_adam"],
+)
+def test_resumed_run_equals_one_never_interrupted(
+    options: dict, every: int, make: Make, fit: Callable, tmp_path: Path
+) -> None:
+    options = {**options, "epochs": 4, "checkpoint_every": every, "weights": {"target": 1.0, "auxiliary": 0.5}}
+    whole = make("dien")
+    wanted, recorder = fit(whole, **options)
+    for stop in (1, 2, 3, 4):
+        other = Recorder(tmp_path / f"stopped-{stop}", stop_after(stop))
+        with pytest.raises(Stopped):
+            fit(make("dien"), other, **options)
+        other.then = lambda lines: None
+        resumed = make("dien", seed=9)  # its weights come from the checkpoint, or it starts anew
+        if not (tmp_path / f"stopped-{stop}/last.json").exists():
+            assert stop <= every
+            resumed = make("dien")
+        found, _ = fit(resumed, other, **options)
+        assert other.told == recorder.told
+        assert same(state(resumed), state(whole))
+        assert found.test == wanted.test and found.valid == wanted.valid
+        assert replace(found.progress, seconds=0, speeds=[]) == replace(wanted.progress, seconds=0, speeds=[])
+
+
+def test_run_killed_at_any_moment_of_writing_resumes_to_the_same_bits(
+    make: Make, fit: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make("deepfm")
+    wanted, recorder = fit(whole)
+    real = os.replace
+    kills = 0
+    for moment in range(100):
+        left = moment
+
+        def dying(source: str, target: str) -> None:
+            nonlocal left
+            if not left:
+                raise Stopped
+            left -= 1
+            real(source, target)
+
+        monkeypatch.setattr(os, "replace", dying)
+        other = Recorder(tmp_path / f"killed-{moment}")
+        resumed = make("deepfm")
+        try:
+            fit(resumed, other)
+        except Stopped:
+            kills += 1
+        else:
+            break
+        monkeypatch.setattr(os, "replace", real)
+        resumed = make("deepfm")
+        found, _ = fit(resumed, other)
+        assert other.told == recorder.told
+        assert same(state(resumed), state(whole))
+        assert found.test == wanted.test
+    assert kills >= 8  # tensors and JSON of best and last in the first epoch, of last in the second, and of the end
+
+
+def test_finished_run_is_not_trained_again(make: Make, fit: Callable, tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "checkpoints")
+    model = make("deepfm")
+    wanted, _ = fit(model, recorder)
+    lines = recorder.told
+    again = make("deepfm", seed=5)
+    found, _ = fit(again, recorder)
+    assert recorder.told == lines
+    assert found.test == wanted.test
+    assert same(state(again), state(model))
+
+
+def test_checkpoint_to_resume_from_is_written_as_often_as_asked(make: Make, fit: Callable, tmp_path: Path) -> None:
+    seen = []
+
+    def look(lines: int) -> None:
+        saved = checkpoint.load(tmp_path / "checkpoints", "last", CPU)
+        seen.append(saved[1]["epoch"] if saved else None)
+
+    fit(make("linear"), Recorder(tmp_path / "checkpoints", look), epochs=5, checkpoint_every=2)
+    assert seen == [None, None, 2, 2, 4]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., Config]) -> Iterator[dict[str, Path]]:
+    """Whole runs: two of the same seed, one of another, and one that was interrupted in epoch 2 and resumed."""
+    folder = tmp_path_factory.mktemp("runs")
+    paths = {name: folder / name for name in ("first", "second", "other", "resumed")}
+
+    def train(name: str, seed: int = 1, resume: str = "false") -> None:
+        recexp.train(
+            recexp.load_config(
+                [
+                    "dataset.n_users=50",
+                    "dataset.n_items=40",
+                    "dataset.n_events=1500",
+                    "dataset.cache_dir=null",
+                    "device=cpu",
+                    "trainer.threads=1",
+                    "model=dien",
+                    "model.auxiliary=sampled",
+                    "trainer.epochs=3",
+                    f"seed={seed}",
+                    f"run.dir={paths[name]}",
+                    f"run.resume={resume}",
+                ]
+            )  # fmt: skip
+        )
+
+    train("first")
+    train("second")
+    train("other", seed=2)
+    with pytest.MonkeyPatch.context() as patch:
+        real = Run.epoch
+
+        def interrupted(self: Run, line: dict[str, Any]) -> None:
+            real(self, line)
+            if line["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(Run, "epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train("resumed")
+    assert json.loads((paths["resumed"] / "status.json").read_text())["state"] == "interrupted"
+    train("resumed", resume="true")
+    yield paths
+
+
+def contents(path: Path) -> tuple[dict, list[dict], pd.DataFrame, dict[str, Tensor]]:
+    metrics = untimed(json.loads((path / "metrics.json").read_text()))
+    lines = [untimed(json.loads(line)) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    tensors, _ = checkpoint.load(path / "checkpoints", "best", CPU)
+    return metrics, lines, pd.read_parquet(path / "predictions.parquet"), tensors
+
+
+@pytest.mark.parametrize("name", ["second", "resumed"])
+def test_run_of_the_same_seed_equals_the_first_to_the_bit(name: str, runs: dict[str, Path]) -> None:
+    metrics, lines, predictions, tensors = contents(runs["first"])
+    found = contents(runs[name])
+    assert found[0] == metrics
+    assert found[1] == lines
+    assert found[2].equals(predictions)
+    assert same(found[3], tensors)
+
+
+def test_run_of_another_seed_differs(runs: dict[str, Path]) -> None:
+    first, other = contents(runs["first"]), contents(runs["other"])
+    assert first[0]["test"]["auc"] != other[0]["test"]["auc"]
+    assert not first[2]["score"].equals(other[2]["score"])
+    assert first[2].drop(columns="score").equals(other[2].drop(columns="score"))
+
+
+# Stages
+
+
+class Staged(nn.Module):
+    """First the linear part, with epochs of its own; then an offset in closed form; then all but the offset."""
+
+    offset: Tensor
+
+    def __init__(self, schema: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = Linear(schema)
+        self.embed = FeatureEmbedding(schema, 4, 0.1)
+        self.drop = nn.Dropout(0.3)
+        self.register_buffer("offset", torch.zeros(()))
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(self.offset + self.linear(batch) + fm(self.drop(self.embed.fields(batch))))
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+    def stages(self) -> list[Stage]:
+        return [
+            Train(name="wide", model=self, trained=("linear",), epochs=2),
+            Fit(name="count", fit=self.count),
+            Train(name="all", model=self),
+        ]
+
+    def count(self, training: Batch) -> None:
+        self.offset.copy_(training.label.mean())
+
+
+class Nested(nn.Module):
+    """Its first stage trains a part that is a model too; its second what stands beside it."""
+
+    def __init__(self, schema: Any, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+        self.own = Linear(schema)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(self.part(batch).logits + self.own(batch))
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+    def stages(self) -> list[Stage]:
+        return [
+            Train(name="part", model=self.part, epochs=1),
+            Train(name="own", model=self, trained=("own.",)),
+        ]
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    """The parts of a model, by the first word of their names, of which a tensor is not what it was."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_stage_trains_its_parameters_and_leaves_the_others_to_the_bit(
+    dataset: Dataset, fit: Callable, tmp_path: Path
+) -> None:
+    model = Staged(dataset.schema)
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    start = state(model)
+    fit(model, recorder, epochs=3, l2=0.01)
+    assert [(line["stage"], line["epoch"]) for line in recorder.lines] == [
+        ("wide", 1), ("wide", 2), ("count", 1), ("all", 1), ("all", 2), ("all", 3),
+    ]  # fmt: skip
+    assert [line["losses"].keys() for line in recorder.lines] == [{"target"}, {"target"}, set(), *[{"target"}] * 3]
+    assert changed(start, states[0]) == changed(states[0], states[1]) == {"linear"}
+    assert changed(states[1], states[2]) <= {"linear", "offset"}  # linear: back to its best epoch
+    assert states[2]["offset"] == pytest.approx(dataset.log.label[dataset.log.rows("train")].mean())
+    assert changed(states[2], states[3]) == changed(states[3], states[4]) == {"linear", "embed"}
+
+
+def test_stage_starts_from_the_best_epoch_of_the_one_before(
+    dataset: Dataset, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path
+) -> None:
+    model = Staged(dataset.schema)
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    valid_auc(0.8, 0.7, 0.6, 0.5, 0.6)  # the second stage's best is judged by itself
+    result, _ = fit(model, recorder, epochs=2)
+    assert changed(states[0], states[2]) == {"offset"}
+    assert result.progress.best_epoch == 2
+    assert same(state(model), states[4])
+
+
+def test_stage_may_train_a_part_that_is_a_model(make: Make, dataset: Dataset, fit: Callable, tmp_path: Path) -> None:
+    model = Nested(dataset.schema, make("deepfm"))
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    start = state(model)
+    fit(model, recorder, epochs=2)
+    assert changed(start, states[0]) == {"part"}
+    assert changed(states[0], states[1]) == changed(states[1], states[2]) == {"own"}
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_run_of_stages_resumes_from_the_middle_of_any(
+    stop: int, dataset: Dataset, fit: Callable, tmp_path: Path
+) -> None:
+    whole = Staged(dataset.schema)
+    wanted, recorder = fit(whole, epochs=3)
+    other = Recorder(tmp_path / "stopped", stop_after(stop))
+    with pytest.raises(Stopped):
+        fit(Staged(dataset.schema), other, epochs=3)
+    other.then = lambda lines: None
+    resumed = Staged(dataset.schema)
+    found, _ = fit(resumed, other, epochs=3)
+    assert other.told == recorder.told
+    assert same(state(resumed), state(whole))
+    assert found.test == wanted.test
+
+
+def test_model_fitted_in_closed_form_leaves_both_checkpoints(make: Make, fit: Callable, tmp_path: Path) -> None:
+    model = make("popularity")
+    result, recorder = fit(model)
+    assert recorder.lines[0]["stage"] == "count"
+    assert (result.progress.epoch, result.progress.best_epoch) == (1, 1)
+    for name in ("best", "last"):
+        tensors, _ = checkpoint.load(recorder.checkpoints, name, CPU)
+        assert torch.equal(tensors["model.score"], model.score)
