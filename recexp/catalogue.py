@@ -64,7 +64,11 @@ def schema(group: str, tree: dict[str, Any]) -> type:
     """The dataclass that types a YAML file of a group."""
     if group == "trainer":
         return TrainerConfig
-    return registry.get("model", tree["name"]).Config if group == "model" else registry.get("reader", tree["reader"]).Config
+    return (
+        registry.get("model", tree["name"]).Config
+        if group == "model"
+        else registry.get("reader", tree["reader"]).Config
+    )
 
 
 def comments(text: str) -> dict[str, str]:

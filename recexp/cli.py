@@ -1,4 +1,4 @@
-"""The command line: verbs, and Hydra for everything with a `=`. The only file beside hydra_plugins/ that knows Hydra."""
+"""The command line: verbs, and Hydra for everything with a `=`. No other file knows how a configuration is composed."""
 
 import contextlib
 import importlib
@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recexp.error import ConfigError, Terminated, UserError, choices
 
@@ -24,7 +24,12 @@ GROUPS = ("model", "dataset", "trainer", "experiment")
 VERBS = {  # name: (module, function, arguments, what it does)
     "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
     "datasets": ("recexp.catalogue", "datasets", "[NAME]", "all datasets, or one's options"),
-    "explain": ("recexp.explain", "explain", "KEY [override...]", "the value of a key, and which file or override set it"),
+    "explain": (
+        "recexp.explain",
+        "explain",
+        "KEY [override...]",
+        "the value of a key, and which file or override set it",
+    ),
     "runs": ("recexp.run.show", "runs", "[DIR...]", "the run directories below DIR (outputs)"),
     "show": ("recexp.run.show", "show", "RUN", "one run: its configuration, epochs and figures"),
     "resume": ("recexp.cli", "resume", "RUN", "goes on with an interrupted run"),
@@ -50,7 +55,7 @@ examples
 
 flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,
 -sc install=bash completes on the command line, --info, --hydra-help, --version.
-Exit codes: 0 done, 1 a run failed, 2 a mistake in what was typed, 130 and 143 interrupted (go on with: recexp resume RUN).
+Exit codes: 0 done, 1 a run failed, 2 a mistake in what was typed, 130 and 143 interrupted (go on: recexp resume RUN).
 """
 
 
@@ -119,11 +124,10 @@ def load_config(overrides: list[str] | None = None, config_dir: str | None = Non
 
     Raises ConfigError.
     """
-    from recexp.config import check, check_light
+    from recexp.validate import check
 
     raw, folders = compose(overrides or [], config_dir)
-    check_light(raw, model_keys(raw, folders))
-    return check(raw)
+    return check(raw, model_keys(raw, folders))
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> "tuple[DictConfig, list[Path]]":
@@ -236,16 +240,15 @@ class Once:
 
 
 def train_job(raw: "DictConfig", place: "Callable[[Config], None]" = lambda config: None) -> float | None:
-    """Trains one composed configuration inside Hydra; `place` may set its run.dir. Returns the value of the objective."""
+    """Trains one composed configuration inside Hydra; `place` may set its run.dir. Returns the objective's value."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from recexp.config import check, check_light
+    from recexp.validate import check
 
     hydra_config = HydraConfig.get()
     folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    check_light(raw, model_keys(raw, folders))
-    config = check(raw)
+    config = check(raw, model_keys(raw, folders))
     place(config)
     from recexp.experiment import train
 
@@ -258,12 +261,14 @@ def resume(arguments: list[str]) -> int:
     """The verb `resume RUN`."""
     from omegaconf import OmegaConf
 
-    from recexp.config import check
     from recexp.experiment import train
     from recexp.run.directory import read_config
+    from recexp.validate import check
 
     if len(arguments) != 1:
-        raise ConfigError("resume: takes one run directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0")
+        raise ConfigError(
+            "resume: takes one run directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0"
+        )
     raw = OmegaConf.create(read_config(Path(arguments[0])))
     raw.run.dir, raw.run.resume = arguments[0], True
     train(check(raw))
@@ -286,7 +291,9 @@ def check_overrides(overrides: list[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") in GROUPS and value.startswith("["):
-            raise ConfigError(f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}.")
+            raise ConfigError(
+                f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}."
+            )
 
 
 def one_line(error: Exception, overrides: list[str]) -> ConfigError:
@@ -303,7 +310,9 @@ def one_line(error: Exception, overrides: list[str]) -> ConfigError:
             return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
         return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose([])[0])}")
     if type(error).__name__ == "OverrideParseException":
-        return ConfigError(f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)")
+        return ConfigError(
+            f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
+        )
     return ConfigError(lines[0] if lines else type(error).__name__)
 
 
@@ -312,8 +321,11 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         warned = record.levelno >= logging.WARNING
-        print(f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
-              file=sys.stderr if warned else sys.stdout, flush=True)  # fmt: skip
+        print(
+            f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
+            file=sys.stderr if warned else sys.stdout,
+            flush=True,
+        )
 
 
 def log_to_terminal() -> None:

@@ -21,7 +21,7 @@ class RunError(UserError):
 
 
 def choices(wrong: str, allowed: Iterable[str]) -> str:
-    """The nearest right spelling of `wrong`, where there is one, and what is allowed: all of it, unless that is a page."""
+    """The nearest right spelling of `wrong`, where there is one, and what is allowed, cut where it fills a page."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.6)
     hint = f"Did you mean '{near[0]}'? " if near else ""

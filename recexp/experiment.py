@@ -16,7 +16,7 @@ from recexp.config import Config
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
-from recexp.error import ConfigError, Terminated, UserError
+from recexp.error import ConfigError, Terminated, UserError, choices
 from recexp.run import picture, result, table
 from recexp.run.directory import Run, read_json
 from recexp.trainer.default import Trainer
@@ -86,9 +86,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device = {name}: this machine has {torch.cuda.device_count()} CUDA devices. Choices: auto, cpu"
-                          f"{''.join(f', cuda:{n}' for n in range(torch.cuda.device_count()))}.")  # fmt: skip
+    n_devices = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= n_devices:
+        allowed = ["auto", "cpu", *(f"cuda:{n}" for n in range(n_devices))]
+        raise ConfigError(f"device = {name}: this machine has {n_devices} CUDA devices. {choices(name, allowed)}")
     return device
 
 

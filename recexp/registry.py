@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from recexp.error import ConfigError, choices
 
@@ -39,7 +39,7 @@ def names(kind: Kind) -> list[str]:
     return sorted(own | {name for known, name in _registered if known == kind})
 
 
-def get(kind: Kind, name: str, key: str | None = None) -> type:
+def get(kind: Kind, name: str, key: str | None = None) -> Any:
     """The class of a name; `key` is the dotted config key that named it, for the error.
 
     Raises ConfigError with the nearest right spelling and all names.

@@ -33,7 +33,9 @@ class Sweep:
         typed = [word.partition("=")[2] for word in overrides if word.startswith("run.dir=")]
         now = datetime.datetime.now()
         self.typed = bool(typed)
-        self.folder = Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        self.folder = (
+            Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        )
         self.jobs: list[tuple[list[str], Path | None, str | None]] = []  # what differs, directory, error
 
     def hydra_overrides(self) -> list[str]:
@@ -95,7 +97,9 @@ class Sweep:
         names = ("auc", "gauc", "logloss")
         rows = [["setting", "n", *(f"test {name}" for name in names)]]
         for key, found in settings.items():
-            rows.append([key or "-", str(len(found)), *(_mean([metrics["test"][name] for metrics in found]) for name in names)])
+            rows.append(
+                [key or "-", str(len(found)), *(_mean([metrics["test"][name] for metrics in found]) for name in names)]
+            )
         return ["", *columns(rows)]
 
 

@@ -10,8 +10,9 @@ import recexp
 from recexp import registry
 from recexp.catalogue import options, schema
 from recexp.cli import compose, conf_folder, model_keys
-from recexp.config import check, to_dict
+from recexp.config import to_dict
 from recexp.error import ConfigError, choices
+from recexp.validate import check
 
 FILES = [path for group in ("model", "dataset", "trainer") for path in sorted((conf_folder() / group).glob("*.yaml"))]
 

@@ -54,7 +54,9 @@ def test_every_command_in_a_document_composes(document, tmp_path, monkeypatch, c
         if re.fullmatch("[a-z]+", words[0]):
             assert words[0] in VERBS, line
         else:
-            words = [word for word in words if word not in ("-m", "--multirun") and "," not in word and "glob(" not in word]
+            words = [
+                word for word in words if word not in ("-m", "--multirun") and "," not in word and "glob(" not in word
+            ]
             assert run(["--cfg", "job", *words]) == 0, line
 
 

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_wheel_trains_in_a_fresh_environment_from_an_empty_directory(tmp_path):
-    """Everything that recexp imports must be declared: the environment holds what the wheel asks for and nothing else."""
+    """The environment holds what the wheel declares and nothing else, so all that recexp imports must be declared."""
+
     def call(*words: object, folder: Path = tmp_path) -> str:
         done = subprocess.run([str(word) for word in words], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

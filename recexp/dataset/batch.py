@@ -158,9 +158,18 @@ class Batches:
         context = Features(self._rows("context_ids", row).long(), self._rows("context_values", row))
         none = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
         if not self.max_history:
-            return Batch(label=label, user=none, target=none, context=context, history=none,
-                         history_label=none.float(), mask=none.bool(), users=self.users, items=self.items,
-                         popular=self.popular)  # fmt: skip
+            return Batch(
+                label=label,
+                user=none,
+                target=none,
+                context=context,
+                history=none,
+                history_label=none.float(),
+                mask=none.bool(),
+                users=self.users,
+                items=self.items,
+                popular=self.popular,
+            )
         user = self.log["user"][row].long()
         target = self.log["item"][row].long() if samples.item is None else samples.item
         longest = self.max_history if longest is None else longest

@@ -80,9 +80,7 @@ def _check_columns(config: TableConfig) -> None:
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
     if absent and config.label is LabelKind.implicit:
-        raise ConfigError(
-            "dataset.label = implicit: needs users and items; name columns.user, .item, .timestamp."
-        )
+        raise ConfigError("dataset.label = implicit: needs users and items; name columns.user, .item, .timestamp.")
     kind = config.split.kind
     if absent and kind not in (SplitKind.random, SplitKind.given):
         raise ConfigError(f"dataset.split.kind = {kind.name}: a table has no time; use random or given.")
@@ -164,9 +162,7 @@ def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
 def existing(path: Path, key: str) -> Path:
     """Raises DataError unless it is a file that can be read."""
     if path.is_dir():
-        raise DataError(
-            f"{key} = {path}: is a folder, not a file (split.kind=given takes a folder of three)."
-        )
+        raise DataError(f"{key} = {path}: is a folder, not a file (split.kind=given takes a folder of three).")
     if not path.is_file():
         raise DataError(f"{key} = {path}: no such file.")
     if not os.access(path, os.R_OK):

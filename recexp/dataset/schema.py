@@ -71,7 +71,9 @@ class Schema:
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Schema":
         sides = {
-            side: Side(fields=tuple(Field(**{**entry, "kind": FeatureKind[entry["kind"]]}) for entry in tree[side]["fields"]))
+            side: Side(
+                fields=tuple(Field(**{**entry, "kind": FeatureKind[entry["kind"]]}) for entry in tree[side]["fields"])
+            )
             for side in ("user", "item", "context")
         }
         return cls(**sides, max_history=tree["max_history"], history_labels=tree["history_labels"])

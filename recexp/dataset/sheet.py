@@ -38,9 +38,7 @@ class Table(Protocol):
 class Sheet:
     """Columns of a table, or of several below one another; converts one, or names its first wrong row."""
 
-    def __init__(
-        self, tables: list[Table], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR
-    ) -> None:
+    def __init__(self, tables: list[Table], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR) -> None:
         """wanted: column -> the config key that asks for it."""
         import pandas as pd
 
@@ -131,9 +129,7 @@ class Sheet:
         self.refuse(text.str.contains(MULTI_SEPARATOR, regex=False).eq(True), column, message)
         return text.str.replace(self.multi_separator, MULTI_SEPARATOR, regex=False)
 
-    def _numbers(
-        self, column: str, message: str = "must be a number", gaps: tuple[str, ...] = ()
-    ) -> np.ndarray:
+    def _numbers(self, column: str, message: str = "must be a number", gaps: tuple[str, ...] = ()) -> np.ndarray:
         import pandas as pd
 
         values = self.frame[column]

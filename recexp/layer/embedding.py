@@ -144,5 +144,7 @@ class SequenceEmbedding(nn.Module):
 def require_items(schema: Schema, model: str) -> None:
     """Raises ConfigError for a table, which has no users, items and histories."""
     if not schema.max_history:
-        raise ConfigError(f"model = {model}: needs users, items and time; this dataset is a table. "
-                          "Name dataset.columns, or choose a model over fields such as fm or deepfm.")  # fmt: skip
+        raise ConfigError(
+            f"model = {model}: needs users, items and time; this dataset is a table. "
+            "Name dataset.columns, or choose a model over fields such as fm or deepfm."
+        )

@@ -1,7 +1,7 @@
 """What every model speaks: its output, and the stages in which it is trained.
 
-A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `Model(config, schema)`; `forward(batch)` gives
-an Output, `losses(output, batch)` its named losses, unweighted. It may offer `stages()`; without, it is trained whole.
+A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `Model(config, schema)`. `forward(batch)`
+gives an Output, `losses(output, batch)` its named losses, unweighted. It may have `stages()`; else it is trained whole.
 """
 
 from collections.abc import Callable

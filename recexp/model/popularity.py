@@ -2,7 +2,7 @@
 
     logit = log(p / (1 - p)),  p = (positives_i + s r) / (events_i + s)
 
-with r the label rate of the training part and s the `smoothing`: an item without events gets r, a busy one its own rate.
+with r the label rate of the training part and s the `smoothing`: an item without events gets r, a busy one its own.
 Under implicit labels every event is a positive, and the score is the logarithm of the item's share of events.
 """
 

@@ -53,14 +53,19 @@ class Run:
 
     @classmethod
     def reopen(cls, config: Config, overrides: list[str]) -> "Run":
-        """The directory of a run to go on with; made where there is none. Raises RunError when its configuration differs."""
+        """The directory of a run to go on with, made where there is none.
+
+        Raises RunError when its configuration differs, or another process is writing it.
+        """
         path = Path(config.run.dir or "")
         if not path.is_dir() or not any(path.iterdir()):
             return cls.create(config, overrides)
         old, new = _identity(read_config(path)), _identity(to_dict(config))
         if different := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
             key = sorted(different)[0]
-            raise RunError(f"{path}: {key} is {new.get(key)} here and {old.get(key)} in the run; a run goes on as it began.")
+            raise RunError(
+                f"{path}: {key} is {new.get(key)} here and {old.get(key)} in the run; a run goes on as it began."
+            )
         if (state := read_status(path))["state"] == "running" and state["pid"] != os.getpid():
             raise RunError(f"{path}: process {state['pid']} is still writing this run.")
         run = cls(path, config.trainer.monitor)
@@ -68,18 +73,30 @@ class Run:
         return run
 
     def status(self, state: str, error: str | None = None) -> None:
-        _write_json(self.path / "status.json", {
-            "state": state, "error": error, "pid": os.getpid(), "host": socket.gethostname(),
-            "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        })  # fmt: skip
+        _write_json(
+            self.path / "status.json",
+            {
+                "state": state,
+                "error": error,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            },
+        )
 
     def environment(self, fingerprint: str, facts: dict[str, Any], device: str) -> None:
-        _write_json(self.path / "environment.json", {
-            "command": sys.argv, "directory": str(Path.cwd()), "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES}, "git": _git(),
-            "hardware": {"machine": platform.machine(), "system": platform.platform(), "cores": os.cpu_count(), "device": device},
-            "data": {"fingerprint": fingerprint, **facts},
-        })  # fmt: skip
+        _write_json(
+            self.path / "environment.json",
+            {
+                "command": sys.argv,
+                "directory": str(Path.cwd()),
+                "python": platform.python_version(),
+                "packages": {name: version(name) for name in PACKAGES},
+                "git": _git(),
+                "hardware": {"system": platform.platform(), "cores": os.cpu_count(), "device": device},
+                "data": {"fingerprint": fingerprint, **facts},
+            },
+        )
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, and tells it."""
@@ -95,7 +112,7 @@ class Run:
 
     def log(self, text: str) -> None:
         """Text for log.txt alone."""
-        self._handler.stream.write(text)
+        self._handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": text}))
 
     def metrics(self, metrics: dict[str, Any]) -> None:
         _write_json(self.path / "metrics.json", metrics)
@@ -129,7 +146,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def read_status(path: Path) -> dict[str, Any]:
     """The status of a run; one whose process was killed is interrupted, whatever it last wrote."""
-    status = read_json(path / "status.json") or {"state": "interrupted", "error": "no status.json", "pid": None, "host": None}
+    status = read_json(path / "status.json") or {
+        "state": "interrupted",
+        "error": "no status.json",
+        "pid": None,
+        "host": None,
+    }
     if status["state"] == "running" and status["host"] == socket.gethostname() and not _alive(status["pid"]):
         status |= {"state": "interrupted", "error": "the process was killed"}
     return status
@@ -219,8 +241,12 @@ def _alive(pid: int) -> bool:
 def _git() -> dict[str, Any] | None:
     """Commit and cleanliness of the checkout the command was started in, if it is one."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "clean": not changed.strip()}

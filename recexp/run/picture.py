@@ -37,7 +37,15 @@ def draw(path: Path) -> None:
     temporary.replace(path / "curves.png")
 
 
-def _panel(axis: Any, kind: str, name: str, colour: str, epochs: list[dict[str, Any]], best: int | None, metrics: dict[str, Any]) -> None:
+def _panel(
+    axis: Any,
+    kind: str,
+    name: str,
+    colour: str,
+    epochs: list[dict[str, Any]],
+    best: int | None,
+    metrics: dict[str, Any],
+) -> None:
     key = "losses" if kind == "loss" else "valid"
     points = [(index + 1, line[key][name]) for index, line in enumerate(epochs) if line[key].get(name) is not None]
     x, y = zip(*points, strict=True)
@@ -45,12 +53,22 @@ def _panel(axis: Any, kind: str, name: str, colour: str, epochs: list[dict[str, 
     if best is not None and best in x:
         at = y[x.index(best)]
         axis.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        axis.plot([best], [at], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2)
+        axis.plot(
+            [best], [at], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
+        )
         axis.annotate(f"{at:.4f}", (best, at), textcoords="offset points", xytext=(7, 7), color=INK, fontsize=9)
     if kind == "valid" and (oracle := (metrics.get("oracle") or {}).get(name)) is not None:
         axis.axhline(oracle, color=MUTED, linewidth=1)
-        axis.annotate("oracle (test)", (1, oracle), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-                      textcoords="offset points", ha="right", color=MUTED, fontsize=8)  # fmt: skip
+        axis.annotate(
+            "oracle (test)",
+            (1, oracle),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            color=MUTED,
+            fontsize=8,
+        )
     axis.set_title(f"{'training loss' if kind == 'loss' else 'valid'}: {name}", loc="left", color=INK, fontsize=10)
     axis.set_xlabel("epoch", color=MUTED, fontsize=9)
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -73,7 +91,9 @@ def _title(metrics: dict[str, Any], path: Path) -> str:
         return path.name
     test = metrics["test"].get("auc")
     told = f", test AUC {test:.4f}" if test is not None else ""
-    return f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{told}"
+    return (
+        f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{told}"
+    )
 
 
 def _cycle(n: int) -> list[str]:

@@ -73,7 +73,11 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
     rows = np.repeat(rows, len(scores.label) // len(rows))  # sampled negatives follow their event
     columns: dict[str, np.ndarray] = {}
     if log.raw_user is not None and log.raw_item is not None and log.timestamp is not None:
-        columns = {"user": log.raw_user[scores.user], "item": log.raw_item[scores.item], "timestamp": log.timestamp[rows]}
+        columns = {
+            "user": log.raw_user[scores.user],
+            "item": log.raw_item[scores.item],
+            "timestamp": log.timestamp[rows],
+        }
     elif log.row is not None:
         columns = {"row": log.row[rows]}
     columns |= {"label": scores.label.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
@@ -85,5 +89,8 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
 def _reasons(trained: Result) -> dict[str, str]:
     parts = {"valid": trained.valid, "test": trained.test}
     return {
-        f"{part}.{name}": reason for part, metrics in parts.items() if metrics for name, reason in metrics.reasons.items()
+        f"{part}.{name}": reason
+        for part, metrics in parts.items()
+        if metrics
+        for name, reason in metrics.reasons.items()
     }

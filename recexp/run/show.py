@@ -29,7 +29,9 @@ def runs(arguments: list[str]) -> int:
 def show(arguments: list[str]) -> int:
     """`show RUN`. Raises RunError for a folder that is no run."""
     if len(arguments) != 1:
-        raise ConfigError("show: takes one run directory, as in: recexp show outputs/2026-01-31/12-00-00-dien-synthetic-s0")
+        raise ConfigError(
+            "show: takes one run directory, as in: recexp show outputs/2026-01-31/12-00-00-dien-synthetic-s0"
+        )
     path = Path(arguments[0])
     config, status = read_config(path), read_status(path)
     print(f"{path}: {status['state']}" + (f" ({status['error']})" if status["error"] else ""))

@@ -19,7 +19,9 @@ def data_line(name: str, dataset: "Dataset") -> str:
     rows = ", ".join(f"{part} {count:,}" for part, count in facts["rows"].items())
     rate = facts["label_rate"]["train"]
     unknown = {name: share for name, share in facts["unknown_rate"].get("test", {}).items() if share}
-    told = "; unknown in test: " + ", ".join(f"{name} {share:.1%}" for name, share in unknown.items()) if unknown else ""
+    told = (
+        "; unknown in test: " + ", ".join(f"{name} {share:.1%}" for name, share in unknown.items()) if unknown else ""
+    )
     return f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; label rate {rate:.3f}{told}"
 
 
@@ -28,7 +30,8 @@ def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device
     parameters = sum(parameter.numel() for parameter in model.parameters())
     threads = f", {config.trainer.threads} threads" if device.type == "cpu" else ""
     chosen = " (chosen by device=auto)" if config.device == "auto" else ""
-    return f"model  {config.model.name}: {parameters:,} parameters on {device}{chosen}{threads}, {config.trainer.precision.name}"
+    placed = f"{device}{chosen}{threads}, {config.trainer.precision.name}"
+    return f"model  {config.model.name}: {parameters:,} parameters on {placed}"
 
 
 def epoch_line(line: dict[str, Any], monitor: str) -> str:

@@ -6,6 +6,7 @@ disk, so a kill at any moment leaves a pair that fits.
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load(folder: Path, name: str, device: torch.device) -> tuple[dict[str, Tenso
         raise RunError(f"{path}: damaged checkpoint ({error}); delete the checkpoints folder to start anew.") from error
 
 
-def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of the optimizers as flat names: optimizer.<which>.<parameter>.<key>."""
     return {
         f"optimizer.{which}.{index}.{key}": torch.as_tensor(value)

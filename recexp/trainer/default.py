@@ -1,15 +1,16 @@
 """The joint-loss trainer. It walks a model's stages and knows no model.
 
-Step, epoch, evaluation, checkpoint: each a function. All randomness of an epoch comes from (seed, stage, epoch), so a run
-that goes on from a checkpoint needs no random state to be the run that never stopped.
+Step, epoch, evaluation, checkpoint: each a function. All randomness of an epoch comes from (seed, stage, epoch), so a
+run that goes on from a checkpoint needs no random state to be the run that never stopped.
 """
 
 import contextlib
 import logging
-import statistics
+import math
+import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, eva
 from recexp.trainer.optimizer import optimizer, rate_factor
 
 logger = logging.getLogger(__name__)
+LOOKED_AT = 50  # steps between looks at the losses: reading one waits for the device
 
 
 class Recorder(Protocol):
@@ -37,6 +39,17 @@ class Recorder(Protocol):
 
     def epoch(self, line: dict[str, Any]) -> None: ...
     def rewind(self, lines: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, on what, by which losses, and where it is recorded."""
+
+    model: nn.Module
+    batches: Batches
+    weights: dict[str, float]  # of the named losses
+    l2: float  # strength of the embeddings' L2 term
+    recorder: Recorder
 
 
 @dataclass
@@ -54,6 +67,19 @@ class Progress:
     seconds: float = 0.0  # of training and validation, before this process included
     speeds: list[float] = field(default_factory=list)  # samples a second, each epoch of this stage
     losses: dict[str, float] = field(default_factory=dict)  # of the best epoch
+
+    def judge(self, value: float | None, sign: int, losses: dict[str, float]) -> None:
+        """Whether the epoch is the best so far; while there is no value the last epoch is."""
+        if self.best is None or value is not None and sign * value > sign * self.best:
+            self.best, self.best_epoch, self.bad_epochs, self.losses = value, self.epoch, 0, losses
+        else:
+            self.bad_epochs += 1
+
+    def after_stage(self, n_stages: int) -> "Progress":
+        """The start of the next stage, or the end."""
+        if self.stage + 1 == n_stages:
+            return replace(self, finished=True)
+        return Progress(stage=self.stage + 1, lines=self.lines, seconds=self.seconds)
 
 
 @dataclass(frozen=True)
@@ -79,93 +105,86 @@ class Trainer:
     def __init__(self, config: TrainerConfig, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
 
-    def fit(self, model: nn.Module, batches: Batches, weights: dict[str, float], l2: float, recorder: Recorder) -> Result:
+    def fit(
+        self, model: nn.Module, batches: Batches, weights: dict[str, float], l2: float, recorder: Recorder
+    ) -> Result:
         """Trains all stages, reloads the best epoch on valid and scores it on test.
 
         weights: of the named losses. l2: strength of the embeddings' L2 term. Goes on from the recorder's last
         checkpoint where there is one. Raises FloatingPointError when a loss is no longer finite.
         """
+        task = Task(model, batches, weights, l2, recorder)
         with self._numerics():
-            progress = self._resume(model, recorder)
+            progress = self._resume(task)
             walk = stages(model)
-            while progress.stage < len(walk) and not progress.finished:
-                self._stage(walk[progress.stage], len(walk), model, batches, weights, l2, progress, recorder)
-            return self._result(model, batches, progress)
+            while not progress.finished:
+                stage = walk[progress.stage]
+                if isinstance(stage, Fit):
+                    self._fit(stage, task, progress)
+                else:
+                    self._train(stage, task, progress)
+                progress = progress.after_stage(len(walk))
+                self._save("last", task, progress)
+            return self._result(task, progress)
 
-    def _stage(
-        self, stage: Stage, n_stages: int, model: nn.Module, batches: Batches, weights: dict[str, float], l2: float,
-        progress: Progress, recorder: Recorder,
-    ) -> None:  # fmt: skip
-        if isinstance(stage, Fit):
-            self._fit(stage, model, batches, progress, recorder)
-        else:
-            self._train(stage, model, batches, weights, l2, progress, recorder)
-        if progress.stage + 1 == n_stages:
-            progress.finished = True
-        else:
-            progress.stage, progress.epoch, progress.best, progress.bad_epochs, progress.rate = progress.stage + 1, 0, None, 0, 1.0
-            progress.speeds = []
-        tag = f"s{progress.stage}-{'end' if progress.finished else 'start'}"
-        checkpoint.save(recorder.checkpoints, "last", tag, checkpoint.model_tensors(model), asdict(progress))
-
-    def _fit(self, stage: Fit, model: nn.Module, batches: Batches, progress: Progress, recorder: Recorder) -> None:
+    def _fit(self, stage: Fit, task: Task, progress: Progress) -> None:
         began = time.perf_counter()
-        training = batches.training()
+        training = task.batches.training()
         stage.fit(training)
         seconds = time.perf_counter() - began
-        valid = self._valid(model, batches)
+        valid, _ = self._valid(task.model, task.batches)
         progress.epoch = progress.best_epoch = 1
-        progress.seconds += time.perf_counter() - began
         progress.speeds = [len(training) / max(seconds, 1e-9)]
-        self._record(stage.name, {}, valid, seconds, progress, recorder)
+        progress.seconds += time.perf_counter() - began
+        self._record(stage, task, progress, {}, valid, seconds)
+        self._save("best", task, progress)
 
-    def _train(
-        self, stage: Train, model: nn.Module, batches: Batches, weights: dict[str, float], l2: float, progress: Progress,
-        recorder: Recorder,
-    ) -> None:  # fmt: skip
+    def _train(self, stage: Train, task: Task, progress: Progress) -> None:
         config = self.config
         epochs = stage.epochs or config.epochs
-        step = Step(stage, weights, l2, config, batches, epochs)
-        if progress.epoch and (saved := checkpoint.load(recorder.checkpoints, "last", self.device)):
+        step = Step(stage, task, config, epochs)
+        if progress.epoch and (saved := checkpoint.load(task.recorder.checkpoints, "last", self.device)):
             checkpoint.load_optimizers(step.optimizers, saved[0])
-        while progress.epoch < epochs and not self._exhausted(progress):
+        while not self._over(progress, epochs):
             began = time.perf_counter()
-            losses, seconds = self._epoch(stage, step, batches, progress, epochs)
+            losses, seconds = self._epoch(stage, step, task.batches, progress)
+            valid, _ = self._valid(stage.model, task.batches)
             progress.epoch += 1
-            progress.speeds.append(batches.size("train") / seconds)
-            valid = self._valid(stage.model, batches)
+            progress.speeds.append(task.batches.size("train") / seconds)
             progress.seconds += time.perf_counter() - began
-            self._judge(valid, losses, progress)
-            self._record(stage.name, losses, valid, seconds, progress, recorder)
-            self._save(model, step, progress, recorder, last=progress.epoch == epochs or self._exhausted(progress))
-        if best := checkpoint.load(recorder.checkpoints, "best", self.device):
-            checkpoint.load_model(model, best[0])
+            value = valid.values[config.monitor] if valid else None
+            progress.judge(value, 1 if HIGHER_IS_BETTER[config.monitor] else -1, losses)
+            if config.schedule is Schedule.plateau and progress.bad_epochs:
+                progress.rate *= 0.1
+            self._record(stage, task, progress, losses, valid, seconds)
+            if progress.best_epoch == progress.epoch:
+                self._save("best", task, progress)
+            if progress.epoch % config.checkpoint_every == 0 or self._over(progress, epochs):
+                self._save("last", task, progress, step.optimizers)
+        if best := checkpoint.load(task.recorder.checkpoints, "best", self.device):
+            checkpoint.load_model(task.model, best[0])
 
     def _epoch(
-        self, stage: Train, step: "Step", batches: Batches, progress: Progress, epochs: int
+        self, stage: Train, step: "Step", batches: Batches, progress: Progress
     ) -> tuple[dict[str, float], float]:
         """One pass over the training rows: the mean of each named loss, and the seconds it took."""
         seed = int(np.random.SeedSequence((self.seed, progress.stage, progress.epoch)).generate_state(1)[0])
         torch.manual_seed(seed)
         stage.model.train()
-        steps = batches.steps("train", self.config.batch_size)
+        first = progress.epoch * batches.steps("train", self.config.batch_size)
         totals: dict[str, Tensor] = {}
+        seen = 0
         began = time.perf_counter()
-        with _bar(batches.size("train"), f"{stage.name} {progress.epoch + 1}/{epochs}") as bar:
-            for index, batch in enumerate(batches.epoch("train", self.config.batch_size, seed)):
-                parts = step(batch, progress.epoch * steps + index, progress.rate)
-                for name, part in parts.items():
+        with _bar(batches.size("train"), f"{stage.name} {progress.epoch + 1}") as bar:
+            for count, batch in enumerate(batches.epoch("train", self.config.batch_size, seed)):
+                for name, part in step(batch, first + count, progress.rate).items():
                     totals[name] = totals.get(name, 0) + part.detach() * len(batch)
-                if not bar.disable and index % 20 == 0:  # reading a loss waits for the device
-                    bar.set_postfix({name: f"{float(part):.4f}" for name, part in parts.items()}, refresh=False)
+                seen += len(batch)
+                if (count + 1) % LOOKED_AT == 0:
+                    shown = {name: f"{mean:.4f}" for name, mean in _means(totals, seen).items()}
+                    bar.set_postfix(shown, refresh=False)
                 bar.update(len(batch))
-        losses = {name: float(total) / batches.size("train") for name, total in totals.items()}
-        seconds = time.perf_counter() - began
-        for name, value in losses.items():
-            if not np.isfinite(value):
-                raise FloatingPointError(f"loss '{name}' is {value} in epoch {progress.epoch + 1}; lower trainer.learning_rate "
-                                         "or trainer.clip_norm.")  # fmt: skip
-        return losses, seconds
+        return _means(totals, seen), time.perf_counter() - began
 
     def score(self, model: nn.Module, batches: Batches, part: str) -> Scores:
         """The model's logits for all samples of a part, in evaluation mode."""
@@ -180,62 +199,49 @@ class Trainer:
         columns = [torch.cat(each).cpu().numpy() for each in (labels, logits, users, items)]
         return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
 
-    def _valid(self, model: nn.Module, batches: Batches) -> Metrics | None:
+    def _valid(self, model: nn.Module, batches: Batches) -> tuple[Metrics | None, float | None]:
+        """Metrics of the valid part, and the threshold that is best on it; None where there are no such rows."""
         if not batches.size("valid"):
-            return None
+            return None, None
         scores = self.score(model, batches, "valid")
-        return evaluate(scores.label, scores.logits, scores.user, best_threshold(scores.label, scores.logits))
+        threshold = best_threshold(scores.label, scores.logits)
+        return evaluate(scores.label, scores.logits, scores.user, threshold), threshold
 
-    def _result(self, model: nn.Module, batches: Batches, progress: Progress) -> Result:
-        threshold, valid = None, None
-        if batches.size("valid"):
-            scores = self.score(model, batches, "valid")
-            threshold = best_threshold(scores.label, scores.logits)
-            valid = evaluate(scores.label, scores.logits, scores.user, threshold)
-        scores = self.score(model, batches, "test")
+    def _result(self, task: Task, progress: Progress) -> Result:
+        valid, threshold = self._valid(task.model, task.batches)
+        scores = self.score(task.model, task.batches, "test")
         return Result(progress, valid, evaluate(scores.label, scores.logits, scores.user, threshold), scores)
 
-    def _judge(self, valid: Metrics | None, losses: dict[str, float], progress: Progress) -> None:
-        """Whether this epoch is the best so far; without a valid value the last epoch is."""
-        value = valid.values[self.config.monitor] if valid else None
-        sign = 1 if HIGHER_IS_BETTER[self.config.monitor] else -1
-        if value is None or progress.best is None or sign * value > sign * progress.best:
-            progress.best, progress.best_epoch, progress.bad_epochs, progress.losses = value, progress.epoch, 0, losses
-            return
-        progress.bad_epochs += 1
-        if self.config.schedule is Schedule.plateau:
-            progress.rate *= 0.1
-
-    def _exhausted(self, progress: Progress) -> bool:
-        return self.config.patience is not None and progress.bad_epochs >= self.config.patience
+    def _over(self, progress: Progress, epochs: int) -> bool:
+        """Whether the stage has had its epochs, or as many without improvement as patience allows."""
+        patience = self.config.patience
+        return progress.epoch >= epochs or patience is not None and progress.bad_epochs >= patience
 
     def _record(
-        self, stage: str, losses: dict[str, float], valid: Metrics | None, seconds: float, progress: Progress, recorder: Recorder
+        self, stage: Stage, task: Task, progress: Progress, losses: dict[str, float], valid: Metrics | None, seconds: float
     ) -> None:  # fmt: skip
-        recorder.epoch({
-            "stage": stage, "epoch": progress.epoch, "losses": losses, "valid": valid.values if valid else {},
+        task.recorder.epoch({
+            "stage": stage.name, "epoch": progress.epoch, "losses": losses, "valid": valid.values if valid else {},
             "seconds": round(seconds, 3), "samples_per_second": round(progress.speeds[-1], 1),
         })  # fmt: skip
         progress.lines += 1
 
-    def _save(self, model: nn.Module, step: "Step", progress: Progress, recorder: Recorder, last: bool) -> None:
-        tag = f"s{progress.stage}-e{progress.epoch}"
-        tensors = checkpoint.model_tensors(model)
-        if progress.best_epoch == progress.epoch:
-            checkpoint.save(recorder.checkpoints, "best", tag, tensors, asdict(progress))
-        if last or progress.epoch % self.config.checkpoint_every == 0:
-            tensors = tensors | checkpoint.optimizer_tensors(step.optimizers)
-            checkpoint.save(recorder.checkpoints, "last", tag, tensors, asdict(progress))
+    def _save(
+        self, name: str, task: Task, progress: Progress, optimizers: Sequence[torch.optim.Optimizer] = ()
+    ) -> None:
+        tag = f"s{progress.stage}-e{progress.epoch}{'-end' if progress.finished else ''}"
+        tensors = checkpoint.model_tensors(task.model) | checkpoint.optimizer_tensors(optimizers)
+        checkpoint.save(task.recorder.checkpoints, name, tag, tensors, asdict(progress))
 
-    def _resume(self, model: nn.Module, recorder: Recorder) -> Progress:
-        saved = checkpoint.load(recorder.checkpoints, "last", self.device)
+    def _resume(self, task: Task) -> Progress:
+        saved = checkpoint.load(task.recorder.checkpoints, "last", self.device)
         if saved is None:
-            recorder.rewind(0)
+            task.recorder.rewind(0)
             return Progress()
         tensors, state = saved
-        checkpoint.load_model(model, tensors)
+        checkpoint.load_model(task.model, tensors)
         progress = Progress(**{key: value for key, value in state.items() if key != "tensors"})
-        recorder.rewind(progress.lines)
+        task.recorder.rewind(progress.lines)
         logger.info("going on after epoch %d of stage %d", progress.epoch, progress.stage + 1)
         return progress
 
@@ -244,6 +250,7 @@ class Trainer:
         """Threads and determinism as configured, and as they were afterwards."""
         threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         fill = torch.utils.deterministic.fill_uninitialized_memory
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses the mode without
         torch.set_num_threads(self.config.threads or threads)
         torch.use_deterministic_algorithms(self.config.deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass, changes nothing
@@ -258,49 +265,62 @@ class Trainer:
 class Step:
     """One optimizer step of a stage."""
 
-    def __init__(
-        self, stage: Train, weights: dict[str, float], l2: float, config: TrainerConfig, batches: Batches, epochs: int
-    ) -> None:
-        self.model, self.weights, self.l2, self.config = stage.model, weights, l2, config
-        self.steps = epochs * batches.steps("train", config.batch_size)
-        self.tables = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
-        for table in self.tables:
-            table.table.sparse = config.sparse
-        self.counts = [self._counts(table, batches) for table in self.tables]
+    def __init__(self, stage: Train, task: Task, config: TrainerConfig, epochs: int) -> None:
+        self.model, self.weights, self.l2, self.config = stage.model, task.weights, task.l2, config
+        self.steps = epochs * task.batches.steps("train", config.batch_size)
         named = list(stage.model.named_parameters())
         for name, parameter in named:
             parameter.requires_grad_(name.startswith(stage.trained))
-        self.trained = [parameter for _, parameter in named if parameter.requires_grad]
-        self.optimizers = optimizer(config, [pair for pair in named if pair[1].requires_grad], [table.table for table in self.tables])
+        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        self.trained = [parameter for _, parameter in trained]
+        sides = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
+        self.tables = [side for side in sides if side.table.weight.requires_grad]
+        for side in self.tables:
+            side.table.sparse = config.sparse
+        self.counts = [self._counts(side, task.batches) for side in self.tables]
+        self.optimizers = optimizer(config, trained, [side.table for side in self.tables])
 
     def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
-        """Moves the parameters; returns the named losses, unweighted."""
+        """Moves the parameters; returns the named losses of weight above 0, unweighted."""
         for each in self.optimizers:
             each.zero_grad()
         with autocast(self.config, batch.label.device):
             parts = self.model.losses(self.model(batch), batch)  # type: ignore[operator]
             loss = joint(parts, self.weights)
         loss.backward()
-        for table, counts in zip(self.tables, self.counts, strict=True):
-            add_l2(table, self.l2, self.config.l2_rows, counts)
-        if self.config.clip_norm:
-            clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
+        self._finish_gradients()
         factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
         for each in self.optimizers:
             for group in each.param_groups:
                 group["lr"] = self.config.learning_rate * factor
             each.step()
-        return parts
+        return {name: part for name, part in parts.items() if self.weights[name]}
 
-    def _counts(self, table: SideEmbedding, batches: Batches) -> Tensor | None:
-        if self.config.l2_rows is L2Rows.all or not self.l2:
-            return None
-        return batches.counts(table.name)
+    def _finish_gradients(self) -> None:
+        """Adds the L2 term's, and clips them all."""
+        for side, counts in zip(self.tables, self.counts, strict=True):
+            weight = side.table.weight
+            if weight.grad is not None and weight.grad.is_sparse:
+                weight.grad = weight.grad.coalesce()  # one row for each value, however often it was looked up
+            add_l2(side, self.l2, self.config.l2_rows, counts)
+        if self.config.clip_norm:
+            clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
+
+    def _counts(self, side: SideEmbedding, batches: Batches) -> Tensor | None:
+        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)
 
 
 def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:
     """Matrix products in the configured precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision is Precision.bf16)
+
+
+def _means(totals: dict[str, Tensor], rows: int) -> dict[str, float]:
+    """The mean of each named loss. Raises FloatingPointError naming those that are not finite."""
+    means = {name: float(total) / rows for name, total in totals.items()}
+    if broken := [f"loss '{name}' is {mean}" for name, mean in means.items() if not math.isfinite(mean)]:
+        raise FloatingPointError(f"{' and '.join(broken)}; lower trainer.learning_rate or trainer.clip_norm.")
+    return means
 
 
 def _bar(rows: int, title: str) -> tqdm:

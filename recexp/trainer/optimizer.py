@@ -1,7 +1,7 @@
 """Optimizers and learning rates by name."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -9,11 +9,13 @@ from torch import nn
 from recexp.config import Optimizer, Schedule, TrainerConfig
 
 
-def optimizer(config: TrainerConfig, parameters: Iterable[tuple[str, nn.Parameter]], tables: Iterable[nn.Embedding]) -> list[torch.optim.Optimizer]:
+def optimizer(
+    config: TrainerConfig, parameters: Sequence[tuple[str, nn.Parameter]], tables: Iterable[nn.Embedding]
+) -> list[torch.optim.Optimizer]:
     """One optimizer for all parameters, or, where tables are updated by row, another for them.
 
-    Row-wise SGD and AdaGrad are exact: without momentum or decay a row whose gradient is 0 does not move. Lazy Adam is not
-    Adam: a row absent from the batch keeps its moments, where Adam's would decay and still move it.
+    Row-wise SGD and AdaGrad are exact: without momentum or decay a row whose gradient is 0 does not move. Lazy Adam is
+    not Adam: a row absent from the batch keeps its moments, where Adam's would decay and still move it.
     """
     rowwise = {id(table.weight) for table in tables if table.sparse}
     dense = [parameter for _, parameter in parameters if id(parameter) not in rowwise]

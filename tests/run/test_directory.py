@@ -39,7 +39,7 @@ def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):
 
 
 def test_damaged_and_missing_files_are_errors_that_name_them(tmp_path):
-    with pytest.raises(RunError, match="no config.yaml"):
+    with pytest.raises(RunError, match=r"no config\.yaml"):
         read_config(tmp_path)
     assert read_json(tmp_path / "metrics.json") is None
     (tmp_path / "metrics.json").write_text("{")

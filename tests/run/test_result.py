@@ -27,7 +27,12 @@ def test_metrics_json_has_the_agreed_keys(run):
         "model", "dataset", "seed", "status", "best_epoch", "epochs", "parameters", "seconds", "samples_per_second",
         "peak_memory_mb", "train", "valid", "test", "oracle", "share_of_oracle",
     }  # fmt: skip
-    assert (metrics["model"], metrics["dataset"], metrics["seed"], metrics["status"]) == ("seq_pooling", "synthetic", 0, "finished")
+    assert (metrics["model"], metrics["dataset"], metrics["seed"], metrics["status"]) == (
+        "seq_pooling",
+        "synthetic",
+        0,
+        "finished",
+    )
     assert set(metrics["train"]) == {"target"}
     assert {"auc", "gauc", "gauc_users", "logloss", "f1@best", "ece", "predicted_observed"} <= set(metrics["test"])
 
@@ -83,7 +88,7 @@ def test_the_environment_tells_versions_hardware_and_data(run):
 def test_the_configuration_alone_gives_the_same_figures(run, tmp_path):
     from omegaconf import OmegaConf
 
-    from recexp.config import check
+    from recexp.validate import check
 
     raw = OmegaConf.create(yaml.safe_load((run / "config.yaml").read_text()))
     raw.run.dir = str(tmp_path / "again")

@@ -33,9 +33,7 @@ class Csv:
             super().__post_init__()
             self.separator = self.separator.replace("\\t", "\t")  # as shells hand it over
             single = len(self.separator) == 1 and self.separator.isascii() and self.separator not in '"\r\n'
-            require(
-                single, "dataset.separator", repr(self.separator), "one ASCII character, no quote or line end"
-            )
+            require(single, "dataset.separator", repr(self.separator), "one ASCII character, no quote or line end")
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -166,9 +166,7 @@ def _parse(path: Path, content: bytes) -> TextTable:
         columns = [cell.partition(":")[0] for cell in rows.pop(0)]
         names = [RENAMED.get(name, name) for name in columns]
         if lacking := set(HEADED[path.name]) - set(names):
-            raise DataError(
-                f"{path}: no column for {', '.join(sorted(lacking))}; it has {', '.join(columns)}."
-            )
+            raise DataError(f"{path}: no column for {', '.join(sorted(lacking))}; it has {', '.join(columns)}.")
     for line, row in enumerate(rows, start=1 + headed):
         if len(row) != len(names):
             raise DataError(f"{path}:{line}: {len(row)} fields, not {len(names)}; the file is damaged.")

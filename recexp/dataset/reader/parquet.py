@@ -90,9 +90,7 @@ class ParquetTable:
             raise self._wrong(name, f"is {column.type}; a list must hold strings or numbers") from error
         flat = compute.list_flatten(values)
         if compute.any(compute.match_substring(flat, self.multi_separator)).as_py():
-            raise self._wrong(
-                name, f"a value holds '{self.multi_separator}'; set another dataset.multi_separator"
-            )
+            raise self._wrong(name, f"a value holds '{self.multi_separator}'; set another dataset.multi_separator")
         return compute.binary_join(values, self.multi_separator)
 
     def _wrong(self, name: str, message: str) -> DataError:

@@ -102,9 +102,7 @@ class Synthetic:
         self.config = config
 
     def fingerprint(self) -> str:
-        own = sorted(
-            {item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)}
-        )
+        own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
         return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
 
     def read(self) -> Raw:
@@ -113,9 +111,7 @@ class Synthetic:
         world, events, label, probability = self.generate()
         tags = [MULTI_SEPARATOR.join(f"t{tag}" for tag in row) for row in world.tags]
         users = pd.DataFrame({"segment": world.segment, "age": world.age})
-        items = pd.DataFrame(
-            {"category": world.category, "brand": world.brand, "tags": tags, "price": world.price}
-        )
+        items = pd.DataFrame({"category": world.category, "brand": world.brand, "tags": tags, "price": world.price})
         return Raw(origin="synthetic data", label=label, user=events.user, item=events.item,
                    timestamp=events.timestamp, context=pd.DataFrame({"device": events.device}), users=users,
                    items=items, probability=probability)  # fmt: skip
@@ -213,9 +209,7 @@ def interaction(rng: np.random.Generator, world: World, events: Events) -> np.nd
     return standardise(brands + crossed(rng, segment, events.device, N_SEGMENTS, N_DEVICES))
 
 
-def crossed(
-    rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int
-) -> np.ndarray:
+def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int) -> np.ndarray:
     """A random effect of each pair of values, less its best additive approximation over the pairs that occur.
 
     What is left sums to 0 over the events of each value of either field: a linear model of the two sees nothing.
@@ -257,16 +251,14 @@ def drift(akin: np.ndarray) -> np.ndarray:
 def draw_labels(
     rng: np.random.Generator, interest: float, events: Events, akin: np.ndarray, logit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels and probabilities, `interest` added to the logit: the first event of all users, then the second, ..."""
+    """(N,) labels and probabilities, `interest` added to the logit: all users' first events, then the second, ..."""
     scale = interest / np.sqrt(max((akin > 0).mean(), 1e-9))
     threshold = rng.random(len(logit), dtype=np.float32)
     first, length = np.unique(events.start, return_counts=True)
     first = first[np.argsort(-length, kind="stable")]
     n_active = len(length) - np.searchsorted(np.sort(length), np.arange(length.max()), side="right")
     count = sums_by_bits(np.ones(WINDOW, np.int8))
-    liked = np.zeros(
-        len(first), np.int64
-    )  # bit s - 1: the label of the user's s-th last event, ties included
+    liked = np.zeros(len(first), np.int64)  # bit s - 1: the label of the user's s-th last event, ties included
     probability = np.empty(len(logit))
     for position, active in enumerate(n_active):
         event = first[:active] + position

@@ -112,9 +112,7 @@ def test_times_are_numbers_or_iso_date_times(tmp_path: Path, values: tuple[str, 
     ],
 )
 def test_a_time_unlike_the_first_is_named(tmp_path: Path, values: tuple[str, str]) -> None:
-    with pytest.raises(
-        DataError, match=rf"log.csv:3: column 'timestamp' = '{values[1]}': must be a number or an ISO"
-    ):
+    with pytest.raises(DataError, match=rf"log.csv:3: column 'timestamp' = '{values[1]}': must be a number or an ISO"):
         timestamps(tmp_path, *values)
 
 
@@ -242,9 +240,7 @@ def test_an_error_in_one_of_three_files_names_that_file(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_its_nearest_spelling(tmp_path: Path) -> None:
     path = write(tmp_path, LOG)
     message = fault(path, columns={"user": "usr"})
-    assert message.startswith(
-        f"{path}: no column 'usr' (dataset.columns.user). Did you mean 'user'? Choices: age,"
-    )
+    assert message.startswith(f"{path}: no column 'usr' (dataset.columns.user). Did you mean 'user'? Choices: age,")
     assert "(dataset.features.item)" in fault(path, features={"item": {"price": "numeric"}})
 
 

@@ -77,9 +77,7 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 def reader(path: Path | None, **options: Any) -> MovieLens:
     preset = OmegaConf.load(ROOT / "conf/dataset/ml-100k.yaml")
-    tree = OmegaConf.merge(
-        OmegaConf.structured(MovieLens.Config), preset, {"path": path and str(path)}, options
-    )
+    tree = OmegaConf.merge(OmegaConf.structured(MovieLens.Config), preset, {"path": path and str(path)}, options)
     return MovieLens(OmegaConf.to_object(tree))
 
 
@@ -126,9 +124,7 @@ def test_an_unknown_genre_and_year_are_missing(tmp_path: Path) -> None:
 
 def test_a_year_that_is_none_gives_way_to_that_of_the_title(tmp_path: Path) -> None:
     files = headed()
-    files["ml-100k.item"] = (
-        b"item_id\tmovie_title\trelease_year\tclass\n10\tTime of Giving (1995) (V)\tV\tDrama\n"
-    )
+    files["ml-100k.item"] = b"item_id\tmovie_title\trelease_year\tclass\n10\tTime of Giving (1995) (V)\tV\tDrama\n"
     raw = reader(folder(tmp_path, files)).read()
     assert raw.items is not None and raw.items.loc["10", "release_year"] == 1995
 
@@ -169,9 +165,7 @@ def test_a_header_that_lacks_a_column_is_named(tmp_path: Path) -> None:
 
 def test_a_path_that_is_no_archive_says_what_one_holds(tmp_path: Path) -> None:
     assert "no such folder or zip file" in fault(tmp_path / "absent")
-    assert "holds neither u.data, u.user, u.item nor ml-100k.inter, ml-100k.user, ml-100k.item" in fault(
-        tmp_path
-    )
+    assert "holds neither u.data, u.user, u.item nor ml-100k.inter, ml-100k.user, ml-100k.item" in fault(tmp_path)
     broken = tmp_path / "broken.zip"
     for content in (b"", b"PK", archive(original())[:300]):
         broken.write_bytes(content)
@@ -234,9 +228,7 @@ def test_a_download_of_another_checksum_is_refused_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, archive(original())[:-1], archive(original()))
-    with pytest.raises(
-        DataError, match=r"cannot download https://.* \(its md5 is .*give dataset\.path=FOLDER or ZIP"
-    ):
+    with pytest.raises(DataError, match=r"cannot download https://.* \(its md5 is .*give dataset\.path=FOLDER or ZIP"):
         reader(None, cache_dir=str(tmp_path)).read()
     assert list(tmp_path.rglob("*")) == []
 

@@ -19,9 +19,7 @@ YAML = Path(__file__).parents[3] / "conf/dataset/parquet.yaml"
 
 
 def reader(path: Path, **options: Any) -> Parquet:
-    tree = OmegaConf.merge(
-        OmegaConf.structured(Parquet.Config), OmegaConf.load(YAML), {"path": str(path)}, options
-    )
+    tree = OmegaConf.merge(OmegaConf.structured(Parquet.Config), OmegaConf.load(YAML), {"path": str(path)}, options)
     return Parquet(OmegaConf.to_object(tree))
 
 
@@ -99,9 +97,7 @@ def test_times_of_any_type_become_numbers(tmp_path: Path, times: Any, expected: 
     assert raw.timestamp is not None and raw.timestamp.tolist() == expected
 
 
-@pytest.mark.parametrize(
-    "labels", [[True, False, True], [1.0, 0.0, 1.0], [Decimal(1), Decimal(0), Decimal(1)]]
-)
+@pytest.mark.parametrize("labels", [[True, False, True], [1.0, 0.0, 1.0], [Decimal(1), Decimal(0), Decimal(1)]])
 def test_labels_of_any_numeric_type_are_numbers(tmp_path: Path, labels: list) -> None:
     raw = reader(write(tmp_path, label=labels)).read()
     assert raw.label.dtype.kind in "if" and raw.label.tolist() == [1, 0, 1]
@@ -151,9 +147,7 @@ def test_ids_of_another_type_in_the_feature_file_are_an_error(tmp_path: Path) ->
     users = tmp_path / "users.parquet"
     parquet.write_table(pa.table({"user": ["7", "8"], "age": [1, 2]}), users)
     message = fault(write(tmp_path), user_path=str(users), features={"user": {"age": "numeric"}})
-    assert (
-        "users.parquet, row 1: column 'user' = '7': none of these ids" in message and "look like" in message
-    )
+    assert "users.parquet, row 1: column 'user' = '7': none of these ids" in message and "look like" in message
 
 
 def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""A composed configuration held against its types, before any data is read: each mistake is one line.
+
+In two steps: `check_light` imports no torch, `check` does, for the model's own options.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from recexp import registry
+from recexp.config import (
+    Config,
+    DatasetConfig,
+    HistoryKind,
+    L2Rows,
+    LabelKind,
+    ModelConfig,
+    RunConfig,
+    TrainerConfig,
+    check_metric,
+)
+from recexp.error import ConfigError, choices
+
+
+def check_light(raw: DictConfig, model_keys: Collection[str] | None = None) -> None:
+    """All that can be checked without importing torch: names, unknown keys, dataset, trainer and run values.
+
+    model_keys: the keys of the model's YAML file, where the caller knows it.
+    Raises ConfigError.
+    """
+    _check_root(raw)
+    _check_scalars(raw)
+    load_plugins(raw.plugins)
+    _check_name(raw, "model", "model.name", registry.names("model"))
+    _check_name(raw, "trainer", "trainer.name", registry.names("trainer"))
+    if model_keys is not None:
+        _check_keys("model", raw.model, model_keys)
+    _typed(_reader_schema(raw), raw.dataset, "dataset")
+    trainer = _typed(TrainerConfig, raw.trainer, "trainer")
+    _typed(RunConfig, raw.run, "run")
+    _check_l2(raw, trainer)
+
+
+def check(raw: DictConfig, model_keys: Collection[str] | None = None) -> Config:
+    """The typed configuration, everything checked but the data; what needs no torch first.
+
+    Raises ConfigError.
+    """
+    check_light(raw, model_keys)
+    model = _typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
+    dataset = _absolute(_typed(_reader_schema(raw), raw.dataset, "dataset"))
+    trainer = _typed(TrainerConfig, raw.trainer, "trainer")
+    if trainer.threads is None:
+        trainer = replace(trainer, threads=_cores())
+    run = _typed(RunConfig, raw.run, "run")
+    _check_labels(model, dataset)
+    plugins = [str(Path(path).absolute()) for path in raw.plugins]
+    return Config(
+        model=model,
+        dataset=dataset,
+        trainer=trainer,
+        run=run,
+        seed=raw.seed,
+        device=raw.device,
+        plugins=plugins,
+        objective=raw.objective,
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_plugins(paths: Collection[str]) -> None:
+    """Imports the user's own models and readers: entry points in the group `recexp.plugins`, then files.
+
+    Raises ConfigError for a file that is missing or fails on import.
+    """
+    for entry in importlib.metadata.entry_points(group="recexp.plugins"):
+        entry.load()
+    for path in paths:
+        _import_file(Path(path))
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"plugins = {path}: no such file (relative paths start at {Path.cwd()}).")
+    name = f"recexp_plugin_{path.stem}"
+    if name in sys.modules and sys.modules[name].__file__ == str(path.absolute()):
+        return
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"plugins = {path}: not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ConfigError(f"plugins = {path}: fails on import: {type(error).__name__}: {error}") from error
+
+
+def _check_root(raw: DictConfig) -> None:
+    allowed = {item.name for item in fields(Config)}
+    _check_keys("", raw, allowed)
+    for key in sorted(allowed - set(raw)):
+        raise ConfigError(f"{key}: missing from the configuration.")
+    for key in ("model", "dataset", "trainer", "run"):
+        if not isinstance(raw[key], DictConfig):
+            raise ConfigError(f"{key} = {raw[key]!s}: must be a group of keys; choose one with {key}=NAME.")
+    if not isinstance(raw.plugins, ListConfig):
+        raise ConfigError(f"plugins = {raw.plugins}: must be a list, as in plugins=[my_model.py].")
+
+
+def _check_keys(prefix: str, node: DictConfig, allowed: Collection[str]) -> None:
+    for key in map(str, node):
+        if key not in allowed:
+            raise ConfigError(f"{prefix}{'.' if prefix else ''}{key}: unknown key. {choices(key, allowed)}")
+
+
+def _check_name(raw: DictConfig, group: str, key: str, names: list[str]) -> None:
+    name = raw[group].get("name")
+    if name not in names:
+        raise ConfigError(f"{key} = {name}: no such {group}. {choices(str(name), names)}")
+
+
+def _check_scalars(raw: DictConfig) -> None:
+    for key, kind, words in (
+        ("seed", int, "an integer"),
+        ("device", str, "a word"),
+        ("objective", str | None, "a word"),
+    ):
+        if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
+            raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
+    if raw.objective is not None:
+        check_metric("objective", raw.objective)
+
+
+def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
+    if trainer.sparse and raw.model.get("embedding_l2") and trainer.l2_rows is L2Rows.all:
+        raise ConfigError(
+            "trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
+            "set trainer.l2_rows=batch or model.embedding_l2=0."
+        )
+
+
+def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
+    """Options that mean the same in every model and need the labels of past events."""
+    if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
+        return
+    auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get(
+        "auxiliary"
+    )
+    wanted = {
+        "model.history_labels = true": getattr(model, "history_labels", False),
+        "model.auxiliary = labels": auxiliary,
+    }
+    why = "dataset.label is implicit" if dataset.label is LabelKind.implicit else "dataset.history is liked"
+    for option, on in wanted.items():
+        if on:
+            raise ConfigError(f"{option}: needs labels that vary within histories, but {why}.")
+
+
+def _reader_schema(raw: DictConfig) -> Any:
+    reader = raw.dataset.get("reader")
+    return registry.get("reader", str(reader), "dataset.reader").Config
+
+
+def _typed(schema: type, node: DictConfig, prefix: str) -> Any:
+    """The node as an instance of its dataclass; OmegaConf's many errors become one line."""
+    _check_keys(prefix, node, {item.name for item in fields(schema)})
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+    except ConfigError:
+        raise
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(error, schema, node, prefix)) from error
+
+
+def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, prefix: str) -> str:
+    inner = str(getattr(error, "full_key", "") or "")
+    key = f"{prefix}.{inner}" if inner else prefix
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}: has no value; give one with {key}=..."
+    if isinstance(error, InterpolationResolutionError):
+        return f"{key}: {str(error).splitlines()[0]}"
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        parent, _, last = inner.rpartition(".")
+        return f"{key}: unknown key. {choices(last, _keys_below(schema, parent))}"
+    value = OmegaConf.select(node, inner, throw_on_missing=False) if inner else node
+    message = str(getattr(error, "msg", None) or error).splitlines()[0]
+    return f"{key} = {value}: {message.rstrip('.')}."
+
+
+def _keys_below(schema: type, dotted: str) -> list[str]:
+    """Field names of the dataclass reached by a dotted path from the schema."""
+    for name in filter(None, dotted.split(".")):
+        found = {item.name: item.type for item in fields(schema)}.get(name)
+        if not isinstance(found, type) or not is_dataclass(found):
+            return []
+        schema = found
+    return [item.name for item in fields(schema)]
+
+
+def _absolute(dataset: Any) -> Any:
+    """The dataset with paths made absolute, so that a run directory means the same from anywhere."""
+    paths = {}
+    for name in ("path", "user_path", "item_path", "cache_dir"):
+        if value := getattr(dataset, name, None):
+            paths[name] = str(Path(value).expanduser().absolute())
+    return replace(dataset, **paths)
