@@ -70,7 +70,7 @@ class Progress:
 
     def judge(self, value: float | None, sign: int, losses: dict[str, float]) -> None:
         """Whether the epoch is the best so far; while there is no value the last epoch is."""
-        if self.best is None or value is not None and sign * value > sign * self.best:
+        if self.best is None or (value is not None and sign * value > sign * self.best):
             self.best, self.best_epoch, self.bad_epochs, self.losses = value, self.epoch, 0, losses
         else:
             self.bad_epochs += 1
@@ -215,11 +215,17 @@ class Trainer:
     def _over(self, progress: Progress, epochs: int) -> bool:
         """Whether the stage has had its epochs, or as many without improvement as patience allows."""
         patience = self.config.patience
-        return progress.epoch >= epochs or patience is not None and progress.bad_epochs >= patience
+        return progress.epoch >= epochs or (patience is not None and progress.bad_epochs >= patience)
 
     def _record(
-        self, stage: Stage, task: Task, progress: Progress, losses: dict[str, float], valid: Metrics | None, seconds: float
-    ) -> None:  # fmt: skip
+        self,
+        stage: Stage,
+        task: Task,
+        progress: Progress,
+        losses: dict[str, float],
+        valid: Metrics | None,
+        seconds: float,
+    ) -> None:
         task.recorder.epoch({
             "stage": stage.name, "epoch": progress.epoch, "losses": losses, "valid": valid.values if valid else {},
             "seconds": round(seconds, 3), "samples_per_second": round(progress.speeds[-1], 1),
@@ -249,17 +255,18 @@ class Trainer:
     def _numerics(self) -> Iterator[None]:
         """Threads and determinism as configured, and as they were afterwards."""
         threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-        fill = torch.utils.deterministic.fill_uninitialized_memory
+        mode: Any = torch.utils.deterministic
+        fill = mode.fill_uninitialized_memory
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses the mode without
         torch.set_num_threads(self.config.threads or threads)
         torch.use_deterministic_algorithms(self.config.deterministic)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a pass, changes nothing
+        mode.fill_uninitialized_memory = False  # it costs a pass and changes nothing
         try:
             yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
+            mode.fill_uninitialized_memory = fill
 
 
 class Step:

@@ -21,6 +21,7 @@ from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import fm
 from recexp.layer.loss import bce
 from recexp.model import Fit, Output, Stage, Train
+from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
 from recexp.trainer import checkpoint, default
 from recexp.trainer.default import Result, Trainer
@@ -100,7 +101,7 @@ def fit(compose: Callable[..., Config], batches: Batches, tmp_path: Path) -> Cal
 def valid_auc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """valid_auc(0.6, 0.7): what the monitored metrics are said to be in each epoch; the last value stays."""
 
-    def script(*values: float) -> None:
+    def script(*values: float | None) -> None:
         left = list(values)
 
         def scripted(*arguments: Any) -> Metrics:
@@ -154,8 +155,8 @@ def test_five_steps_equal_a_loop_by_hand(
 @pytest.mark.parametrize("l2", [0.0, 0.05])
 @pytest.mark.parametrize("kind", [Optimizer.sgd, Optimizer.adagrad])
 def test_updates_by_row_equal_those_of_whole_tables(kind: Optimizer, l2: float, make: Make, fit: Callable) -> None:
-    whole, rows = make("din"), make("din")
-    options = {"optimizer": kind, "learning_rate": 0.05, "l2": l2, "l2_rows": L2Rows.batch}
+    whole, rows = make("seq_pooling"), make("seq_pooling")
+    options = {"optimizer": kind, "learning_rate": 0.01, "l2": l2, "l2_rows": L2Rows.batch}
     fit(whole, sparse=False, **options)
     fit(rows, sparse=True, **options)
     torch.testing.assert_close(rows.state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-5)
@@ -163,8 +164,8 @@ def test_updates_by_row_equal_those_of_whole_tables(kind: Optimizer, l2: float, 
 
 def test_lazy_adam_leaves_other_weights_than_adam(make: Make, fit: Callable) -> None:
     adam, lazy = make("fm"), make("fm")
-    fit(adam, optimizer=Optimizer.adam, batch_size=8)
-    fit(lazy, optimizer=Optimizer.lazy_adam, sparse=True, batch_size=8)
+    fit(adam, optimizer=Optimizer.adam, batch_size=32)
+    fit(lazy, optimizer=Optimizer.lazy_adam, sparse=True, batch_size=32)
     assert not torch.allclose(lazy.embed.sides["user"].table.weight, adam.embed.sides["user"].table.weight, atol=1e-4)
 
 
@@ -179,6 +180,20 @@ def test_loss_of_weight_0_is_not_recorded(make: Make, fit: Callable) -> None:
     weights = {"target": 0.0, "auxiliary": 1.0}
     _, recorder = fit(make("dien", loss_weights=weights), weights=weights, epochs=1)
     assert recorder.lines[0]["losses"].keys() == {"auxiliary"}
+
+
+def test_each_epoch_shuffles_anew_and_by_the_seed(make: Make, fit: Callable, batches: Batches) -> None:
+    orders: dict[tuple[int, int], list[int]] = {}
+    for seed in (0, 1):
+        model = make("linear")
+        met: list[Tensor] = []
+        model.register_forward_hook(lambda module, inputs, output, met=met: met.append(inputs[0].target))
+        fit(model, seed=seed, batch_size=2000)
+        training = [each for each in met if len(each) == batches.size("train")]
+        orders |= {(seed, epoch): each.tolist() for epoch, each in enumerate(training)}
+    assert len(orders) == 4
+    assert len({tuple(order) for order in orders.values()}) == 4
+    assert len({tuple(sorted(order)) for order in orders.values()}) == 1
 
 
 def test_recorded_loss_is_the_mean_over_rows(make: Make, fit: Callable, batches: Batches) -> None:
@@ -199,7 +214,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_is_named(broken: str, make: M
         return {**parts, broken: parts[broken] * float("nan")}
 
     model.losses = with_extra
-    with pytest.raises(FloatingPointError, match=f"loss '{broken}' is nan in epoch 1"):
+    with pytest.raises(FloatingPointError, match=f"loss '{broken}' is nan"):
         fit(model, weights={"target": 1.0, "extra": 1.0})
 
 
@@ -226,7 +241,7 @@ def test_evaluation_batch_size_changes_no_figure(make: Make, compose: Callable[.
     for size in (1, 7, 5000):
         config = replace(compose().trainer, eval_batch_size=size)
         scores = Trainer(config, CPU, 0).score(model, batches, "test")
-        found.append((scores, evaluate(scores.label, scores.logits, scores.user).values))
+        found.append((scores, evaluate(scores.label, scores.logits, scores.user, 0.0).values))
     for scores, figures in found[1:]:
         np.testing.assert_allclose(scores.logits, found[0][0].logits, rtol=1e-5, atol=1e-6)
         assert np.array_equal(scores.user, found[0][0].user) and np.array_equal(scores.item, found[0][0].item)
@@ -282,12 +297,22 @@ def test_monitored_logloss_is_better_when_lower(
     assert same(state(model), states[1])
 
 
-def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, batches: Batches) -> None:
+def test_epoch_whose_metric_cannot_be_computed_is_not_the_best(
+    make: Make, fit: Callable, valid_auc: Callable[..., None]
+) -> None:
+    valid_auc(None, 0.6, None, 0.5)
+    result, _ = fit(make("linear"), epochs=4)
+    assert (result.progress.best_epoch, result.progress.bad_epochs) == (2, 2)
+
+
+def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, dataset: Dataset) -> None:
     model = make("deepfm")
     result, recorder = fit(model, epochs=4)
     best = max(recorder.lines, key=lambda line: line["valid"]["auc"])
     assert result.progress.best_epoch == best["epoch"]
     assert result.valid.values == best["valid"]
+    assert np.array_equal(result.test_scores.label, dataset.log.label[dataset.log.rows("test")])
+    assert result.test.values["auc"] == evaluate(result.test_scores.label, result.test_scores.logits).values["auc"]
 
 
 def test_epoch_is_not_chosen_by_the_test_part(
@@ -313,52 +338,63 @@ def test_last_epoch_is_the_best_without_a_valid_part(
     assert same(state(model), states[2])
 
 
-def test_rate_is_a_tenth_after_an_epoch_without_improvement(
-    make: Make, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, list[float]]:
+    """A recorder, and the list to which it adds the learning rate of each epoch's last step."""
     built: list[torch.optim.Optimizer] = []
     real = default.optimizer
     monkeypatch.setattr(default, "optimizer", lambda *arguments: built.extend(real(*arguments)) or built)
-    rates: list[float] = []
-    recorder = Recorder(tmp_path / "checkpoints", lambda lines: rates.append(built[0].param_groups[0]["lr"]))
+    found: list[float] = []
+    return Recorder(tmp_path / "rates", lambda lines: found.append(built[0].param_groups[0]["lr"])), found
+
+
+def test_rate_is_a_tenth_after_an_epoch_without_improvement(
+    make: Make, fit: Callable, valid_auc: Callable[..., None], rates: tuple[Recorder, list[float]]
+) -> None:
     valid_auc(0.6, 0.5, 0.7, 0.6, 0.6)
-    fit(make("linear"), recorder, epochs=5, schedule=Schedule.plateau, learning_rate=0.01)
-    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+    fit(make("linear"), rates[0], epochs=5, schedule=Schedule.plateau, learning_rate=0.01)
+    assert rates[1] == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+
+
+def test_schedule_runs_over_all_epochs(make: Make, fit: Callable, rates: tuple[Recorder, list[float]]) -> None:
+    fit(make("linear"), rates[0], epochs=3, schedule=Schedule.linear, learning_rate=0.15, batch_size=256)
+    assert rates[1] == pytest.approx([0.11, 0.06, 0.01])  # after 4, 9 and 14 of 15 steps
 
 
 # Repeated, interrupted, resumed
 
 
-@pytest.mark.parametrize("every", [1, 2])
+ADAM = {"optimizer": Optimizer.adam, "schedule": Schedule.cosine, "warmup_steps": 3}
+ADAGRAD = {"optimizer": Optimizer.adagrad, "schedule": Schedule.plateau, "learning_rate": 0.5}
+LAZY_ADAM = {"optimizer": Optimizer.lazy_adam, "sparse": True, "learning_rate": 0.05}
+
+
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"optimizer": Optimizer.adam, "schedule": Schedule.cosine, "warmup_steps": 3},
-        {"optimizer": Optimizer.adagrad, "schedule": Schedule.plateau, "learning_rate": 0.5},
-        {"optimizer": Optimizer.lazy_adam, "sparse": True, "learning_rate": 0.05},
-    ],
-    ids=["adam", "adagrad", "lazy_adam"],
+    ("options", "every", "stop"),
+    [(ADAM, 1, 2), (ADAM, 1, 4), (ADAM, 2, 2), (ADAM, 2, 4), (ADAGRAD, 1, 3), (LAZY_ADAM, 1, 3)],
 )
 def test_resumed_run_equals_one_never_interrupted(
-    options: dict, every: int, make: Make, fit: Callable, tmp_path: Path
+    options: dict, every: int, stop: int, make: Make, fit: Callable, tmp_path: Path
 ) -> None:
     options = {**options, "epochs": 4, "checkpoint_every": every, "weights": {"target": 1.0, "auxiliary": 0.5}}
-    whole = make("dien")
+
+    def new(seed: int = 0) -> nn.Module:
+        sizes = {"hidden_sizes": [8], "auxiliary_hidden_sizes": [8], "state_size": 8, "embedding_dim": 4}
+        return make("dien", seed=seed, auxiliary=Auxiliary.sampled, **sizes)
+
+    whole = new()
     wanted, recorder = fit(whole, **options)
-    for stop in (1, 2, 3, 4):
-        other = Recorder(tmp_path / f"stopped-{stop}", stop_after(stop))
-        with pytest.raises(Stopped):
-            fit(make("dien"), other, **options)
-        other.then = lambda lines: None
-        resumed = make("dien", seed=9)  # its weights come from the checkpoint, or it starts anew
-        if not (tmp_path / f"stopped-{stop}/last.json").exists():
-            assert stop <= every
-            resumed = make("dien")
-        found, _ = fit(resumed, other, **options)
-        assert other.told == recorder.told
-        assert same(state(resumed), state(whole))
-        assert found.test == wanted.test and found.valid == wanted.valid
-        assert replace(found.progress, seconds=0, speeds=[]) == replace(wanted.progress, seconds=0, speeds=[])
+    other = Recorder(tmp_path / "stopped", stop_after(stop))
+    with pytest.raises(Stopped):
+        fit(new(), other, **options)  # in the epoch of the last line, which no checkpoint knows
+    assert len(other.lines) == stop
+    other.then = lambda lines: None
+    resumed = new(seed=9 if stop > every else 0)  # weights come from the checkpoint, where one was written
+    found, _ = fit(resumed, other, **options)
+    assert other.told == recorder.told
+    assert same(state(resumed), state(whole))
+    assert (found.test, found.valid) == (wanted.test, wanted.valid)
+    assert replace(found.progress, seconds=0, speeds=[]) == replace(wanted.progress, seconds=0, speeds=[])
 
 
 def test_run_killed_at_any_moment_of_writing_resumes_to_the_same_bits(
@@ -425,25 +461,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., Config
     folder = tmp_path_factory.mktemp("runs")
     paths = {name: folder / name for name in ("first", "second", "other", "resumed")}
 
-    def train(name: str, seed: int = 1, resume: str = "false") -> None:
-        recexp.train(
-            recexp.load_config(
-                [
-                    "dataset.n_users=50",
-                    "dataset.n_items=40",
-                    "dataset.n_events=1500",
-                    "dataset.cache_dir=null",
-                    "device=cpu",
-                    "trainer.threads=1",
-                    "model=dien",
-                    "model.auxiliary=sampled",
-                    "trainer.epochs=3",
-                    f"seed={seed}",
-                    f"run.dir={paths[name]}",
-                    f"run.resume={resume}",
-                ]
-            )  # fmt: skip
-        )
+    def train(name: str, seed: int = 1, resume: bool = False) -> None:
+        config = compose("model=dien", "model.auxiliary=sampled", "trainer.epochs=3", f"seed={seed}")
+        recexp.train(replace(config, run=replace(config.run, dir=str(paths[name]), resume=resume)))
 
     train("first")
     train("second")
@@ -460,7 +480,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., Config
         with pytest.raises(KeyboardInterrupt):
             train("resumed")
     assert json.loads((paths["resumed"] / "status.json").read_text())["state"] == "interrupted"
-    train("resumed", resume="true")
+    train("resumed", resume=True)
     yield paths
 
 
