@@ -29,7 +29,12 @@ def shares(structure: str, model: str, seeds: int, more: list[str]) -> list[floa
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            place = [f"model={model}", f"seed={seed}", f"run.dir={Path(folder) / str(seed)}", "trainer.predictions=false"]
+            place = [
+                f"model={model}",
+                f"seed={seed}",
+                f"run.dir={Path(folder) / str(seed)}",
+                "trainer.predictions=false",
+            ]
             config = recexp.load_config([*place, *([] if structure == "all" else alone), *more])
             found.append(recexp.train(config)["share_of_oracle"])
     return found
@@ -46,4 +51,6 @@ if __name__ == "__main__":
         for model in LADDER[structure]:
             found = shares(structure, model, typed.seeds, more)
             spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            print(f"{structure:12} {model:12} {statistics.fmean(found):6.1%} ± {spread:.1%}   n={len(found)}", flush=True)
+            print(
+                f"{structure:12} {model:12} {statistics.fmean(found):6.1%} ± {spread:.1%}   n={len(found)}", flush=True
+            )

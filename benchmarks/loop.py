@@ -19,7 +19,8 @@ from recexp.dataset.batch import Batches
 from recexp.experiment import build
 from recexp.layer.loss import bce
 from recexp.model import Train
-from recexp.trainer.default import Progress, Step, Trainer
+from recexp.trainer.default import Progress, Trainer
+from recexp.trainer.step import Step
 
 PLAIN = ["trainer.clip_norm=null", "trainer.patience=null"]
 
@@ -39,9 +40,9 @@ def bare(model: nn.Module, batches: Batches, batch_size: int) -> float:
 def trained(trainer: Trainer, model: nn.Module, batches: Batches) -> float:
     """Seconds of one epoch of the trainer."""
     stage = Train(name="train", model=model)
-    with trainer._numerics():
+    with trainer.numerics():
         step = Step(stage, {"target": 1.0}, 0.0, trainer.config, batches, epochs=1)
-        return trainer._epoch(stage, step, batches, Progress(), 1)[1]
+        return trainer._epoch(stage, step, batches, Progress())[1]
 
 
 def measure(name: str, rounds: int, rows: int) -> None:
@@ -67,8 +68,11 @@ def measure(name: str, rounds: int, rows: int) -> None:
     seconds = {key: values[1:] for key, values in seconds.items()}  # the first round warms up
     speeds = {key: n / statistics.median(values) for key, values in seconds.items()}
     ratio = {key: statistics.median(b / s for b, s in zip(seconds["bare"], values)) for key, values in seconds.items()}
-    print(f"{name:12} bare {speeds['bare']:10,.0f} samples/s   trainer {speeds['trainer']:10,.0f} = {ratio['trainer']:.3f}"
-          f"   not deterministic {speeds['not deterministic']:10,.0f} = {ratio['not deterministic']:.3f}", flush=True)
+    print(
+        f"{name:12} bare {speeds['bare']:10,.0f} samples/s   trainer {speeds['trainer']:10,.0f} = {ratio['trainer']:.3f}"
+        f"   not deterministic {speeds['not deterministic']:10,.0f} = {ratio['not deterministic']:.3f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

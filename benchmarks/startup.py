@@ -16,7 +16,7 @@ import recexp
 from recexp.dataset.batch import Batches
 from recexp.experiment import build
 from recexp.model import Train
-from recexp.trainer.default import Step
+from recexp.trainer.step import Step
 experiment = build(recexp.load_config(['model=dien']))
 batches = Batches(experiment.dataset, experiment.config.dataset, 'cpu')
 step = Step(Train(name='train', model=experiment.model), experiment.config.model.loss_weights, 0.0,

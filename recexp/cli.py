@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, Terminated, UserError, choices
 
@@ -127,7 +127,7 @@ def load_config(overrides: list[str] | None = None, config_dir: str | None = Non
     from recexp.validate import check
 
     raw, folders = compose(overrides or [], config_dir)
-    return check(raw, model_keys(raw, folders))
+    return check(raw, model_file(raw, folders))
 
 
 def compose(overrides: list[str], config_dir: str | None = None) -> "tuple[DictConfig, list[Path]]":
@@ -248,7 +248,7 @@ def train_job(raw: "DictConfig", place: "Callable[[Config], None]" = lambda conf
 
     hydra_config = HydraConfig.get()
     folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    config = check(raw, model_keys(raw, folders))
+    config = check(raw, model_file(raw, folders))
     place(config)
     from recexp.experiment import train
 
@@ -275,14 +275,14 @@ def resume(arguments: list[str]) -> int:
     return 0
 
 
-def model_keys(raw: "DictConfig", folders: list[Path]) -> set[str] | None:
-    """The keys that the model's own YAML file has; None where no folder holds it."""
+def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
+    """What the model's own YAML file holds; None where no folder has it."""
     import yaml
 
     for folder in folders:
         path = folder / "model" / f"{raw.model.get('name')}.yaml" if "model" in raw else folder
         if path.is_file():
-            return set(yaml.safe_load(path.read_text("utf-8"))) - {"defaults"}
+            return yaml.safe_load(path.read_text("utf-8"))
     return None
 
 

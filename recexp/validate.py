@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ from recexp.config import (
 from recexp.error import ConfigError, choices
 
 
-def check_light(raw: DictConfig, model_keys: Collection[str] | None = None) -> None:
+def check_light(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> None:
     """All that can be checked without importing torch: names, unknown keys, dataset, trainer and run values.
 
-    model_keys: the keys of the model's YAML file, where the caller knows it.
+    model_file: what the model's YAML file holds, where the caller knows it; a key that it lacks is one nothing reads.
     Raises ConfigError.
     """
     _check_root(raw)
@@ -47,20 +47,22 @@ def check_light(raw: DictConfig, model_keys: Collection[str] | None = None) -> N
     load_plugins(raw.plugins)
     _check_name(raw, "model", "model.name", registry.names("model"))
     _check_name(raw, "trainer", "trainer.name", registry.names("trainer"))
-    if model_keys is not None:
-        _check_keys("model", raw.model, model_keys)
+    if model_file is not None:
+        _check_keys("model", raw.model, model_file)
+        if isinstance(raw.model.loss_weights, DictConfig):
+            _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
     _typed(_reader_schema(raw), raw.dataset, "dataset")
     trainer = _typed(TrainerConfig, raw.trainer, "trainer")
     _typed(RunConfig, raw.run, "run")
     _check_l2(raw, trainer)
 
 
-def check(raw: DictConfig, model_keys: Collection[str] | None = None) -> Config:
+def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Config:
     """The typed configuration, everything checked but the data; what needs no torch first.
 
     Raises ConfigError.
     """
-    check_light(raw, model_keys)
+    check_light(raw, model_file)
     model = _typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     dataset = _absolute(_typed(_reader_schema(raw), raw.dataset, "dataset"))
     trainer = _typed(TrainerConfig, raw.trainer, "trainer")

@@ -42,6 +42,7 @@ MISTAKES = {  # typed: what the one line must say
     "objective=au": ["objective = au", "Did you mean 'auc'?"],
     "model.embedding_dim=-1": ["model.embedding_dim = -1: must be 1 or more"],
     "model.loss_weights.target=-1": ["model.loss_weights.target = -1", "0 or more"],
+    "+model.loss_weights.axiliary=1": ["Did you mean 'auxiliary'?"],
     "model.gru_type=agruu": ["model.gru_type = agruu", "augru, agru, aigru"],
     "~model.dropout": ["model.dropout: has no value"],
     "model=[din,dien]": ["takes one choice", "-m model=din,dien"],

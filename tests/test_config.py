@@ -9,7 +9,7 @@ import yaml
 import recexp
 from recexp import registry
 from recexp.catalogue import options, schema
-from recexp.cli import compose, conf_folder, model_keys
+from recexp.cli import compose, conf_folder, model_file
 from recexp.config import to_dict
 from recexp.error import ConfigError, choices
 from recexp.validate import check
@@ -67,9 +67,10 @@ def test_composing_in_a_notebook_leaves_hydra_as_it_was():
     assert GlobalHydra.instance().hydra is before
 
 
-def test_keys_of_a_model_come_from_its_own_file():
+def test_what_a_model_understands_stands_in_its_own_file():
     raw, folders = compose(["model=fm"])
-    assert model_keys(raw, folders) == {"name", "embedding_dim", "embedding_std", "embedding_l2", "loss_weights"}
+    found = model_file(raw, folders)
+    assert set(found) == {"name", "embedding_dim", "embedding_std", "embedding_l2", "loss_weights"}
 
 
 def test_two_classes_of_one_name_are_refused():

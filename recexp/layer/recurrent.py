@@ -2,9 +2,9 @@
 
 B batch, L history length, H state size; u = 1 - z is the share of the candidate n in torch's GRU
 Zhou et al., Deep Interest Evolution Network, AAAI 2019
-eq. 11      AIGRU   h' = GRU(a x, h)
-eq. 12      AGRU    h' = (1 - a) h + a n
-eq. 13, 14  AUGRU   h' = (1 - a u) h + a u n = lerp(h, GRU(x, h), a)
+eq. 9       AIGRU   h' = GRU(a x, h)
+eq. 10      AGRU    h' = (1 - a) h + a n
+eq. 11, 12  AUGRU   h' = (1 - a u) h + a u n = lerp(h, GRU(x, h), a)
 """
 
 import math
@@ -79,7 +79,7 @@ class AttentionGRU(nn.Module):
         """inputs (B, L, n_in), weights (B, L), mask (B, L) -> state after the last event (B, H)."""
         dtype = self.weight_ih.dtype  # under autocast too: a state rounded at every step drifts
         inputs, weights = inputs.to(dtype), weights.to(dtype)
-        if self.kind is GRUType.aigru:  # eq. 11 is AUGRU of weight 1
+        if self.kind is GRUType.aigru:  # eq. 9 is AUGRU of weight 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
         return _Recurrence.apply(

@@ -2,9 +2,9 @@
 
 B batch, L history length, E item size, H state size, P profile size
 sec. 4.2    g_s = GRU(h_s, g_{s-1})                                  interest extraction
-eq. 7       auxiliary loss: g_s tells the next event apart           from its label, or from a sampled item
-eq. 10      a_s = softmax_s(g_s W t)                                 relevance to the target
-eq. 13, 14  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
+eq. 6       auxiliary loss: g_s tells the next event apart           by its label, or from a sampled item
+eq. 8       a_s = softmax_s(g_s W t)                                 relevance to the target
+eq. 11, 12  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
             logit = MLP([h'_last, t, sum_s h_s, t * sum_s h_s, profile])
 """
 
@@ -66,8 +66,8 @@ class DIEN(nn.Module):
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
         states = self.extract(history)  # (B, L, H)
         scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
-        weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 10
-        interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 13, 14
+        weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
+        interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
         events = torch.where(batch.mask[:, :, None], history, 0).sum(1)  # (B, E)
         logits = self.mlp(torch.cat([interest, target, events, target * events, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
@@ -79,7 +79,7 @@ class DIEN(nn.Module):
         return losses
 
     def auxiliary_loss(self, states: Tensor, batch: Batch) -> Tensor:
-        """Eq. 7 over the pairs of an event and its successor; the state sees nothing of the successor."""
+        """Eq. 6 over the pairs of an event and its successor; the state sees nothing of the successor."""
         states, following = states[:, :-1], batch.history[:, 1:]  # (B, L - 1, H), (B, L - 1)
         valid = batch.mask[:, 1:]
         if self.auxiliary is Auxiliary.labels:

@@ -56,8 +56,15 @@ def _panel(
         axis.plot(
             [best], [at], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
         )
-        axis.annotate(f"{at:.4f}", (best, at), textcoords="offset points", xytext=(7, 7), color=INK, fontsize=9,
-                      bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8})
+        axis.annotate(
+            f"{at:.4f}",
+            (best, at),
+            textcoords="offset points",
+            xytext=(7, 7),
+            color=INK,
+            fontsize=9,
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
+        )
     if kind == "valid" and (oracle := (metrics.get("oracle") or {}).get(name)) is not None:
         axis.axhline(oracle, color=MUTED, linewidth=1)
         axis.annotate(

@@ -18,15 +18,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recexp.config import L2Rows, Precision, Schedule, TrainerConfig
-from recexp.dataset.batch import Batch, Batches
-from recexp.layer.embedding import SideEmbedding
+from recexp.config import Schedule, TrainerConfig
+from recexp.dataset.batch import Batches
 from recexp.model import Fit, Stage, Train, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
-from recexp.trainer.loss import add_l2, clip, joint
 from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
-from recexp.trainer.optimizer import optimizer, rate_factor
+from recexp.trainer.step import Step, autocast
 
 logger = logging.getLogger(__name__)
 LOOKED_AT = 50  # steps between looks at the losses: reading one waits for the device
@@ -114,7 +112,7 @@ class Trainer:
         checkpoint where there is one. Raises FloatingPointError when a loss is no longer finite.
         """
         task = Task(model, batches, weights, l2, recorder)
-        with self._numerics():
+        with self.numerics():
             progress = self._resume(task)
             walk = stages(model)
             while not progress.finished:
@@ -142,7 +140,7 @@ class Trainer:
     def _train(self, stage: Train, task: Task, progress: Progress) -> None:
         config = self.config
         epochs = stage.epochs or config.epochs
-        step = Step(stage, task, config, epochs)
+        step = Step(stage, task.weights, task.l2, config, task.batches, epochs)
         if progress.epoch and (saved := checkpoint.load(task.recorder.checkpoints, "last", self.device)):
             checkpoint.load_optimizers(step.optimizers, saved[0])
         while not self._over(progress, epochs):
@@ -164,9 +162,7 @@ class Trainer:
         if best := checkpoint.load(task.recorder.checkpoints, "best", self.device):
             checkpoint.load_model(task.model, best[0])
 
-    def _epoch(
-        self, stage: Train, step: "Step", batches: Batches, progress: Progress
-    ) -> tuple[dict[str, float], float]:
+    def _epoch(self, stage: Train, step: Step, batches: Batches, progress: Progress) -> tuple[dict[str, float], float]:
         """One pass over the training rows: the mean of each named loss, and the seconds it took."""
         seed = int(np.random.SeedSequence((self.seed, progress.stage, progress.epoch)).generate_state(1)[0])
         torch.manual_seed(seed)
@@ -252,7 +248,7 @@ class Trainer:
         return progress
 
     @contextlib.contextmanager
-    def _numerics(self) -> Iterator[None]:
+    def numerics(self) -> Iterator[None]:
         """Threads and determinism as configured, and as they were afterwards."""
         threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         mode: Any = torch.utils.deterministic
@@ -267,59 +263,6 @@ class Trainer:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
             mode.fill_uninitialized_memory = fill
-
-
-class Step:
-    """One optimizer step of a stage."""
-
-    def __init__(self, stage: Train, task: Task, config: TrainerConfig, epochs: int) -> None:
-        self.model, self.weights, self.l2, self.config = stage.model, task.weights, task.l2, config
-        self.steps = epochs * task.batches.steps("train", config.batch_size)
-        named = list(stage.model.named_parameters())
-        for name, parameter in named:
-            parameter.requires_grad_(name.startswith(stage.trained))
-        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-        self.trained = [parameter for _, parameter in trained]
-        sides = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
-        self.tables = [side for side in sides if side.table.weight.requires_grad]
-        for side in self.tables:
-            side.table.sparse = config.sparse
-        self.counts = [self._counts(side, task.batches) for side in self.tables]
-        self.optimizers = optimizer(config, trained, [side.table for side in self.tables])
-
-    def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
-        """Moves the parameters; returns the named losses of weight above 0, unweighted."""
-        for each in self.optimizers:
-            each.zero_grad()
-        with autocast(self.config, batch.label.device):
-            parts = self.model.losses(self.model(batch), batch)  # type: ignore[operator]
-            loss = joint(parts, self.weights)
-        loss.backward()
-        self._finish_gradients()
-        factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
-        for each in self.optimizers:
-            for group in each.param_groups:
-                group["lr"] = self.config.learning_rate * factor
-            each.step()
-        return {name: part for name, part in parts.items() if self.weights[name]}
-
-    def _finish_gradients(self) -> None:
-        """Adds the L2 term's, and clips them all."""
-        for side, counts in zip(self.tables, self.counts, strict=True):
-            weight = side.table.weight
-            if weight.grad is not None and weight.grad.is_sparse:
-                weight.grad = weight.grad.coalesce()  # one row for each value, however often it was looked up
-            add_l2(side, self.l2, self.config.l2_rows, counts)
-        if self.config.clip_norm:
-            clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
-
-    def _counts(self, side: SideEmbedding, batches: Batches) -> Tensor | None:
-        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)
-
-
-def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:
-    """Matrix products in the configured precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision is Precision.bf16)
 
 
 def _means(totals: dict[str, Tensor], rows: int) -> dict[str, float]:

@@ -1,0 +1,66 @@
+"""One optimizer step: losses, gradient, what is added to it, and the move."""
+
+import torch
+from torch import Tensor
+
+from recexp.config import L2Rows, Precision, TrainerConfig
+from recexp.dataset.batch import Batch, Batches
+from recexp.layer.embedding import SideEmbedding
+from recexp.model import Train
+from recexp.trainer.loss import add_l2, clip, joint
+from recexp.trainer.optimizer import optimizer, rate_factor
+
+
+class Step:
+    """The optimizer steps of a stage."""
+
+    def __init__(
+        self, stage: Train, weights: dict[str, float], l2: float, config: TrainerConfig, batches: Batches, epochs: int
+    ) -> None:
+        self.model, self.weights, self.l2, self.config = stage.model, weights, l2, config
+        self.steps = epochs * batches.steps("train", config.batch_size)
+        named = list(stage.model.named_parameters())
+        for name, parameter in named:
+            parameter.requires_grad_(name.startswith(stage.trained))
+        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        self.trained = [parameter for _, parameter in trained]
+        sides = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
+        self.tables = [side for side in sides if side.table.weight.requires_grad]
+        for side in self.tables:
+            side.table.sparse = config.sparse
+        self.counts = [self._counts(side, batches) for side in self.tables]
+        self.optimizers = optimizer(config, trained, [side.table for side in self.tables])
+
+    def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
+        """Moves the parameters; returns the named losses of weight above 0, unweighted."""
+        for each in self.optimizers:
+            each.zero_grad()
+        with autocast(self.config, batch.label.device):
+            parts = self.model.losses(self.model(batch), batch)  # type: ignore[operator]
+            loss = joint(parts, self.weights)
+        loss.backward()
+        self._finish_gradients()
+        factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
+        for each in self.optimizers:
+            for group in each.param_groups:
+                group["lr"] = self.config.learning_rate * factor
+            each.step()
+        return {name: part for name, part in parts.items() if self.weights[name]}
+
+    def _finish_gradients(self) -> None:
+        """Adds the L2 term's, and clips them all."""
+        for side, counts in zip(self.tables, self.counts, strict=True):
+            weight = side.table.weight
+            if weight.grad is not None and weight.grad.is_sparse:
+                weight.grad = weight.grad.coalesce()  # one row for each value, however often it was looked up
+            add_l2(side, self.l2, self.config.l2_rows, counts)
+        if self.config.clip_norm:
+            clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
+
+    def _counts(self, side: SideEmbedding, batches: Batches) -> Tensor | None:
+        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)
+
+
+def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:
+    """Matrix products in the configured precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision is Precision.bf16)
