@@ -2,12 +2,13 @@
 
 usage: python benchmarks/loop.py [model ...] [--rounds N] [--rows N]
 
-Both loops train the same model from the same weights with Adam on the same rows, without clipping and L2; the bare one has
-no metrics, no logging, no progress bar. A third column turns deterministic mode off in the trainer. Ratios are taken
-within a round, so that a machine whose speed drifts compares like with like.
+Both loops train the same model from the same weights with Adam on the same rows, without clipping and L2; the bare one
+has no metrics, no logging, no progress bar. A third column turns deterministic mode off in the trainer. Ratios are
+taken within a round, so that a machine whose speed drifts compares like with like.
 """
 
 import argparse
+import operator
 import statistics
 import time
 
@@ -67,12 +68,9 @@ def measure(name: str, rounds: int, rows: int) -> None:
     n = batches.size("train")
     seconds = {key: values[1:] for key, values in seconds.items()}  # the first round warms up
     speeds = {key: n / statistics.median(values) for key, values in seconds.items()}
-    ratio = {key: statistics.median(b / s for b, s in zip(seconds["bare"], values)) for key, values in seconds.items()}
-    print(
-        f"{name:12} bare {speeds['bare']:10,.0f} samples/s   trainer {speeds['trainer']:10,.0f} = {ratio['trainer']:.3f}"
-        f"   not deterministic {speeds['not deterministic']:10,.0f} = {ratio['not deterministic']:.3f}",
-        flush=True,
-    )
+    ratio = {key: statistics.median(map(operator.truediv, seconds["bare"], values)) for key, values in seconds.items()}
+    told = [f"{key} {speeds[key]:,.0f} samples/s = {ratio[key]:.3f}" for key in runs]
+    print(f"{name:8} {'   '.join(told)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ timestamp, of which the planted terms see the last WINDOW. c is an item's catego
     popularity   effect of the item: its price, its tags and its own draw
     interaction  A[segment, brand] + B[segment, device]; A and B have mean 0 over each row and each column
     interest     sign of (likes - dislikes) among the history's events of the target's category
-    order        M[c of the last event, c] - M[c of the last but one, c]
-    drift        sum_s DECAY^s [c of the s-th last event = c]
+    order        sum_s (L + 1 - 2 s) v[c of the s-th last of the L events]: in reverse, its sign changes
+    drift        whether the last event of the target's category was liked: 1 or -1, 0 without any
 
-Each term has mean 0 and standard deviation 1 over the N events; `interest` depends on labels drawn before, so for it
-this holds about, and with bias 0. What is drawn in which order depends on no strength: events are the same for all.
+Each term has mean 0 and standard deviation 1 over the N events; `interest` and `drift` depend on labels drawn before,
+so for them this holds about, and with bias 0. What is drawn in which order depends on no strength: events are the same for all.
 
 Items are drawn by a Zipf law, most of them from one of the user's INTERESTS present categories, each of which is
 exchanged at random times. A share TIED of the events has the timestamp of the user's event before.
@@ -26,17 +26,15 @@ from recexp.config import DatasetConfig, require
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.registry import register
 
-VERSION = 1  # to be raised with every change of the generated data
+VERSION = 3  # to be raised with every change of the generated data
 STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
 
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
 WINDOW = 20  # events of the history that planted terms see, the default of max_history
-DECAY = 0.6  # of the weight of an event in `drift`, for each event after it
-INTERESTS, EXCHANGED, ASTRAY = (
-    3,
-    0.05,
-    0.2,
-)  # categories at a time; chance of a new one; share of events outside them
+INTERESTS = 3  # present categories of a user
+EXCHANGED = 0.05  # chance that a present category gives way to another at an event
+ASTRAY = 0.2  # share of events of any category
+ONES = np.array([bits.bit_count() for bits in range(2 ** (WINDOW // 2))], np.int8)
 ZIPF = 0.8  # item frequency ~ rank^-ZIPF; at 1 the first of 1,000 items would take 13 % of all events
 TIED = 0.1
 N_SEGMENTS, N_BRANDS, N_DEVICES, N_TAGS, TAGS_EACH = 8, 20, 4, 15, 2
@@ -127,8 +125,7 @@ class Synthetic:
         logit += config.popularity * popularity(rng, world, events)
         logit += config.interaction * interaction(rng, world, events)
         logit += config.order * order(rng, config.n_categories, events)
-        logit += config.drift * drift(akin)
-        label, probability = draw_labels(rng, config.interest, events, akin, logit)
+        label, probability = draw_labels(rng, config, events, akin, logit)
         return world, events, label, probability
 
 
@@ -229,11 +226,13 @@ def category_before(events: Events, lag: int) -> np.ndarray:
 
 
 def order(rng: np.random.Generator, n_categories: int, events: Events) -> np.ndarray:
-    """Changes sign when the last two events change places, so the set of the history's events says nothing."""
-    transition = rng.standard_normal((n_categories + 1, n_categories))
-    transition[-1] = 0  # no event there
-    last, last_but_one = (transition[category_before(events, lag), events.category] for lag in (1, 2))
-    return standardise(last - last_but_one)
+    """Changes sign when the history comes in reverse, so the set of its events says nothing."""
+    value = np.append(rng.standard_normal(n_categories), 0).astype(np.float32)  # no event: 0
+    length = np.minimum(events.before - events.start, WINDOW)
+    trend = np.zeros(len(length), np.float32)
+    for lag in range(1, WINDOW + 1):
+        trend += (length + 1 - 2 * lag) * value[category_before(events, lag)]
+    return standardise(trend)
 
 
 def akin_events(events: Events) -> np.ndarray:
@@ -244,37 +243,43 @@ def akin_events(events: Events) -> np.ndarray:
     return akin
 
 
-def drift(akin: np.ndarray) -> np.ndarray:
-    return standardise(sums_by_bits(DECAY ** np.arange(WINDOW, dtype=np.float32))[akin])
-
-
 def draw_labels(
-    rng: np.random.Generator, interest: float, events: Events, akin: np.ndarray, logit: np.ndarray
+    rng: np.random.Generator, config: Synthetic.Config, events: Events, akin: np.ndarray, logit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels and probabilities, `interest` added to the logit: all users' first events, then the second, ..."""
-    scale = interest / np.sqrt(max((akin > 0).mean(), 1e-9))
+    """(N,) labels and probabilities of logits that lack `interest` and `drift`, which depend on earlier labels.
+
+    First all users' first events, then the second, and so on.
+    """
+    scale = 1 / np.sqrt(max((akin > 0).mean(), 1e-9))  # both terms are -1 or 1 where anything is akin
     threshold = rng.random(len(logit), dtype=np.float32)
     first, length = np.unique(events.start, return_counts=True)
     first = first[np.argsort(-length, kind="stable")]
     n_active = len(length) - np.searchsorted(np.sort(length), np.arange(length.max()), side="right")
-    count = sums_by_bits(np.ones(WINDOW, np.int8))
     liked = np.zeros(len(first), np.int64)  # bit s - 1: the label of the user's s-th last event, ties included
     probability = np.empty(len(logit))
     for position, active in enumerate(n_active):
         event = first[:active] + position
-        likes = count[liked[:active] >> (event - events.before[event]) & akin[event]]
-        balance = np.sign(2 * likes - count[akin[event]])
-        probability[event] = 1 / (1 + np.exp(-(logit[event] + scale * balance)))
-        liked[:active] = liked[:active] << 1 | (threshold[event] < probability[event])
+        liked_akin = (liked[:active] >> (event - events.before[event])) & akin[event]
+        term = config.interest * interest(liked_akin, akin[event]) + config.drift * drift(liked_akin, akin[event])
+        probability[event] = 1 / (1 + np.exp(-(logit[event] + scale * term)))
+        liked[:active] = (liked[:active] << 1) | (threshold[event] < probability[event])
     return (threshold < probability).astype(np.float32), probability
 
 
-def sums_by_bits(weights: np.ndarray) -> np.ndarray:
-    """(2^len(weights),) at n: the sum of the weights whose bit is set in n."""
-    sums = np.zeros(1, weights.dtype)
-    for weight in weights:
-        sums = np.concatenate([sums, sums + weight])
-    return sums
+def interest(liked: np.ndarray, akin: np.ndarray) -> np.ndarray:
+    """Bits of the akin events that were liked, and of all akin events: which kind is in the majority, 1, 0 or -1."""
+    return np.sign(2 * ones(liked) - ones(akin))
+
+
+def drift(liked: np.ndarray, akin: np.ndarray) -> np.ndarray:
+    """The same bits: whether the last akin event was liked, 1 or -1; 0 without any."""
+    last = akin & -akin  # the lowest bit
+    return np.sign(2 * (liked & last) - last)
+
+
+def ones(bits: np.ndarray) -> np.ndarray:
+    """How many of the WINDOW bits are set. np.bitwise_count came with numpy 2."""
+    return ONES[bits & (len(ONES) - 1)] + ONES[bits >> (WINDOW // 2)]
 
 
 def standardise(term: np.ndarray) -> np.ndarray:
