@@ -7,12 +7,13 @@ timestamp, of which the planted terms see the last WINDOW. c is an item's catego
 
     popularity   effect of the item: its price, its tags and its own draw
     interaction  A[segment, brand] + B[segment, device]; A and B have mean 0 over each row and each column
-    interest     sign of (likes - dislikes) among the history's events of the target's category
-    order        sum_s (L + 1 - 2 s) v[c of the s-th last of the L events]: in reverse, its sign changes
-    drift        whether the last event of the target's category was liked: 1 or -1, 0 without any
+    interest     sign of (likes - dislikes) among the history's events of category c; 0 without any
+    order        sum_s (n + 1 - 2 s) v[c_s], c_s the category of the s-th last of n events: does v[c] rise or fall?
+    drift        label of the last of the history's events of category c, as -1 or 1; 0 without any
 
-Each term has mean 0 and standard deviation 1 over the N events; `interest` and `drift` depend on labels drawn before,
-so for them this holds about, and with bias 0. What is drawn in which order depends on no strength: events are the same for all.
+Terms have mean 0 and standard deviation 1 over the N events. `interest` and `drift` depend on labels drawn before, so
+for them this holds about, and with bias 0; they go together, so that the two at once count for more. Strengths decide
+labels alone: users, items and events are the same for all. Age carries nothing beyond the segment.
 
 Items are drawn by a Zipf law, most of them from one of the user's INTERESTS present categories, each of which is
 exchanged at random times. A share TIED of the events has the timestamp of the user's event before.
