@@ -1,6 +1,6 @@
 """Planted truth: does each model learn what it was designed to learn, and beat the one that lacks that part?
 
-usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N]
+usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N] [--events N]
 
 For each planted structure alone, and for all together, models are trained from several seeds on the same synthetic log.
 Printed: the share of the way from AUC 0.5 to the oracle's, mean and deviation over seeds.
@@ -45,8 +45,10 @@ if __name__ == "__main__":
     parser.add_argument("structures", nargs="*", default=list(LADDER))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--events", type=int, default=30_000)
     typed = parser.parse_args()
-    more = [f"trainer.threads={typed.threads}"] if typed.threads else []
+    more = [f"dataset.n_events={typed.events}", f"dataset.n_users={typed.events // 50}", "dataset.n_items=200"]
+    more += ["trainer.batch_size=256", f"trainer.threads={typed.threads or 'null'}"]
     for structure in typed.structures:
         for model in LADDER[structure]:
             found = shares(structure, model, typed.seeds, more)

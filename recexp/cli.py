@@ -1,13 +1,14 @@
 """The command line: verbs, and Hydra for everything with a `=`. No other file knows how a configuration is composed."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from recexp.config import Config
+    from recexp.sweep import Sweep
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 OPEN = ("dataset.features.", "model.loss_weights.")  # where a user adds keys of their own
@@ -203,8 +205,9 @@ def train(arguments: list[str]) -> int:
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
-        task = Once() if sweep is None else sweep
-        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task.job)()
+        once = Once()
+        job = once.job if sweep is None else functools.partial(_job_of, sweep)
+        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(job)()
     except FirstJobMistaken as error:
         assert sweep is not None
         sweep.discard()
@@ -219,7 +222,14 @@ def train(arguments: list[str]) -> int:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-    return task.finish()
+    return sweep.finish() if sweep else once.finish()
+
+
+def _job_of(sweep: "Sweep", raw: "DictConfig") -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    job = HydraConfig.get()
+    return sweep.job(job.job.num, list(job.overrides.task), lambda: _checked(raw), _trained)
 
 
 class Once:
@@ -230,7 +240,7 @@ class Once:
 
     def job(self, raw: "DictConfig") -> float | None:
         try:
-            return train_job(raw)
+            return _trained(_checked(raw))
         except BaseException as error:
             self.error = error
             return None
@@ -241,21 +251,24 @@ class Once:
         return 0
 
 
-def train_job(raw: "DictConfig", place: "Callable[[Config], None]" = lambda config: None) -> float | None:
-    """Trains one composed configuration inside Hydra; `place` may set its run.dir. Returns the objective's value."""
+def _checked(raw: "DictConfig") -> "Config":
+    """The configuration that Hydra has composed for this job."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     from recexp.validate import check
 
-    hydra_config = HydraConfig.get()
-    folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    config = check(raw, model_file(raw, folders))
-    place(config)
+    sources = HydraConfig.get().runtime.config_sources
+    return check(raw, model_file(raw, [Path(source.path) for source in sources if source.schema == "file"]))
+
+
+def _trained(config: "Config") -> float | None:
+    """Trains this job; returns the value of the objective."""
+    from hydra.core.hydra_config import HydraConfig
+
     from recexp.experiment import train
 
     log_to_terminal()
-    metrics = train(config, list(OmegaConf.to_container(hydra_config.overrides.task)))  # type: ignore[arg-type]
+    metrics = train(config, list(HydraConfig.get().overrides.task))
     return metrics["valid"].get(config.objective or config.trainer.monitor)
 
 

@@ -4,16 +4,15 @@ import datetime
 import logging
 import statistics
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import UserError
-from recexp.run.directory import read_json, remove, unique_folder
+from recexp.run.directory import read_json, remove, run_name, unique_folder
 from recexp.run.table import columns, number
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from recexp.config import Config
 
 logger = logging.getLogger(__name__)
@@ -36,29 +35,24 @@ class Sweep:
         self.folder = (
             Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
         )
-        self.jobs: list[tuple[list[str], Path | None, str | None]] = []  # what differs, directory, error
+        self.jobs: list[tuple[list[str], Path | None, str | None]] = []  # overrides, directory, error
 
     def hydra_overrides(self) -> list[str]:
         return [f"hydra.sweep.dir='{self.folder}'", "hydra.sweep.subdir=."]
 
-    def job(self, raw: "DictConfig") -> Any:
-        """One job. Its failure is noted; a mistake in the first ends the sweep, since it is most likely in all."""
-        from hydra.core.hydra_config import HydraConfig
+    def job(
+        self, number: int, typed: list[str], check: "Callable[[], Config]", train: "Callable[[Config], float | None]"
+    ) -> float | None:
+        """One job, by its overrides. Its failure is noted; a mistake in the first ends the sweep: it is likely in all.
 
-        from recexp.cli import train_job
-
-        number = HydraConfig.get().job.num
-        differs = HydraConfig.get().job.override_dirname
-        placed: list[Path] = []
-
-        def place(config: "Config") -> None:
-            name = config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
-            config.run.dir = str(self.folder / f"{number}-{name}")
-            placed.append(Path(config.run.dir))
-
-        error, value = None, None
+        Returns the value of the objective, NaN for a failure. Raises FirstJobMistaken.
+        """
+        error, value, path = None, None, None
         try:
-            value = train_job(raw, place)
+            config = check()
+            path = self.folder / f"{number}-{run_name(config)}"
+            config.run.dir = str(path)
+            value = train(config)
         except UserError as mistake:
             if not self.jobs:
                 raise FirstJobMistaken(mistake) from mistake
@@ -66,7 +60,7 @@ class Sweep:
         except Exception as failure:
             traceback.print_exc()
             error = f"{type(failure).__name__}: {failure}"
-        self.jobs.append((differs.split(",") if differs else [], placed[0] if placed else None, error))
+        self.jobs.append((typed, path, error))
         return float("nan") if error else value
 
     def discard(self) -> None:

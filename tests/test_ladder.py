@@ -41,7 +41,10 @@ def test_interactions_are_found_by_fm_and_deepfm_and_not_by_a_linear_model(share
 
 
 def test_interest_in_the_target_is_found_by_attention_and_not_by_blind_pooling(share):
-    pooled, attended = share("seq_pooling", "interest", "trainer.epochs=10"), share("din", "interest", "trainer.epochs=10")
+    pooled, attended = (
+        share("seq_pooling", "interest", "trainer.epochs=10"),
+        share("din", "interest", "trainer.epochs=10"),
+    )
     assert attended > pooled + 0.1
 
 

@@ -201,9 +201,12 @@ def _typed_folder(typed: str) -> Path:
 
 def _dated_folder(config: Config) -> Path:
     now = datetime.datetime.now()
-    name = config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
-    parent = Path("outputs") / now.strftime("%Y-%m-%d")
-    return unique_folder(parent, f"{now:%H-%M-%S}-{name}")
+    return unique_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{run_name(config)}")
+
+
+def run_name(config: Config) -> str:
+    """What a run is called in the names of its directories."""
+    return config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
 
 
 def unique_folder(parent: Path, name: str) -> Path:
