@@ -45,7 +45,8 @@ def build(config: Config) -> Experiment:
 def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes one run directory; returns what metrics.json holds.
 
-    Raises UserError with nothing left behind; whatever else ends the run is in its status.json.
+    Raises UserError, with nothing left behind where training had not begun; whatever else ends the run is in its
+    status.json.
     """
     device = resolve_device(config.device)
     run = (Run.reopen if config.run.resume and config.run.dir else Run.create)(config, overrides or [])
@@ -53,6 +54,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     try:
         if finished := _finished(run):
             logger.info("%s is finished; nothing to do", run.path)
+            run.status("finished")
             return finished
         experiment = build(config)
         logger.info("run    %s", run.path)
@@ -63,7 +65,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         run.status("finished")
         return metrics
     except UserError as error:
-        if (run.path / "metrics.jsonl").exists():
+        if run.began:
             run.status("failed", str(error))
         else:
             run.discard()

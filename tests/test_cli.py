@@ -251,6 +251,43 @@ def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     assert 1 <= epochs < 2000
 
 
+def test_a_run_killed_and_resumed_gives_the_figures_of_one_that_was_not(empty, capsys):
+    typed = [*SMOKE, "trainer.epochs=12", "trainer.patience=null", "run.dir=killed"]
+    code = (
+        "import os, sys; import recexp.run.directory as d; tell = d.Run.epoch\n"
+        "def epoch(run, line):\n    tell(run, line)\n    line['epoch'] < 7 or os.kill(os.getpid(), 9)\n"
+        f"d.Run.epoch = epoch\nfrom recexp.cli import run; run({typed!r})"
+    )
+    assert python(code, empty).returncode == -signal.SIGKILL
+    assert run(["resume", "killed"]) == 0
+    assert "going on after epoch 6" in capsys.readouterr().out
+    assert run([*typed[:-1], "run.dir=whole"]) == 0
+    volatile = ("seconds", "samples_per_second", "peak_memory_mb")
+    killed, whole = (json.loads(Path(name, "metrics.json").read_text()) for name in ("killed", "whole"))
+    assert {key: killed[key] for key in killed if key not in volatile} == {
+        key: whole[key] for key in whole if key not in volatile
+    }
+    assert Path("killed/predictions.parquet").read_bytes() == Path("whole/predictions.parquet").read_bytes()
+    assert run(["resume", "killed"]) == 0
+    assert json.loads(Path("killed/status.json").read_text())["state"] == "finished"
+
+
+def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
+    typed = [*SMOKE, "dataset=csv", "dataset.path=log.csv", "run.dir=a"]
+    Path("log.csv").write_text(
+        "user,item,label,timestamp\n" + "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(200))
+    )
+    code = (
+        "import os; import recexp.experiment as e\ne.build = lambda config: os.kill(os.getpid(), 9)\n"
+        f"from recexp.cli import run; run({typed[2:]!r} + ['model=fm', 'dataset.cache_dir=null'])"
+    )
+    python(code, empty)
+    Path("log.csv").unlink()
+    assert run(["resume", "a"]) == 2
+    assert "log.csv: no such file" in capsys.readouterr().err
+    assert Path("a/config.yaml").is_file()
+
+
 def test_a_killed_run_reads_as_interrupted(empty):
     from recexp.run.directory import read_status
 

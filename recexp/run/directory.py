@@ -31,6 +31,9 @@ class Run:
 
     def __init__(self, path: Path, monitor: str) -> None:
         self.path, self.monitor = path, monitor
+        self.began = (
+            path / "status.json"
+        ).exists()  # it was there before, or training has begun: no mistake removes it
         self.checkpoints = path / "checkpoints"
         self._handler = logging.FileHandler(path / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -100,6 +103,7 @@ class Run:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl, and tells it."""
+        self.began = True
         logger.info(epoch_line(line, self.monitor))
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
