@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 run: install  ## DIEN on the embedded synthetic data
-	$(BIN)/recexp model=dien
+	$(BIN)/recexp model=dien trainer.epochs=5
 
 test: install
 	$(BIN)/python -m pytest

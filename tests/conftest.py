@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recexp.layer.embedding import FeatureEmbedding
 
 TINY = ("dataset.n_users=50", "dataset.n_items=40", "dataset.n_events=1500", "dataset.cache_dir=null",
-        "device=cpu", "trainer.threads=1")  # fmt: skip
+        "device=cpu", "trainer.threads=1", "trainer.batch_size=256", "trainer.learning_rate=1e-3")  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
