@@ -1,6 +1,6 @@
 """A composed configuration held against its types, before any data is read: each mistake is one line.
 
-In two steps: `check_light` imports no torch, `check` does, for the model's own options.
+The model's own options come last: their types stand in its file, which imports torch.
 """
 
 import importlib.metadata
@@ -36,8 +36,8 @@ from recexp.config import (
 from recexp.error import ConfigError, choices
 
 
-def check_light(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> None:
-    """All that can be checked without importing torch: names, unknown keys, dataset, trainer and run values.
+def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Config:
+    """The typed configuration, everything checked but the data; torch is imported when all that needs none is right.
 
     model_file: what the model's YAML file holds, where the caller knows it; a key that it lacks is one nothing reads.
     Raises ConfigError.
@@ -51,24 +51,13 @@ def check_light(raw: DictConfig, model_file: Mapping[str, Any] | None = None) ->
         _check_keys("model", raw.model, model_file)
         if isinstance(raw.model.loss_weights, DictConfig):
             _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
-    _typed(_reader_schema(raw), raw.dataset, "dataset")
-    trainer = _typed(TrainerConfig, raw.trainer, "trainer")
-    _typed(RunConfig, raw.run, "run")
-    _check_l2(raw, trainer)
-
-
-def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Config:
-    """The typed configuration, everything checked but the data; what needs no torch first.
-
-    Raises ConfigError.
-    """
-    check_light(raw, model_file)
-    model = _typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     dataset = _absolute(_typed(_reader_schema(raw), raw.dataset, "dataset"))
     trainer = _typed(TrainerConfig, raw.trainer, "trainer")
+    run = _typed(RunConfig, raw.run, "run")
+    _check_l2(raw, trainer)
     if trainer.threads is None:
         trainer = replace(trainer, threads=_cores())
-    run = _typed(RunConfig, raw.run, "run")
+    model = _typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     _check_labels(model, dataset)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
     return Config(

@@ -21,7 +21,6 @@ from recexp.error import RunError
 from recexp.run.table import epoch_line
 
 logger = logging.getLogger(__name__)
-STATES = ("running", "finished", "failed", "interrupted", "pruned")
 NO_IDENTITY = ("run", "device")  # keys that say where and on what a configuration runs, not what it is
 PACKAGES = ("recexp", "torch", "numpy", "pandas", "hydra-core", "omegaconf")
 
@@ -76,6 +75,7 @@ class Run:
         return run
 
     def status(self, state: str, error: str | None = None) -> None:
+        """state: running, finished, failed or interrupted."""
         _write_json(
             self.path / "status.json",
             {
