@@ -190,6 +190,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attention_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
     "auxiliary_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
     "state_size": (lambda value: value >= 1, "1 or more"),
+    "n_heads": (lambda value: value >= 1, "1 or more"),
+    "n_layers": (lambda value: value >= 1, "1 or more"),
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
 

@@ -148,8 +148,7 @@ def reverse() -> "Callable[[Batch], Batch]":
     def reverse(batch: "Batch") -> "Batch":
         place = torch.arange(batch.mask.shape[1])
         source = torch.where(batch.mask, batch.mask.sum(1, keepdim=True) - 1 - place, place)
-        return replace(
-            batch, history=batch.history.gather(1, source), history_label=batch.history_label.gather(1, source)
-        )
+        columns = ("history", "history_label", "history_age")
+        return replace(batch, **{name: getattr(batch, name).gather(1, source) for name in columns})
 
     return reverse

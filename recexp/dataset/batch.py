@@ -14,7 +14,7 @@ from recexp.config import DatasetConfig, HistoryKind, LabelKind
 from recexp.dataset.log import Dataset, Log
 
 # The columns of the log that batches are made of.
-GATHERED = ("label", "user", "item", "before", "offsets", "context_ids", "context_values")
+GATHERED = ("label", "user", "item", "timestamp", "before", "offsets", "context_ids", "context_values")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Batch:
     context: Features  # (B, .)
     history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right
     history_label: Tensor  # (B, L) float32
+    history_age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps; 0 on padding
     mask: Tensor  # (B, L) bool, False on padding
     users: Features  # (U + 1, .)
     items: Features  # (I + 1, .)
@@ -113,8 +114,6 @@ class Batches:
             self.popular = torch.zeros(0, dtype=torch.long, device=self.device)
         if self.negatives:
             self.trained = torch.unique(self.popular)
-            assert log.timestamp is not None
-            self.time = self._tensor(log.timestamp)
             met = self._meetings(slice(None))
             self.met = {"train": met if ordered else self._meetings(self.rows["train"]), "valid": met, "test": met}
 
@@ -165,6 +164,7 @@ class Batches:
                 context=context,
                 history=none,
                 history_label=none.float(),
+                history_age=none.float(),
                 mask=none.bool(),
                 users=self.users,
                 items=self.items,
@@ -172,6 +172,7 @@ class Batches:
             )
         user = self.log["user"][row].long()
         target = self.log["item"][row].long() if samples.item is None else samples.item
+        time = self.log["timestamp"]
         longest = self.max_history if longest is None else longest
         position, mask = self.views[part].window(self.log["offsets"][user], self.log["before"][row].long(), longest)
         return Batch(
@@ -181,6 +182,7 @@ class Batches:
             context=context,
             history=torch.where(mask, self.log["item"][position], 0).long(),
             history_label=torch.where(mask, self.log["label"][position], 0.0),
+            history_age=torch.where(mask, time[row][:, None] - time[position], 0).float(),
             mask=mask,
             users=self.users,
             items=self.items,
@@ -191,7 +193,7 @@ class Batches:
         """Each event followed by its negatives: training items that are not in the user's past."""
         positive, trained = self.rows[part], self.trained
         row = positive.repeat_interleave(self.negatives)
-        user, time = self.log["user"][row], self.time[row]
+        user, time = self.log["user"][row], self.log["timestamp"][row]
         item = torch.empty_like(row)
         missing = torch.arange(len(row), device=self.device)
         for _ in range(100):  # a user who has met nearly all items keeps what the last draw gave
@@ -207,7 +209,7 @@ class Batches:
         return Samples(positive.repeat_interleave(1 + k), items.flatten(), labels.flatten())
 
     def _meetings(self, rows: Tensor | slice) -> "FirstMeeting":
-        return FirstMeeting(self.log["user"][rows], self.log["item"][rows], self.time[rows])
+        return FirstMeeting(self.log["user"][rows], self.log["item"][rows], self.log["timestamp"][rows])
 
     def _features(self, side: str, log: Log) -> Features:
         arrays = log.arrays()

@@ -5,10 +5,12 @@ one side share one vocabulary, so that one embedding table and one look-up serve
 shifted by its offset, padding and unknown are shared.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recexp.config import FeatureKind
+from recexp.error import ConfigError, choices
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 
@@ -32,6 +34,11 @@ class Side:
     """The fields of the user, of the item or of the event's context; the id, where there is one, stands first."""
 
     fields: tuple[Field, ...] = ()
+
+    @property
+    def ids(self) -> "Side":
+        """The side with its id alone."""
+        return Side(fields=self.fields[:1])
 
     @property
     def vocabulary(self) -> int:
@@ -59,6 +66,34 @@ class Schema:
     def n_items(self) -> int:
         """Item ids known to the model, padding and unknown included."""
         return FIRST + self.item.fields[0].size if self.item.fields else FIRST
+
+    @property
+    def ids(self) -> "Schema":
+        """The schema with user and item as their ids alone, without context."""
+        return replace(self, user=self.user.ids, item=self.item.ids, context=Side())
+
+    def select(self, names: Sequence[str] | None, key: str) -> "Schema":
+        """The schema with some of its fields, all of them where `names` is None.
+
+        A field is named as it stands in the data, `user` and `item` are the ids; where two sides have a field of one
+        name, `side.name` says which. Raises ConfigError, naming the dotted `key` that asks for a field not there.
+        """
+        if names is None:
+            return self
+        sides = {side: getattr(self, side) for side in ("user", "item", "context")}
+        known = {f"{side}.{each.name}": (side, each) for side in sides for each in sides[side].fields}
+        short = [each.name for _, each in known.values()]
+        known |= {each.name: (side, each) for side, each in known.values() if short.count(each.name) == 1}
+        for name in names:
+            if name not in known:
+                allowed = [each for each in known if "." not in each or each.partition(".")[2] not in known]
+                raise ConfigError(f"{key} = {name}: no such field. {choices(name, allowed)}")
+        wanted = [known[name] for name in names]
+        chosen = {
+            side: replace(sides[side], fields=tuple(each for each in sides[side].fields if (side, each) in wanted))
+            for side in sides
+        }
+        return replace(self, **chosen)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Features
-from recexp.dataset.schema import PADDING, UNKNOWN, Schema, Side
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Schema, Side
 from recexp.error import ConfigError
 
 
@@ -18,12 +18,17 @@ class SideEmbedding(nn.Module):
 
     A categorical field is a row of the table, a multi-valued one the mean over its values, a numeric one its number
     times a vector (Guo et al. 2017). Padding and unknown start at 0: padding stays there, unknown is met by training
-    only where a value is missing.
+    only where a value is missing. The side may be a selection of the data's fields: the table has rows for these alone.
     """
+
+    shift: Tensor
 
     def __init__(self, name: str, side: Side, embedding_dim: int, std: float) -> None:
         super().__init__()
         self.name, self.side = name, side
+        self.columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
+        self.register_buffer("shift", torch.tensor(_shifts(side), dtype=torch.long), persistent=False)  # (C,)
+        self.moved = any(_shifts(side))
         self.table = nn.Embedding(side.vocabulary, embedding_dim, padding_idx=PADDING)
         nn.init.normal_(self.table.weight, std=std)
         with torch.no_grad():
@@ -33,20 +38,47 @@ class SideEmbedding(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Features of n users, items or events to (n, F, D)."""
-        looked_up = self.table(features.ids)  # (n, C, D)
+        ids = self.rows(features.ids)  # (n, C)
+        looked_up = self.table(ids)  # (n, C, D)
         if all(field.width == 1 and not field.numeric for field in self.side.fields):
             return looked_up
         fields = []
+        column = number = 0
         for field in self.side.fields:
             if field.numeric:
-                fields.append(features.values[:, field.column, None] * self.direction[field.column])
-            elif field.width == 1:
-                fields.append(looked_up[:, field.column])
+                fields.append(features.values[:, field.column, None] * self.direction[number])
+                number += 1
+                continue
+            if field.width == 1:
+                fields.append(looked_up[:, column])
             else:
-                columns = slice(field.column, field.column + field.width)
-                count = (features.ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)
+                columns = slice(column, column + field.width)
+                count = (ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)
                 fields.append(looked_up[:, columns].sum(1) / count)  # padding is 0
+            column += field.width
         return torch.stack(fields, 1)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Ids of the data (n, all columns) to rows of the table (n, C)."""
+        if ids.shape[1] != len(self.columns):
+            ids = ids[:, self.columns]
+        return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.moved else ids
+
+    def source(self) -> Tensor:
+        """The data's id of each row of the table: (vocabulary,)."""
+        parts = [torch.arange(FIRST)]
+        parts += [torch.arange(field.size) + FIRST + field.offset for field in self.side.fields if not field.numeric]
+        return torch.cat(parts).to(self.table.weight.device)
+
+
+def _shifts(side: Side) -> list[int]:
+    """What is added to the known ids of each column: a selection's ranges of ids close up."""
+    shifts, size = [], 0
+    for field in side.fields:
+        if not field.numeric:
+            shifts += [size - field.offset] * field.width
+            size += field.size
+    return shifts
 
 
 class FeatureEmbedding(nn.Module):

@@ -22,7 +22,10 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Trains parameters by gradient. The last stage takes trainer.epochs, an earlier one has its own."""
+    """Trains parameters by gradient. The last stage takes trainer.epochs, an earlier one has its own.
+
+    A module of which no parameter is trained is in evaluation mode throughout: its statistics stay, too.
+    """
 
     name: str
     model: nn.Module  # forward and losses are called on it: the model itself or a part that is a model too
@@ -32,10 +35,11 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Sets buffers from the training part in closed form."""
+    """Sets parameters and buffers from the training part in closed form."""
 
     name: str
-    fit: Callable[[Batch], None]  # called once, with all training rows as one batch
+    model: nn.Module  # what the valid part is scored by afterwards: the model itself or a part that is a model too
+    fit: Callable[[Batch], None]  # called once, with all training rows as one batch, without histories
 
 
 Stage = Train | Fit

@@ -45,7 +45,7 @@ class Popularity(nn.Module):
         return {"target": bce(output.logits, batch.label)}
 
     def stages(self) -> list[Stage]:
-        return [Fit(name="count", fit=self.count)]
+        return [Fit(name="count", model=self, fit=self.count)]
 
     def count(self, training: Batch) -> None:
         item = training.items.ids[training.target, 0]

@@ -130,12 +130,12 @@ class Trainer:
         training = task.batches.training()
         stage.fit(training)
         seconds = time.perf_counter() - began
-        valid, _ = self._valid(task.model, task.batches)
+        valid, _ = self._valid(stage.model, task.batches)
         progress.epoch = progress.best_epoch = 1
         progress.speeds = [len(training) / max(seconds, 1e-9)]
         progress.seconds += time.perf_counter() - began
         self._record(stage, task, progress, {}, valid, seconds)
-        self._save("best", task, progress)
+        self._save(_best(stage, task), task, progress)
 
     def _train(self, stage: Train, task: Task, progress: Progress) -> None:
         config = self.config
@@ -156,17 +156,17 @@ class Trainer:
                 progress.rate *= 0.1
             self._record(stage, task, progress, losses, valid, seconds)
             if progress.best_epoch == progress.epoch:
-                self._save("best", task, progress)
+                self._save(_best(stage, task), task, progress)
             if progress.epoch % config.checkpoint_every == 0 or self._over(progress, epochs):
                 self._save("last", task, progress, step.optimizers)
-        if best := checkpoint.load(task.recorder.checkpoints, "best", self.device):
+        if best := checkpoint.load(task.recorder.checkpoints, _best(stage, task), self.device):
             checkpoint.load_model(task.model, best[0])
 
     def _epoch(self, stage: Train, step: Step, batches: Batches, progress: Progress) -> tuple[dict[str, float], float]:
         """One pass over the training rows: the mean of each named loss, and the seconds it took."""
         seed = int(np.random.SeedSequence((self.seed, progress.stage, progress.epoch)).generate_state(1)[0])
         torch.manual_seed(seed)
-        stage.model.train()
+        set_mode(stage)
         first = progress.epoch * batches.steps("train", self.config.batch_size)
         totals: dict[str, Tensor] = {}
         seen = 0
@@ -263,6 +263,20 @@ class Trainer:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
             mode.fill_uninitialized_memory = fill
+
+
+def _best(stage: Stage, task: Task) -> str:
+    """The name of a stage's best checkpoint: the last stage's is the run's."""
+    return "best" if stage.name == stages(task.model)[-1].name else stage.name
+
+
+def set_mode(stage: Train) -> None:
+    """Training mode, but evaluation mode for modules whose parameters all stay: so do their running statistics."""
+    stage.model.train()
+    for prefix, module in stage.model.named_modules():
+        names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters()]
+        if names and not any(name.startswith(stage.trained) for name in names):
+            module.eval()
 
 
 def _means(totals: dict[str, Tensor], rows: int) -> dict[str, float]:

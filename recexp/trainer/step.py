@@ -22,6 +22,7 @@ class Step:
         named = list(stage.model.named_parameters())
         for name, parameter in named:
             parameter.requires_grad_(name.startswith(stage.trained))
+            parameter.grad = None  # of an earlier stage
         trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self.trained = [parameter for _, parameter in trained]
         sides = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
@@ -58,7 +59,8 @@ class Step:
             clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
 
     def _counts(self, side: SideEmbedding, batches: Batches) -> Tensor | None:
-        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)
+        """How often the training rows hold each row of the table, where the L2 term asks for it."""
+        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)[side.source()]
 
 
 def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:

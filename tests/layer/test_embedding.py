@@ -64,6 +64,7 @@ def random_batch(size: int, seed: int = 0, longest: int = 4) -> Batch:
         ),
         history=torch.randint(1, N_ITEMS + 1, (size, longest), generator=generator) * mask,
         history_label=torch.randint(2, (size, longest), generator=generator).float() * mask,
+        history_age=mask.float(),
         mask=mask,
         users=Features(torch.arange(8)[:, None], torch.zeros(8, 0)),
         items=random_items(generator),

@@ -59,9 +59,8 @@ def longer(batch: Batch, n: int) -> Batch:
     def widen(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros(len(x), n)], 1)
 
-    return replace(
-        batch, history=widen(batch.history), history_label=widen(batch.history_label), mask=widen(batch.mask)
-    )
+    histories = ("history", "history_label", "history_age", "mask")
+    return replace(batch, **{name: widen(getattr(batch, name)) for name in histories})
 
 
 def fitted(model: nn.Module, batches: Batches) -> nn.Module:
@@ -225,6 +224,7 @@ def test_content_of_padding_changes_nothing(name: str, options: dict, make: Make
         mixed,
         history=torch.where(mixed.mask, mixed.history, garbage),
         history_label=torch.where(mixed.mask, mixed.history_label, 1.0),
+        history_age=torch.where(mixed.mask, mixed.history_age, 1e6),
     )
     model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
     require_equal(step(model, filled), step(same, mixed))

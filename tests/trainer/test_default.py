@@ -534,7 +534,7 @@ class Staged(nn.Module):
     def stages(self) -> list[Stage]:
         return [
             Train(name="wide", model=self, trained=("linear",), epochs=2),
-            Fit(name="count", fit=self.count),
+            Fit(name="count", model=self, fit=self.count),
             Train(name="all", model=self),
         ]
 
