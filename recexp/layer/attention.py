@@ -124,6 +124,19 @@ class Outer(Scorer):
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
 
+def meet_user(kind: Attention, target: Tensor, history: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+    """Target (B, D) and history (B, L, D) as the scorer of a kind sees them when the user (B, D) takes part.
+
+    The user joins the target as the kind joins it to h, so `multiply` sees h * t * u and `add` h + t + u; the kinds
+    that see the history alone see h * u.
+    """
+    if kind in (Attention.add, Attention.subtract):
+        return target + user, history
+    if kind in (Attention.linear, Attention.mlp):
+        return target, history * user[:, None]
+    return target * user, history
+
+
 SCORERS: dict[Attention, type[Scorer]] = {
     Attention.linear: Scorer,
     Attention.mlp: Scorer,

@@ -3,6 +3,7 @@
 B batch, L history length, E item size, P profile size
 eq. 3   v_U = sum_s a(h_s, t) h_s       interest in the target, weights not normalised
         logit = MLP([v_U, t, profile])
+        a(h_s, t, u), u = W profile     with user_vector: whom the target is shown to matters too
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, pool, weigh
+from recexp.layer.attention import Attention, Normalise, attention, meet_user, pool, weigh
 from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce
-from recexp.layer.mlp import MLP
+from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
 from recexp.registry import register
 
@@ -30,10 +31,12 @@ class DIN(nn.Module):
         embedding_std: float
         embedding_l2: float
         history_labels: bool
+        features: bool
         attention: Attention
         attention_hidden_sizes: list[int]
         attention_activation: Activation
         normalise: Normalise
+        user_vector: bool
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
@@ -41,19 +44,39 @@ class DIN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         require_items(schema, config.name)
-        self.normalise = config.normalise
+        self.kind, self.normalise = config.attention, config.normalise
+        schema = schema if config.features else schema.ids
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_item = self.embed.n_item
         self.attention = attention(config.attention, n_item, config.attention_hidden_sizes, config.attention_activation)
+        self.user = linear(self.embed.n_profile, n_item) if config.user_vector else None
+        if self.user is not None:
+            nn.init.ones_(self.user.bias)  # a product with small vectors would hide the target from the attention
         n_in = 2 * n_item + self.embed.n_profile
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        scores = self.attention(target, history, batch.mask)  # (B, L)
-        weights = weigh(scores, batch.mask, self.normalise, scale=target.shape[1] ** -0.5)
+        return self.judge(profile, target, history, batch.mask)
+
+    def judge(self, profile: Tensor, target: Tensor, history: Tensor, mask: Tensor) -> Output:
+        """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
+        sees = target, history
+        if self.user is not None:
+            sees = meet_user(self.kind, target, history, self.user(profile))
+        scores = self.attention(*sees, mask)  # (B, L)
+        weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
         interest = pool(weights, history)  # (B, E), eq. 3
-        return Output(logits=self.mlp(torch.cat([interest, target, profile], 1))[:, 0])  # (B,)
+        logits = self.mlp(torch.cat([interest, target, profile], 1))[:, 0]  # (B,)
+        return Output(logits, {"attention": weights})
+
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Logits (B, N) of N targets (B, N), rows of items, for each user; histories are embedded once."""
+        profile, _, history = self.embed(batch)
+        n_targets = targets.shape[1]
+        each = [rows.repeat_interleave(n_targets, 0) for rows in (profile, history, batch.mask)]
+        target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
+        return self.judge(each[0], target, each[1], each[2]).logits.view_as(targets)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

@@ -1,16 +1,18 @@
 """Deep Interest Network: eq. 3 event by event, and the poolings it becomes when attention says nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from recexp.dataset.batch import Batch
+from recexp.dataset.batch import Batch, Features
 from recexp.dataset.log import Dataset
+from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise
+from recexp.layer.attention import Attention, Normalise, meet_user, weigh
 from recexp.model.seq_pooling import Pooling
 
 Make = Callable[..., nn.Module]
@@ -90,6 +92,83 @@ def test_interest_depends_on_the_target_unless_attention_sees_the_history_alone(
     change = model.attention(target.flip(0), history, mixed.mask) - model.attention(target, history, mixed.mask)
     changed = (change[mixed.mask].abs() > 1e-6).any()
     assert bool(changed) == (attention not in (Attention.linear, Attention.mlp))
+
+
+def test_weights_are_handed_out_event_by_event(din: Callable[..., nn.Module], mixed: Batch) -> None:
+    weights = din()(mixed).parts["attention"]
+    assert weights.shape == mixed.mask.shape
+    assert not weights[~mixed.mask].any()
+    torch.testing.assert_close(weights.sum(1), mixed.mask.any(1).float())
+
+
+@pytest.mark.parametrize("attention", Attention)
+def test_targets_scored_in_one_pass_equal_one_call_each(
+    attention: Attention, din: Callable[..., nn.Module], mixed: Batch
+) -> None:
+    model = din(attention=attention, user_vector=True)
+    targets = torch.stack([mixed.target.roll(n) for n in range(3)], 1)  # (B, 3)
+    calls = [model(replace(mixed, target=targets[:, n])).logits for n in range(3)]
+    torch.testing.assert_close(model.score(mixed, targets), torch.stack(calls, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", Attention)
+def test_user_takes_part_in_the_attention_if_asked(
+    attention: Attention, din: Callable[..., nn.Module], mixed: Batch
+) -> None:
+    other = replace(mixed, user=mixed.user.roll(2))
+
+    def change(model: nn.Module) -> float:
+        return float((model(other).parts["attention"] - model(mixed).parts["attention"]).detach().abs().max())
+
+    options = {"attention": attention, "normalise": Normalise.none}
+    assert change(din(user_vector=True, **options)) > 1e-6
+    assert change(din(user_vector=False, **options)) == 0
+
+
+def test_user_joins_the_target_as_the_target_joins_an_event() -> None:
+    torch.manual_seed(0)
+    t, h, u = torch.randn(2, 3), torch.randn(2, 4, 3), torch.randn(2, 3)
+    multiplied, history = meet_user(Attention.multiply, t, h, u)
+    torch.testing.assert_close(multiplied[1] * history[1, 2], h[1, 2] * t[1] * u[1])
+    added, history = meet_user(Attention.add, t, h, u)
+    torch.testing.assert_close(added[0] + history[0, 3], h[0, 3] + t[0] + u[0])
+    alone, history = meet_user(Attention.mlp, t, h, u)
+    assert torch.equal(alone, t)
+    torch.testing.assert_close(history[1, 0], h[1, 0] * u[1])
+
+
+def test_user_of_ones_changes_nothing(din: Callable[..., nn.Module], mixed: Batch) -> None:
+    with_user, without = din(user_vector=True), din(user_vector=False)
+    nn.init.zeros_(with_user.user.weight)
+    without.load_state_dict(with_user.state_dict(), strict=False)
+    torch.testing.assert_close(with_user(mixed).logits, without(mixed).logits)
+
+
+def test_term_of_the_target_alone_cancels_under_softmax(mixed: Batch) -> None:
+    scores = torch.randn(mixed.mask.shape, generator=torch.Generator().manual_seed(0))
+    of_target = torch.randn(len(mixed), 1, generator=torch.Generator().manual_seed(1))
+    shifted, plain = (weigh(each, mixed.mask, Normalise.softmax) for each in (scores + of_target, scores))
+    torch.testing.assert_close(shifted, plain)
+    unnormalised = weigh(scores + of_target, mixed.mask, Normalise.none)
+    assert not torch.allclose(unnormalised, weigh(scores, mixed.mask, Normalise.none))
+
+
+def test_ids_alone_see_no_feature(din: Callable[..., nn.Module], mixed: Batch) -> None:
+    ids, features = din(features=False), din(features=True)
+    other = replace(
+        mixed,
+        users=blank(mixed.users),
+        items=blank(mixed.items),
+        context=blank(mixed.context, kept=0),
+    )
+    assert torch.equal(ids(other).logits, ids(mixed).logits)
+    assert (features(other).logits != features(mixed).logits).all()
+
+
+def blank(features: Features, kept: int = 1) -> Features:
+    """Nothing known but the first `kept` id columns."""
+    ids = torch.cat([features.ids[:, :kept], torch.full_like(features.ids[:, kept:], UNKNOWN)], 1)
+    return Features(ids, torch.zeros_like(features.values))
 
 
 def test_table_is_refused(make: Make, table: Dataset) -> None:
