@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from recexp.sweep import Sweep
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-OPEN = ("dataset.features.", "model.loss_weights.")  # where a user adds keys of their own
+OPEN = tuple(f"dataset.features.{side}." for side in ("user", "item", "context")) + ("model.loss_weights.",)  # where a user adds keys of their own
 GROUPS = ("model", "dataset", "trainer", "experiment")
 VERBS = {  # name: (module, function, arguments, what it does)
     "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
     "datasets": ("recexp.catalogue", "datasets", "[NAME]", "all datasets, or one's options"),
+    "check": ("recexp.check", "check", "[override...]", "tries on a model what must hold for any, one's own too"),
     "explain": (
         "recexp.explain",
         "explain",
@@ -156,6 +157,21 @@ def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[t
         found = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
     files = [(each.config_path, each.package or "") for each in found if each.config_path]
     return [(path, package) for path, package in files if not path.startswith("hydra/")]
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
+    """A verb's arguments without --config-dir DIR, and DIR. Raises ConfigError for any other flag."""
+    words, config_dir = [], None
+    left = iter(arguments)
+    for word in left:
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            config_dir = value or next(left, "")
+        elif word.startswith("-"):
+            raise ConfigError(f"{word}: no such flag here. {choices(word, ['--config-dir'])}")
+        else:
+            words.append(word)
+    return words, config_dir
 
 
 def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:

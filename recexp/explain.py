@@ -5,20 +5,19 @@ from typing import Any
 
 import yaml
 
-from recexp.cli import compose, defaults_list, nearest_key
+from recexp.cli import compose, defaults_list, nearest_key, split_flags
 from recexp.config import flat
 from recexp.error import ConfigError
 
 
 def explain(arguments: list[str]) -> int:
     """`explain KEY [override...]`. Raises ConfigError for a key that is not there."""
-    keys = [word for word in arguments if "=" not in word]
-    overrides = [word for word in arguments if "=" in word]
+    words, config_dir = split_flags(arguments)
+    keys = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
     if len(keys) != 1:
         raise ConfigError("explain: takes one key, as in: recexp explain trainer.epochs model=din")
     key = keys[0]
-    config_dir = next((word.partition("=")[2] for word in overrides if word.startswith("--config-dir=")), None)
-    overrides = [word for word in overrides if not word.startswith("--")]
     raw, folders = compose(overrides, config_dir)
     values = dict(flat(raw))
     inside = {name: value for name, value in values.items() if name == key or name.startswith(f"{key}.")}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.error import UserError
+from recexp.error import ConfigError, UserError
 from recexp.run.directory import read_json, remove, run_name, unique_folder
 from recexp.run.table import columns, number
 
@@ -31,7 +31,7 @@ class Sweep:
     def __init__(self, overrides: list[str]) -> None:
         typed = [word.partition("=")[2] for word in overrides if word.startswith("run.dir=")]
         now = datetime.datetime.now()
-        self.typed = bool(typed)
+        self.overrides, self.typed = overrides, bool(typed)
         self.folder = (
             Path(typed[-1]) if typed else unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
         )
@@ -69,7 +69,10 @@ class Sweep:
             remove(self.folder)
 
     def finish(self) -> int:
-        """Prints the closing table; 1 if any job failed."""
+        """Prints the closing table; 1 if any job failed. Raises ConfigError where there was none."""
+        if not self.jobs:
+            self.discard()
+            raise ConfigError(f"-m {' '.join(self.overrides)}: a sweep of no jobs; glob() and choices name nothing.")
         failed = [(differs, path, error) for differs, path, error in self.jobs if error]
         for line in self.table():
             logger.info(line)
@@ -89,11 +92,11 @@ class Sweep:
             if metrics:
                 settings[key].append(metrics)
         names = ("auc", "gauc", "logloss")
-        rows = [["setting", "n", *(f"test {name}" for name in names)]]
+        rows = [["setting", "n", *(f"test {name}" for name in names), "parameters", "seconds"]]
         for key, found in settings.items():
-            rows.append(
-                [key or "-", str(len(found)), *(_mean([metrics["test"][name] for metrics in found]) for name in names)]
-            )
+            tests = [_mean([metrics["test"][name] for metrics in found]) for name in names]
+            cost = [_whole(found, "parameters"), _whole(found, "seconds")]
+            rows.append([key or "-", str(len(found)), *tests, *cost])
         return ["", *columns(rows)]
 
 
@@ -103,3 +106,8 @@ def _mean(values: list[float | None]) -> str:
         return "-"
     spread = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
     return number(statistics.fmean(known)) + spread
+
+
+def _whole(found: list[dict[str, Any]], name: str) -> str:
+    """The mean of a figure that needs no decimals."""
+    return f"{statistics.fmean(metrics[name] for metrics in found):,.0f}" if found else "-"

@@ -162,7 +162,7 @@ def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
     jobs = sorted(path.parent.name for path in Path("sweep").glob("*/metrics.json"))
     assert jobs == ["0-fm-synthetic-s0", "1-fm-synthetic-s0", "2-fm-synthetic-s1", "3-fm-synthetic-s1"]
     table = capsys.readouterr().out.splitlines()[-4:]
-    assert table[0].split() == ["setting", "n", "test", "auc", "test", "gauc", "test", "logloss"]
+    assert table[0].split() == "setting n test auc test gauc test logloss parameters seconds".split()
     assert table[1].startswith("model.embedding_dim=4  2 ") and table[2].startswith("model.embedding_dim=8  2 ")
 
 
