@@ -17,6 +17,7 @@ import recexp
 from recexp.config import Config, L2Rows, Optimizer, Precision, Schedule
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
+from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import fm
 from recexp.layer.loss import bce
@@ -631,3 +632,34 @@ def test_model_fitted_in_closed_form_leaves_both_checkpoints(make: Make, fit: Ca
     for name in ("best", "last"):
         tensors, _ = checkpoint.load(recorder.checkpoints, name, CPU)
         assert torch.equal(tensors["model.score"], model.score)
+
+
+def test_each_stage_leaves_its_own_best_checkpoint(
+    dataset: Dataset, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path
+) -> None:
+    model = Staged(dataset.schema)
+    recorder, states = trained_states(model, tmp_path / "checkpoints")
+    valid_auc(0.8, 0.7, 0.6, 0.5, 0.6)
+    fit(model, recorder, epochs=2)
+    for name, index in (("wide", 0), ("count", 2), ("best", 4)):  # its lines' places, the best of each
+        tensors, _ = checkpoint.load(recorder.checkpoints, name, CPU)
+        assert same({key.removeprefix("model."): each for key, each in tensors.items()}, states[index]), name
+
+
+class Frozen(Nested):
+    """A part with batch statistics beside what its last stage trains."""
+
+    def stages(self) -> list[Stage]:
+        return [Train(name="own", model=self, trained=("own.",))]
+
+
+def test_part_that_is_not_trained_keeps_its_statistics_and_draws_nothing(
+    make: Make, dataset: Dataset, fit: Callable
+) -> None:
+    model = Frozen(dataset.schema, make("deepfm", activation=Activation.dice, dropout=0.5))
+    start = state(model)
+    fit(model)
+    assert changed(start, state(model)) == {"own"}
+    assert not model.part.training
+    default.set_mode(Train(name="all", model=model))
+    assert model.part.deep.hidden[0].dropout.training
