@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install run test smoke lint bench clean
+.PHONY: install run test smoke lint docs bench clean
 
 install: $(STAMP)
 
@@ -18,13 +18,17 @@ run: install  ## DIEN on the embedded synthetic data
 test: install
 	$(BIN)/python -m pytest
 
-smoke: install  ## every model for a few steps
-	$(BIN)/recexp -m +experiment=smoke 'model=glob(*)'
+smoke: install  ## every model, then every named variant, for a few steps
+	$(BIN)/recexp -m +experiment=smoke
+	$(BIN)/recexp -m '+experiment/variants=glob(*)'
 
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: install  ## docs/models.md from the models' own files
+	$(BIN)/python docs/generate.py
 
 bench: install  ## ratios measured side by side; prints and times only
 	$(BIN)/python benchmarks/loop.py

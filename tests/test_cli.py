@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from recexp.cli import help_text, run
+import recexp
+from recexp import registry
+from recexp.cli import conf_folder, help_text, run
+from recexp.config import to_dict
 
 SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]
 
@@ -162,7 +165,7 @@ def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
     jobs = sorted(path.parent.name for path in Path("sweep").glob("*/metrics.json"))
     assert jobs == ["0-fm-synthetic-s0", "1-fm-synthetic-s0", "2-fm-synthetic-s1", "3-fm-synthetic-s1"]
     table = capsys.readouterr().out.splitlines()[-4:]
-    assert table[0].split() == "setting n test auc test gauc test logloss parameters seconds".split()
+    assert " ".join(table[0].split()) == "setting n test auc test gauc test logloss parameters seconds"
     assert table[1].startswith("model.embedding_dim=4  2 ") and table[2].startswith("model.embedding_dim=8  2 ")
 
 
@@ -172,6 +175,42 @@ def test_a_job_that_fails_lets_the_others_go_on_and_the_sweep_exits_1(empty, cap
     states = [json.loads(path.read_text())["state"] for path in sorted(Path("sweep").glob("*/status.json"))]
     assert states == ["finished", "failed", "finished"]
     assert "failed: " in capsys.readouterr().out
+
+
+def test_a_sweep_of_no_jobs_is_a_mistake(empty, capsys):
+    assert run(["-m", *SMOKE, "model=glob(zz*)"]) == 2
+    assert "a sweep of no jobs" in capsys.readouterr().err
+    assert not list(empty.rglob("*.yaml"))
+
+
+def test_smoke_sweeps_over_every_model_unless_others_are_named(empty, capsys):
+    trained = []
+
+    def job(self, number, typed, check, train):
+        trained.append(next(word for word in typed if word.startswith("model=")))
+        self.jobs.append((typed, None, None))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recexp.sweep.Sweep.job", job)
+        assert run(["-m", "+experiment=smoke"]) == 0
+        assert trained == [f"model={name}" for name in registry.names("model")]
+        trained.clear()
+        assert run(["-m", "+experiment=smoke", "model=fm,din"]) == 0
+        assert trained == ["model=fm", "model=din"]
+
+
+VARIANTS = sorted(path.stem for path in (conf_folder() / "experiment/variants").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_is_called_by_its_model_and_differs_from_it(name):
+    def options(*overrides):
+        tree = to_dict(recexp.load_config(["trainer.threads=1", *overrides]))
+        return tree["model"], tree["dataset"]["features"]
+
+    varied = options(f"+experiment/variants={name}")
+    assert name.startswith(varied[0]["name"])
+    assert varied != options(f"model={varied[0]['name']}")
 
 
 def test_a_sweep_whose_first_job_is_mistaken_leaves_nothing(empty, capsys):

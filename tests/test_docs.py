@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,11 @@ def test_a_model_of_the_users_own_with_a_misspelt_key_is_a_mistake(tmp_path, mon
     typed = ["model=similarity", "plugins=[similarity.py]", "--config-dir", ".", "+model.embeding_dim=3"]
     assert run(typed) == 2
     assert "Did you mean 'embedding_dim'?" in capsys.readouterr().err
+
+
+def test_page_of_models_is_what_their_files_say():
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
