@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from recexp.sweep import Sweep
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-OPEN = tuple(f"dataset.features.{side}." for side in ("user", "item", "context")) + ("model.loss_weights.",)  # where a user adds keys of their own
+# Where a user adds keys of their own.
+OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.")
 GROUPS = ("model", "dataset", "trainer", "experiment")
 VERBS = {  # name: (module, function, arguments, what it does)
     "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),

@@ -6,7 +6,7 @@ composed configuration against them.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -46,6 +46,7 @@ class Optimizer(Enum):
     sgd = "plain SGD"
     adagrad = "AdaGrad"
     lazy_adam = "Adam that skips embedding rows absent from the batch"
+    ftrl = "FTRL-proximal: steps as in AdaGrad, an L1 term that sets weights to exactly 0"
 
 
 class Schedule(Enum):
@@ -72,21 +73,56 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
 
 
 @dataclass(kw_only=True)
+class DerivedConfig:
+    """Fields of the context that are made of the user's events strictly before; recexp/dataset/derive.py makes them."""
+
+    last_items: int
+    most_liked: list[str]
+
+    def __post_init__(self) -> None:
+        require(0 <= self.last_items <= 100, "dataset.features.derived.last_items", self.last_items, "0 to 100")
+        twice = len(set(self.most_liked)) < len(self.most_liked)
+        require(not twice, "dataset.features.derived.most_liked", self.most_liked, "a list that names a column once")
+
+    @property
+    def names(self) -> list[str]:
+        """The fields, as models and the context know them."""
+        last = [f"last_item_{place}" for place in range(1, self.last_items + 1)]
+        return [*last, *(f"most_liked_{name}" for name in self.most_liked)]
+
+
+@dataclass(kw_only=True)
 class FeaturesConfig:
     """Feature columns by the table they stand in: one value a user, an item, or an event."""
 
     user: dict[str, FeatureKind]
     item: dict[str, FeatureKind]
     context: dict[str, FeatureKind]
+    derived: DerivedConfig
+
+    @property
+    def sides(self) -> dict[str, dict[str, FeatureKind]]:
+        """The columns, without what is derived from them."""
+        return {"user": self.user, "item": self.item, "context": self.context}
 
     def __post_init__(self) -> None:
-        for side in fields(self):
-            for name in getattr(self, side.name):
+        for side, kinds in self.sides.items():
+            for name in kinds:
                 require(
                     bool(re.fullmatch(r"\w[\w -]*", name)),
-                    f"dataset.features.{side.name}",
+                    f"dataset.features.{side}",
                     repr(name),
                     "a name of letters, digits, _ and -",
+                )
+        listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
+        for name in self.derived.most_liked:
+            if name not in listed:
+                hint = f"no categorical or multi column of dataset.features.item. {choices(name, listed)}"
+                raise ConfigError(f"dataset.features.derived.most_liked = {name}: {hint}")
+        for name in self.derived.names:
+            if name in self.context:
+                raise ConfigError(
+                    f"dataset.features.context.{name}: is the name of a field of features.derived; rename the column."
                 )
 
 
@@ -124,6 +160,31 @@ class DatasetConfig:
         require(self.n_bins >= 2, "dataset.n_bins", self.n_bins, "2 or more")
 
 
+def require_rowwise(key: str, optimizer: Optimizer, sparse: bool) -> None:
+    """Raises ConfigError for an optimizer, named by a dotted key, that does not go with trainer.sparse."""
+    if sparse and optimizer in (Optimizer.adam, Optimizer.adamw):
+        raise ConfigError(
+            f"trainer.sparse = true: {key} = {optimizer.name} has no exact row-wise form; "
+            "use optimizer ftrl, sgd, adagrad or lazy_adam."
+        )
+    if optimizer is Optimizer.lazy_adam and not sparse:
+        raise ConfigError(f"{key} = lazy_adam: updates rows alone; set trainer.sparse=true with it.")
+
+
+@dataclass(kw_only=True)
+class FTRLConfig:
+    learning_rate: float
+    beta: float
+    l1: float
+    l2: float
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "beta"):
+            require(getattr(self, name) > 0, f"trainer.ftrl.{name}", getattr(self, name), "above 0")
+        for name in ("l1", "l2"):
+            require(getattr(self, name) >= 0, f"trainer.ftrl.{name}", getattr(self, name), "0 or more")
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     name: str
@@ -133,6 +194,7 @@ class TrainerConfig:
     optimizer: Optimizer
     learning_rate: float
     weight_decay: float
+    ftrl: FTRLConfig
     sparse: bool
     l2_rows: L2Rows
     schedule: Schedule
@@ -156,13 +218,9 @@ class TrainerConfig:
         require(self.patience is None or self.patience >= 1, "trainer.patience", self.patience, "1 or more, or null")
         require(self.threads is None or self.threads >= 1, "trainer.threads", self.threads, "1 or more, or null")
         check_metric("trainer.monitor", self.monitor)
-        if self.sparse and self.optimizer in (Optimizer.adam, Optimizer.adamw):
-            raise ConfigError(
-                f"trainer.sparse = true: {self.optimizer.name} has no exact row-wise form; "
-                "use optimizer sgd, adagrad or lazy_adam."
-            )
-        if self.optimizer is Optimizer.lazy_adam and not self.sparse:
-            raise ConfigError("trainer.optimizer = lazy_adam: updates rows alone; set trainer.sparse=true with it.")
+        require_rowwise("trainer.optimizer", self.optimizer, self.sparse)
+        if self.optimizer is Optimizer.ftrl and self.weight_decay:
+            raise ConfigError(f"trainer.weight_decay = {self.weight_decay}: ftrl has none; use trainer.ftrl.l2.")
         if self.sparse and self.weight_decay:
             raise ConfigError(
                 "trainer.weight_decay: decays whole tables, which trainer.sparse=true does not touch; "

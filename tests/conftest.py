@@ -50,7 +50,7 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
     """300 rows of a label and three fields, without users, items and time."""
     import pandas as pd
 
-    from recexp.config import FeatureKind, FeaturesConfig, SplitKind
+    from recexp.config import DerivedConfig, FeatureKind, FeaturesConfig, SplitKind
     from recexp.dataset.prepare import prepare
     from recexp.dataset.raw import Raw
 
@@ -60,7 +60,8 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
     label = (random.random(300) < 0.4).astype(np.float32)
     kinds = {"site": FeatureKind.categorical, "tags": FeatureKind.multi, "hour": FeatureKind.numeric}
     config = compose().dataset
-    config = replace(config, features=FeaturesConfig(user={}, item={}, context=kinds),
+    derived = DerivedConfig(last_items=0, most_liked=[])
+    config = replace(config, features=FeaturesConfig(user={}, item={}, context=kinds, derived=derived),
                      split=replace(config.split, kind=SplitKind.random))  # fmt: skip
     return prepare(Raw(origin="made up", label=label, context=pd.DataFrame(columns)), config)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recexp.config import DatasetConfig, HistoryKind, LabelKind
-from recexp.dataset.log import Dataset, Log
+from recexp.dataset.log import Dataset, Log, in_order
 
 # The columns of the log that batches are made of.
 GATHERED = ("label", "user", "item", "timestamp", "before", "offsets", "context_ids", "context_values")
@@ -79,13 +79,6 @@ def view(chosen: np.ndarray, device: torch.device) -> View:
     rank = np.zeros(len(chosen) + 1, np.int32)
     np.cumsum(chosen, out=rank[1:])
     return View(torch.from_numpy(np.flatnonzero(chosen).astype(np.int32)).to(device), torch.from_numpy(rank).to(device))
-
-
-def in_order(log: Log) -> bool:
-    """Whether a user's parts follow in time, no tie cut: what a training event sees is then training events alone."""
-    assert log.user is not None and log.before is not None
-    step, tied = np.diff(log.part), log.before[1:] == log.before[:-1]
-    return not ((log.user[1:] == log.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
 
 
 class Batches:

@@ -69,8 +69,7 @@ def multi(column: "pd.Series", known: np.ndarray) -> tuple[np.ndarray, int]:
     """Ids (n, most values in a cell) in the cell's order, padded on the right; a missing cell is all padding."""
     import pandas as pd
 
-    codes, cells = pd.factorize(column)  # cells repeat: each distinct one is taken apart once
-    values = [[value for value in str(cell).split(MULTI_SEPARATOR) if value] for cell in cells]
+    codes, values = taken_apart(column)
     counts = np.array([len(each) for each in values], np.int64)
     cell = np.repeat(np.arange(len(values)), counts)
     place = np.arange(len(cell)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -80,6 +79,14 @@ def multi(column: "pd.Series", known: np.ndarray) -> tuple[np.ndarray, int]:
     matrix = np.full((len(values) + 1, max(1, counts.max(initial=1))), PADDING, np.int32)
     matrix[cell, place] = ids
     return matrix[codes], size
+
+
+def taken_apart(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:
+    """The distinct cell (n,) of each cell, -1 where it is missing, and the values in each distinct cell."""
+    import pandas as pd
+
+    codes, cells = pd.factorize(column)  # cells repeat: each distinct one is taken apart once
+    return codes, [[value for value in str(cell).split(MULTI_SEPARATOR) if value] for cell in cells]
 
 
 def binned(numbers: np.ndarray, known: np.ndarray, n_bins: int) -> tuple[np.ndarray, int]:

@@ -91,7 +91,9 @@ def _check_columns(config: TableConfig) -> None:
 
 def _check_features(config: TableConfig) -> None:
     roles = config.roles()
-    for side, kinds in vars(config.features).items():
+    if config.features.derived.names and not config.is_log:
+        raise ConfigError("dataset.features.derived: a table without users and time has no events before a row.")
+    for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
             raise ConfigError(f"dataset.features.{side}: a table has no {side}s; use features.context.")
         for name in kinds:
@@ -105,7 +107,7 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], Table], parts: list
     Raises DataError.
     """
     wanted, paths = config.roles(), config.side_paths()
-    for side, kinds in vars(config.features).items():
+    for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
     events = Sheet([open_table(path) for path in parts], wanted, config.multi_separator)
     columns, context = config.columns, config.features.context

@@ -46,6 +46,13 @@ class Log:
         return np.flatnonzero(self.part == PARTS.index(part))
 
 
+def in_order(log: Log) -> bool:
+    """Whether a user's parts follow in time, no tie cut: what a training event sees is then training events alone."""
+    assert log.user is not None and log.before is not None
+    step, tied = np.diff(log.part), log.before[1:] == log.before[:-1]
+    return not ((log.user[1:] == log.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A log, what models know of it, and what the user should know of it."""

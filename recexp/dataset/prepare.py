@@ -10,6 +10,7 @@ import numpy as np
 from recexp import registry
 from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind, to_dict
 from recexp.dataset import cache
+from recexp.dataset.derive import derive
 from recexp.dataset.encode import Encoded, encode_side
 from recexp.dataset.log import PARTS, Dataset, Log
 from recexp.dataset.raw import Raw
@@ -69,7 +70,6 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     train = part == 0
     users = _side(raw.users, raw_user, "user", config.features.user, user[train], config)
     items = _side(raw.items, raw_item, "item", config.features.item, item[train], config)
-    context = _context(raw, order, train, config)
     log = Log(
         label=label,
         part=part,
@@ -78,8 +78,6 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         timestamp=timestamp,
         before=before,
         offsets=offsets,
-        context_ids=context.ids,
-        context_values=context.values,
         user_ids=users.ids,
         user_values=users.values,
         item_ids=items.ids,
@@ -89,6 +87,9 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         row=order.astype(np.int32),
         probability=raw.probability[order] if raw.probability is not None else None,
     )
+    derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
+    context = _context(raw, order, derived, train, config)
+    log = replace(log, context_ids=context.ids, context_values=context.values)
     return log, {"user": users.side, "item": items.side, "context": context.side}
 
 
@@ -96,6 +97,8 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     """Rows without users and time: fields of the context alone, in file order."""
     if not config.features.context:
         raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
+    if config.features.derived.names:
+        raise ConfigError("dataset.features.derived: a table without users and time has no events before a row.")
     if config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
     if config.split.kind is SplitKind.given:
@@ -104,7 +107,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         part = by_row(config.split.ratios, len(raw.label))
     else:
         raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table has no time; use random or given.")
-    context = _context(raw, np.arange(len(part)), part == 0, config)
+    context = _context(raw, np.arange(len(part)), {}, part == 0, config)
     log = Log(
         label=_label(raw, config),
         part=part,
@@ -169,27 +172,36 @@ def _side(
     config: DatasetConfig,
 ) -> Encoded:
     """Fields of all users or items, the id first, with a padding row on top. trained: those of the training events."""
-    import pandas as pd
-
     if name in kinds:
         raise ConfigError(f"dataset.features.{name}.{name}: is the name of the id itself; rename the column.")
-    index = pd.Index(raw_ids[1:])
-    frame = _columns(features, name, kinds)
-    frame = pd.DataFrame(index=index) if frame is None else frame.reindex(index)
-    frame = frame.assign(**{name: raw_ids[1:]})
+    frame = _by_id(features, raw_ids, name, kinds).assign(**{name: raw_ids[1:]})
     known = np.zeros(len(frame), bool)
     known[trained - 1] = True
     encoded = encode_side(frame, {name: FeatureKind.categorical, **kinds}, known, config.n_bins)
     return Encoded(encoded.side, _with_padding(encoded.ids), _with_padding(encoded.values))
 
 
-def _context(raw: Raw, order: np.ndarray, known: np.ndarray, config: DatasetConfig) -> Encoded:
-    """Fields of the events in the given order."""
+def _context(
+    raw: Raw, order: np.ndarray, derived: "Mapping[str, pd.Categorical]", known: np.ndarray, config: DatasetConfig
+) -> Encoded:
+    """Fields of the events in the given order, then those derived, which are in that order already."""
     import pandas as pd
 
     frame = _columns(raw.context, "context", config.features.context)
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
-    return encode_side(rows, config.features.context, known, config.n_bins)
+    kinds = config.features.context | dict.fromkeys(derived, FeatureKind.categorical)
+    return encode_side(rows.assign(**derived), kinds, known, config.n_bins)
+
+
+def _by_id(
+    features: "pd.DataFrame | None", raw_ids: np.ndarray, side: str, kinds: Mapping[str, FeatureKind]
+) -> "pd.DataFrame":
+    """The feature columns of a side, a row for each id from 1 on."""
+    import pandas as pd
+
+    index = pd.Index(raw_ids[1:])
+    frame = _columns(features, side, kinds)
+    return pd.DataFrame(index=index) if frame is None else frame.reindex(index)
 
 
 def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, FeatureKind]) -> "pd.DataFrame | None":

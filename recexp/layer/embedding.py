@@ -180,3 +180,10 @@ def require_items(schema: Schema, model: str) -> None:
             f"model = {model}: needs users, items and time; this dataset is a table. "
             "Name dataset.columns, or choose a model over fields such as fm or deepfm."
         )
+
+
+def require_fields(schema: Schema, model: str) -> None:
+    """Raises ConfigError for fewer than two fields, ids included: a model of their interactions has nothing to do."""
+    n_fields = sum(len(side.fields) for side in (schema.user, schema.item, schema.context))
+    if n_fields < 2:
+        raise ConfigError(f"model = {model}: needs 2 fields or more, ids included; this table has {n_fields}.")

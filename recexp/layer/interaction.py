@@ -1,6 +1,6 @@
-"""Sums over all pairs of fields in linear time.
+"""Pairs of fields: their sums in linear time, and one by one.
 
-B batch, F fields, D embedding size; S = sum_i e_i
+B batch, F fields, P = F (F - 1) / 2 pairs, D embedding size; S = sum_i e_i
 Rendle, ICDM 2010, lemma 3.1   sum_{i<j} <e_i, e_j> = 1/2 sum_d (S_d^2 - sum_i e_id^2)
 He & Chua, NFM, SIGIR 2017, eq. 4   the same before the sum over d
 """
@@ -21,3 +21,9 @@ def bi_interaction(e: Tensor) -> Tensor:
     """
     e = e.to(torch.promote_types(e.dtype, torch.float32))
     return (e.sum(1).square() - e.square().sum(1)) / 2
+
+
+def pair_products(e: Tensor) -> Tensor:
+    """Elementwise products of the pairs (0, 1), (0, 2), ..., (F - 2, F - 1): e (B, F, D) -> (B, P, D)."""
+    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
+    return e.index_select(1, first) * e.index_select(1, second)

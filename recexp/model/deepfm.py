@@ -4,22 +4,30 @@ B batch, F fields, D embedding size
 eq. 1   logit = y_FM + y_DNN
 eq. 2   y_FM = w0 + sum_i w_i + sum_{i<j} <e_i, e_j>
 eq. 4   y_DNN = MLP([e_1, ..., e_F]), of the same embeddings
+        logit = Linear([w0 + sum_i w_i; sum_{i<j} e_i * e_j; last hidden layer of the MLP])     combine=concat
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
+import torch
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding, Linear
-from recexp.layer.interaction import fm
+from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
+from recexp.layer.interaction import bi_interaction, fm
 from recexp.layer.loss import bce
-from recexp.layer.mlp import MLP
+from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
 from recexp.registry import register
+
+
+class Combine(Enum):
+    sum = "logit = linear + FM + MLP (paper)"
+    concat = "logit = Linear([linear; products of pairs; last hidden layer])"
 
 
 @register("deepfm")
@@ -29,22 +37,30 @@ class DeepFM(nn.Module):
         embedding_dim: int
         embedding_std: float
         embedding_l2: float
+        combine: Combine
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
+        require_fields(schema, config.name)
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
-        self.deep = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+        n_out = 1 if config.combine is Combine.sum else None
+        self.deep = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out)
+        n_parts = 1 + config.embedding_dim + self.deep.n_out
+        self.output = linear(n_parts, 1) if config.combine is Combine.concat else None
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)
-        wide = self.linear(batch) + fm(e)  # (B,), eq. 2
-        deep = self.deep(e.flatten(1))[:, 0]  # (B,), eq. 4
-        return Output(logits=wide + deep)
+        wide = self.linear(batch)  # (B,)
+        deep = self.deep(e.flatten(1))  # (B, 1), eq. 4, or the last hidden layer (B, H)
+        if self.output is None:
+            return Output(logits=wide + fm(e) + deep[:, 0])  # (B,), eq. 1
+        parts = torch.cat([wide[:, None], bi_interaction(e), deep], 1)  # (B, 1 + D + H)
+        return Output(logits=self.output(parts)[:, 0])  # (B,)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

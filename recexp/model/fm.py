@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
 from recexp.layer.interaction import fm
 from recexp.layer.loss import bce
 from recexp.model import Output
@@ -29,6 +29,7 @@ class FM(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
+        require_fields(schema, config.name)
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
 

@@ -1,6 +1,6 @@
 """Tiny logs and configurations, made without a reader."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 
 from recexp.config import (
     DatasetConfig,
+    DerivedConfig,
     FeatureKind,
     FeaturesConfig,
     HistoryKind,
@@ -55,12 +56,15 @@ def make_config(
     split: SplitKind = SplitKind.user_time,
     ratios: tuple[float, float, float] = (0.6, 0.2, 0.2),
     features: dict[str, dict[str, FeatureKind]] | None = None,
+    last_items: int = 0,
+    most_liked: Sequence[str] = (),
     **options: Any,
 ) -> DatasetConfig:
     """All features of make_log, unless others are given."""
+    derived = DerivedConfig(last_items=last_items, most_liked=list(most_liked))
     chosen = {"user": {}, "item": {}, "context": {}} | (FEATURES if features is None else features)
     return DatasetConfig(
-        features=FeaturesConfig(**chosen),
+        features=FeaturesConfig(**chosen, derived=derived),
         split=SplitConfig(kind=split, ratios=list(ratios), column="part" if split is SplitKind.given else None),
         **(DEFAULTS | options),
     )

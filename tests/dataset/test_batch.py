@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
-from recexp.dataset.batch import Batch, Batches, Samples, in_order
-from recexp.dataset.log import PARTS, Dataset
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.log import PARTS, Dataset, in_order
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
 

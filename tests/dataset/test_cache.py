@@ -95,7 +95,7 @@ def test_a_table_goes_through_the_cache(
 
 
 def other_options(tiny_config: Callable, config: DatasetConfig) -> dict[str, DatasetConfig]:
-    features = {side: dict(kinds) for side, kinds in vars(config.features).items()}
+    features = {side: dict(kinds) for side, kinds in config.features.sides.items()}
     swapped = features | {"item": dict(reversed(features["item"].items()))}
     made: dict[str, Any] = {
         "label": {"label": LabelKind.implicit},
@@ -106,6 +106,10 @@ def other_options(tiny_config: Callable, config: DatasetConfig) -> dict[str, Dat
         "feature": {"features": features | {"user": {}}},
         "kind": {"features": features | {"user": {"city": FeatureKind.multi}}},
         "order": {"features": swapped},
+        "last items": {"last_items": 1},
+        "more last items": {"last_items": 2},
+        "most liked": {"most_liked": ["brand"]},
+        "most liked of two": {"most_liked": ["brand", "tags"]},
     }
     common = {"reader": "tiny_counted", "cache_dir": config.cache_dir}
     return {name: tiny_config(**(common | options)) for name, options in made.items()}

@@ -1,0 +1,115 @@
+"""The loss of the next item: which of all known items follows an event, judged by the state after that event.
+
+B batch, L history length, N pairs of an event and its known successor, V known items, S drawn ones, H state size
+    z_i = <q, w_i> + b_i         q = P state with w the embeddings of item ids (tied), or q = state with w of its own
+    -log(e^z_next / sum_i e^z_i)                                         over all items
+    -log(e^z_next / (e^z_next + sum_j e^(z_j - log(S p_j))))             over j drawn by popularity p, hits j = next out
+S p_j is how often j is expected in the draw, so the sum over j estimates that over all other items without bias
+(importance sampling; Bengio & Senecal, IEEE TNN 2008). The next item is there for certain, so its logit stays as it is
+(Khrylchenko et al., RecSys 2025).
+"""
+
+import math
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.layer.embedding import SideEmbedding
+from recexp.layer.mlp import linear
+
+
+class Vectors(Enum):
+    tied = "the embeddings of the item ids"
+    own = "a matrix of its own"
+
+
+class Draw:
+    """Draws n items by popularity, and tells how often each is expected.
+
+    That takes a count of all training events, which is kept for as long as batches come of the same data.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+        self.popular: Tensor | None = None
+        self.log_share = torch.zeros(0)  # (V,)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Known items, counted from 0, one draw for all pairs of the batch, and log(n p) of each: (n,) both."""
+        if self.popular is not batch.popular:
+            self.popular = batch.popular
+            self.log_share = log_share(batch)
+        drawn = batch.items.ids[batch.draw_items(batch.popular.new_empty(self.n)), 0] - FIRST
+        return drawn, self.log_share[drawn] + math.log(self.n)
+
+
+def log_share(batch: Batch) -> Tensor:
+    """log p of each known item, the logarithm of its share of training events: (V,), or fewer if the last have none."""
+    count = torch.bincount(batch.items.ids[batch.popular, 0] - FIRST)
+    return count.float().log() - math.log(len(batch.popular))
+
+
+class NextItem(nn.Module):
+    """The mean loss over all events that have a known successor. Padding and unknown are no candidates.
+
+    draw: of the items that the next is told apart from; None is all of them.
+    """
+
+    def __init__(
+        self, vectors: Vectors, n_state: int, embedding_dim: int, n_items: int, draw: Draw | None = None
+    ) -> None:
+        super().__init__()
+        tied, self.n_known, self.draw = vectors is Vectors.tied, n_items - FIRST, draw
+        self.project = linear(n_state, embedding_dim, bias=False) if tied else None
+        self.own = None if tied else linear(n_state, self.n_known, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.n_known))
+
+    def forward(self, states: Tensor, batch: Batch, item: SideEmbedding) -> Tensor:
+        """States (B, L, H) after each event, and the embedding of items, which `tied` reads -> (), 0 if N is 0."""
+        valid, following = successors(batch)
+        states = states[:, :-1][valid]  # (N, H): no product with V items for positions that do not count
+        query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
+        if self.draw is None:
+            every = torch.arange(self.n_known, device=following.device)
+            return cross_entropy(self.logits(query, every, item), following)
+        drawn, log_expected = self.draw(batch)
+        true = (query.float() * self.vectors(following, item)).sum(1) + self.bias[following]  # (N,)
+        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, drawn == following[:, None])
+
+    def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
+        """query (N, .), known items counted from 0 at `index` (n,) -> (N, n)."""
+        return F.linear(query, self.vectors(index, item), self.bias[index])
+
+    def vectors(self, index: Tensor, item: SideEmbedding) -> Tensor:
+        """Of the known items at `index` (n,): (n, D) or (n, H)."""
+        # The id is the first field of an item, so its known values are the rows from FIRST on.
+        return item.table(index + FIRST) if self.own is None else F.embedding(index, self.own.weight)
+
+
+def successors(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Which events have a known successor (B, L - 1), and what items these are (N,), counted from 0.
+
+    The target, which comes after the last event, is the successor of none: the model is asked about it.
+    """
+    following = batch.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
+    valid = batch.mask[:, 1:] & (following > UNKNOWN)
+    return valid, following[valid] - FIRST
+
+
+def cross_entropy(logits: Tensor, index: Tensor) -> Tensor:
+    """-log softmax(logits (N, V)) at index (N,), mean over N; 0 if there are none."""
+    return F.cross_entropy(logits.float(), index, reduction="sum") / max(1, len(index))
+
+
+def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor) -> Tensor:
+    """`cross_entropy` over the true item's logit (N,) and those of drawn ones (N, S), mean over N.
+
+    log_expected (S,): how often each is expected in the draw. hit (N, S): where the drawn item is the true one.
+    """
+    others = (drawn.float() - log_expected).masked_fill(hit, -torch.inf)
+    logits = torch.cat([true.float()[:, None], others], 1)  # (N, 1 + S)
+    return cross_entropy(logits, torch.zeros(len(true), dtype=torch.long, device=true.device))

@@ -1,0 +1,92 @@
+"""Second-order polynomial with hashed weights.
+
+Chang et al., Training and Testing Low-degree Polynomial Data Mappings via Linear SVM, JMLR 2010
+    y = w0 + sum_i w_i x_i + sum_{i<j} w_h(i, j) x_i x_j,  i and j from different fields
+
+B batch, C columns, P pairs of columns of different fields. Each field is a small bag of (id, coefficient) x: a
+categorical one its id with coefficient 1, a multi-valued one its values with 1 / count each, a numeric one a fixed id
+with its number as coefficient.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch, Features
+from recexp.dataset.schema import FIRST, PADDING, Schema, Side
+from recexp.layer.embedding import Linear
+
+
+class Poly2(nn.Module):
+    """The linear part, and a weight for each pair of values of two fields, found in `n_buckets` by a hash."""
+
+    first: Tensor
+    second: Tensor
+    field: Tensor
+
+    def __init__(self, schema: Schema, n_buckets: int) -> None:
+        super().__init__()
+        self.sides = (schema.user, schema.item, schema.context)
+        self.linear = Linear(schema)
+        self.table = nn.Embedding(n_buckets, 1)
+        nn.init.zeros_(self.table.weight)  # of a cross that training does not hold nothing is known
+        fields = [field for side in self.sides for field in side.fields]
+        field = torch.repeat_interleave(torch.tensor([field.width for field in fields]))  # (C,)
+        first, second = torch.triu_indices(len(field), len(field), offset=1)
+        apart = field[first] != field[second]
+        self.register_buffer("field", field, persistent=False)
+        self.register_buffer("first", first[apart], persistent=False)  # (P,)
+        self.register_buffer("second", second[apart], persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,)."""
+        ids, x = self.bags(batch)
+        weights = self.table(self.buckets(ids))[:, :, 0]  # (B, P)
+        products = x.index_select(1, self.first) * x.index_select(1, self.second)  # (B, P)
+        return self.linear(batch) + (weights * products).sum(1)
+
+    def bags(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Ids and coefficients (B, C) of all fields side by side; padding has coefficient 0."""
+        user, item, context = self.sides
+        parts = []
+        if user.fields:
+            parts.append(bags(user, Features(batch.users.ids[batch.user], batch.users.values[batch.user])))
+        if item.fields:
+            parts.append(bags(item, Features(batch.items.ids[batch.target], batch.items.values[batch.target])))
+        if context.fields:
+            parts.append(bags(context, batch.context))
+        ids, x = zip(*parts, strict=True)
+        return torch.cat(ids, 1), torch.cat(x, 1)
+
+    def buckets(self, ids: Tensor) -> Tensor:
+        """The place (B, P) of each pair of ids (B, C). The field is hashed too: unknown is one id for all fields."""
+        code = mix(ids + (self.field << 48))  # (B, C)
+        pair = mix(3 * code.index_select(1, self.first) + code.index_select(1, self.second))
+        return pair % self.table.num_embeddings
+
+
+def bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
+    """Ids and coefficients (n, C) of a side's fields; C counts numeric fields too."""
+    ids, x = [], []
+    for field in side.fields:
+        if field.numeric:
+            number = features.values[:, field.column, None]  # (n, 1)
+            ids.append(torch.full_like(number, FIRST, dtype=torch.long))
+            x.append(number)
+            continue
+        values = features.ids[:, field.column : field.column + field.width]  # (n, width)
+        there = (values != PADDING).float()
+        ids.append(values)
+        x.append(there / there.sum(1, keepdim=True).clamp(min=1))
+    return torch.cat(ids, 1), torch.cat(x, 1)
+
+
+def mix(x: Tensor) -> Tensor:
+    """A one-to-one scramble of 64-bit integers, the same everywhere (Steele et al., SplitMix64, OOPSLA 2014)."""
+    x = (x ^ _right(x, 30)) * -0x40A7B892E31B1A47  # 0xBF58476D1CE4E5B9 as a signed integer
+    x = (x ^ _right(x, 27)) * -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
+    return x ^ _right(x, 31)
+
+
+def _right(x: Tensor, n: int) -> Tensor:
+    """x >> n of an unsigned integer: 0 comes in at the left, where torch lets the sign come."""
+    return (x >> n) & ((1 << (64 - n)) - 1)

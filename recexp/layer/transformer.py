@@ -1,0 +1,237 @@
+"""The pieces of a Transformer, each usable alone. Vaswani et al., Attention Is All You Need, NeurIPS 2017.
+
+B batch, L length of what is attended to, M of what attends, D model size, h heads of size d = D / h
+eq. 1      Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V
+sec. 3.2   MultiHead(x, y) = [head_1, ..., head_h] W^O,  head_i = Attention(x W_i^Q, y W_i^K, y W_i^V)
+eq. 2      FFN(x) = f(x W_1 + b_1) W_2 + b_2
+sec. 3.5   PE(p, 2i) = sin(p / 10000^(2i/D)),  PE(p, 2i+1) = cos(p / 10000^(2i/D))
+
+A `mask` (B, L) is true where there is an event. `seen` is true where an event may be attended to: (B, L) by all
+queries, (B, M, L) by each. What a mask hides may hold anything.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recexp.layer.activation import Activation
+from recexp.layer.mlp import MLP, linear
+
+
+class Norm(Enum):
+    post = "LayerNorm(x + f(x)), of the paper"
+    pre = "x + f(LayerNorm(x)), and a LayerNorm after the last layer"
+
+
+class MultiHeadAttention(nn.Module):
+    """Sec. 3.2, without biases as there: a query that sees nothing gets exactly 0."""
+
+    def __init__(self, dim: int, n_heads: int, dropout: float):
+        super().__init__()
+        if dim % n_heads:
+            raise ValueError(f"dim = {dim} is not a multiple of n_heads = {n_heads}.")
+        self.heads = (n_heads, dim // n_heads)
+        self.query = linear(dim, dim, bias=False)
+        self.key = linear(dim, dim, bias=False)
+        self.value = linear(dim, dim, bias=False)
+        self.output = linear(dim, dim, bias=False)
+        self.dropout = nn.Dropout(dropout)  # of the weights
+
+    def forward(self, query: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        """query (B, M, D), memory (B, L, D), seen (B, L) or (B, M, L) -> (B, M, D)."""
+        seen = seen if seen.dim() == 3 else seen[:, None]  # (B, M or 1, L)
+        memory = hide(memory, seen.any(1))  # a weight of 0 is not enough: 0 times infinity is NaN
+        blind = ~seen.any(2, keepdim=True)  # (B, M or 1, 1)
+        q = self.query(query).unflatten(2, self.heads).transpose(1, 2)  # (B, h, M, d)
+        k = self.key(memory).unflatten(2, self.heads).transpose(1, 2)  # (B, h, L, d)
+        v = self.value(memory).unflatten(2, self.heads).transpose(1, 2)
+        # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
+        dropout = self.dropout.p if self.training else 0.0
+        heads = F.scaled_dot_product_attention(q, k, v, (seen | blind)[:, None], dropout)
+        heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
+        return self.output(heads.transpose(1, 2).flatten(2))
+
+
+class Residual(nn.Module):
+    """A sublayer f with its residual, dropout and LayerNorm."""
+
+    def __init__(self, dim: int, dropout: float, norm: Norm):
+        super().__init__()
+        self.placement = norm
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """x (..., D) -> (..., D)."""
+        if self.placement is Norm.pre:
+            return x + self.dropout(sublayer(self.norm(x)))
+        return self.norm(x + self.dropout(sublayer(x)))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and FFN."""
+
+    def __init__(self, dim: int, n_heads: int, hidden_size: int, activation: Activation, dropout: float, norm: Norm):
+        super().__init__()
+        self.attend = MultiHeadAttention(dim, n_heads, dropout)
+        self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)  # eq. 2
+        self.attended, self.transformed = Residual(dim, dropout, norm), Residual(dim, dropout, norm)
+
+    def forward(self, x: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
+        x = hide(x, mask)
+        x = self.attended(x, lambda x: self.attend(x, x, seen))
+        return self.transformed(x, lambda x: self.transform(x, mask))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to a memory, FFN."""
+
+    def __init__(self, dim: int, n_heads: int, hidden_size: int, activation: Activation, dropout: float, norm: Norm):
+        super().__init__()
+        self.attend = MultiHeadAttention(dim, n_heads, dropout)
+        self.recall = MultiHeadAttention(dim, n_heads, dropout)
+        self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)  # eq. 2
+        self.attended, self.recalled, self.transformed = (Residual(dim, dropout, norm) for _ in range(3))
+
+    def forward(self, x: Tensor, mask: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D) as EncoderLayer."""
+        x = hide(x, mask)
+        x = self.attended(x, lambda x: self.attend(x, x, causal(mask)))
+        x = self.recalled(x, lambda x: self.recall(x, memory, seen))
+        return self.transformed(x, lambda x: self.transform(x, mask))
+
+
+class Encoder(nn.Module):
+    """Encoder layers one after another; padding comes out as exactly 0."""
+
+    def __init__(
+        self,
+        n_layers: int,
+        dim: int,
+        n_heads: int,
+        hidden_size: int,
+        activation: Activation,
+        dropout: float,
+        norm: Norm,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, n_heads, hidden_size, activation, dropout, norm) for _ in range(n_layers)
+        )
+        self.norm = final(dim, norm)
+
+    def forward(self, x: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+        """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D)."""
+        for layer in self.layers:
+            x = layer(x, mask, seen)
+        return hide(self.norm(x), mask)
+
+
+class Decoder(nn.Module):
+    """Decoder layers one after another; padding comes out as exactly 0."""
+
+    def __init__(
+        self,
+        n_layers: int,
+        dim: int,
+        n_heads: int,
+        hidden_size: int,
+        activation: Activation,
+        dropout: float,
+        norm: Norm,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim, n_heads, hidden_size, activation, dropout, norm) for _ in range(n_layers)
+        )
+        self.norm = final(dim, norm)
+
+    def forward(self, x: Tensor, mask: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D)."""
+        for layer in self.layers:
+            x = layer(x, mask, memory, seen)
+        return hide(self.norm(x), mask)
+
+
+def final(dim: int, norm: Norm) -> nn.Module:
+    """What follows the last layer: with pre-norm nothing has normalised the sum of all residuals yet."""
+    return nn.LayerNorm(dim) if norm is Norm.pre else nn.Identity()
+
+
+def hide(x: Tensor, mask: Tensor) -> Tensor:
+    """x (B, L, D) with zeros where mask (B, L) is false."""
+    return x.masked_fill(~mask[:, :, None], 0)
+
+
+def causal(mask: Tensor) -> Tensor:
+    """What position s of a sequence may see, its events up to s itself: mask (B, L) -> (B, L, L)."""
+    length = mask.shape[1]
+    return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+
+
+def distance(mask: Tensor) -> Tensor:
+    """How many events follow each position, 0 at the last event: mask (B, L) -> (B, L) int64.
+
+    Positions are counted from the end, for histories of any length end at the target.
+    """
+    return mask.sum(1, keepdim=True) - mask.cumsum(1)
+
+
+def sinusoid(n: int, dim: int) -> Tensor:
+    """The table PE of sec. 3.5: (n, D). An odd D lacks the last cosine."""
+    rate = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (ceil(D / 2),)
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * rate
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :dim].float()
+
+
+class Sinusoid(nn.Module):
+    """Fixed vectors of positions."""
+
+    table: Tensor
+
+    def __init__(self, n_positions: int, dim: int):
+        super().__init__()
+        self.register_buffer("table", sinusoid(n_positions, dim), persistent=False)
+
+    def forward(self, position: Tensor) -> Tensor:
+        """position (...), from 0 and below n_positions -> (..., D)."""
+        return self.table[position]
+
+
+class LearntPosition(nn.Module):
+    """A learnt vector for each position."""
+
+    def __init__(self, n_positions: int, dim: int, std: float):
+        super().__init__()
+        self.table = nn.Embedding(n_positions, dim)
+        nn.init.normal_(self.table.weight, std=std)
+
+    def forward(self, position: Tensor) -> Tensor:
+        """position (...), from 0 and below n_positions -> (..., D)."""
+        return self.table(position)
+
+
+class AgePosition(nn.Module):
+    """A learnt vector for each bucket of the time since an event: the position of Chen et al., BST, DLP-KDD 2019.
+
+    Bucket k holds ages from 2^k - 1 to below 2^(k+1) - 1, the last bucket all above.
+    """
+
+    def __init__(self, n_buckets: int, dim: int, std: float):
+        super().__init__()
+        self.n_buckets = n_buckets
+        self.table = nn.Embedding(n_buckets, dim)
+        nn.init.normal_(self.table.weight, std=std)
+
+    def forward(self, age: Tensor) -> Tensor:
+        """age (...) float, 0 or more -> (..., D)."""
+        return self.table(self.bucket(age))
+
+    def bucket(self, age: Tensor) -> Tensor:
+        """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) integer."""
+        exponent = torch.frexp(1 + age)[1]  # exact where log2 rounds: 1 + age = m 2^exponent, 1/2 <= m < 1
+        return (exponent - 1).clamp(0, self.n_buckets - 1)

@@ -1,0 +1,77 @@
+"""Attentional Factorization Machine. Xiao et al., IJCAI 2017.
+
+B batch, F fields, P pairs of fields, D embedding size, A attention size
+eq. 2   p_ij = e_i * e_j,  i < j
+eq. 5   a_ij = softmax_ij(h^T relu(W p_ij + b))                  over the pairs of a sample
+eq. 6   logit = w0 + sum_i w_i + q^T sum_{i<j} a_ij p_ij
+        attention_l2 = 1/2 |W|^2, a loss of its own
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.attention import pool
+from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
+from recexp.layer.interaction import pair_products
+from recexp.layer.loss import bce
+from recexp.layer.mlp import linear
+from recexp.model import Output
+from recexp.registry import register
+
+
+@register("afm")
+class AFM(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        attention_size: int
+        dropout: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.attention_size >= 1, "model.attention_size", self.attention_size, "1 or more")
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_fields(schema, config.name)
+        self.attention_l2 = bool(config.loss_weights.get("attention_l2"))
+        self.linear = Linear(schema)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.pairs = list(combinations(names(self.embed), 2))  # in the order of the products
+        self.hidden = linear(config.embedding_dim, config.attention_size)  # W, b
+        self.score = linear(config.attention_size, 1, bias=False)  # h
+        self.dropout = nn.Dropout(config.dropout)
+        self.predict = linear(config.embedding_dim, 1, bias=False)  # q
+        nn.init.ones_(self.predict.weight)  # at first an FM whose pairs are averaged (authors' code)
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pair decided."""
+        p = pair_products(self.embed.fields(batch))  # (B, P, D), eq. 2
+        scores = self.score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
+        weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)  # (B, P), eq. 5
+        pooled = self.dropout(pool(weights, p))  # (B, D)
+        logits = self.linear(batch) + self.predict(pooled)[:, 0]  # (B,), eq. 6
+        return Output(logits, {"attention": weights})
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        losses = {"target": bce(output.logits, batch.label)}
+        if self.attention_l2:
+            losses["attention_l2"] = self.hidden.weight.square().sum() / 2
+        return losses
+
+
+def names(embed: FeatureEmbedding) -> list[str]:
+    """The fields in their order: as `side.name`, the ids as `user` and `item`."""
+    return [
+        side if field.name == side else f"{side}.{field.name}"
+        for side, embedding in embed.sides.items()
+        for field in embedding.side.fields
+    ]

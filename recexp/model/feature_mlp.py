@@ -1,0 +1,45 @@
+"""Multi-layer perceptron over all fields.
+
+B batch, F fields of user, target and context, D embedding size
+    logit = MLP([e_1, ..., e_F])
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import FeatureEmbedding, require_fields
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.model import Output
+from recexp.registry import register
+
+
+@register("feature_mlp")
+class FeatureMLP(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_fields(schema, config.name)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        n_in = self.embed.n_fields * config.embedding_dim
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        e = self.embed.fields(batch)  # (B, F, D)
+        return Output(logits=self.mlp(e.flatten(1))[:, 0])  # (B,)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}

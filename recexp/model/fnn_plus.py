@@ -1,0 +1,46 @@
+"""Bilinear-interaction MLP: the pairs of a factorization machine as input of an MLP; NFM without its linear part.
+
+B batch, F fields, D embedding size. Neural Factorization Machines: He & Chua, SIGIR 2017
+eq. 3, 4   BI = sum_{i<j} e_i * e_j = 1/2 [(sum_i e_i)^2 - sum_i e_i^2]        in R^D
+           logit = MLP(BI)
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import FeatureEmbedding, require_fields
+from recexp.layer.interaction import bi_interaction
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.model import Output
+from recexp.registry import register
+
+
+@register("fnn_plus")
+class FNNPlus(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_fields(schema, config.name)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.mlp = MLP(config.embedding_dim, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        pairs = bi_interaction(self.embed.fields(batch))  # (B, D), eq. 3, 4
+        return Output(logits=self.mlp(pairs)[:, 0])  # (B,)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
