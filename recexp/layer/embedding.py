@@ -155,12 +155,16 @@ class SequenceEmbedding(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Profile (B, P), target (B, E) and history (B, L, E)."""
+        return self.profile(batch), *self.events(batch)
+
+    def events(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Target (B, E) and history (B, L, E)."""
         items = torch.cat([batch.target[:, None], batch.history], 1)
         embedded = self.items(batch, items)  # (B, 1 + L, E)
         target, history = embedded[:, 0], embedded[:, 1:]
         if self.label is not None:
             history = history + self.label(torch.where(batch.mask, 1 + batch.history_label.long(), PADDING))
-        return self.profile(batch), target, history
+        return target, history
 
     def items(self, batch: Batch, index: Tensor) -> Tensor:
         """Items (...) without labels: (..., E)."""

@@ -1,0 +1,97 @@
+"""Recurrent network trained on two tasks: the target's label, and which item comes next.
+
+B batch, L history length, E item size, H state size, P profile size
+    state_s = cell(h_s, state_{s-1})
+    logit = MLP([state_last, t, profile])         head=mlp
+    logit = <W state_last, t> + b                 head=dot
+    auxiliary loss: the item of event s + 1 among all items, of state_s; the target is nobody's next item
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema, Side
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP, linear
+from recexp.layer.next_item import Draw, NextItem, Vectors
+from recexp.layer.recurrent import Cell, Recurrent, last
+from recexp.model import Output
+from recexp.registry import register
+
+
+class Head(Enum):
+    mlp = "MLP([state_last, t, profile])"
+    dot = "<W state_last, t> + b: the item alone"
+
+
+class Auxiliary(Enum):
+    next = "softmax over all items"
+    sampled = "softmax over the next item and items drawn by popularity"
+
+
+@register("joint_rnn")
+class JointRNN(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        features: bool
+        cell: Cell
+        state_size: int
+        head: Head
+        output: Vectors
+        auxiliary: Auxiliary
+        n_sampled: int
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.n_sampled >= 1, "model.n_sampled", self.n_sampled, "1 or more")
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        schema = schema if config.features else schema.ids
+        if config.head is Head.dot:
+            schema = replace(schema, user=Side(), context=Side())  # which it does not read
+        self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        n_item, n_state = self.embed.n_item, config.state_size
+        self.recurrent = Recurrent(config.cell, n_item, n_state)
+        if config.head is Head.dot:
+            self.mlp = None
+            self.project = linear(n_state, n_item, bias=False)
+            self.bias = nn.Parameter(torch.zeros(()))
+        else:
+            n_in = n_state + n_item + self.embed.n_profile
+            self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+        self.next = None
+        if config.loss_weights.get("auxiliary"):
+            draw = Draw(config.n_sampled) if config.auxiliary is Auxiliary.sampled else None
+            self.next = NextItem(config.output, n_state, config.embedding_dim, schema.n_items, draw)
+
+    def forward(self, batch: Batch) -> Output:
+        target, history = self.embed.events(batch)  # (B, E), (B, L, E)
+        states = self.recurrent(history)  # (B, L, H)
+        state = last(states, batch.mask)  # (B, H)
+        if self.mlp is None:
+            logits = (self.project(state).float() * target).sum(1) + self.bias  # (B,)
+        else:
+            logits = self.mlp(torch.cat([state, target, self.embed.profile(batch)], 1))[:, 0]
+        return Output(logits, {"states": states})
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        losses = {"target": bce(output.logits, batch.label)}
+        if self.next is not None:
+            losses["auxiliary"] = self.next(output.parts["states"], batch, self.embed.embed.sides["item"])
+        return losses

@@ -1,0 +1,111 @@
+"""Matrix factorisation whose user moves with the history, by a recurrent network; two stages.
+
+B batch, L history length, D embedding size
+p_u, y_i vectors of user u and item i; b, b_u, b_i biases; h state of size D, 0 without history
+    h_s = cell(y_s, h_{s-1})
+    logit = <h_last + p_u, y_t> + b + b_u + b_t           h = 0: matrix factorisation
+With pretrain, vectors and biases start as `als` leaves them, so that h = 0 gives its logit
+4 (mu + b_u + b_i + <x_u, y_i> - 1/2): both vectors are twice its factors, biases four times its own.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.embedding import Linear, SequenceEmbedding, require_items
+from recexp.layer.loss import bce
+from recexp.layer.recurrent import Cell, Recurrent, last
+from recexp.model import Fit, Output, Stage, Train
+from recexp.model.als import ALS, Feedback
+from recexp.registry import register
+
+
+@register("rnn_als")
+class RNNALS(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        cell: Cell
+        pretrain: bool
+        freeze: bool
+        feedback: Feedback
+        iterations: int
+        regularisation: float
+        smoothing: float
+        alpha: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.als()  # its ranges are these
+            require(self.pretrain or not self.freeze, "model.freeze", "true", "false where model.pretrain is false")
+
+        def als(self) -> ALS.Config:
+            """Of the first stage."""
+            return ALS.Config(
+                name="als",
+                loss_weights=self.loss_weights,
+                embedding_dim=self.embedding_dim,
+                feedback=self.feedback,
+                iterations=self.iterations,
+                regularisation=self.regularisation,
+                smoothing=self.smoothing,
+                alpha=self.alpha,
+            )
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        self.config, self.schema = config, schema
+        self.factors = Factorisation(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        self.recurrent = Recurrent(config.cell, config.embedding_dim, config.embedding_dim)
+
+    def forward(self, batch: Batch) -> Output:
+        p, y, history = self.factors.embed(batch)  # (B, D), (B, D), (B, L, D)
+        h = last(self.recurrent(history), batch.mask)  # (B, D)
+        return Output(logits=self.factors.judge(h + p, y, batch))
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+    def stages(self) -> list[Stage]:
+        if not self.config.pretrain:
+            return [Train(name="train", model=self)]
+        trained = ("recurrent.", "factors.linear.", "factors.embed.label.") if self.config.freeze else ("",)
+        return [Fit(name="als", model=self.factors, fit=self.fit), Train(name="train", model=self, trained=trained)]
+
+    def fit(self, training: Batch) -> None:
+        als = ALS(self.config.als(), self.schema).to(training.label.device)
+        als.fit(training)
+        self.factors.take_over(als)
+
+
+class Factorisation(nn.Module):
+    """<p_u, y_t> + b + b_u + b_t: what is left without history."""
+
+    def __init__(self, schema: Schema, embedding_dim: int, history_labels: bool, std: float) -> None:
+        super().__init__()
+        self.linear = Linear(schema.ids)
+        self.embed = SequenceEmbedding(schema.ids, embedding_dim, history_labels, std)
+
+    def forward(self, batch: Batch) -> Output:
+        p, y, _ = self.embed(batch)  # (B, D) each
+        return Output(logits=self.judge(p, y, batch))
+
+    def judge(self, user: Tensor, item: Tensor, batch: Batch) -> Tensor:
+        """Logits (B,) of vectors (B, D) of user and target."""
+        return (user.float() * item).sum(1) + self.linear(batch)
+
+    @torch.no_grad()
+    def take_over(self, als: ALS) -> None:
+        """Makes the logit that of a fitted ALS."""
+        self.linear.bias.copy_(4 * (als.mean - 0.5))
+        for name, bias in (("user", als.user_bias), ("item", als.item_bias)):
+            self.linear.weights.sides[name].table.weight.copy_(4 * bias[:, None])
+            self.embed.embed.sides[name].table.weight.copy_(2 * als.embed.sides[name].table.weight)
