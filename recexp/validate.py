@@ -151,7 +151,13 @@ def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Options that mean the same in every model and need the labels of past events."""
+    """Options that mean the same in every model and need labels of both kinds."""
+    explicit = getattr(getattr(model, "feedback", None), "name", None) == "explicit"
+    if explicit and dataset.label is LabelKind.implicit:
+        raise ConfigError(
+            "model.feedback = explicit: needs labels of both kinds, but dataset.label is implicit; "
+            "set model.feedback=implicit."
+        )
     if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
         return
     auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get(

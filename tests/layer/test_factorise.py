@@ -91,12 +91,11 @@ def test_order_of_observations_and_size_of_chunks_change_nothing(drawn: tuple, m
     torch.testing.assert_close(weighted_ridge(Rows(row, column, R), factors, value, STRENGTH), whole)
 
 
-@pytest.mark.parametrize("largest", [D * D * 2, D * 64])
-def test_memory_is_bounded_by_the_observations_or_the_matrices_of_a_few_rows(
-    largest: int, drawn: tuple, monkeypatch: pytest.MonkeyPatch
+def test_as_many_rows_at_a_time_as_their_observations_and_matrices_leave_room_for(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    row, column, value, factors = drawn
-    rows = Rows(row, column, R)
+    row = torch.arange(26).repeat_interleave(torch.tensor([1] * 20 + [8] * 6))
+    rows = Rows(row, torch.zeros_like(row), 26)
     own, met = rows._observations, []
 
     def watched(part: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -104,10 +103,9 @@ def test_memory_is_bounded_by_the_observations_or_the_matrices_of_a_few_rows(
         return own(part, length)
 
     monkeypatch.setattr(rows, "_observations", watched)
-    monkeypatch.setattr(factorise, "LARGEST", largest)
-    weighted_ridge(rows, factors, value, STRENGTH)
-    assert all(n == 1 or n * max(length, D) * D <= largest for n, length in met)
-    assert max(n for n, _ in met) > 1
+    monkeypatch.setattr(factorise, "LARGEST", 50)
+    weighted_ridge(rows, torch.ones(1, D, dtype=torch.double), torch.ones(len(row), dtype=torch.double), STRENGTH)
+    assert met == [(5, 1)] * 4 + [(2, 8)] * 3  # 5 of D x D, 2 of 8 x D
 
 
 def test_rows_gathered_together_differ_by_less_than_twice() -> None:

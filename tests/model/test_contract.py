@@ -205,15 +205,18 @@ def test_gradient_reaches_every_parameter_that_a_stage_trains(
 
 
 @each_model
-def test_all_parameters_are_trained_by_some_stage(name: str, make: Make) -> None:
+def test_all_parameters_are_trained_by_some_stage(name: str, make: Make, batches: Batches) -> None:
     model = make(name)
-    trained = {
-        id(each)
-        for stage in stages(model)
-        if isinstance(stage, Train)
-        for parameter, each in stage.model.named_parameters()
-        if parameter.startswith(stage.trained)
-    }
+    trained = set()
+    for stage in stages(model):
+        if isinstance(stage, Train):
+            named = stage.model.named_parameters()
+            trained |= {id(each) for parameter, each in named if parameter.startswith(stage.trained)}
+        else:
+            before = [each.clone() for each in model.parameters()]
+            stage.fit(batches.training())
+            after = zip(before, model.parameters(), strict=True)
+            trained |= {id(each) for old, each in after if not torch.equal(old, each)}
     assert [parameter for parameter, each in model.named_parameters() if id(each) not in trained] == []
 
 

@@ -1,0 +1,126 @@
+"""Factors of alternating least squares, then an MLP on them.
+
+B batch, D embedding size; x_u, y_t factors of user and target
+stage 1  als, without biases: the second stage sees the factors alone, so they have to hold all; each side is scaled
+         to a root mean square of 0.1
+stage 2  dot      logit = <MLP_u(x_u), MLP_i(y_t)> + b,  the last layer of each linear and of size D
+         concat   logit = MLP([x_u; y_t])
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import require_items
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.model import Fit, Output, Stage, Train
+from recexp.model.als import ALS, Feedback
+from recexp.registry import register
+
+SIZE = 0.1  # root mean square of the scaled factors: that of the embeddings that other models start from
+
+
+class Combine(Enum):
+    dot = "<MLP_u(x_u), MLP_i(y_t)>"
+    concat = "MLP([x_u; y_t])"
+
+
+@register("als_mlp")
+class ALSMLP(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        feedback: Feedback
+        iterations: int
+        regularisation: float
+        alpha: float
+        combine: Combine
+        freeze: bool
+        embedding_l2: float
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.als()  # its ranges are these
+
+        def als(self) -> ALS.Config:
+            """Of the first stage."""
+            return ALS.Config(
+                name="als",
+                loss_weights=self.loss_weights,
+                embedding_dim=self.embedding_dim,
+                feedback=self.feedback,
+                iterations=self.iterations,
+                regularisation=self.regularisation,
+                smoothing=math.inf,  # keeps the biases at 0
+                alpha=self.alpha,
+            )
+
+    scale: Tensor
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        self.freeze = config.freeze
+        self.als = ALS(config.als(), schema)
+        self.register_buffer("scale", torch.ones(2, 1))  # of users and items
+        self.head = HEADS[config.combine](config.embedding_dim, config.hidden_sizes, config.activation, config.dropout)
+
+    def forward(self, batch: Batch) -> Output:
+        x, y = (self.als.embed.fields(batch) * self.scale).unbind(1)  # (B, D) each
+        return Output(logits=self.head(x, y))
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+    def stages(self) -> list[Stage]:
+        return [
+            Fit(name="als", model=self.als, fit=self.fit),
+            Train(name="train", model=self, trained=("head.",) if self.freeze else ("",)),
+        ]
+
+    @torch.no_grad()
+    def fit(self, training: Batch) -> None:
+        self.als.fit(training)
+        for n, side in enumerate(self.als.embed.sides.values()):
+            factors = side.table.weight
+            fitted = factors[factors.any(1)]  # rows without observations are 0; where labels do not vary, all are
+            if len(fitted):
+                self.scale[n] = SIZE / fitted.square().mean().sqrt()
+
+
+class Dot(nn.Module):
+    """<MLP_u(x), MLP_i(y)> + b."""
+
+    def __init__(self, dim: int, hidden_sizes: list[int], activation: Activation, dropout: float):
+        super().__init__()
+        self.user = MLP(dim, hidden_sizes, activation, dropout, n_out=dim)
+        self.item = MLP(dim, hidden_sizes, activation, dropout, n_out=dim)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return (self.user(x) * self.item(y)).sum(1) + self.bias  # (B,)
+
+
+class Concat(nn.Module):
+    """MLP([x; y])."""
+
+    def __init__(self, dim: int, hidden_sizes: list[int], activation: Activation, dropout: float):
+        super().__init__()
+        self.mlp = MLP(2 * dim, hidden_sizes, activation, dropout, n_out=1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.mlp(torch.cat([x, y], 1))[:, 0]  # (B,)
+
+
+HEADS: dict[Combine, type[Dot] | type[Concat]] = {Combine.dot: Dot, Combine.concat: Concat}
