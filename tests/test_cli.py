@@ -29,7 +29,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 MISTAKES = {  # typed: what the one line must say
-    "model=dinn": ["model = dinn", "Did you mean 'din'?", "Choices: deepfm, dien, din"],
+    "model=dinn": ["model = dinn", "Did you mean 'din'?", "Choices: afm, als, als_mlp, bst"],
     "modle=din": ["Did you mean 'model'?"],
     "trainer.epoch=5": ["trainer.epoch=5", "Did you mean 'trainer.epochs'?"],
     "+trainer.epoch=5": ["trainer.epoch", "Did you mean 'epochs'?"],
@@ -57,6 +57,7 @@ MISTAKES = {  # typed: what the one line must say
     "dataset.split.kind=last": ["dataset.split.kind = last", "leave_last_out"],
     "dataset.split.ratios=[1,2]": ["dataset.split.ratios", "three shares"],
     "dataset.history=liked": ["model.history_labels = true", "dataset.history is liked"],
+    "model=als dataset.label=implicit": ["model.feedback = explicit", "set model.feedback=implicit"],
     "dataset.label=implicit": ["model.history_labels = true", "dataset.label is implicit"],
     "dataset.features.user.height=numeric": ["+dataset.features.user.height=numeric"],
     "+dataset.features.user.height=numeric": ["features.user.height: no such column", "age, segment"],
@@ -69,7 +70,7 @@ MISTAKES = {  # typed: what the one line must say
 
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_written(typed, empty, capsys):
-    assert run([typed]) == 2
+    assert run(typed.split()) == 2
     told = capsys.readouterr()
     assert told.err.startswith("recexp: ") and told.err.count("\n") == 1, told.err
     for words in MISTAKES[typed]:
@@ -248,7 +249,7 @@ def test_explain_names_the_file_and_the_override_that_set_a_key(empty, capsys):
     assert told[2].endswith("conf/trainer/default.yaml")
     assert run(["explain", "dataset.n_users", "+experiment=smoke"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == "dataset.n_users = 100" and told[1].endswith("experiment/smoke.yaml")
+    assert told[0] == "dataset.n_users = 100" and told[1].endswith("experiment/tiny.yaml")
 
 
 def test_models_and_datasets_list_all_and_the_options_of_one(empty, capsys):
