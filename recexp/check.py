@@ -293,7 +293,8 @@ def shuffled_labels(case: Case) -> str | None:
     l2 = getattr(case.config.model, "embedding_l2", 0.0)
     with tempfile.TemporaryDirectory() as folder:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
-        result = trainer.fit(model, batches, case.config.model.loss_weights, l2, Unrecorded(Path(folder)))
+        weights, own = case.config.model.loss_weights, getattr(case.config.model, "optimizers", {})
+        result = trainer.fit(model, batches, weights, l2, Unrecorded(Path(folder)), own)
     auc, n_positive = result.test.values["auc"], int(result.test_scores.label.sum())
     n_negative = len(result.test_scores.label) - n_positive
     if auc is None:

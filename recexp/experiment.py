@@ -100,7 +100,8 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     config = experiment.config
     batches = Batches(experiment.dataset, config.dataset, experiment.trainer.device)
     l2 = getattr(config.model, "embedding_l2", 0.0)
-    trained = experiment.trainer.fit(experiment.model, batches, config.model.loss_weights, l2, run)
+    optimizers = getattr(config.model, "optimizers", {})
+    trained = experiment.trainer.fit(experiment.model, batches, config.model.loss_weights, l2, run, optimizers)
     if config.trainer.predictions:
         result.write_predictions(run.path, experiment.dataset, trained.test_scores)
     metrics = result.summary(config, experiment.dataset, experiment.model, trained)

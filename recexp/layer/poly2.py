@@ -49,11 +49,11 @@ class Poly2(nn.Module):
         user, item, context = self.sides
         parts = []
         if user.fields:
-            parts.append(bags(user, Features(batch.users.ids[batch.user], batch.users.values[batch.user])))
+            parts.append(side_bags(user, Features(batch.users.ids[batch.user], batch.users.values[batch.user])))
         if item.fields:
-            parts.append(bags(item, Features(batch.items.ids[batch.target], batch.items.values[batch.target])))
+            parts.append(side_bags(item, Features(batch.items.ids[batch.target], batch.items.values[batch.target])))
         if context.fields:
-            parts.append(bags(context, batch.context))
+            parts.append(side_bags(context, batch.context))
         ids, x = zip(*parts, strict=True)
         return torch.cat(ids, 1), torch.cat(x, 1)
 
@@ -64,7 +64,7 @@ class Poly2(nn.Module):
         return pair % self.table.num_embeddings
 
 
-def bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
+def side_bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
     """Ids and coefficients (n, C) of a side's fields; C counts numeric fields too."""
     ids, x = [], []
     for field in side.fields:

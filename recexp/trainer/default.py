@@ -9,8 +9,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from recexp.config import Schedule, TrainerConfig
+from recexp.config import Optimizer, Schedule, TrainerConfig
 from recexp.dataset.batch import Batches
 from recexp.model import Fit, Stage, Train, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
 from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
+from recexp.trainer.optimizer import own_optimizers
 from recexp.trainer.step import Step, autocast
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Task:
     weights: dict[str, float]  # of the named losses
     l2: float  # strength of the embeddings' L2 term
     recorder: Recorder
+    own: Mapping[Tensor, Optimizer]  # optimizers of the parameters that have not the trainer's
 
 
 @dataclass
@@ -104,14 +107,21 @@ class Trainer:
         self.config, self.device, self.seed = config, device, seed
 
     def fit(
-        self, model: nn.Module, batches: Batches, weights: dict[str, float], l2: float, recorder: Recorder
+        self,
+        model: nn.Module,
+        batches: Batches,
+        weights: dict[str, float],
+        l2: float,
+        recorder: Recorder,
+        optimizers: Mapping[str, Optimizer] = MappingProxyType({}),
     ) -> Result:
         """Trains all stages, reloads the best epoch on valid and scores it on test.
 
-        weights: of the named losses. l2: strength of the embeddings' L2 term. Goes on from the recorder's last
-        checkpoint where there is one. Raises FloatingPointError when a loss is no longer finite.
+        weights: of the named losses. l2: strength of the embeddings' L2 term. optimizers: of parts of the model, by the
+        prefix of their parameters' names. Goes on from the recorder's last checkpoint where there is one.
+        Raises ConfigError for a part that is not there, FloatingPointError when a loss is no longer finite.
         """
-        task = Task(model, batches, weights, l2, recorder)
+        task = Task(model, batches, weights, l2, recorder, own_optimizers(self.config, model, optimizers))
         with self.numerics():
             progress = self._resume(task)
             walk = stages(model)
@@ -140,7 +150,7 @@ class Trainer:
     def _train(self, stage: Train, task: Task, progress: Progress) -> None:
         config = self.config
         epochs = stage.epochs or config.epochs
-        step = Step(stage, task.weights, task.l2, config, task.batches, epochs)
+        step = Step(stage, task.weights, task.l2, config, task.batches, epochs, task.own)
         if progress.epoch and (saved := checkpoint.load(task.recorder.checkpoints, "last", self.device)):
             checkpoint.load_optimizers(step.optimizers, saved[0])
         while not self._over(progress, epochs):

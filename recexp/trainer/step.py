@@ -1,21 +1,36 @@
 """One optimizer step: losses, gradient, what is added to it, and the move."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
-from recexp.config import L2Rows, Precision, TrainerConfig
+from recexp.config import L2Rows, Optimizer, Precision, TrainerConfig
 from recexp.dataset.batch import Batch, Batches
 from recexp.layer.embedding import SideEmbedding
+from recexp.layer.poly2 import Poly2
 from recexp.model import Train
 from recexp.trainer.loss import add_l2, clip, joint
 from recexp.trainer.optimizer import optimizer, rate_factor
 
 
 class Step:
-    """The optimizer steps of a stage."""
+    """The optimizer steps of a stage.
+
+    own: the optimizer of each parameter that has not the trainer's. A table that a model gives to FTRL has ftrl.l2 in
+    place of the L2 term, so that only rows of the batch have a gradient, and is always updated by row.
+    """
 
     def __init__(
-        self, stage: Train, weights: dict[str, float], l2: float, config: TrainerConfig, batches: Batches, epochs: int
+        self,
+        stage: Train,
+        weights: dict[str, float],
+        l2: float,
+        config: TrainerConfig,
+        batches: Batches,
+        epochs: int,
+        own: Mapping[Tensor, Optimizer] = MappingProxyType({}),
     ) -> None:
         self.model, self.weights, self.l2, self.config = stage.model, weights, l2, config
         self.steps = epochs * batches.steps("train", config.batch_size)
@@ -25,12 +40,14 @@ class Step:
             parameter.grad = None  # of an earlier stage
         trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self.trained = [parameter for _, parameter in trained]
-        sides = [module for module in stage.model.modules() if isinstance(module, SideEmbedding)]
-        self.tables = [side for side in sides if side.table.weight.requires_grad]
-        for side in self.tables:
-            side.table.sparse = config.sparse
+        modules = [module for module in stage.model.modules() if isinstance(module, SideEmbedding | Poly2)]
+        modules = [module for module in modules if module.table.weight.requires_grad]
+        by_ftrl = {module for module in modules if own.get(module.table.weight) is Optimizer.ftrl}
+        for module in modules:
+            module.table.sparse = config.sparse or module in by_ftrl
+        self.tables = [each for each in modules if isinstance(each, SideEmbedding) and each not in by_ftrl]
         self.counts = [self._counts(side, batches) for side in self.tables]
-        self.optimizers = optimizer(config, trained, [side.table for side in self.tables])
+        self.optimizers = optimizer(config, trained, [module.table for module in modules], own)
 
     def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
         """Moves the parameters; returns the named losses of weight above 0, unweighted."""
@@ -44,16 +61,16 @@ class Step:
         factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
         for each in self.optimizers:
             for group in each.param_groups:
-                group["lr"] = self.config.learning_rate * factor
+                group["lr"] = each.defaults["lr"] * factor
             each.step()
         return {name: part for name, part in parts.items() if self.weights[name]}
 
     def _finish_gradients(self) -> None:
         """Adds the L2 term's, and clips them all."""
+        for parameter in self.trained:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()  # one row for each value, however often it was looked up
         for side, counts in zip(self.tables, self.counts, strict=True):
-            weight = side.table.weight
-            if weight.grad is not None and weight.grad.is_sparse:
-                weight.grad = weight.grad.coalesce()  # one row for each value, however often it was looked up
             add_l2(side, self.l2, self.config.l2_rows, counts)
         if self.config.clip_norm:
             clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
