@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recexp import check, registry
+from recexp import check, contract, registry
 from recexp.cli import run
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches
@@ -18,14 +18,14 @@ from recexp.model import Output
 
 
 @pytest.fixture
-def case(compose: Callable[..., Config]) -> Callable[[str], check.Case]:
+def case(compose: Callable[..., Config]) -> Callable[[str], contract.Case]:
     return lambda name: check.build(compose(f"model={name}"))
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
-def test_every_model_passes_every_check(name: str, case: Callable[[str], check.Case]) -> None:
+def test_every_model_passes_every_check(name: str, case: Callable[[str], contract.Case]) -> None:
     subject = case(name)
-    verdicts = {each.__name__: check.verdict(each, subject) for each in check.CHECKS}
+    verdicts = {each.__name__: check.verdict(each, subject) for each in contract.CHECKS}
     assert {name: told for name, (result, told) in verdicts.items() if result == "FAILED"} == {}
 
 
@@ -125,31 +125,31 @@ class BreaksUnderAutocast(Pooling):
 @dataclass(frozen=True)
 class Fault:
     model: type[Pooling]
-    check: Callable[[check.Case], str | None]
+    check: Callable[[contract.Case], str | None]
     words: str
 
 
 FAULTS = [
-    Fault(SumsPadding, check.padding_content, "batch.mask"),
-    Fault(DividesByWidth, check.padding_length, "number of events"),
-    Fault(DividesByNothing, check.one_row, "not finite (history of 0 events)"),
-    Fault(DividesByNothing, check.every_length, "not finite (histories of every length)"),
-    Fault(ReadsTheLabel, check.label_unseen, "may not read batch.label"),
-    Fault(ReadsTheLabel, check.shuffled_labels, "sees the label"),
-    Fault(Squashes, check.overfits, "a sigmoid may squash"),
-    Fault(CentresTheBatch, check.evaluation, "batch statistics"),
-    Fault(DrawsAlways, check.evaluation, "drawn in evaluation mode"),
-    Fault(KeepsATensor, check.whole_state, "parameters or buffers"),
-    Fault(HasADeadParameter, check.all_trained, "none for unused in stage train"),
-    Fault(NamesAnotherLoss, check.named_losses, "extra, which model.loss_weights does not name"),
-    Fault(ReturnsAColumn, check.one_row, "shape (1, 1), not (1,)"),
-    Fault(LooksAhead, check.causal_states, "mask later positions"),
-    Fault(BreaksUnderAutocast, check.bfloat16, "raises ZeroDivisionError"),
+    Fault(SumsPadding, contract.padding_content, "batch.mask"),
+    Fault(DividesByWidth, contract.padding_length, "number of events"),
+    Fault(DividesByNothing, contract.one_row, "not finite (history of 0 events)"),
+    Fault(DividesByNothing, contract.every_length, "not finite (histories of every length)"),
+    Fault(ReadsTheLabel, contract.label_unseen, "may not read batch.label"),
+    Fault(ReadsTheLabel, contract.shuffled_labels, "sees the label"),
+    Fault(Squashes, contract.overfits, "a sigmoid may squash"),
+    Fault(CentresTheBatch, contract.evaluation, "batch statistics"),
+    Fault(DrawsAlways, contract.evaluation, "drawn in evaluation mode"),
+    Fault(KeepsATensor, contract.whole_state, "parameters or buffers"),
+    Fault(HasADeadParameter, contract.all_trained, "none for unused in stage train"),
+    Fault(NamesAnotherLoss, contract.named_losses, "extra, which model.loss_weights does not name"),
+    Fault(ReturnsAColumn, contract.one_row, "shape (1, 1), not (1,)"),
+    Fault(LooksAhead, contract.causal_states, "mask later positions"),
+    Fault(BreaksUnderAutocast, contract.bfloat16, "raises ZeroDivisionError"),
 ]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda each: f"{each.model.__name__}-{each.check.__name__}")
-def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], check.Case]) -> None:
+def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], contract.Case]) -> None:
     subject = case("seq_pooling")
 
     def make(kind: type[Pooling]) -> Callable[..., nn.Module]:
@@ -167,16 +167,16 @@ def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], ch
 SILENT = ("skipped", "the model hands out no states")
 
 
-def test_history_that_holds_the_present_is_found(case: Callable[[str], check.Case]) -> None:
+def test_history_that_holds_the_present_is_found(case: Callable[[str], contract.Case]) -> None:
     subject = case("seq_pooling")
     log = subject.dataset.log
     leaking = replace(subject.dataset, log=replace(log, before=log.before + 1))
     batches = Batches(leaking, subject.config.dataset)
-    result, told = check.verdict(check.strictly_before, replace(subject, batches=batches))
+    result, told = check.verdict(contract.strictly_before, replace(subject, batches=batches))
     assert result == "FAILED" and "events of the train part are not" in told
 
 
-def test_the_data_are_cut_to_whole_users(case: Callable[[str], check.Case]) -> None:
+def test_the_data_are_cut_to_whole_users(case: Callable[[str], contract.Case]) -> None:
     whole = case("fm").dataset
     few = check.first_users(whole, 100)
     n = len(few.log.label)
@@ -192,8 +192,10 @@ def test_models_of_the_users_own_are_checked_on_the_command_line(
     monkeypatch.chdir(tmp_path)
     assert run(["check", "model=fm", "+experiment=tiny", "trainer.threads=1"]) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("check  fm on synthetic") and told[-1].startswith(f"{len(check.CHECKS)} checks, 0 failed")
-    assert len(told) == len(check.CHECKS) + 2
+    assert told[0].startswith("check  fm on synthetic") and told[-1].startswith(
+        f"{len(contract.CHECKS)} checks, 0 failed"
+    )
+    assert len(told) == len(contract.CHECKS) + 2
     assert not list(tmp_path.iterdir())
     assert run(["check", "model=fmm"]) == 2
 
@@ -201,6 +203,6 @@ def test_models_of_the_users_own_are_checked_on_the_command_line(
 def test_table_is_checked_too(table: object, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "load", lambda config: table)
     subject = check.build(compose("model=deepfm"))
-    verdicts = [check.verdict(each, subject) for each in check.CHECKS]
+    verdicts = [check.verdict(each, subject) for each in contract.CHECKS]
     assert [told for result, told in verdicts if result == "FAILED"] == []
     assert ("skipped", "the data have no histories") in verdicts
