@@ -1,0 +1,145 @@
+"""Behavior Sequence Transformer. Chen et al., DLP-KDD 2019.
+
+B batch, L history length, n events of one history, E item size, W width of the encoder, P profile size
+sec. 2.1    x_s = [h_s, p_k],  k = bucket(time(t) - time(s))      position=age; x_t = [t, p_0]
+            x_s = h_s + p_d,  d = n + 1 - s                       position=learnt, sinusoid; x_t = t + p_0
+sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      all see all; without events, the target sees itself
+sec. 2.3    logit = MLP([y_t, profile])                           output=target
+            logit = MLP([mean(y_1, ..., y_n, y_t), profile])      output=mean
+            logit = MLP([y_t, y_n, ..., y_1, 0, ..., profile])    output=all
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recexp.config import ModelConfig, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.loss import bce
+from recexp.layer.mlp import MLP
+from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance
+from recexp.model import Output
+from recexp.registry import register
+
+AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
+
+
+class Position(Enum):
+    age = "a learnt vector of the bucketised time since the event, beside it (paper)"
+    learnt = "a learnt vector of the distance from the target, added"
+    sinusoid = "a fixed vector of the distance from the target, added"
+    none = "no position: the history is a set"
+
+
+class Reading(Enum):
+    target = "the encoder's output at the target"
+    mean = "the mean of its outputs, the target's included"
+    all = "all its outputs side by side, from the target backwards"
+
+
+@register("bst")
+class BST(nn.Module):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int
+        embedding_std: float
+        embedding_l2: float
+        history_labels: bool
+        position: Position
+        n_heads: int
+        n_layers: int
+        feedforward_size: int
+        norm: Norm
+        output: Reading
+        hidden_sizes: list[int]
+        activation: Activation
+        dropout: float
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            require(self.feedforward_size >= 1, "model.feedforward_size", self.feedforward_size, "1 or more")
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        require_items(schema, config.name)
+        self.output = config.output
+        self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
+        self.n_positions = schema.max_history + 1
+        width = self.embed.n_item + (config.embedding_dim if config.position is Position.age else 0)
+        require_divisor(config.n_heads, width)
+        self.place = position(config, self.n_positions, self.embed.n_item)
+        self.encoder = Encoder(
+            config.n_layers,
+            width,
+            config.n_heads,
+            config.feedforward_size,
+            config.activation,
+            config.dropout,
+            config.norm,
+        )
+        n_read = width * self.n_positions if config.output is Reading.all else width
+        n_in = n_read + self.embed.n_profile
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
+        events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
+        mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
+        encoded = self.encoder(self.placed(events, mask, batch), mask, mask)  # (B, L + 1, W)
+        return Output(logits=self.mlp(torch.cat([self.read(encoded, mask), profile], 1))[:, 0])  # (B,)
+
+    def placed(self, events: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """Events (B, L + 1, E), each with its position: (B, L + 1, W)."""
+        if self.place is None:
+            return events
+        if isinstance(self.place, AgePosition):
+            age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
+            return torch.cat([events, self.place(age)], 2)
+        return events + self.place(distance(mask))
+
+    def read(self, encoded: Tensor, mask: Tensor) -> Tensor:
+        """What the MLP sees of the encoder's output (B, L + 1, W), 0 on padding: (B, W), or (B, n_positions W)."""
+        match self.output:
+            case Reading.target:
+                return encoded[:, -1]
+            case Reading.mean:
+                return encoded.sum(1) / mask.sum(1, keepdim=True)
+            case Reading.all:
+                return side_by_side(encoded, mask, self.n_positions)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+
+def position(config: BST.Config, n_positions: int, n_item: int) -> nn.Module | None:
+    match config.position:
+        case Position.age:
+            return AgePosition(AGE_BUCKETS, config.embedding_dim, config.embedding_std)
+        case Position.learnt:
+            return LearntPosition(n_positions, n_item, config.embedding_std)
+        case Position.sinusoid:
+            return Sinusoid(n_positions, n_item)
+        case Position.none:
+            return None
+
+
+def require_divisor(n_heads: int, width: int) -> None:
+    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
+    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")
+
+
+def side_by_side(encoded: Tensor, mask: Tensor, n_positions: int) -> Tensor:
+    """Outputs (B, L + 1, W) by their distance from the target, 0 where there is no event: (B, n_positions W).
+
+    So the same distance meets the same weights, however long the history is.
+    """
+    place = distance(mask)[:, :, None].expand_as(encoded)
+    aligned = encoded.new_zeros(len(encoded), n_positions, encoded.shape[2])
+    return aligned.scatter_add(1, place, encoded).flatten(1)  # padding, which is 0, shares a place with an event
