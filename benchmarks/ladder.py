@@ -14,28 +14,37 @@ from pathlib import Path
 import recexp
 
 STRUCTURES = ("popularity", "interaction", "interest", "order", "drift")
-LADDER = {
-    "interaction": ("popularity", "linear", "fm", "deepfm"),
-    "interest": ("deepfm", "seq_pooling", "din", "dien"),
-    "order": ("seq_pooling", "din", "rnn", "dien"),
-    "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien"),
-    "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien"),
+SIDES = ("user", "item", "context")
+IDS = " ".join(["dataset.n_items=1000", *(f"~dataset.features.{side} +dataset.features.{side}={{}}" for side in SIDES)])
+LADDER = {  # planted structure: model and what is set beside it
+    "interaction": ("popularity", "linear", "fm", "afm", "fnn", "deepfm", "wide_deep", "wide_deep model.wide=poly2"),
+    "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
+    "order": ("seq_pooling", "din", "rnn", "dien", "bst model.position=learnt", "transformer4rec"),
+    "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien", "bst model.position=learnt"),
+    # Which items belong together stands in no feature: the next event tells, and few labels do.
+    "together": (
+        f"joint_rnn {IDS} model.loss_weights.auxiliary=0",
+        f"joint_rnn {IDS}",
+        f"dien {IDS} model.loss_weights.auxiliary=0",
+        f"dien {IDS}",
+        f"dien {IDS} model.auxiliary=sampled",
+    ),
+    "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien", "bst", "transformer4rec"),
 }
+PLANTED = {"together": ("order",)}
 
 
-def shares(structure: str, model: str, seeds: int, more: list[str]) -> list[float]:
+def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float]:
     """The share of the oracle for each seed."""
-    alone = [f"dataset.{name}={1.0 if name == structure else 0.0}" for name in STRUCTURES]
+    planted = PLANTED.get(structure, (structure,))
+    strengths = [f"dataset.{name}={1.0 if name in planted else 0.0}" for name in STRUCTURES]
+    model, *beside = rung.split()
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            place = [
-                f"model={model}",
-                f"seed={seed}",
-                f"run.dir={Path(folder) / str(seed)}",
-                "trainer.predictions=false",
-            ]
-            config = recexp.load_config([*place, *([] if structure == "all" else alone), *more])
+            place = [f"seed={seed}", f"run.dir={Path(folder) / str(seed)}", "trainer.predictions=false"]
+            own = [] if structure == "all" else strengths
+            config = recexp.load_config([f"model={model}", *place, *own, *more, *beside])
             found.append(recexp.train(config)["share_of_oracle"])
     return found
 
@@ -50,9 +59,8 @@ if __name__ == "__main__":
     more = [f"dataset.n_events={typed.events}", f"dataset.n_users={typed.events // 50}", "dataset.n_items=200"]
     more += ["trainer.batch_size=256", f"trainer.threads={typed.threads or 'null'}"]
     for structure in typed.structures:
-        for model in LADDER[structure]:
-            found = shares(structure, model, typed.seeds, more)
+        for rung in LADDER[structure]:
+            found = shares(structure, rung, typed.seeds, more)
             spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            print(
-                f"{structure:12} {model:12} {statistics.fmean(found):6.1%} ± {spread:.1%}   n={len(found)}", flush=True
-            )
+            told = f"{statistics.fmean(found):6.1%} ± {spread:.1%}   n={len(found)}"
+            print(f"{structure:12} {told}   {rung.replace(IDS, 'ids of 1000 items')}", flush=True)

@@ -250,6 +250,8 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "state_size": (lambda value: value >= 1, "1 or more"),
     "n_heads": (lambda value: value >= 1, "1 or more"),
     "n_layers": (lambda value: value >= 1, "1 or more"),
+    "feedforward_size": (lambda value: value >= 1, "1 or more"),
+    "n_sampled": (lambda value: value >= 1, "1 or more"),
     "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
 }
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recexp.config import require
 from recexp.layer.activation import Activation
 from recexp.layer.mlp import MLP, linear
 
@@ -235,3 +236,9 @@ class AgePosition(nn.Module):
         """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) integer."""
         exponent = torch.frexp(1 + age)[1]  # exact where log2 rounds: 1 + age = m 2^exponent, 1/2 <= m < 1
         return (exponent - 1).clamp(0, self.n_buckets - 1)
+
+
+def require_divisor(n_heads: int, width: int) -> None:
+    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
+    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

@@ -50,7 +50,7 @@ class AFM(nn.Module):
         self.score = linear(config.attention_size, 1, bias=False)  # h
         self.dropout = nn.Dropout(config.dropout)
         self.predict = linear(config.embedding_dim, 1, bias=False)  # q
-        nn.init.ones_(self.predict.weight)  # at first an FM whose pairs are averaged (authors' code)
+        nn.init.constant_(self.predict.weight, len(self.pairs))  # at first an FM, though its pairs are averaged
 
     def forward(self, batch: Batch) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pair decided."""

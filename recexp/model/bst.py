@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
-from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance
+from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance, require_divisor
 from recexp.model import Output
 from recexp.registry import register
 
@@ -60,10 +60,6 @@ class BST(nn.Module):
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require(self.feedforward_size >= 1, "model.feedforward_size", self.feedforward_size, "1 or more")
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -127,12 +123,6 @@ def position(config: BST.Config, n_positions: int, n_item: int) -> nn.Module | N
             return Sinusoid(n_positions, n_item)
         case Position.none:
             return None
-
-
-def require_divisor(n_heads: int, width: int) -> None:
-    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
-    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")
 
 
 def side_by_side(encoded: Tensor, mask: Tensor, n_positions: int) -> Tensor:

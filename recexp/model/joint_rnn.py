@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
@@ -54,10 +54,6 @@ class JointRNN(nn.Module):
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require(self.n_sampled >= 1, "model.n_sampled", self.n_sampled, "1 or more")
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()

@@ -110,8 +110,9 @@ def test_h_of_0_and_q_of_ones_make_it_fm_over_the_number_of_pairs(afm: Make, mak
     torch.testing.assert_close(found, machine(mixed).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_new_model_starts_at_q_of_ones(make: Make) -> None:
-    assert torch.equal(make("afm").predict.weight, torch.ones(1, 16))
+def test_new_model_starts_at_the_number_of_pairs_in_place_of_their_mean(make: Make) -> None:
+    model = make("afm")
+    assert torch.equal(model.predict.weight, torch.full((1, 16), float(len(model.pairs))))
 
 
 def test_embeddings_of_0_leave_the_linear_model(afm: Make, mixed: Batch) -> None:

@@ -139,12 +139,13 @@ def test_batch_without_any_history_trains(
 
 @each_variant
 def test_histories_of_padding_alone_equal_none(
-    name: str, options: dict, make: Make, gather: Gather, mixed_rows: list[int]
+    name: str, options: dict, make: Make, gather: Gather, batches: Batches
 ) -> None:
-    batch = gather(mixed_rows[:2])
+    length = gather(range(batches.size("train"))).mask.sum(1)
+    batch = gather(torch.nonzero(length == 0)[:8, 0])  # of two rows alone, Dice divides by what is mostly rounding
     model = without_draws(make(name, **options))
     padded, bare = step(model, longer(batch, 3)), step(model, batch)
-    require_sound(*padded, 2)
+    require_sound(*padded, 8)
     require_equal(padded, bare)
 
 

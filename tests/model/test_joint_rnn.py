@@ -89,7 +89,7 @@ def test_without_features_ids_alone_count(head: Head, make: Make, mixed: Batch) 
 def test_auxiliary_loss_tells_the_item_of_the_next_event_from_all_others(
     output: Vectors, features: bool, make: Make, mixed: Batch
 ) -> None:
-    model = make("joint_rnn", output=output, features=features).eval()
+    model = make("joint_rnn", auxiliary=Auxiliary.next, output=output, features=features).eval()
     states = model.recurrent(model.embed(mixed)[2])
     known = model.embed.embed.sides["item"].table.weight[2 : 2 + len(model.next.bias)]
     each = []
@@ -106,7 +106,7 @@ def test_auxiliary_loss_tells_the_item_of_the_next_event_from_all_others(
 
 
 def test_sampled_loss_of_many_items_approaches_that_of_all(make: Make, mixed: Batch) -> None:
-    full = make("joint_rnn").eval()
+    full = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     sampled = make("joint_rnn", auxiliary=Auxiliary.sampled, n_sampled=20_000).eval()
     losses = [model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled)]
     assert not torch.equal(losses[1], losses[0])
@@ -128,7 +128,7 @@ def test_states_see_nothing_of_later_events(cell: Cell, make: Make, mixed: Batch
 
 
 def test_loss_has_no_gradient_by_events_after_those_it_judges(make: Make, mixed: Batch) -> None:
-    model = make("joint_rnn").eval()
+    model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     history = model.embed.events(mixed)[1].detach().requires_grad_()
     upto = replace(mixed, mask=mixed.mask & (torch.arange(mixed.mask.shape[1]) <= 4))  # next items up to event 4
     loss = model.next(model.recurrent(history), upto, model.embed.embed.sides["item"])
@@ -138,7 +138,7 @@ def test_loss_has_no_gradient_by_events_after_those_it_judges(make: Make, mixed:
 
 
 def test_random_next_items_cost_about_the_logarithm_of_their_number(make: Make, mixed: Batch) -> None:
-    model = make("joint_rnn", embedding_std=0.1).eval()
+    model = make("joint_rnn", auxiliary=Auxiliary.next, embedding_std=0.1).eval()
     n_items = len(model.next.bias)
     drawn = torch.randint(1, n_items + 1, mixed.history.shape, generator=torch.Generator().manual_seed(0))
     random = replace(mixed, history=torch.where(mixed.mask, drawn, 0))
@@ -147,7 +147,7 @@ def test_random_next_items_cost_about_the_logarithm_of_their_number(make: Make, 
 
 
 def test_target_is_no_next_item(make: Make, mixed: Batch) -> None:
-    model = make("joint_rnn").eval()
+    model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     elsewhere = replace(mixed, target=mixed.target % 40 + 1)
     found, wanted = (model.losses(model(batch), batch) for batch in (elsewhere, mixed))
     assert torch.equal(found["auxiliary"], wanted["auxiliary"])
