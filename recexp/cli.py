@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,7 @@ examples
   recexp model=dien trainer.epochs=5
   recexp model=din dataset=csv dataset.path=log.csv dataset.columns.user=uid
   recexp -m model=deepfm,din seed=0,1,2
+  recexp check model=din plugins=[my_model.py]
 
 flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,
 -sc install=bash completes on the command line, --info, --hydra-help, --version.
@@ -115,7 +117,11 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def help_text() -> str:
-    groups = "\n".join(f"  {group:11} {', '.join(_options(group))}" for group in GROUPS if _options(group))
+    groups = "\n".join(
+        textwrap.fill(", ".join(_options(group)), 110, initial_indent=f"  {group:11} ", subsequent_indent=" " * 14)
+        for group in GROUPS
+        if _options(group)
+    )
     verbs = "\n".join(f"  {verb + ' ' + usage:30}  {text}" for verb, (_, _, usage, text) in VERBS.items())
     return HELP.format(groups=groups, verbs=verbs)
 
