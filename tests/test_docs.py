@@ -44,6 +44,15 @@ def test_a_model_of_the_users_own_with_a_misspelt_key_is_a_mistake(tmp_path, mon
     assert "Did you mean 'embedding_dim'?" in capsys.readouterr().err
 
 
+def test_reasons_are_handed_out_as_described():
+    (text,) = blocks(ROOT / "docs/models.md", "python")
+    found: dict = {}
+    exec(text, found)
+    pairs = found["experiment"].model.pairs
+    assert found["weights"].shape == (len(found["batch"]), len(pairs))
+    assert (found["first"], found["second"]) in pairs
+
+
 def test_page_of_models_is_what_their_files_say():
     done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
