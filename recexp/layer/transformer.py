@@ -87,6 +87,13 @@ class EncoderLayer(nn.Module):
         x = self.attended(x, lambda x: self.attend(x, x, seen))
         return self.transformed(x, lambda x: self.transform(x, mask))
 
+    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
+        x = hide(x, mask)
+        memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
+        x = self.attended(x[:, -1:], lambda x: self.attend(x, memory, mask))
+        return self.transformed(x, lambda x: self.transform(x))
+
 
 class DecoderLayer(nn.Module):
     """Causal self-attention, attention to a memory, FFN."""
@@ -130,6 +137,14 @@ class Encoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask, seen)
         return hide(self.norm(x), mask)
+
+    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The output at the last position, which is no padding, all seeing all: (B, D)."""
+        for layer in self.layers[:-1]:
+            x = layer(x, mask, mask)
+        top = self.layers[-1]
+        assert isinstance(top, EncoderLayer)
+        return self.norm(top.last(x, mask))[:, 0]
 
 
 class Decoder(nn.Module):

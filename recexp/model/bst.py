@@ -87,8 +87,8 @@ class BST(nn.Module):
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
         events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        encoded = self.encoder(self.placed(events, mask, batch), mask, mask)  # (B, L + 1, W)
-        return Output(logits=self.mlp(torch.cat([self.read(encoded, mask), profile], 1))[:, 0])  # (B,)
+        read = self.read(self.placed(events, mask, batch), mask)  # (B, W), or (B, n_positions W)
+        return Output(logits=self.mlp(torch.cat([read, profile], 1))[:, 0])  # (B,)
 
     def placed(self, events: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """Events (B, L + 1, E), each with its position: (B, L + 1, W)."""
@@ -99,15 +99,14 @@ class BST(nn.Module):
             return torch.cat([events, self.place(age)], 2)
         return events + self.place(distance(mask))
 
-    def read(self, encoded: Tensor, mask: Tensor) -> Tensor:
-        """What the MLP sees of the encoder's output (B, L + 1, W), 0 on padding: (B, W), or (B, n_positions W)."""
-        match self.output:
-            case Reading.target:
-                return encoded[:, -1]
-            case Reading.mean:
-                return encoded.sum(1) / mask.sum(1, keepdim=True)
-            case Reading.all:
-                return side_by_side(encoded, mask, self.n_positions)
+    def read(self, events: Tensor, mask: Tensor) -> Tensor:
+        """What the MLP sees of the encoder's output for events (B, L + 1, W): (B, W), or (B, n_positions W)."""
+        if self.output is Reading.target:
+            return self.encoder.last(events, mask)
+        encoded = self.encoder(events, mask, mask)  # (B, L + 1, W), 0 on padding
+        if self.output is Reading.mean:
+            return encoded.sum(1) / mask.sum(1, keepdim=True)
+        return side_by_side(encoded, mask, self.n_positions)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

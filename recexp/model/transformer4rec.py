@@ -107,8 +107,8 @@ class Transformer4Rec(nn.Module):
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
         events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        encoded = self.encoder(placed(events, self.place, distance(mask)), mask, mask)  # (B, L + 1, E)
-        logits = self.mlp(torch.cat([encoded[:, -1], profile], 1))[:, 0]  # (B,)
+        encoded = self.encoder.last(placed(events, self.place, distance(mask)), mask)  # (B, E), y_t
+        logits = self.mlp(torch.cat([encoded, profile], 1))[:, 0]  # (B,)
         if self.auxiliary is None:
             return Output(logits)
         if self.auxiliary is Auxiliary.labels:

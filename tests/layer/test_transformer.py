@@ -597,3 +597,17 @@ def test_the_last_age_bucket_holds_all_above():
 def test_learnt_vectors_are_drawn_with_the_std():
     for module in (LearntPosition(500, 50, 0.3), AgePosition(500, 50, 0.3)):
         assert module.table.weight.std().item() == pytest.approx(0.3, rel=0.05)
+
+
+@each_norm
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_last_position_alone_equals_that_of_the_whole_output(norm, layers):
+    encoder = stir(Encoder(layers, D, HEADS, HIDDEN, Activation.relu, 0.0, norm))
+    x = torch.randn(B, L, D, requires_grad=True)
+    mask = MASK.clone()
+    mask[:, -1] = True  # behind padding, as a target is
+    whole, alone = encoder(x, mask, mask)[:, -1], encoder.last(x, mask)
+    torch.testing.assert_close(alone, whole)
+    aim = torch.randn(B, D)
+    gradients = [torch.autograd.grad((each * aim).sum(), x)[0] for each in (alone, whole)]
+    torch.testing.assert_close(*gradients)
