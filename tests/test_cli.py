@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 import recexp
 from recexp import registry
@@ -198,6 +199,11 @@ def test_smoke_sweeps_over_every_model_unless_others_are_named(empty, capsys):
         trained.clear()
         assert run(["-m", "+experiment=smoke", "model=fm,din"]) == 0
         assert trained == ["model=fm", "model=din"]
+
+
+def test_the_chapter_is_every_model():
+    chapter = yaml.safe_load((conf_folder() / "experiment/chapter.yaml").read_text("utf-8"))
+    assert sorted(chapter["hydra"]["sweeper"]["params"]["model"].split(",")) == registry.names("model")
 
 
 VARIANTS = sorted(path.stem for path in (conf_folder() / "experiment/variants").glob("*.yaml"))
