@@ -1,5 +1,6 @@
 """The command line from outside: what it prints, what it writes, how it exits."""
 
+import functools
 import json
 import os
 import signal
@@ -209,12 +210,14 @@ def test_the_chapter_is_every_model():
 VARIANTS = sorted(path.stem for path in (conf_folder() / "experiment/variants").glob("*.yaml"))
 
 
+@functools.cache
+def options(override):
+    tree = to_dict(recexp.load_config(["trainer.threads=1", override]))
+    return tree["model"], tree["dataset"]["features"]
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_is_called_by_its_model_and_differs_from_it(name):
-    def options(*overrides):
-        tree = to_dict(recexp.load_config(["trainer.threads=1", *overrides]))
-        return tree["model"], tree["dataset"]["features"]
-
     varied = options(f"+experiment/variants={name}")
     assert name.startswith(varied[0]["name"])
     assert varied != options(f"model={varied[0]['name']}")
