@@ -80,7 +80,7 @@ def by_fields(model: nn.Module, batch: Batch, field_vectors: Vectors) -> Tensor:
         w, e = (field_vectors(each, batch, row) for each in (model.fm.linear.weights, model.fm.embed))
         for w_i, e_i in zip(w, e, strict=True):
             seen += [w_i, e_i]
-        logits.append(last.weight @ torch.tanh(first.weight @ torch.cat(seen) + first.bias) + last.bias)
+        logits.append(last.weight @ torch.relu(first.weight @ torch.cat(seen) + first.bias) + last.bias)
     return torch.cat(logits)
 
 
