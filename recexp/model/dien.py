@@ -5,7 +5,7 @@ sec. 4.2    g_s = GRU(h_s, g_{s-1})                                  interest ex
 eq. 6       auxiliary loss: g_s tells the next event apart           by its label, or from a sampled item
 eq. 8       a_s = softmax_s(g_s W t)                                 relevance to the target
 eq. 11, 12  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
-            logit = MLP([h'_last, t, sum_s h_s, t * sum_s h_s, profile])
+            logit = MLP([h'_last, t, v, t * v, profile])             v = pool_s h_s, the sum or the mean
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.model import Output
+from recexp.model.seq_pooling import Pooling, pool_all
 from recexp.registry import register
 
 
@@ -44,6 +45,7 @@ class DIEN(nn.Module):
         gru_type: GRUType
         auxiliary: Auxiliary
         auxiliary_hidden_sizes: list[int]
+        pooling: Pooling
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
@@ -52,6 +54,7 @@ class DIEN(nn.Module):
         super().__init__()
         require_items(schema, config.name)
         self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
+        self.pooling = config.pooling
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         n_item, n_state = self.embed.n_item, config.state_size
         self.extract = Recurrent(Cell.gru, n_item, n_state)
@@ -68,7 +71,7 @@ class DIEN(nn.Module):
         scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
         weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
-        events = torch.where(batch.mask[:, :, None], history, 0).sum(1)  # (B, E)
+        events = pool_all(history, batch.mask, self.pooling)  # (B, E)
         logits = self.mlp(torch.cat([interest, target, events, target * events, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
 

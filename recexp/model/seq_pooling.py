@@ -26,6 +26,12 @@ class Pooling(Enum):
     mean = "the mean over events; 0 without any"
 
 
+def pool_all(history: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """history (B, L, E), mask (B, L) -> (B, E)."""
+    total = torch.where(mask[:, :, None], history, 0).sum(1)
+    return total if pooling is Pooling.sum else total / mask.sum(1, keepdim=True).clamp(min=1)
+
+
 @register("seq_pooling")
 class SequencePooling(nn.Module):
     @dataclass(frozen=True, kw_only=True)
@@ -49,9 +55,7 @@ class SequencePooling(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        interest = torch.where(batch.mask[:, :, None], history, 0).sum(1)  # (B, E)
-        if self.pooling is Pooling.mean:
-            interest = interest / batch.mask.sum(1, keepdim=True).clamp(min=1)
+        interest = pool_all(history, batch.mask, self.pooling)  # (B, E)
         return Output(logits=self.mlp(torch.cat([interest, target, profile], 1))[:, 0])  # (B,)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from recexp.error import ConfigError
 from recexp.layer.recurrent import GRUType
 from recexp.model import dien
 from recexp.model.dien import Auxiliary
+from recexp.model.seq_pooling import Pooling
 
 Make = Callable[..., nn.Module]
 Gather = Callable[..., Batch]
@@ -34,9 +35,10 @@ def evolve(model: nn.Module, kind: GRUType, states: Tensor, weights: Tensor) -> 
     return h
 
 
+@pytest.mark.parametrize("pooling", Pooling)
 @pytest.mark.parametrize("kind", GRUType)
-def test_logit_follows_the_paper_step_by_step(kind: GRUType, make: Make, mixed: Batch) -> None:
-    model = make("dien", gru_type=kind).eval()
+def test_logit_follows_the_paper_step_by_step(kind: GRUType, pooling: Pooling, make: Make, mixed: Batch) -> None:
+    model = make("dien", gru_type=kind, pooling=pooling).eval()
     profile, target, history = model.embed(mixed)
     found = model(mixed)
     logits = []
@@ -45,7 +47,7 @@ def test_logit_follows_the_paper_step_by_step(kind: GRUType, make: Make, mixed: 
         scores = torch.stack([g_s @ model.project.weight @ t for g_s in g]) if length else torch.zeros(0)
         a = scores.exp() / scores.exp().sum()
         torch.testing.assert_close(found.parts["weights"][row, :length], a)
-        events = sum(h, torch.zeros_like(t))
+        events = sum(h, torch.zeros_like(t)) / (max(1, length) if pooling is Pooling.mean else 1)
         interest = evolve(model, kind, g, a)
         logits.append(model.mlp(torch.cat([interest, t, events, t * events, profile[row]])[None])[0, 0])
     torch.testing.assert_close(found.logits, torch.stack(logits), rtol=1e-5, atol=1e-5)
@@ -56,7 +58,7 @@ def test_attention_of_1_makes_interest_the_state_of_a_gru(
     kind: GRUType, make: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dien, "weigh", lambda scores, mask, normalise: mask.float())
-    model = make("dien", gru_type=kind).eval()
+    model = make("dien", gru_type=kind, pooling=Pooling.sum).eval()
     gru = nn.GRU(model.evolve.weight_hh.shape[1], model.evolve.weight_hh.shape[1], batch_first=True)
     gru.load_state_dict({f"{name}_l0": each for name, each in model.evolve.state_dict().items()})
     profile, target, history = model.embed(mixed)
