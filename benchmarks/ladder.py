@@ -2,7 +2,8 @@
 
 usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N] [--events N]
 
-For each planted structure alone, and for all together, models are trained from several seeds on the same synthetic log.
+For each planted structure alone, and for all of the default data at once, models are trained from several seeds on the
+same synthetic log; `together` is `order` without features, so that events must tell which items belong together.
 Printed: the share of the way from AUC 0.5 to the oracle's, mean and deviation over seeds.
 """
 

@@ -21,6 +21,7 @@ from recexp.trainer.default import Trainer, set_mode
 from recexp.trainer.loss import joint
 
 OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at rate 1e-2
+HISTORIES = ("history", "history_label", "history_age", "mask")
 
 
 class Skip(Exception):
@@ -89,26 +90,16 @@ def padding_content(case: Case) -> str | None:
     """what stands on padding changes nothing"""
     if not case.mixed.mask.numel():
         raise Skip("the data have no histories")
-    mask = case.mixed.mask
-    noise = torch.randint(1, len(case.mixed.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
-    filled = replace(
-        case.mixed,
-        history=torch.where(mask, case.mixed.history, noise.to(mask.device)),
-        history_label=torch.where(mask, case.mixed.history_label, 1.0),
-        history_age=torch.where(mask, case.mixed.history_age, 1e6),
-    )
-    return differs(case, filled, "use batch.mask wherever events are summed, normalised or compared")
+    advice = "use batch.mask wherever events are summed, normalised or compared"
+    return differs(case, with_garbage(case.mixed), advice)
 
 
 def padding_length(case: Case) -> str | None:
     """more padding changes nothing"""
     if not case.mixed.mask.numel():
         raise Skip("the data have no histories")
-    wider: dict[str, Any] = {}
-    for name in HISTORIES:
-        each = getattr(case.mixed, name)
-        wider[name] = torch.cat([each, each.new_zeros(len(each), 5)], 1)
-    return differs(case, replace(case.mixed, **wider), "divide by the number of events, and read the last valid state")
+    advice = "divide by the number of events, and read the last valid state"
+    return differs(case, longer(case.mixed, 5), advice)
 
 
 def label_unseen(case: Case) -> str | None:
@@ -158,13 +149,8 @@ def evaluation(case: Case) -> str | None:
 
 def unknown_ids(case: Case) -> str | None:
     """users, items and values that training never met get a finite score"""
-
-    def unknown(features: Features) -> Features:
-        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
-
-    batch = case.mixed
-    batch = replace(batch, users=unknown(batch.users), items=unknown(batch.items), context=unknown(batch.context))
-    return None if fitted(case)(batch).logits.isfinite().all() else "the logits are not finite"
+    logits = fitted(case)(all_unknown(case.mixed)).logits
+    return None if logits.isfinite().all() else "the logits are not finite"
 
 
 def whole_state(case: Case) -> str | None:
@@ -184,12 +170,8 @@ def bfloat16(case: Case) -> str | None:
 
 def overfits(case: Case) -> str | None:
     """32 rows are learnt by heart"""
-    model = without_dropout(case.make())
-    walk = stages(model)
-    for stage in walk:
-        if isinstance(stage, Fit):
-            stage.fit(case.batches.training())
-    last = walk[-1]
+    model = in_closed_form(without_draws(case.make()), case.batches)
+    last = stages(model)[-1]
     if not isinstance(last, Train):
         raise Skip("the model is fitted in closed form")
     batch = case.rows(apart(case, OVERFITTED))
@@ -236,7 +218,6 @@ CHECKS = (
     one_row, every_length, named_losses, all_trained, padding_content, padding_length, label_unseen, strictly_before,
     causal_states, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
 )  # fmt: skip
-HISTORIES = ("history", "history_label", "history_age", "mask")
 
 
 class Unrecorded:
@@ -282,7 +263,7 @@ def differs(case: Case, other: Batch, advice: str) -> str | None:
     """How logits or gradients on another batch differ from those on the mixed one."""
     other = replace(other, popular=other.popular[:1])  # sampled items are all this one, however many are drawn
     mixed = replace(case.mixed, popular=case.mixed.popular[:1])
-    left, right = step(without_dropout(case.make()), other), step(without_dropout(case.make()), mixed)
+    left, right = step(without_draws(case.make()), other), step(without_draws(case.make()), mixed)
     if fault := moved(left[0], right[0], advice):
         return fault
     for name in right[2]:
@@ -301,15 +282,20 @@ def moved(found: Tensor, wanted: Tensor, advice: str, exact: bool = False, what:
 
 def fitted(case: Case) -> nn.Module:
     """The model after its stages in closed form and one training step, in evaluation mode."""
-    model = case.make()
-    for stage in stages(model):
-        if isinstance(stage, Fit):
-            stage.fit(case.batches.training())
+    model = in_closed_form(case.make(), case.batches)
     step(model, case.mixed)  # moves running statistics away from their start
     return model.eval()
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
+def in_closed_form(model: nn.Module, batches: Batches) -> nn.Module:
+    """The model after its stages in closed form: without them its buffers hold nothing to compare."""
+    for stage in stages(model):
+        if isinstance(stage, Fit):
+            stage.fit(batches.training())
+    return model
+
+
+def without_draws(model: nn.Module) -> nn.Module:
     """The model in which nothing that training draws depends on the shape or content of padding."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -317,6 +303,37 @@ def without_dropout(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.RReLU):
             module.lower = module.upper
     return model
+
+
+def with_garbage(batch: Batch) -> Batch:
+    """The batch with random events on padding."""
+    mask = batch.mask
+    noise = torch.randint(1, len(batch.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
+    return replace(
+        batch,
+        history=torch.where(mask, batch.history, noise.to(mask.device)),
+        history_label=torch.where(mask, batch.history_label, 1.0),
+        history_age=torch.where(mask, batch.history_age, 1e6),
+    )
+
+
+def longer(batch: Batch, n: int) -> Batch:
+    """The batch with n columns of padding more."""
+
+    def widen(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(len(x), n)], 1)
+
+    columns: dict[str, Any] = {name: widen(getattr(batch, name)) for name in HISTORIES}
+    return replace(batch, **columns)
+
+
+def all_unknown(batch: Batch) -> Batch:
+    """The batch in which training has met no user, no item and no value."""
+
+    def unknown(features: Features) -> Features:
+        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
+
+    return replace(batch, users=unknown(batch.users), items=unknown(batch.items), context=unknown(batch.context))
 
 
 def apart(case: Case, n: int) -> Tensor:

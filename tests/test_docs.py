@@ -32,6 +32,19 @@ def test_adding_a_model_works_as_described(tmp_path, monkeypatch):
     assert len(list(Path("outputs").rglob("metrics.json"))) == 3
 
 
+def test_the_fault_that_the_guide_tells_of_is_told_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    document = ROOT / "docs" / "add-a-model.md"
+    (python,), (yaml,) = blocks(document, "python"), blocks(document, "yaml")
+    Path("model").mkdir()
+    Path("similarity.py").write_text(python.replace("chosen.sum(1).clamp(min=1)", "chosen.sum(1)"), "utf-8")
+    Path("model/similarity.yaml").write_text(yaml, "utf-8")
+    typed = ["check", "model=similarity", "plugins=[similarity.py]", "--config-dir", ".", "+experiment=tiny"]
+    assert run([*typed, "trainer.threads=1"]) == 1
+    (told,) = (line for line in document.read_text("utf-8").splitlines() if line.startswith("FAILED"))
+    assert told in capsys.readouterr().out.splitlines()
+
+
 def test_a_model_of_the_users_own_with_a_misspelt_key_is_a_mistake(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     document = ROOT / "docs" / "add-a-model.md"

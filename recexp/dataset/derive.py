@@ -29,8 +29,6 @@ def derive(log: Log, items: "pd.DataFrame", features: FeaturesConfig) -> "dict[s
     """The derived fields by name, each (N,). items: the feature columns, a row for each item from 1 on."""
     import pandas as pd
 
-    if not features.derived.names:
-        return {}
     assert log.raw_item is not None
     n_last = features.derived.last_items
     columns = [values_of(items[name], features.item[name]) for name in features.derived.most_liked]

@@ -87,7 +87,9 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
         row=order.astype(np.int32),
         probability=raw.probability[order] if raw.probability is not None else None,
     )
-    derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
+    derived = {}
+    if config.features.derived.names:
+        derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
     context = _context(raw, order, derived, train, config)
     log = replace(log, context_ids=context.ids, context_values=context.values)
     return log, {"user": users.side, "item": items.side, "context": context.side}

@@ -161,10 +161,11 @@ class SequenceEmbedding(nn.Module):
         """Target (B, E) and history (B, L, E)."""
         items = torch.cat([batch.target[:, None], batch.history], 1)
         embedded = self.items(batch, items)  # (B, 1 + L, E)
-        target, history = embedded[:, 0], embedded[:, 1:]
-        if self.label is not None:
-            history = history + self.label(torch.where(batch.mask, 1 + batch.history_label.long(), PADDING))
-        return target, history
+        return embedded[:, 0], self.labelled(embedded[:, 1:], batch.history_label, batch.mask)
+
+    def labelled(self, events: Tensor, label: Tensor, known: Tensor) -> Tensor:
+        """Events (B, L, E) plus the vectors of their labels (B, L), of those that are known (B, L)."""
+        return events if self.label is None else events + self.label(torch.where(known, 1 + label.long(), PADDING))
 
     def items(self, batch: Batch, index: Tensor) -> Tensor:
         """Items (...) without labels: (..., E)."""

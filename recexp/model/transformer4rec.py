@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
-from recexp.dataset.schema import PADDING, Schema
+from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.loss import bce, masked_bce
@@ -118,10 +118,8 @@ class Transformer4Rec(nn.Module):
 
     def before_labels(self, batch: Batch) -> Tensor:
         """m_s of items up to s and labels up to s - 1: (B, L, E)."""
-        events = self.embed.items(batch, batch.history)
-        if self.embed.label is not None:
-            label, known = (functional.pad(each, (1, 0))[:, :-1] for each in (batch.history_label, batch.mask))
-            events = events + self.embed.label(torch.where(known, 1 + label.long(), PADDING))
+        label, known = (functional.pad(each, (1, 0))[:, :-1] for each in (batch.history_label, batch.mask))
+        events = self.embed.labelled(self.embed.items(batch, batch.history), label, known)
         return self.encoder(placed(events, self.order, batch.mask.cumsum(1)), batch.mask, causal(batch.mask))
 
     def decode(self, history: Tensor, mask: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 B batch, F fields of the deep part, D embedding size
 eq. 1       wide = w0 + sum_i w_i x_i, x with cross-product transformations: 1 where two fields hold two given values
 sec. 3.2    deep = MLP([e_1, ..., e_F])
-eq. 3       logit = wide + deep, trained together: the wide part by FTRL, the deep part by AdaGrad
+eq. 3       logit = wide + deep           trained together, in the paper the wide part by FTRL, the deep by AdaGrad
 """
 
 from dataclasses import dataclass

@@ -51,6 +51,7 @@ class Task:
     l2: float  # strength of the embeddings' L2 term
     recorder: Recorder
     own: Mapping[Tensor, Optimizer]  # optimizers of the parameters that have not the trainer's
+    walk: list[Stage]
 
 
 @dataclass
@@ -121,17 +122,17 @@ class Trainer:
         prefix of their parameters' names. Goes on from the recorder's last checkpoint where there is one.
         Raises ConfigError for a part that is not there, FloatingPointError when a loss is no longer finite.
         """
-        task = Task(model, batches, weights, l2, recorder, own_optimizers(self.config, model, optimizers))
+        own = own_optimizers(self.config, model, optimizers)
+        task = Task(model, batches, weights, l2, recorder, own, stages(model))
         with self.numerics():
             progress = self._resume(task)
-            walk = stages(model)
             while not progress.finished:
-                stage = walk[progress.stage]
+                stage = task.walk[progress.stage]
                 if isinstance(stage, Fit):
                     self._fit(stage, task, progress)
                 else:
                     self._train(stage, task, progress)
-                progress = progress.after_stage(len(walk))
+                progress = progress.after_stage(len(task.walk))
                 self._save("last", task, progress)
             return self._result(task, progress)
 
@@ -277,7 +278,7 @@ class Trainer:
 
 def _best(stage: Stage, task: Task) -> str:
     """The name of a stage's best checkpoint: the last stage's is the run's."""
-    return "best" if stage.name == stages(task.model)[-1].name else stage.name
+    return "best" if stage is task.walk[-1] else stage.name
 
 
 def set_mode(stage: Train) -> None:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from recexp import registry
 from recexp.config import ModelConfig
-from recexp.dataset.batch import Batch, Batches, Features
+from recexp.contract import all_unknown, in_closed_form, longer, step, with_garbage, without_draws
+from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.embedding import SideEmbedding
-from recexp.model import Fit, Train, stages
-from recexp.trainer.loss import joint
+from recexp.model import Train, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
 MODELS = registry.names("model")
@@ -41,50 +41,6 @@ def variants() -> list[Any]:
 
 each_model = pytest.mark.parametrize("name", MODELS)
 each_variant = pytest.mark.parametrize(("name", "options"), variants())
-
-
-def without_draws(model: nn.Module) -> nn.Module:
-    """The model in which nothing that training draws depends on the shape or content of padding."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(module, nn.RReLU):
-            module.lower = module.upper
-    return model
-
-
-def longer(batch: Batch, n: int) -> Batch:
-    """The batch with n columns of padding more."""
-
-    def widen(x: Tensor) -> Tensor:
-        return torch.cat([x, x.new_zeros(len(x), n)], 1)
-
-    histories = ("history", "history_label", "history_age", "mask")
-    return replace(batch, **{name: widen(getattr(batch, name)) for name in histories})
-
-
-def fitted(model: nn.Module, batches: Batches) -> nn.Module:
-    """The model after its stages in closed form: without them its buffers hold nothing to compare."""
-    for stage in stages(model):
-        if isinstance(stage, Fit):
-            stage.fit(batches.training())
-    return model
-
-
-def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Logits, named losses and gradients of one training step; random draws are the same in each call."""
-    torch.manual_seed(0)
-    model.train()
-    model.zero_grad(set_to_none=True)
-    output = model(batch)
-    parts = model.losses(output, batch)  # type: ignore[operator]
-    loss = joint(parts, dict.fromkeys(parts, 1.0))
-    if loss.requires_grad:  # a model fitted in closed form has no parameters
-        loss.backward()
-    gradients = {
-        name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in model.named_parameters()
-    }
-    return output.logits.detach(), parts, gradients
 
 
 def require_sound(logits: Tensor, parts: dict[str, Tensor], gradients: dict[str, Tensor], n_rows: int) -> None:
@@ -223,13 +179,7 @@ def test_all_parameters_are_trained_by_some_stage(name: str, make: Make, batches
 
 @each_variant
 def test_content_of_padding_changes_nothing(name: str, options: dict, make: Make, mixed: Batch) -> None:
-    garbage = torch.randint(1, len(mixed.items.ids), mixed.history.shape, generator=torch.Generator().manual_seed(1))
-    filled = replace(
-        mixed,
-        history=torch.where(mixed.mask, mixed.history, garbage),
-        history_label=torch.where(mixed.mask, mixed.history_label, 1.0),
-        history_age=torch.where(mixed.mask, mixed.history_age, 1e6),
-    )
+    filled = with_garbage(mixed)
     model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
     require_equal(step(model, filled), step(same, mixed))
     torch.testing.assert_close(model.eval()(filled).logits, same.eval()(mixed).logits, rtol=1e-5, atol=1e-6)
@@ -253,7 +203,7 @@ def test_evaluation_repeats_itself_to_the_bit(name: str, options: dict, make: Ma
 def test_evaluation_of_a_row_is_the_same_in_any_batch(
     name: str, options: dict, make: Make, gather: Gather, mixed: Batch, mixed_rows: list[int], batches: Batches
 ) -> None:
-    model = fitted(make(name, **options), batches)
+    model = in_closed_form(make(name, **options), batches)
     step(model, mixed)  # moves running statistics away from their start
     alone = torch.cat([model.eval()(gather([row])).logits for row in mixed_rows])
     torch.testing.assert_close(alone, model(mixed).logits, rtol=1e-5, atol=1e-6)
@@ -261,7 +211,7 @@ def test_evaluation_of_a_row_is_the_same_in_any_batch(
 
 @each_model
 def test_state_dict_carries_the_whole_model(name: str, make: Make, mixed: Batch, batches: Batches) -> None:
-    model, other = fitted(make(name), batches), make(name, seed=1)
+    model, other = in_closed_form(make(name), batches), make(name, seed=1)
     step(model, mixed)
     assert not torch.equal(other.eval()(mixed).logits, model.eval()(mixed).logits)
     other.load_state_dict(model.state_dict())
@@ -270,11 +220,7 @@ def test_state_dict_carries_the_whole_model(name: str, make: Make, mixed: Batch,
 
 @each_model
 def test_unknown_ids_are_scored(name: str, make: Make, mixed: Batch, batches: Batches) -> None:
-    def unknown(features: Features) -> Features:
-        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
-
-    batch = replace(mixed, users=unknown(mixed.users), items=unknown(mixed.items), context=unknown(mixed.context))
-    assert fitted(make(name), batches).eval()(batch).logits.isfinite().all()
+    assert in_closed_form(make(name), batches).eval()(all_unknown(mixed)).logits.isfinite().all()
 
 
 @each_model
