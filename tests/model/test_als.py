@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recorder import Recorder
 from torch import Tensor, nn
 
 from recexp.config import Config
@@ -211,18 +211,6 @@ def test_seed_of_the_initial_vectors_decides_the_factors(make: Make, batches: Ba
     name = "embed.sides.item.table.weight"
     assert torch.equal(states[0][name], states[1][name])
     assert not torch.allclose(states[0][name], states[2][name], atol=1e-3)
-
-
-class Recorder:
-    def __init__(self, folder: Path) -> None:
-        self.checkpoints = folder
-        self.lines: list[dict[str, Any]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
 
 
 def test_trainer_fits_training_rows_alone_in_one_stage(

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorder import Recorder, trained_states
 from torch import Tensor, nn
 
 from recexp.config import Config
@@ -120,27 +120,13 @@ def test_factors_hold_the_biases_too(make: Make, batches: Batches) -> None:
     assert not als.user_bias.any() and not als.item_bias.any()
 
 
-class Recorder:
-    """Keeps the lines in memory, and after each the state of the model."""
-
-    def __init__(self, folder: Path, model: nn.Module) -> None:
-        self.checkpoints, self.model = folder, model
-        self.lines: list[dict[str, Any]] = []
-        self.states: list[dict[str, Tensor]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-        self.states.append({name: tensor.clone() for name, tensor in self.model.state_dict().items()})
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
-
-
-def train(model: nn.Module, compose: Callable[..., Config], batches: Batches, folder: Path) -> Recorder:
-    recorder = Recorder(folder, model)
+def train(
+    model: nn.Module, compose: Callable[..., Config], batches: Batches, folder: Path
+) -> tuple[Recorder, list[dict[str, Tensor]]]:
+    recorder, states = trained_states(model, folder)
     config = compose("trainer.epochs=2", "trainer.patience=null").trainer
     Trainer(config, torch.device("cpu"), 0).fit(model, batches, {"target": 1.0}, 0.01, recorder)
-    return recorder
+    return recorder, states
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
@@ -152,24 +138,24 @@ def test_frozen_factors_stay_to_the_bit_and_get_no_gradient(
     combine: Combine, compose: Callable[..., Config], make: Make, batches: Batches, tmp_path: Path
 ) -> None:
     model = make("als_mlp", freeze=True, combine=combine)
-    recorder = train(model, compose, batches, tmp_path)
+    recorder, states = train(model, compose, batches, tmp_path)
     assert [(line["stage"], line["epoch"]) for line in recorder.lines] == [("als", 1), ("train", 1), ("train", 2)]
     assert [set(line["losses"]) for line in recorder.lines] == [set(), {"target"}, {"target"}]
     assert all(parameter.grad is None for parameter in model.als.parameters())
     head = {f"head.{name}" for name, _ in model.head.named_parameters()}
-    assert moved(recorder.states[0], recorder.states[1]) == moved(recorder.states[1], recorder.states[2]) == head
+    assert moved(states[0], states[1]) == moved(states[1], states[2]) == head
 
 
 def test_tuned_factors_move_with_the_mlp(
     compose: Callable[..., Config], make: Make, batches: Batches, tmp_path: Path
 ) -> None:
     model = make("als_mlp", freeze=False)
-    recorder = train(model, compose, batches, tmp_path)
-    after = moved(recorder.states[0], recorder.states[1])
+    _, states = train(model, compose, batches, tmp_path)
+    after = moved(states[0], states[1])
     assert after == {name for name, _ in model.named_parameters()}
     for name in SIDES:
         table = f"als.embed.sides.{name}.table.weight"
-        before, now = recorder.states[0][table], recorder.states[1][table]
+        before, now = states[0][table], states[1][table]
         assert (before != now).any(1)[FIRST:].all() and torch.equal(before[:FIRST], now[:FIRST])
 
 

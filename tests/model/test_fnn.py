@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorder import Recorder, Stopped, same, stop_after
 from torch import Tensor, nn
 
 from recexp.config import Config
@@ -21,26 +21,6 @@ CPU = torch.device("cpu")
 Make = Callable[..., nn.Module]
 Vectors = Callable[..., list[Tensor]]
 State = dict[str, Tensor]
-
-
-class Stopped(BaseException):
-    """Stands for a kill."""
-
-
-class Recorder:
-    """Keeps lines in memory; stops the run at line `stop`."""
-
-    def __init__(self, folder: Path, stop: int | None = None) -> None:
-        self.checkpoints, self.stop = folder, stop
-        self.lines: list[dict[str, Any]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append({key: line[key] for key in ("stage", "epoch", "losses", "valid")})
-        if len(self.lines) == self.stop:
-            raise Stopped
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
 
 
 @pytest.fixture
@@ -60,10 +40,6 @@ def saved(recorder: Recorder, name: str) -> State:
     found = checkpoint.load(recorder.checkpoints, name, CPU)
     assert found, name
     return {key.removeprefix("model."): tensor for key, tensor in found[0].items() if key.startswith("model.")}
-
-
-def same(left: State, right: State) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 def changed(before: State, after: State) -> set[str]:
@@ -117,7 +93,7 @@ def test_stage_1_is_an_fm_to_the_bit(
     fit(machine, alone)
     own = {name.removeprefix("fm."): each for name, each in saved(both, "fm").items() if name.startswith("fm.")}
     assert same(own, saved(alone, "best"))
-    assert [{**line, "stage": "train"} for line in both.lines[:2]] == alone.lines
+    assert [{**line, "stage": "train"} for line in both.told[:2]] == alone.told
 
 
 def test_each_stage_writes_its_lines_and_its_checkpoint(fnn: Make, fit: Callable, tmp_path: Path) -> None:
@@ -160,13 +136,13 @@ def test_stopped_run_goes_on_to_the_same_figures(
 ) -> None:
     whole, recorder = fnn(freeze=freeze), Recorder(tmp_path / "whole")
     wanted = fit(whole, recorder)
-    other = Recorder(tmp_path / "stopped", stop)
+    other = Recorder(tmp_path / "stopped", stop_after(stop))
     with pytest.raises(Stopped):
         fit(fnn(freeze=freeze), other)
-    other.stop = None
+    other.then = lambda lines: None
     resumed = fnn(freeze=freeze, seed=9)  # weights come from the checkpoint
     found = fit(resumed, other)
-    assert other.lines == recorder.lines
+    assert other.told == recorder.told
     assert same(resumed.state_dict(), whole.state_dict())
     assert (found.valid, found.test) == (wanted.valid, wanted.test)
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorder import Recorder, trained_states
 from torch import Tensor, nn
 
 from recexp.config import Config
@@ -24,33 +24,17 @@ STEPS = {Cell.rnn: nn.RNNCell, Cell.lstm: nn.LSTMCell, Cell.gru: nn.GRUCell}
 VECTORS = ["factors.embed.embed.sides.user.table.weight", "factors.embed.embed.sides.item.table.weight"]
 
 
-class Recorder:
-    """Keeps lines in memory, and the state of the model at each."""
-
-    def __init__(self, folder: Path, model: nn.Module) -> None:
-        self.checkpoints, self.model = folder, model
-        self.lines: list[dict[str, Any]] = []
-        self.states: list[dict[str, Tensor]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-        self.states.append({name: each.clone() for name, each in self.model.state_dict().items()})
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
-
-
 @pytest.fixture
 def fit(
     compose: Callable[..., Config], batches: Batches, tmp_path: Path
-) -> Callable[[nn.Module], tuple[Result, Recorder]]:
+) -> Callable[[nn.Module], tuple[Result, Recorder, list[dict[str, Tensor]]]]:
     """fit(model): trained for three epochs."""
     config = replace(compose().trainer, epochs=3, patience=None, deterministic=True)
 
-    def fit(model: nn.Module) -> tuple[Result, Recorder]:
-        recorder = Recorder(tmp_path / "checkpoints", model)
+    def fit(model: nn.Module) -> tuple[Result, Recorder, list[dict[str, Tensor]]]:
+        recorder, states = trained_states(model, tmp_path / "checkpoints")
         trainer = Trainer(config, torch.device("cpu"), 0)
-        return trainer.fit(model, batches, {"target": 1.0}, 1e-4, recorder), recorder
+        return trainer.fit(model, batches, {"target": 1.0}, 1e-4, recorder), recorder, states
 
     return fit
 
@@ -190,11 +174,11 @@ def test_every_parameter_is_trained(pretrain: bool, history_labels: bool, make: 
 @pytest.mark.parametrize("feedback", Feedback)
 def test_trainer_goes_on_from_what_als_found(feedback: Feedback, make: Make, fit: Callable, batches: Batches) -> None:
     model = make("rnn_als", feedback=feedback)
-    result, recorder = fit(model)
+    result, recorder, states = fit(model)
     assert [(line["stage"], line["epoch"]) for line in recorder.lines] == [
         ("als", 1), ("train", 1), ("train", 2), ("train", 3)
     ]  # fmt: skip
-    first, last = recorder.states[0], recorder.states[-1]
+    first, last = states[0], states[-1]
     assert all(not torch.equal(first[name], last[name]) for name, _ in model.named_parameters())
     for name in VECTORS:
         assert (last[name] - first[name]).norm() < 0.2 * first[name].norm()
@@ -203,8 +187,8 @@ def test_trainer_goes_on_from_what_als_found(feedback: Feedback, make: Make, fit
 
 def test_frozen_vectors_stay_what_als_found(make: Make, fit: Callable) -> None:
     model = make("rnn_als", freeze=True)
-    _, recorder = fit(model)
-    first, last = recorder.states[0], recorder.states[-1]
+    _, _, states = fit(model)
+    first, last = states[0], states[-1]
     stayed = [name for name, _ in model.named_parameters() if torch.equal(first[name], last[name])]
     assert stayed == VECTORS
 
@@ -213,7 +197,7 @@ def test_without_pretraining_there_is_one_stage_from_random_vectors(make: Make, 
     model = make("rnn_als", pretrain=False, embedding_std=0.2)
     for name in VECTORS:
         assert model.get_parameter(name)[2:].std().item() == pytest.approx(0.2, rel=0.15)
-    _, recorder = fit(model)
+    _, recorder, _ = fit(model)
     assert [line["stage"] for line in recorder.lines] == ["train"] * 3
     assert recorder.lines[-1]["losses"]["target"] < recorder.lines[0]["losses"]["target"]
 

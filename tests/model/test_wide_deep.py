@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from recorder import Recorder, Stopped, stop_after
 from torch import Tensor, nn
 
 import recexp
@@ -109,22 +109,6 @@ def test_table_is_trained_on(compose: Callable[..., Config], make: Make, table: 
 # Trained
 
 
-class Recorder:
-    """Keeps lines; stops the run after a number of them."""
-
-    def __init__(self, folder: Path, stop: int | None = None) -> None:
-        self.checkpoints, self.stop = folder, stop
-        self.lines: list[dict[str, Any]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-        if len(self.lines) == self.stop:
-            raise InterruptedError
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
-
-
 def fit(model: nn.Module, config: Config, batches: Batches, recorder: Recorder) -> None:
     trainer = Trainer(config.trainer, torch.device("cpu"), 0)
     parts = config.model.optimizers
@@ -142,8 +126,8 @@ def test_resumed_run_equals_one_never_interrupted(
     options = {"wide": wide, "n_buckets": 1000}
     whole, resumed = make("wide_deep", **options), make("wide_deep", seed=9, **options)
     fit(whole, config, batches, Recorder(tmp_path / "whole"))
-    with pytest.raises(InterruptedError):
-        fit(make("wide_deep", **options), config, batches, Recorder(tmp_path / "stopped", stop=3))
+    with pytest.raises(Stopped):
+        fit(make("wide_deep", **options), config, batches, Recorder(tmp_path / "stopped", stop_after(3)))
     fit(resumed, config, batches, Recorder(tmp_path / "stopped"))
     wanted, found = whole.state_dict(), resumed.state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)

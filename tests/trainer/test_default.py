@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from recorder import Recorder, Stopped, same, state, stop_after, trained_states, untimed
 from torch import Tensor, nn
 
 import recexp
@@ -31,51 +32,7 @@ from recexp.trainer.metric import Metrics, evaluate
 from recexp.trainer.optimizer import rate_factor
 
 CPU = torch.device("cpu")
-TIMES = ("seconds", "samples_per_second", "peak_memory_mb")
 Make = Callable[..., nn.Module]
-
-
-class Stopped(BaseException):
-    """Stands for a kill."""
-
-
-class Recorder:
-    """Keeps lines in memory; after each calls `then(number of lines)`."""
-
-    def __init__(self, folder: Path, then: Callable[[int], None] = lambda lines: None) -> None:
-        self.checkpoints, self.then = folder, then
-        self.lines: list[dict[str, Any]] = []
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        self.lines.append(line)
-        self.then(len(self.lines))
-
-    def rewind(self, lines: int) -> None:
-        del self.lines[lines:]
-
-    @property
-    def told(self) -> list[dict[str, Any]]:
-        return [untimed(line) for line in self.lines]
-
-
-def untimed(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name not in TIMES}
-
-
-def stop_after(n: int) -> Callable[[int], None]:
-    def then(lines: int) -> None:
-        if lines == n:
-            raise Stopped
-
-    return then
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
 @pytest.fixture
@@ -267,12 +224,6 @@ def test_table_is_trained_on_without_users(
 
 
 # The best epoch
-
-
-def trained_states(model: nn.Module, folder: Path) -> tuple[Recorder, list[dict[str, Tensor]]]:
-    """A recorder, and the list to which it adds the model's state after each epoch."""
-    states: list[dict[str, Tensor]] = []
-    return Recorder(folder, lambda lines: states.append(state(model))), states
 
 
 def test_training_stops_after_patience_and_the_best_epoch_is_reloaded(
