@@ -51,7 +51,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Confi
         _check_keys("model", raw.model, model_file)
         if isinstance(raw.model.loss_weights, DictConfig):
             _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
-    dataset = _absolute(_typed(_reader_schema(raw), raw.dataset, "dataset"))
+    dataset = _absolute(_typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
     trainer = _typed(TrainerConfig, raw.trainer, "trainer")
     run = _typed(RunConfig, raw.run, "run")
     _check_l2(raw, trainer)
@@ -70,6 +70,17 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Confi
         plugins=plugins,
         objective=raw.objective,
     )
+
+
+def _declared(dataset: DictConfig) -> DictConfig:
+    """Without feature columns of kind null: so one file leaves out what another declares, where keys only add up."""
+    dataset = dataset.copy()
+    features = dataset.get("features")
+    for side in ("user", "item", "context"):
+        kinds = features.get(side) if isinstance(features, DictConfig) else None
+        if isinstance(kinds, DictConfig):
+            features[side] = {name: kind for name, kind in kinds.items() if kind is not None}
+    return dataset
 
 
 def _cores() -> int:

@@ -6,6 +6,7 @@ sec. 2.1    x_s = [h_s, p_k],  k = bucket(time(t) - time(s))      position=age; 
 sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      all see all; without events, the target sees itself
 sec. 2.3    logit = MLP([y_t, profile])                           output=target
             logit = MLP([mean(y_1, ..., y_n, y_t), profile])      output=mean
+            logit = MLP([mean(y_1, ..., y_n, y_t), t, profile])   output=mean_and_target
             logit = MLP([y_t, y_n, ..., y_1, 0, ..., profile])    output=all
 """
 
@@ -40,6 +41,7 @@ class Position(Enum):
 class Reading(Enum):
     target = "the encoder's output at the target"
     mean = "the mean of its outputs, the target's included"
+    mean_and_target = "that mean, and beside it the target as it enters the encoder"
     all = "all its outputs side by side, from the target backwards"
 
 
@@ -79,16 +81,18 @@ class BST(nn.Module):
             config.dropout,
             config.norm,
         )
-        n_read = width * self.n_positions if config.output is Reading.all else width
-        n_in = n_read + self.embed.n_profile
+        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + self.embed.n_item}
+        n_in = n_read.get(config.output, width) + self.embed.n_profile
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
         events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        read = self.read(self.placed(events, mask, batch), mask)  # (B, W), or (B, n_positions W)
-        return Output(logits=self.mlp(torch.cat([read, profile], 1))[:, 0])  # (B,)
+        read = [self.read(self.placed(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
+        if self.output is Reading.mean_and_target:
+            read.append(target)
+        return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
     def placed(self, events: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         """Events (B, L + 1, E), each with its position: (B, L + 1, W)."""
@@ -104,7 +108,7 @@ class BST(nn.Module):
         if self.output is Reading.target:
             return self.encoder.last(events, mask)
         encoded = self.encoder(events, mask, mask)  # (B, L + 1, W), 0 on padding
-        if self.output is Reading.mean:
+        if self.output in (Reading.mean, Reading.mean_and_target):
             return encoded.sum(1) / mask.sum(1, keepdim=True)
         return side_by_side(encoded, mask, self.n_positions)
 

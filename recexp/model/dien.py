@@ -6,6 +6,7 @@ eq. 6       auxiliary loss: g_s tells the next event apart           by its labe
 eq. 8       a_s = softmax_s(g_s W t)                                 relevance to the target
 eq. 11, 12  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
             logit = MLP([h'_last, t, v, t * v, profile])             v = pool_s h_s, the sum or the mean
+            logit = MLP([h'_last, t, profile])                       pooling=null
 """
 
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class DIEN(nn.Module):
         gru_type: GRUType
         auxiliary: Auxiliary
         auxiliary_hidden_sizes: list[int]
-        pooling: Pooling
+        pooling: Pooling | None
         hidden_sizes: list[int]
         activation: Activation
         dropout: float
@@ -62,7 +63,7 @@ class DIEN(nn.Module):
         self.evolve = AttentionGRU(config.gru_type, n_state, n_state)
         if self.auxiliary:
             self.next = MLP(n_state + n_item, config.auxiliary_hidden_sizes, config.activation, n_out=1)
-        n_in = n_state + 3 * n_item + self.embed.n_profile
+        n_in = n_state + (3 if self.pooling else 1) * n_item + self.embed.n_profile
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
@@ -71,8 +72,11 @@ class DIEN(nn.Module):
         scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
         weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
-        events = pool_all(history, batch.mask, self.pooling)  # (B, E)
-        logits = self.mlp(torch.cat([interest, target, events, target * events, profile], 1))[:, 0]
+        seen = [interest, target, profile]
+        if self.pooling:
+            events = pool_all(history, batch.mask, self.pooling)  # (B, E)
+            seen[2:2] = [events, target * events]
+        logits = self.mlp(torch.cat(seen, 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ GENRES = (  # in the order of the flags in u.item
 )
 FEATURES = {
     "user": ("age", "gender", "occupation", "zip_code", "zip_area"),
-    "item": ("release_year", "genres"),
+    "item": ("release_year", "genres", "genre"),
     "context": (),
 }
 ORIGINAL = {
@@ -135,7 +135,7 @@ def _with_area(table: TextTable) -> TextTable:
 
 
 def _with_genres_and_year(table: TextTable) -> TextTable:
-    """With a year that is a number or empty, and the genres in one column; the genre `unknown` is none."""
+    """With a year that is a number or empty, the genres in one column and the first in another; `unknown` is none."""
     items = table.frame
     if "genres" in items:
         genres = items["genres"].str.replace(" ", MULTI_SEPARATOR, regex=False)
@@ -143,6 +143,7 @@ def _with_genres_and_year(table: TextTable) -> TextTable:
         flags = [items[genre].map({"1": genre + MULTI_SEPARATOR, "0": ""}) for genre in GENRES.split()]
         genres = sum(flags[1:], start=flags[0]).str.rstrip(MULTI_SEPARATOR)
     items["genres"] = genres.mask(genres == "unknown", "")
+    items["genre"] = items["genres"].str.partition(MULTI_SEPARATOR)[0]
     titled = items["title"].str.extract(r".*\((\d{4})\)", expand=False)
     if "release_year" in items:
         titled = items["release_year"].where(items["release_year"].str.fullmatch(r"\d{4}"), titled)
