@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 
-.PHONY: install run test smoke lint docs bench clean
+.PHONY: install run test smoke lint docs bench bench-peers bench-quick clean
 
 install: $(STAMP)
 
@@ -30,9 +31,19 @@ lint: install
 docs: install  ## docs/models.md from the models' own files
 	$(BIN)/python docs/generate.py
 
-bench: install  ## ratios measured side by side; prints and times only
+bench: install  ## figures measured side by side, recexp and other libraries; an hour, prints and times only
+	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
+	test ! -f benchmarks/scale.py || $(BIN)/python benchmarks/scale.py
+
+bench-peers: install  ## an environment for each of the other libraries
+	$(BIN)/python benchmarks/peers/install.py
+
+bench-quick: install  ## that all benchmarks run, at their smallest size
+	$(BIN)/python benchmarks/peers/run.py --quick
+	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
+	$(BIN)/python benchmarks/startup.py --rounds 1
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

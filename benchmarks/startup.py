@@ -4,6 +4,7 @@ usage: python benchmarks/startup.py [--rounds N]
 """
 
 import argparse
+import operator
 import statistics
 import subprocess
 import sys
@@ -11,23 +12,28 @@ import tempfile
 import time
 
 CLI = "import sys; sys.argv = ['recexp', *sys.argv[1:]]; from recexp.cli import main; main()"
-FIRST_BATCH = """
+BATCH = """
 import recexp
 from recexp.dataset.batch import Batches
 from recexp.experiment import build
+experiment = build(recexp.load_config(['model=dien', 'dataset.cache_dir=cache']))
+batches = Batches(experiment.dataset, experiment.config.dataset, 'cpu')
+batch = next(batches.epoch('train', 256, 0))
+"""
+STEP = """
 from recexp.model import Train
 from recexp.trainer.step import Step
-experiment = build(recexp.load_config(['model=dien']))
-batches = Batches(experiment.dataset, experiment.config.dataset, 'cpu')
-step = Step(Train(name='train', model=experiment.model), experiment.config.model.loss_weights, 0.0,
-            experiment.config.trainer, batches, 1)
-step(next(batches.epoch('train', 256, 0)), 0, 1.0)
+weights, options = experiment.config.model.loss_weights, experiment.config.trainer
+Step(Train(name='train', model=experiment.model), weights, 0.0, options, batches, 1)(batch, 0, 1.0)
 """
+TORCH = "import torch"
 COMMANDS = {
-    "python -c 'import torch'": ["-c", "import torch"],
+    TORCH: ["-c", "import torch"],
     "recexp --help": ["-c", CLI, "--help"],
     "recexp trainer.epochs=0 (a mistake)": ["-c", CLI, "trainer.epochs=0"],
-    "to the first step, warm cache": ["-c", FIRST_BATCH],
+    "to the first batch, warm cache": ["-c", BATCH],
+    "to the first step, warm cache": ["-c", BATCH + STEP],  # torch.optim imports torch._dynamo
+    "import torch, torch._dynamo": ["-c", "import torch._dynamo"],
 }
 
 
@@ -46,6 +52,8 @@ if __name__ == "__main__":
         for _ in range(rounds + 1):
             for name, command in COMMANDS.items():
                 taken[name].append(seconds(command, folder))
+    taken = {name: values[1:] for name, values in taken.items()}  # the first round fills the caches
     for name, values in taken.items():
-        values = values[1:]  # the first round fills the caches
-        print(f"{name:38} median {statistics.median(values):.2f} s   min {min(values):.2f}   max {max(values):.2f}")
+        beyond = statistics.median(map(operator.sub, values, taken[TORCH]))  # within a round
+        told = f"median {statistics.median(values):.2f} s   min {min(values):.2f}   max {max(values):.2f}"
+        print(f"{name:38} {told}   {TORCH} {beyond:+.2f} s")

@@ -50,7 +50,7 @@ class Batch:
 
     def draw_items(self, like: Tensor) -> Tensor:
         """Random items in the shape of `like`, by their frequency in the training part."""
-        return self.popular[torch.randint(len(self.popular), like.shape, device=like.device)]
+        return self.popular[torch.randint(len(self.popular), like.shape, device=like.device)].long()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Batches:
         log = dataset.log
         self.device = torch.device(device)
         self.log = {name: self._tensor(array) for name, array in log.arrays().items() if name in GATHERED}
-        self.rows = {part: self._tensor(log.rows(part)) for part in ("train", "valid", "test")}
+        self.rows = {part: self._tensor(log.rows(part).astype(np.int32)) for part in ("train", "valid", "test")}
         self.max_history = dataset.schema.max_history
         schema = dataset.schema
         self.vocabulary = {name: getattr(schema, name).vocabulary for name in ("user", "item", "context")}
@@ -102,11 +102,11 @@ class Batches:
             whole = view(allowed, self.device)
             train = whole if ordered else view(allowed & (log.part == 0), self.device)
             self.views = {"train": train, "valid": whole, "test": whole}
-            self.popular = self.log["item"][self.rows["train"]].long()
+            self.popular = self.log["item"][self.rows["train"]]
         else:
-            self.popular = torch.zeros(0, dtype=torch.long, device=self.device)
+            self.popular = torch.zeros(0, dtype=torch.int32, device=self.device)
         if self.negatives:
-            self.trained = torch.unique(self.popular)
+            self.trained = torch.unique(self.popular).long()
             met = self._meetings(slice(None))
             self.met = {"train": met if ordered else self._meetings(self.rows["train"]), "valid": met, "test": met}
 
@@ -146,7 +146,7 @@ class Batches:
     def gather(self, samples: "Samples", part: str, longest: int | None = None) -> Batch:
         """The batch of some samples; histories hold what `part` may see, the last `longest` (max_history) events."""
         row = samples.row
-        label = self.log["label"][row] if samples.label is None else samples.label
+        label = self.log["label"][row].float() if samples.label is None else samples.label
         context = Features(self._rows("context_ids", row).long(), self._rows("context_values", row))
         none = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
         if not self.max_history:
@@ -187,7 +187,7 @@ class Batches:
         positive, trained = self.rows[part], self.trained
         row = positive.repeat_interleave(self.negatives)
         user, time = self.log["user"][row], self.log["timestamp"][row]
-        item = torch.empty_like(row)
+        item = torch.empty_like(row, dtype=torch.long)
         missing = torch.arange(len(row), device=self.device)
         for _ in range(100):  # a user who has met nearly all items keeps what the last draw gave
             drawn = torch.randint(len(trained), (len(missing),), generator=generator).to(self.device)
@@ -222,7 +222,7 @@ class Batches:
 class Samples:
     """Rows of the log to be scored, with another item and label than the log's where they are given."""
 
-    row: Tensor  # (n,)
+    row: Tensor  # (n,) int32
     item: Tensor | None = None  # (n,)
     label: Tensor | None = None  # (n,)
 

@@ -14,7 +14,7 @@ import numpy as np
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.schema import Schema
 
-VERSION = 2  # of the preparation: raise it when the same source and options give other arrays
+VERSION = 3  # of the preparation: raise it when the same source and options give other arrays
 logger = logging.getLogger(__name__)
 
 

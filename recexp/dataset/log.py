@@ -18,14 +18,14 @@ class Log:
     unknown id.
     """
 
-    label: np.ndarray  # (N,) float32, 0 or 1
+    label: np.ndarray  # (N,) int8, 0 or 1
     part: np.ndarray  # (N,) int8, index into PARTS
     user: np.ndarray | None = None  # (N,) int32
     item: np.ndarray | None = None  # (N,) int32
-    timestamp: np.ndarray | None = None  # (N,) int64 or float64
+    timestamp: np.ndarray | None = None  # (N,) int32 where they fit, else int64 or float64
     before: np.ndarray | None = None  # (N,) int32, the first event of the same user and timestamp
     offsets: np.ndarray | None = None  # (U + 2,) int64, user u's events are offsets[u] to offsets[u + 1]
-    context_ids: np.ndarray | None = None  # (N, columns) int32
+    context_ids: np.ndarray | None = None  # (N, columns) int8 or int16 where they fit, else int32
     context_values: np.ndarray | None = None  # (N, columns) float32
     user_ids: np.ndarray | None = None  # (U + 1, columns) int32, fields of each user
     user_values: np.ndarray | None = None  # (U + 1, columns) float32

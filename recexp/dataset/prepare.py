@@ -13,7 +13,7 @@ from recexp.dataset import cache
 from recexp.dataset.derive import derive
 from recexp.dataset.encode import Encoded, encode_side
 from recexp.dataset.log import PARTS, Dataset, Log
-from recexp.dataset.raw import Raw
+from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import UNKNOWN, Schema, Side
 from recexp.dataset.split import by_name, by_row, split
 from recexp.error import ConfigError, DataError, choices
@@ -56,8 +56,8 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
     user, raw_user = _index(raw.user, f"{raw.origin}: a user")
     item, raw_item = _index(raw.item, f"{raw.origin}: an item")
-    order = np.lexsort((raw.timestamp, user))  # stable: file order decides among equals
-    user, item, timestamp = user[order], item[order], raw.timestamp[order]
+    order = by_user_then_time(user, raw.timestamp)
+    user, item, timestamp = user[order], item[order], _narrow(raw.timestamp[order], np.int32)
     label = _label(raw, config)[order]
     offsets = np.searchsorted(user, np.arange(len(raw_user) + 1, dtype=np.int32)).astype(np.int64)
     before = _group_starts(user, timestamp)
@@ -91,7 +91,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     if config.features.derived.names:
         derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
     context = _context(raw, order, derived, train, config)
-    log = replace(log, context_ids=context.ids, context_values=context.values)
+    log = replace(log, context_ids=_narrow(context.ids, np.int8, np.int16), context_values=context.values)
     return log, {"user": users.side, "item": items.side, "context": context.side}
 
 
@@ -113,7 +113,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     log = Log(
         label=_label(raw, config),
         part=part,
-        context_ids=context.ids,
+        context_ids=_narrow(context.ids, np.int8, np.int16),
         context_values=context.values,
         row=np.arange(len(part), dtype=np.int32),
         probability=raw.probability,
@@ -129,11 +129,27 @@ def _histories(log: Log, config: DatasetConfig) -> dict[str, Any]:
     return {"max_history": config.max_history, "history_labels": varying}
 
 
-def _index(raw_ids: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
+def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+    """Positions (N,) in the log's order; file order decides among equals. user: (N,) int32, 0 or more."""
+    later = (user[1:] > user[:-1]) | (user[1:] == user[:-1]) & (timestamp[1:] >= timestamp[:-1])
+    if later.all():
+        return np.arange(len(user))
+    if timestamp.dtype.kind != "i" or int(timestamp.max()) - int(timestamp.min()) >= 2**63:
+        return np.lexsort((timestamp, user))
+    # Stable sorts by 16 bits at a time, the lowest first: numpy sorts those by radix, five times as fast as lexsort.
+    order = np.arange(len(user))
+    for key in (timestamp - timestamp.min(), user):
+        for shift in range(0, int(key.max()).bit_length(), 16):
+            digit = (key >> shift).astype(np.uint16)
+            order = order[np.argsort(digit[order], kind="stable")]
+    return order
+
+
+def _index(raw_ids: Ids, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Rows 1 to n for raw ids (N,), and the raw id of each row; row 0 is padding."""
     import pandas as pd
 
-    codes, uniques = pd.factorize(raw_ids, sort=True)
+    codes, uniques = pd.Index(raw_ids, dtype=raw_ids.dtype).factorize(sort=True)
     if (codes < 0).any():
         raise DataError(f"{what} is missing in row {int((codes < 0).argmax())}, counted from 0.")
     uniques = np.asarray(uniques)
@@ -144,18 +160,18 @@ def _index(raw_ids: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
     if config.label is LabelKind.implicit:
-        return np.ones(len(raw.label), np.float32)
+        return np.ones(len(raw.label), np.int8)
     if config.label_threshold is not None:
         if (missing := np.isnan(raw.label)).any():
             raise DataError(f"{raw.origin}: the label is missing in row {int(missing.argmax())}, counted from 0.")
-        return (raw.label >= config.label_threshold).astype(np.float32)
+        return (raw.label >= config.label_threshold).astype(np.int8)
     wrong = (raw.label != 0) & (raw.label != 1)
     if wrong.any():
         raise DataError(
             f"{raw.origin}: label {raw.label[wrong][0]:g} is neither 0 nor 1; "
             "set dataset.label_threshold to call labels from there on 1."
         )
-    return raw.label.astype(np.float32)
+    return raw.label.astype(np.int8)
 
 
 def _group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
@@ -213,6 +229,15 @@ def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, Featur
         if name not in there:
             raise ConfigError(f"dataset.features.{side}.{name}: no such column. {choices(name, there)}")
     return frame[list(kinds)] if frame is not None and kinds else None
+
+
+def _narrow(values: np.ndarray, *kinds: type[np.signedinteger]) -> np.ndarray:
+    """Integers of 0 or more in the first of the kinds that holds them, and so their differences; others as they are."""
+    if values.dtype.kind == "i" and values.min(initial=0) >= 0:
+        for kind in kinds:
+            if values.max(initial=0) <= np.iinfo(kind).max:
+                return values.astype(kind)
+    return values
 
 
 def _with_padding(rows: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """What a reader hands over: columns by role, ids and values as they stand in the source."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.api.extensions import ExtensionArray
 
+Ids: TypeAlias = "np.ndarray | ExtensionArray"  # (N,) integers or strings; Arrow's strings stay where they are
 MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the source uses
 
 
@@ -17,8 +19,8 @@ class Raw:
 
     origin: str  # where the rows come from, for error messages
     label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1
-    user: np.ndarray | None = None  # (N,) raw ids, integers or strings
-    item: np.ndarray | None = None  # (N,)
+    user: "Ids | None" = None  # (N,) raw ids
+    item: "Ids | None" = None  # (N,)
     timestamp: np.ndarray | None = None  # (N,) int64 or float64, any unit
     context: "pd.DataFrame | None" = None  # (N, .) feature columns of the event
     users: "pd.DataFrame | None" = None  # feature columns by raw user id (its index)

@@ -8,7 +8,7 @@ import numpy as np
 
 from recexp.config import FeatureKind
 from recexp.dataset.log import PARTS
-from recexp.dataset.raw import MULTI_SEPARATOR
+from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.error import DataError, choices
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Sheet:
         shown = repr(value if len(value) < 60 else value[:60] + "...")
         return DataError(f"{place}: column '{column}' = {shown}: {message}.")
 
-    def ids(self, column: str) -> np.ndarray:
+    def ids(self, column: str) -> Ids:
         """Strings exactly as they stand in the file, or integers."""
         from pandas.api import types
 
@@ -68,7 +68,7 @@ class Sheet:
             return values.to_numpy()
         if not types.is_string_dtype(values):
             self.refuse(values.map(lambda value: not isinstance(value, str)), column, ID)
-        return values.to_numpy(dtype=object)
+        return values.array
 
     def labels(self, column: str, threshold: float | None) -> np.ndarray:
         self._filled(column)
@@ -136,6 +136,9 @@ class Sheet:
         if pd.api.types.is_datetime64_any_dtype(values):
             raise self.error(0, column, message)
         missing = _missing(values) | values.isin(gaps) if gaps else np.zeros(len(values), bool)
+        if (parsed := None if missing.any() else _parsed(values)) is not None:
+            self.refuse(~np.isfinite(parsed), column, message)
+            return parsed
         numbers = pd.to_numeric(values.mask(missing), errors="coerce").to_numpy()
         whole = numbers.dtype.kind in "iub" and int(numbers.max()) < 2**63
         numbers = numbers.astype(np.int64 if whole else np.float64, copy=False)
@@ -162,11 +165,11 @@ def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
     return sheet.features(kinds).set_index(pd.Index(ids, dtype=ids.dtype))
 
 
-def constant_features(sheet: Sheet, side: str, ids: np.ndarray, kinds: Kinds) -> "pd.DataFrame":
+def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.DataFrame":
     """The features of a side from the events themselves, one value an id."""
     import pandas as pd
 
-    codes, unique = pd.factorize(ids)
+    codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
     first = np.flatnonzero(~pd.Series(codes).duplicated())  # the row where each id occurs first
     for name in kinds:
         values = pd.factorize(sheet.frame[name])[0]
@@ -194,3 +197,19 @@ def _load(table: Table, wanted: dict[str, str]) -> "pd.DataFrame":
 
 def _missing(values: "pd.Series") -> "pd.Series":
     return values.isna() | (values == "")
+
+
+def _parsed(values: "pd.Series") -> np.ndarray | None:
+    """Text as int64 or float64, with the values that pandas gives, in a tenth of its time; None where Arrow cannot."""
+    import pyarrow as pa
+    from pandas.api import types
+    from pyarrow import compute
+
+    if not types.is_string_dtype(values) or values.hasnans:
+        return None
+    text = pa.array(values)
+    digits = compute.all(compute.ascii_is_decimal(compute.ascii_ltrim(text, "-"))).as_py()  # Arrow would read 0x10
+    try:
+        return text.cast(pa.int64() if digits else pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None

@@ -11,7 +11,7 @@ import torch
 from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import PARTS, Dataset, in_order
-from recexp.dataset.prepare import prepare
+from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
 
 MakeConfig = Callable[..., DatasetConfig]
@@ -367,3 +367,14 @@ def test_any_rows_can_be_gathered(batches: Batches) -> None:
     assert len(batches.gather(Samples(batches.rows["test"][:0]), "test")) == 0
     one = batches.gather(Samples(batches.rows["test"][3:4]), "test")
     assert rows_of(one) == rows_of(whole(batches, "test"))[3:4]
+
+
+def test_an_event_takes_at_most_40_bytes_and_its_columns_lie_in_memory_once(compose: Callable) -> None:
+    config = compose("dataset.cache_dir=null", "dataset.n_events=20000", "dataset.n_users=400").dataset
+    dataset = load(config)
+    batches, n = Batches(dataset, config), len(dataset.log.label)
+    columns = {name: array for name, array in dataset.log.arrays().items() if len(array) == n}
+    for name in batches.log.keys() & columns:
+        assert np.shares_memory(batches.log[name].numpy(), columns[name]) or not columns[name].size, name
+    own = [*batches.rows.values(), batches.popular]
+    assert sum(array.nbytes for array in columns.values()) + sum(tensor.nbytes for tensor in own) <= 40 * n

@@ -153,25 +153,40 @@ def _with_genres_and_year(table: TextTable) -> TextTable:
 
 def _parse(path: Path, content: bytes) -> TextTable:
     """Rows of text, no quoting: titles hold quotation marks."""
-    import pandas as pd
-
     headed = path.name in HEADED
     try:
         text = content.decode("utf-8" if headed else "latin-1")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is no UTF-8 text.") from error
+    text = text.rstrip("\r\n")
     separator = "|" if path.name in ("u.user", "u.item") else "\t"
-    rows = [line.rstrip("\r").split(separator) for line in text.rstrip("\r\n").split("\n")]
     names = ORIGINAL.get(path.name, [])
     if headed:
-        columns = [cell.partition(":")[0] for cell in rows.pop(0)]
+        header, _, text = text.partition("\n")
+        columns = [cell.partition(":")[0] for cell in header.rstrip("\r").split(separator)]
         names = [RENAMED.get(name, name) for name in columns]
         if lacking := set(HEADED[path.name]) - set(names):
             raise DataError(f"{path}: no column for {', '.join(sorted(lacking))}; it has {', '.join(columns)}.")
-    for line, row in enumerate(rows, start=1 + headed):
-        if len(row) != len(names):
-            raise DataError(f"{path}:{line}: {len(row)} fields, not {len(names)}; the file is damaged.")
-    return TextTable(path=path, frame=pd.DataFrame(rows, columns=names, dtype=str), first_line=1 + headed)
+    return TextTable(path=path, frame=_frame(path, text, separator, names, 1 + headed), first_line=1 + headed)
+
+
+def _frame(path: Path, text: str, separator: str, names: list[str], first_line: int) -> "pd.DataFrame":
+    """Arrow reads; a line of another number of fields than names stops it, and is then looked for."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    try:
+        return csv.read_csv(
+            io.BytesIO(text.encode()),
+            csv.ReadOptions(column_names=names),
+            csv.ParseOptions(delimiter=separator, quote_char=False, ignore_empty_lines=False),
+            csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+        ).to_pandas()
+    except pa.ArrowInvalid as error:
+        for line, row in enumerate(text.split("\n"), start=first_line):
+            if (n := len(row.split(separator))) != len(names):
+                raise DataError(f"{path}:{line}: {n} fields, not {len(names)}; the file is damaged.") from error
+        raise DataError(f"{path}: {error}.") from error
 
 
 def _contents(path: Path) -> dict[str, bytes]:

@@ -48,6 +48,22 @@ def timestamps(folder: Path, *values: str) -> np.ndarray:
     return found
 
 
+NUMBERS = ("5", "-5", "+5", "007", " 5", "5 ", "1e3", "-1.25", ".5", "5.", "0.1", "9007199254740993", "1E-3")
+NO_NUMBERS = ("0x10", "1_000", "1,5", "--5", "5-", "\uff15", "inf", "nan", "1.2.3", "e5")
+
+
+@pytest.mark.parametrize("values", [*([each] for each in NUMBERS), [str(n) for n in range(-3, 3)], ["1.5", "2"]])
+def test_numbers_are_those_that_python_reads(values: list[str], tmp_path: Path) -> None:
+    found = timestamps(tmp_path, *values)
+    assert found.tolist() == [int(each) if each.strip().lstrip("+-").isdigit() else float(each) for each in values]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+def test_what_only_looks_like_a_number_is_named(value: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f'user,item,label,timestamp\nu,i,1,5\nu,i,1,"{value}"\n')
+    assert fault(path).startswith(f"{path}:3: column 'timestamp' = {value!r}: must be a number")
+
+
 def test_a_log_keeps_file_order_and_ids_as_they_stand(tmp_path: Path) -> None:
     raw = reader(write(tmp_path, LOG)).read()
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None

@@ -176,8 +176,8 @@ def test_a_path_that_is_no_archive_says_what_one_holds(tmp_path: Path) -> None:
     ("options", "expected"),
     [
         (
-            {"features": {"item": {"genre": "multi"}}},
-            "dataset.features.item.genre: no such feature of MovieLens 100K. Did you",
+            {"features": {"item": {"genera": "multi"}}},
+            "dataset.features.item.genera: no such feature of MovieLens 100K. Did you",
         ),
         ({"features": {"context": {"hour": "numeric"}}}, "Choices: none."),
         ({"label_threshold": None}, "dataset.label_threshold = null: must be a number"),

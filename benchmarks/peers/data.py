@@ -1,0 +1,226 @@
+"""The other libraries' inputs, written from recexp's own prepared log: rows, labels, splits, histories, ids, sizes.
+
+FOLDER/MODEL.json              what the experiment conf/experiment/peers/MODEL.yaml says: sizes, batch, learning rate
+FOLDER/fields/                 for deepfm: eight fields of one value each, a random split
+FOLDER/sequence/               for din, dien, bst: user, target and history; a user's last events in valid and test
+    rows.npz                   arrays by part and column, as worker.Rows
+    events.csv                 all events with user, item, label, timestamp and the six other fields, in the log's order
+    fuxictr/PART.csv           as FuxiCTR reads them, histories joined by ^
+    recbole/KIND.inter         all events, for RecBole's own order and split
+    recbole/KIND.PART.inter    the rows of each part, histories given
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from worker import MODELS, PARTS, Rows
+
+import recexp
+from recexp.dataset.log import Dataset, Log, in_order
+from recexp.dataset.prepare import load
+from recexp.dataset.schema import FIRST, Field
+
+EVENTS_SIZE = ["dataset.n_events=1000000", "dataset.n_users=20000", "dataset.n_items=4000"]
+# Eight fields of the synthetic data; the experiments' own are MovieLens's.
+SYNTHETIC_FIELDS = {
+    "user": {"segment": "categorical", "age": "categorical"},
+    "item": {"category": "categorical", "brand": "categorical", "price": "binned"},
+    "context": {"device": "categorical"},
+}
+NO_HISTORY = "none"  # RecBole packs no empty history: an item of its own stands there
+
+
+def kind_of(model: str) -> str:
+    return "fields" if model == "deepfm" else "sequence"
+
+
+def write_movielens(source: list[str], folder: Path) -> None:
+    """Inputs of all models for the experiments as they are. source: overrides, such as dataset.path."""
+    for model in MODELS:
+        experiment = [f"+experiment=peers/{model}", *source]
+        config = recexp.load_config(experiment)
+        dataset = load(config.dataset)
+        _write_settings(folder, model, dataset, config, experiment)
+        if not (folder / kind_of(model)).exists():
+            write_rows(dataset, folder / kind_of(model))
+
+
+def write_million(folder: Path) -> None:
+    """A million synthetic events, ids alone (din) and with eight fields (deepfm): what preparation is timed on."""
+    for model, split in (("din", "user_time"), ("deepfm", "random")):
+        fields = SYNTHETIC_FIELDS if model == "deepfm" else {side: {} for side in SYNTHETIC_FIELDS}
+        chosen = [f"dataset.split.kind={split}", *_features(fields)]
+        config = recexp.load_config([f"model={model}", "dataset=synthetic", *EVENTS_SIZE, *chosen])
+        dataset = load(config.dataset)
+        kind = folder / kind_of(model)
+        if not kind.exists():
+            write_rows(dataset, kind, trained=False)
+        # What recexp reads is the events as a user would have them, not the generator.
+        columns = {side: dict.fromkeys(names, "categorical") for side, names in fields.items()}
+        overrides = [f"model={model}", "dataset=csv", f"dataset.path={kind / 'events.csv'}", "dataset.max_history=20"]
+        _write_settings(
+            folder, model, dataset, config, [*overrides, f"dataset.split.kind={split}", *_features(columns)]
+        )
+
+
+def write_small_movielens(folder: Path, n_events: int) -> None:
+    """The embedded synthetic data as files of MovieLens 100K with headers, so that the experiments run without it.
+
+    Fields that they lack are made of the ids: it is for trying out what runs.
+    """
+    size = [f"dataset.n_events={n_events}", f"dataset.n_users={n_events // 50}", "dataset.n_items=100"]
+    log = load(recexp.load_config(["dataset=synthetic", *size]).dataset).log
+    assert log.user is not None and log.item is not None and log.raw_user is not None and log.raw_item is not None
+    user, item = log.raw_user[1:], log.raw_item[1:]
+    tables = {
+        "inter": {"user_id": log.raw_user[log.user], "item_id": log.raw_item[log.item],
+                  "rating": 3 + log.label.astype(int), "timestamp": log.timestamp},
+        "user": {"user_id": user, "age": 18 + user % 50, "gender": np.where(user % 2, "F", "M"),
+                 "occupation": user % 8, "zip_code": 10000 + 100 * (user % 90)},
+        "item": {"item_id": item, "title": [f"Item {number}" for number in item], "release_year": 1960 + item % 39,
+                 "genres": [f"genre{number % 18}" for number in item]},
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    for name, columns in tables.items():
+        headed = {f"{column}:token": values for column, values in columns.items()}
+        pd.DataFrame(headed).to_csv(folder / f"ml-100k.{name}", sep="\t", index=False)
+
+
+def write_rows(dataset: Dataset, folder: Path, trained: bool = True) -> None:
+    """A dataset as every library reads it; without `trained`, what preparation reads alone."""
+    folder.mkdir(parents=True)
+    parts = {part: rows_of(dataset, part) for part in PARTS}
+    events = _events(dataset)
+    events.to_csv(folder / "events.csv", index=False)
+    _write_fuxictr(parts, folder / "fuxictr")
+    recbole = folder / "recbole" / folder.name
+    recbole.mkdir(parents=True)
+    _atomic(events).to_csv(recbole / f"{folder.name}.inter", sep="\t", index=False)
+    if trained:
+        arrays = {f"{part}.{name}": array for part, rows in parts.items() for name, array in _arrays(rows).items()}
+        np.savez(folder / "rows.npz", **arrays)
+        _write_recbole(parts, recbole, folder.name)
+
+
+def rows_of(dataset: Dataset, part: str) -> Rows:
+    """The rows of a part in the order of the log; histories where a user's parts follow in time."""
+    log = dataset.log
+    rows = log.rows(part)
+    label = log.label[rows].astype(np.float32)
+    columns = {name: column[rows] for name, column in _columns(dataset).items()}
+    if not in_order(log):  # a history would hold events of valid and test
+        return Rows(label, columns)
+    ids = {name: columns[name] for name in ("user", "item")}
+    return Rows(label, ids, *histories(log, rows, dataset.schema.max_history))
+
+
+def histories(log: Log, rows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item ids (n, L) of the last events strictly before each row (n,), and how many there are (n,)."""
+    assert log.user is not None and log.item is not None and log.item_ids is not None
+    assert log.before is not None and log.offsets is not None
+    end = log.before[rows].astype(np.int64)
+    length = np.minimum(end - log.offsets[log.user[rows]], longest).astype(np.int32)
+    step = np.arange(longest)
+    position = np.minimum((end - length)[:, None] + step, len(log.item) - 1)
+    ids = log.item_ids[log.item[position], 0].astype(np.int32)
+    return np.where(step < length[:, None], ids, np.int32(0)), length
+
+
+def vocabulary(dataset: Dataset) -> dict[str, int]:
+    """Rows of each field's own embedding table, padding and unknown included."""
+    return {field.name: FIRST + field.size for side in _sides(dataset) for field in side}
+
+
+def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Each field's ids (N,), counted in the field's own vocabulary."""
+    log, everyone = dataset.log, np.arange(len(dataset.log.label))
+    assert log.user_ids is not None and log.item_ids is not None and log.context_ids is not None
+    tables = (log.user_ids, log.user), (log.item_ids, log.item), (log.context_ids, everyone)
+    columns = {}
+    for side, (ids, row) in zip(_sides(dataset), tables, strict=True):
+        for field in side:
+            column = ids[:, field.column]
+            columns[field.name] = np.where(column < FIRST, column, column - field.offset)[row].astype(np.int32)
+    return columns
+
+
+def _sides(dataset: Dataset) -> list[tuple[Field, ...]]:
+    schema = dataset.schema
+    sides = [schema.user.fields, schema.item.fields, schema.context.fields]
+    assert all(field.width == 1 and not field.numeric for side in sides for field in side)
+    return sides
+
+
+def _features(fields: dict[str, dict[str, str]]) -> list[str]:
+    """Overrides that make these the fields, in place of a dataset's own."""
+    return [word for side, kinds in fields.items() for word in (
+        f"~dataset.features.{side}",
+        f"+dataset.features.{side}={{{','.join(f'{name}:{kind}' for name, kind in kinds.items())}}}",
+    )]  # fmt: skip
+
+
+def _arrays(rows: Rows) -> dict[str, np.ndarray]:
+    found = {"label": rows.label, **rows.columns, "history": rows.history, "length": rows.length}
+    return {name: array for name, array in found.items() if array is not None}
+
+
+def _events(dataset: Dataset) -> pd.DataFrame:
+    log = dataset.log
+    columns = _columns(dataset)
+    assert log.raw_user is not None and log.raw_item is not None
+    columns |= {"user": log.raw_user[log.user], "item": log.raw_item[log.item]}
+    return pd.DataFrame(columns | {"label": log.label.astype(np.int8), "timestamp": log.timestamp})
+
+
+def _write_settings(folder: Path, model: str, dataset: Dataset, config: Any, overrides: list[str]) -> None:
+    """What a worker must know of the experiment; overrides make recexp read the same data."""
+    names = ("embedding_dim", "hidden_sizes", "attention_hidden_sizes", "n_heads", "feedforward_size")
+    sizes = {name: getattr(config.model, name) for name in names if hasattr(config.model, name)}
+    training = {"batch_size": config.trainer.batch_size, "learning_rate": config.trainer.learning_rate}
+    fields = vocabulary(dataset)
+    if kind_of(model) == "sequence":
+        fields = {name: fields[name] for name in ("user", "item")}
+    settings = {
+        **sizes, **training, "eval_batch_size": config.trainer.eval_batch_size, "overrides": overrides,
+        "max_history": dataset.schema.max_history, "kind": kind_of(model), "vocabulary": fields,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{model}.json").write_text(json.dumps(settings, indent=1), "utf-8")
+
+
+def _write_fuxictr(parts: dict[str, Rows], folder: Path) -> None:
+    folder.mkdir()
+    for part, rows in parts.items():
+        frame = pd.DataFrame({"label": rows.label.astype(np.int8), **rows.columns})
+        if rows.history is not None:
+            frame["history"] = _joined(rows, "^")
+        frame.to_csv(folder / f"{part}.csv", index=False)
+
+
+def _write_recbole(parts: dict[str, Rows], folder: Path, name: str) -> None:
+    for part, rows in parts.items():
+        frame = _atomic(pd.DataFrame({**rows.columns, "label": rows.label.astype(np.int8)}))
+        if rows.history is not None:
+            given = _joined(rows, " ")
+            frame["item_id_list:token_seq"] = [each or NO_HISTORY for each in given]
+            # DIEN reads negatives even where its auxiliary loss has weight 0: as many items, drawn by popularity.
+            drawn = np.random.default_rng(0).choice(rows.columns["item"], rows.history.shape)
+            others = replace(rows, history=drawn, length=np.maximum(rows.length, 1))
+            frame["neg_item_id_list:token_seq"] = _joined(others, " ")
+        frame.to_csv(folder / f"{name}.{part}.inter", sep="\t", index=False)
+
+
+def _atomic(frame: pd.DataFrame) -> pd.DataFrame:
+    """With the kind of each column in its header, and RecBole's own names of the ids."""
+    kinds = {"user": "user_id:token", "item": "item_id:token", "label": "label:float", "timestamp": "timestamp:float"}
+    return frame.rename(columns=lambda name: kinds.get(name, f"{name}:token"))
+
+
+def _joined(rows: Rows, separator: str) -> list[str]:
+    assert rows.history is not None and rows.length is not None
+    words = rows.history.astype(str).tolist()
+    return [separator.join(line[:n]) for line, n in zip(words, rows.length.tolist(), strict=True)]

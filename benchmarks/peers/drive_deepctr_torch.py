@@ -1,0 +1,76 @@
+"""DeepCTR-Torch by compile, fit and predict. It has no BST."""
+
+import time
+
+from worker import Job, Rows, work  # isort: skip  # starts the clock
+
+import numpy as np
+import torch
+from deepctr_torch.callbacks import Callback
+from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
+from deepctr_torch.models import DIEN, DIN, DeepFM
+from sklearn.metrics import roc_auc_score
+
+MODELS = {"din": DIN, "dien": DIEN}
+
+
+def prepare(job: Job) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
+    return {part: (inputs(rows), rows.label) for part, rows in job.rows().items()}
+
+
+def inputs(rows: Rows) -> dict[str, np.ndarray]:
+    if rows.history is None or rows.length is None:
+        return dict(rows.columns)
+    return rows.columns | {"hist_item": rows.history, "length": rows.length}
+
+
+def build_model(job: Job) -> torch.nn.Module:
+    settings, dim = job.settings, job.settings["embedding_dim"]
+    fields = [SparseFeat(name, size, embedding_dim=dim) for name, size in job.vocabulary.items()]
+    common = {
+        "dnn_hidden_units": settings["hidden_sizes"], "l2_reg_embedding": 0, "seed": job.seed, "device": "cpu",
+    }  # fmt: skip
+    if job.model == "deepfm":
+        return DeepFM(fields, fields, l2_reg_linear=0, **common)
+    item = SparseFeat("hist_item", job.vocabulary["item"], embedding_dim=dim, embedding_name="item")
+    fields.append(VarLenSparseFeat(item, maxlen=settings["max_history"], length_name="length"))
+    if job.model == "din":
+        return DIN(fields, ["item"], att_hidden_size=settings["attention_hidden_sizes"], **common)
+    return DIEN(fields, ["item"], gru_type="AUGRU", use_negsampling=False, att_hidden_units=(64, 32), **common)
+
+
+class Stopwatch(Callback):
+    """Seconds from an epoch's first batch to its last: the arrays that fit joins beforehand are not counted."""
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.seconds = time.perf_counter() - self.began
+
+
+class DeepCTRTorch:
+    def __init__(self, job: Job, parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]) -> None:
+        torch.set_num_threads(job.threads)
+        self.settings, self.parts = job.settings, parts
+        self.verbose = 0 if job.flags["no_metrics"] else 2  # with 2, as in its examples, metrics of every batch
+        self.model = build_model(job)
+        adam = torch.optim.Adam(self.model.parameters(), job.settings["learning_rate"])
+        self.model.compile(adam, "binary_crossentropy", metrics=["binary_crossentropy", "auc"])
+        self.n_rows, self.n_test = len(parts["train"][1]), len(parts["test"][1])
+        self.parameters = sum(each.numel() for each in self.model.parameters())
+
+    def epoch(self) -> float:
+        stopwatch = Stopwatch()
+        x, y = self.parts["train"]
+        batch_size = self.settings["batch_size"]
+        self.model.fit(x, y, batch_size=batch_size, epochs=1, verbose=self.verbose, callbacks=[stopwatch])
+        return stopwatch.seconds
+
+    def auc(self, part: str) -> float:
+        x, y = self.parts[part]
+        return roc_auc_score(y, self.model.predict(x, self.settings["eval_batch_size"]))
+
+
+if __name__ == "__main__":
+    work(Job(no_metrics="compute none on training batches"), prepare, DeepCTRTorch)

@@ -1,0 +1,82 @@
+"""RecBole by its Config, data preparation and Trainer. It has no BST.
+
+Trained on the common rows, as its `benchmark_filename` takes them, histories given. With --prepare-only it reads the
+events, orders, augments and splits them by itself; events of one moment then stand in each other's histories.
+"""
+
+import logging
+import sys
+import tempfile
+from typing import Any
+
+from worker import Job, Limited, timed, work  # isort: skip  # starts the clock
+
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+NAMES = {"deepfm": "DeepFM", "din": "DIN", "dien": "DIEN"}
+HISTORIES = ["item_id_list", "neg_item_id_list"]
+SPLIT = {"split": {"RS": [0.8, 0.1, 0.1]}, "mode": "labeled"}
+
+
+def configure(job: Job) -> Config:
+    settings = job.settings
+    given: dict[str, Any] = {
+        "data_path": str(job.folder / "recbole"), "checkpoint_dir": tempfile.mkdtemp(), "seed": job.seed,
+        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LABEL_FIELD": "label", "TIME_FIELD": "timestamp",
+        "epochs": job.epochs, "train_batch_size": settings["batch_size"], "learning_rate": settings["learning_rate"],
+        "eval_batch_size": settings["eval_batch_size"], "train_neg_sample_args": None, "metrics": ["AUC"],
+        "valid_metric": "AUC", "use_gpu": False, "gpu_id": "", "show_progress": False, "state": "ERROR", "worker": 0,
+        "embedding_size": settings["embedding_dim"], "mlp_hidden_size": settings["hidden_sizes"], "dropout_prob": 0.0,
+        "MAX_ITEM_LIST_LENGTH": settings["max_history"], "alpha": 0.0, "gru_type": "AUGRU", "log_wandb": False,
+    }  # fmt: skip
+    columns = [{"user": "user_id", "item": "item_id"}.get(name, name) for name in job.vocabulary] + ["label"]
+    if job.kind == "sequence":
+        given["eval_args"] = SPLIT | {"order": "TO", "group_by": "user"}
+        columns += ["timestamp"] if job.prepare_only else HISTORIES
+    else:
+        given["eval_args"] = SPLIT | {"order": "RO", "group_by": None}
+    if not job.prepare_only:
+        given["benchmark_filename"] = ["train", "valid", "test"]
+        if job.kind == "sequence":
+            given["alias_of_item_id"] = HISTORIES
+    given["load_col"] = {"inter": columns}
+    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    return Config(model=NAMES[job.model], dataset=job.kind, config_dict=given)
+
+
+def prepare(job: Job) -> tuple[Config, dict[str, Any]]:
+    config = configure(job)
+    init_seed(config["seed"], True)
+    loaders = data_preparation(config, create_dataset(config))
+    return config, dict(zip(("train", "valid", "test"), loaders, strict=True))
+
+
+class RecBole:
+    def __init__(self, job: Job, prepared: tuple[Config, dict[str, Any]]) -> None:
+        config, loaders = prepared
+        torch.set_num_threads(job.threads)
+        init_seed(config["seed"], True)
+        train = Limited(loaders["train"], job.max_batches)
+        self.loaders = loaders | {"train": train}
+        self.n_rows = train.rows(len(train._dataset), job.settings["batch_size"])
+        self.n_test = len(loaders["test"]._dataset)
+        model = get_model(config["model"])(config, train._dataset).to(config["device"])
+        self.parameters = sum(each.numel() for each in model.parameters())
+        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        self.trainer.eval_collector.data_collect(train)
+        self.n_epochs = 0
+
+    def epoch(self) -> float:
+        self.n_epochs += 1
+        return timed(lambda: self.trainer._train_epoch(self.loaders["train"], self.n_epochs - 1))
+
+    def auc(self, part: str) -> float:
+        return self.trainer.evaluate(self.loaders[part], load_best_model=False)["auc"]
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    work(Job(), prepare, RecBole)

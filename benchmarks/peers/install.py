@@ -1,0 +1,76 @@
+"""An environment for each of the other libraries below benchmarks/peers/.env, versions pinned.
+
+usage: python benchmarks/peers/install.py [NAME ...]
+
+Each is installed on its own; the failure of one is told in a line and does not stop the others. Beside a library stand
+the packages that it imports but does not declare, and bounds on those that have since dropped what it calls.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ENVIRONMENTS = Path(__file__).resolve().parent / ".env"
+TORCH = "torch==2.13.0"
+PEERS = {
+    "torch_rechub": ["torch-rechub==0.9.0"],
+    "deepctr_torch": ["deepctr-torch==0.3.0", "requests"],
+    "fuxictr": ["fuxictr==2.3.10", "keras_preprocessing", "numpy<2", "pandas<3", "pyarrow<18", "polars==1.17.1"],
+    "recbole": [
+        "recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "lightgbm", "xgboost", "kmeans_pytorch", "setuptools<81",
+    ],
+}  # fmt: skip
+# FuxiCTR's models stand in its repository alone.
+SOURCE, COMMIT = "https://github.com/reczoo/FuxiCTR", "0245987fdc1d43c36164ea496a02324885a8557a"
+
+
+def install(name: str) -> None:
+    """Makes an environment anew unless it is there, whole. Raises CalledProcessError, with nothing left behind."""
+    folder = ENVIRONMENTS / name
+    stamp = folder / ".installed"
+    wanted = "\n".join([TORCH, *PEERS[name]])
+    if stamp.is_file() and stamp.read_text("utf-8") == wanted:
+        print(f"{name}: installed already")
+        return
+    remove(folder)
+    try:
+        run(sys.executable, "-m", "venv", folder)
+        for packages in ([TORCH], PEERS[name]):
+            run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
+        if name == "fuxictr":
+            clone(ENVIRONMENTS / "FuxiCTR")
+    except BaseException:
+        remove(folder)
+        raise
+    stamp.write_text(wanted, "utf-8")
+    print(f"{name}: installed")
+
+
+def clone(folder: Path) -> None:
+    """The repository at the pinned commit."""
+    remove(folder)
+    run("git", "clone", "--quiet", SOURCE, folder)
+    run("git", "-C", folder, "checkout", "--quiet", COMMIT)
+
+
+def remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", choices=[*PEERS, []], default=[], metavar="NAME", help=", ".join(PEERS))
+    for name in parser.parse_args().names or PEERS:
+        try:
+            install(name)
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr.strip() or error.stdout.strip() or str(error)).splitlines()[-1]
+            print(f"{name}: absent, its installation failed: {last}")

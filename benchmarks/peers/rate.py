@@ -1,0 +1,64 @@
+"""What the machine could do: the flops of a training sample, and the best fp32 rate of the model's matrix products.
+
+Flops are counted by torch.utils.flop_counter on the bare model, forward and backward, so the same number stands for
+every library, whatever it computes beside or in another way. The rate is that of the fastest of the products that the
+forward pass makes of a whole batch, each measured alone.
+"""
+
+import time
+
+import bare_models
+import torch
+import torch.nn.functional as F
+from drive_bare import tensors
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from worker import Job, report
+
+SECONDS = 0.2  # of measurement, each product
+
+
+class Products(TorchDispatchMode):
+    """Shapes (m, k, n) of all matrix products (m, k) x (k, n)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, int, int]] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            left, right = args[-2:]
+            self.shapes.add((*left.shape, right.shape[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def flops_per_second(m: int, k: int, n: int) -> float:
+    """The best of many runs of one product."""
+    left, right, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+    best, until = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        torch.mm(left, right, out=out)
+        best = min(best, time.perf_counter() - began)
+    return 2 * m * k * n / best
+
+
+def main(job: Job) -> None:
+    torch.set_num_threads(job.threads)
+    model = bare_models.build(job.model, job.settings)
+    batch: list[Tensor] = [each[: job.settings["batch_size"]] for each in tensors(job.rows()["train"])]
+    label, *inputs = batch
+    with Products() as products:
+        model(*inputs)
+    with FlopCounterMode(display=False) as counter:
+        F.binary_cross_entropy_with_logits(model(*inputs), label).backward()
+    rates = {shape: flops_per_second(*shape) for shape in products.shapes}
+    best = max(rates, key=lambda shape: rates[shape])
+    report({
+        "flops_per_sample": counter.get_total_flops() / len(label), "flops_per_second": rates[best], "product": best,
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Job())

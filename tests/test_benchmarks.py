@@ -1,0 +1,97 @@
+"""What the other libraries are given in benchmarks/peers is what recexp itself trains on, row by row."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import recexp
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.prepare import load
+
+PEERS = Path(__file__).resolve().parents[1] / "benchmarks" / "peers"
+PARTS = ("train", "valid", "test")
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """The modules of benchmarks/peers, which are scripts beside each other."""
+    monkeypatch.syspath_prepend(PEERS)
+    import data
+    import worker
+
+    yield data, worker
+    for name in ("data", "worker"):
+        sys.modules.pop(name)
+
+
+@pytest.fixture
+def written(peers, tmp_path):
+    """MovieLens-like files, and for each model the folder of its rows and recexp's batches of the same experiment."""
+    data, worker = peers
+    data.write_small_movielens(tmp_path / "source", n_events=1500)
+    source = [f"dataset.path={tmp_path / 'source'}", "dataset.cache_dir=null"]
+    data.write_movielens(source, tmp_path / "inputs")
+
+    def read(model: str):
+        config = recexp.load_config([f"+experiment=peers/{model}", *source])
+        folder = tmp_path / "inputs" / data.kind_of(model)
+        return folder, worker.read_rows(folder), Batches(load(config.dataset), config.dataset)
+
+    return read
+
+
+def whole(batches: Batches, part: str) -> Batch:
+    return next(batches.epoch(part, 10_000))
+
+
+@pytest.mark.parametrize("model", ["din", "dien", "bst"])
+def test_the_peers_histories_are_those_of_recexps_batches(model, written):
+    _, rows, batches = written(model)
+    for part in PARTS:
+        batch, given = whole(batches, part), rows[part]
+        item = batch.items.ids[:, 0]
+        longest = batch.history.shape[1]
+        assert given.label.tolist() == batch.label.tolist()
+        assert given.columns["user"].tolist() == batch.users.ids[batch.user, 0].tolist()
+        assert given.columns["item"].tolist() == item[batch.target].tolist()
+        assert given.history[:, :longest].tolist() == item[batch.history].tolist()
+        assert not given.history[:, longest:].any()
+        assert given.length.tolist() == batch.mask.sum(1).tolist()
+
+
+def test_the_peers_fields_are_those_of_recexps_batches_each_counted_from_its_own_start(written):
+    _, rows, batches = written("deepfm")
+    seen: dict[str, dict[int, int]] = {}
+    for part in PARTS:
+        batch, given = whole(batches, part), rows[part]
+        found = np.concatenate([batch.users.ids[batch.user], batch.items.ids[batch.target]], 1)
+        assert given.label.tolist() == batch.label.tolist()
+        assert len(given.columns) == found.shape[1] == 8
+        for (name, column), ids in zip(given.columns.items(), found.T, strict=True):
+            pairs = set(zip(column.tolist(), ids.tolist(), strict=True))
+            assert all(seen.setdefault(name, {}).setdefault(ours, theirs) == theirs for ours, theirs in pairs)
+    for name, ids in seen.items():
+        assert len(set(ids.values())) == len(ids), name  # one to one
+        assert min(key for key in ids if key > 1) == 2
+
+
+@pytest.mark.parametrize("model", ["deepfm", "din"])
+def test_files_of_fuxictr_and_recbole_hold_the_same_rows(model, written):
+    import pandas as pd
+
+    folder, rows, _ = written(model)
+    for part in PARTS:
+        given = rows[part]
+        csv = pd.read_csv(folder / "fuxictr" / f"{part}.csv", keep_default_na=False)
+        atomic = pd.read_csv(folder / "recbole" / folder.name / f"{folder.name}.{part}.inter", sep="\t")
+        atomic.columns = [name.partition(":")[0].removesuffix("_id") for name in atomic.columns]
+        for name, column in {**given.columns, "label": given.label}.items():
+            assert csv[name].tolist() == atomic[name].tolist() == column.tolist()
+        if given.history is None:
+            continue
+        for row, length in enumerate(given.length):
+            expected = [str(item) for item in given.history[row, :length]]
+            assert [item for item in csv["history"][row].split("^") if item] == expected
+            assert atomic["item_id_list"][row].split(" ") == (expected or ["none"])
