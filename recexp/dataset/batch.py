@@ -69,7 +69,7 @@ class View:
         step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)
         mask = step < length[:, None]
         position = torch.where(mask, start[:, None] + step, 0)
-        return (position if self.events is None or not len(self.events) else self.events[position].long()), mask
+        return (position if self.events is None or not len(self.events) else _at(self.events, position).long()), mask
 
 
 def view(chosen: np.ndarray, device: torch.device) -> View:
@@ -130,57 +130,58 @@ class Batches:
             counts.index_add_(0, ids.flatten(), times.repeat_interleave(ids.shape[1]))
         return counts.clamp(min=1)
 
-    def epoch(self, part: str, batch_size: int, seed: int | None = None) -> Iterator[Batch]:
-        """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same."""
+    def epoch(self, part: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
+        """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same.
+
+        histories: False spares the gathering of what a model does not read, and leaves them empty.
+        """
         generator = torch.Generator().manual_seed(0 if seed is None else seed)
         samples = self._with_negatives(part, generator) if self.negatives else Samples(self.rows[part])
         if seed is not None:
             samples = samples.take(torch.randperm(len(samples.row), generator=generator).to(self.device))
         for start in range(0, len(samples.row), batch_size):
-            yield self.gather(samples.take(slice(start, start + batch_size)), part)
+            yield self.gather(samples.take(slice(start, start + batch_size)), part, None if histories else 0)
 
     def training(self) -> Batch:
         """All training rows as one batch, without histories: what is fitted in closed form."""
-        return self.gather(Samples(self.rows["train"]), "train", longest=0)
+        return self.gather(Samples(self.rows["train"]), "train", 0)
 
     def gather(self, samples: "Samples", part: str, longest: int | None = None) -> Batch:
         """The batch of some samples; histories hold what `part` may see, the last `longest` (max_history) events."""
-        row = samples.row
-        label = self.log["label"][row].float() if samples.label is None else samples.label
+        row, log = samples.row, self.log
+        label = _at(log["label"], row).float() if samples.label is None else samples.label
         context = Features(self._rows("context_ids", row).long(), self._rows("context_values", row))
-        none = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
-        if not self.max_history:
-            return Batch(
-                label=label,
-                user=none,
-                target=none,
-                context=context,
-                history=none,
-                history_label=none.float(),
-                history_age=none.float(),
-                mask=none.bool(),
-                users=self.users,
-                items=self.items,
-                popular=self.popular,
-            )
-        user = self.log["user"][row].long()
-        target = self.log["item"][row].long() if samples.item is None else samples.item
-        time = self.log["timestamp"]
         longest = self.max_history if longest is None else longest
-        position, mask = self.views[part].window(self.log["offsets"][user], self.log["before"][row].long(), longest)
+        user = target = torch.zeros((len(row), 0), dtype=torch.long, device=self.device)
+        if self.max_history:
+            user = _at(log["user"], row).long()
+            target = _at(log["item"], row).long() if samples.item is None else samples.item
         return Batch(
             label=label,
             user=user,
             target=target,
             context=context,
-            history=torch.where(mask, self.log["item"][position], 0).long(),
-            history_label=torch.where(mask, self.log["label"][position], 0.0),
-            history_age=torch.where(mask, time[row][:, None] - time[position], 0).float(),
-            mask=mask,
+            **(self._histories(part, row, user, longest) if longest else self._no_histories(len(row))),
             users=self.users,
             items=self.items,
             popular=self.popular,
         )
+
+    def _histories(self, part: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
+        """The columns of the last `longest` events before each row (B,) that a part may see."""
+        log, time = self.log, self.log["timestamp"]
+        first, end = _at(log["offsets"], user), _at(log["before"], row).long()
+        position, mask = self.views[part].window(first, end, longest)
+        return {
+            "history": _at(log["item"], position).long().mul_(mask),
+            "history_label": _at(log["label"], position).float().mul_(mask),
+            "history_age": (_at(time, row)[:, None] - _at(time, position)).float().mul_(mask),
+            "mask": mask,
+        }
+
+    def _no_histories(self, n_rows: int) -> dict[str, Tensor]:
+        none = torch.zeros((n_rows, 0), device=self.device)
+        return {"history": none.long(), "history_label": none, "history_age": none, "mask": none.bool()}
 
     def _with_negatives(self, part: str, generator: torch.Generator) -> "Samples":
         """Each event followed by its negatives: training items that are not in the user's past."""
@@ -216,6 +217,11 @@ class Batches:
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+def _at(column: Tensor, position: Tensor) -> Tensor:
+    """column (N,) at position (...): index_select takes a fifth of the time of indexing."""
+    return column.index_select(0, position.flatten()).view(position.shape)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ eq. 9   f(s) = p s + (1 - p) alpha s,  p = sigmoid((s - E[s]) / sqrt(Var[s] + ep
 C channels, the last axis of every input
 """
 
+from collections.abc import Iterator
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Activation(Enum):
@@ -87,21 +90,46 @@ class BatchNorm(nn.Module):
         return out.view(x.shape)
 
     def _masked(self, rows: Tensor, valid: Tensor) -> Tensor:
-        """rows (N, C), valid (N, 1). Which statistics to use is arithmetic: an `if` would stall a GPU."""
+        """rows (N, C), valid (N, 1)."""
         wide = rows.to(self.running_mean.dtype).masked_fill(~valid, 0)  # padding may hold anything
         count = valid.sum()
-        enough = count > 1
         mean = wide.sum(0) / count.clamp(min=1)
         var = (wide - mean).masked_fill(~valid, 0).square().sum(0) / count.clamp(min=1)
+        mean, var = self._settle(mean, var, count)
+        out = (wide - mean) * torch.rsqrt(var + self.eps)
+        out = out if self.weight is None or self.bias is None else out * self.weight + self.bias
+        return out.to(rows.dtype)
+
+    def _settle(self, mean: Tensor, var: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Which statistics to use: the batch's, which move the running ones, or these where count is below two.
+
+        It is arithmetic: an `if` would stall a GPU.
+        """
+        enough = count > 1
         with torch.no_grad():
             step = self.momentum * enough.to(mean.dtype)
             self.running_mean.lerp_(mean, step)
             self.running_var.lerp_(var * count / (count - 1).clamp(min=1), step)
             old_mean, old_var = self.running_mean.clone(), self.running_var.clone()
-        mean, var = torch.where(enough, mean, old_mean), torch.where(enough, var, old_var)
-        out = (wide - mean) * torch.rsqrt(var + self.eps)
-        out = out if self.weight is None or self.bias is None else out * self.weight + self.bias
-        return out.to(rows.dtype)
+        return torch.where(enough, mean, old_mean), torch.where(enough, var, old_var)
+
+    def statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x (N, C) in training, valid (N, 1) being 1 at rows that count and 0 at others: without a gradient.
+
+        The mean and 1 / deviation to normalise by, both (C,), and what each row that counts has of them, 1 / count; 0
+        where they are the running ones.
+        """
+        count = valid.sum()
+        shift = x.index_select(0, valid.argmax(0))[0] if len(x) else self.running_mean  # near the mean: see below
+        first, second = torch.zeros_like(shift), torch.zeros_like(shift)
+        for rows in blocks(len(x)):
+            distance = (x[rows] - shift).mul_(valid[rows])
+            first += distance.sum(0)
+            second += distance.square_().sum(0)
+        n = count.clamp(min=1)
+        var = (second / n - (first / n).square()).clamp(min=0)  # of large x, not of large distances, it loses digits
+        mean, var = self._settle(shift + first / n, var, count)
+        return mean, torch.rsqrt(var + self.eps), (count > 1) / n
 
 
 class Dice(nn.Module):
@@ -114,5 +142,56 @@ class Dice(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (..., C), mask (...) bool: the positions that count in the statistics -> (..., C)."""
-        p = torch.sigmoid(self.norm(x, mask))
-        return x * (p + (1 - p) * self.alpha)
+        if not self.training:
+            p = torch.sigmoid(self.norm(x))
+            return x * (p + (1 - p) * self.alpha)
+        rows = x.reshape(-1, x.shape[-1]).to(self.alpha.dtype)  # (N, C); not rounded under autocast
+        valid = rows.new_ones(len(rows), 1) if mask is None else mask.reshape(-1, 1).to(rows.dtype)
+        return _Dice.apply(rows, valid, self.alpha, self.norm).view(x.shape)
+
+
+class _Dice(torch.autograd.Function):
+    """Dice in training: x (N, C), valid (N, 1), 1 at rows that count, 0 at others. Its gradient is written out.
+
+    With z = (x - E[x]) / s, s the deviation, p = sigmoid(z), q = p + (1 - p) alpha, y = x q
+        dx = dy q + (g - E[g] - z E[g z]) / s,  g = dy x (1 - alpha) p (1 - p)
+    the two means, over rows that count, being the gradient of the statistics. Other rows get and give none. Block by
+    block, what one operation leaves is in the cache for the next.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, valid: Tensor, alpha: Tensor, norm: BatchNorm) -> Tensor:
+        mean, scale, share = norm.statistics(x, valid)
+        y = torch.empty_like(x)
+        for rows in blocks(len(x)):
+            p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
+            torch.mul(x[rows], torch.addcmul(alpha, p, 1 - alpha), out=y[rows])
+        ctx.save_for_backward(x, valid, alpha, mean, scale, share)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, None]:
+        x, valid, alpha, mean, scale, share = ctx.saved_tensors
+        dx, inner = torch.empty_like(x), (1 - alpha) * scale
+        dalpha, sum_g, sum_gz = (torch.zeros_like(alpha) for _ in range(3))
+        for rows in blocks(len(x)):
+            counted = dy[rows] * valid[rows]
+            z = torch.addcmul(-mean * scale, x[rows], scale)
+            p = z.sigmoid()
+            dq = counted * x[rows]
+            g = torch.ops.aten.sigmoid_backward(dq, p)  # without the factor 1 - alpha
+            dalpha += dq.sum(0) - dq.mul_(p).sum(0)
+            sum_g += g.sum(0)
+            sum_gz += z.mul_(g).sum(0)
+            counted.mul_(torch.addcmul(alpha, p, 1 - alpha, out=p))
+            torch.addcmul(counted, g, inner, out=dx[rows])
+        level, slope = inner * sum_g * share, inner * sum_gz * share * scale
+        for rows in blocks(len(x)):
+            dx[rows].sub_(level - mean * slope).addcmul_(x[rows], slope, value=-1).mul_(valid[rows])
+        return dx, None, dalpha, None
+
+
+def blocks(n: int, size: int = 2048) -> Iterator[slice]:
+    """Rows 0 to n in blocks of which a few arrays of 64 channels fit in a core's cache."""
+    return (slice(start, start + size) for start in range(0, n, size))

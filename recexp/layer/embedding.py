@@ -3,7 +3,9 @@
 B batch, L history length, F fields of a side, D embedding size, C id columns (a multi-valued field has several)
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Schema, Side
 from recexp.error import ConfigError
+from recexp.layer.lookup import Table, lookup
 
 
 class SideEmbedding(nn.Module):
@@ -29,7 +32,7 @@ class SideEmbedding(nn.Module):
         self.columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
         self.register_buffer("shift", torch.tensor(_shifts(side), dtype=torch.long), persistent=False)  # (C,)
         self.moved = any(_shifts(side))
-        self.table = nn.Embedding(side.vocabulary, embedding_dim, padding_idx=PADDING)
+        self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
         nn.init.normal_(self.table.weight, std=std)
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
@@ -99,6 +102,11 @@ class FeatureEmbedding(nn.Module):
     def n_fields(self) -> int:
         return sum(len(side.side.fields) for side in self.sides.values())
 
+    def columns(self, weight: Tensor) -> dict[str, Tensor]:
+        """What of a weight (H, F D) on all fields side by side belongs to each side."""
+        widths = [len(side.side.fields) * self.embedding_dim for side in self.sides.values()]
+        return dict(zip(self.sides, weight.split(widths, 1), strict=True))
+
     def fields(self, batch: Batch) -> Tensor:
         """Every field of user, target and context: (B, F, D)."""
         parts = []
@@ -110,16 +118,32 @@ class FeatureEmbedding(nn.Module):
             parts.append(self.sides["context"](batch.context))
         return torch.cat(parts, 1)
 
+    def total(self, batch: Batch, term: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """sum over the sides of term(side, its fields (n, F, D)) (n, K), computed once for each distinct user and item.
+
+        What is a sum over fields, as linear terms, sums of pairs and an MLP's first product are: (B, K).
+        """
+        parts = []
+        for side, table, index in (("user", batch.users, batch.user), ("item", batch.items, batch.target)):
+            if side in self.sides:
+                rows, place = self.distinct(side, table, index)
+                parts.append(lookup(term(side, self.sides[side](rows)), place))
+        if "context" in self.sides:
+            parts.append(term("context", self.sides["context"](batch.context)))
+        return reduce(operator.add, parts)
+
     def rows(self, side: str, table: Features, index: Tensor) -> Tensor:
         """Fields of the users or items at `index` (...): (..., F, D). Each distinct one is embedded once."""
-        if index.numel() >= len(table.ids) and not self.sides[side].table.sparse:
-            rows, place = table, index  # cheaper than looking for the distinct; a sparse gradient would name all rows
-        else:
-            distinct, place = torch.unique(index, return_inverse=True)
-            rows = Features(table.ids[distinct], table.values[distinct])
+        rows, place = self.distinct(side, table, index)
         embedded = self.sides[side](rows)  # (n, F, D)
-        flat = nn.functional.embedding(place, embedded.flatten(1))
-        return flat.unflatten(-1, embedded.shape[1:])
+        return lookup(embedded.flatten(1), place).unflatten(-1, embedded.shape[1:])
+
+    def distinct(self, side: str, table: Features, index: Tensor) -> tuple[Features, Tensor]:
+        """The distinct users or items at `index` (...), n of them, and the place of each among these (...)."""
+        if index.numel() >= len(table.ids) and not self.sides[side].table.sparse:
+            return table, index  # cheaper than looking for the distinct; a sparse gradient would name all rows
+        distinct, place = torch.unique(index, return_inverse=True)
+        return Features(table.ids[distinct], table.values[distinct]), place
 
 
 class Linear(nn.Module):
@@ -132,7 +156,7 @@ class Linear(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B,)."""
-        return self.bias + self.weights.fields(batch).sum((1, 2))
+        return self.bias + self.weights.total(batch, lambda side, w: w.sum(1))[:, 0]
 
 
 class SequenceEmbedding(nn.Module):
@@ -147,7 +171,7 @@ class SequenceEmbedding(nn.Module):
         self.embed = FeatureEmbedding(schema, embedding_dim, std)
         self.n_item = len(schema.item.fields) * embedding_dim
         self.n_profile = (len(schema.user.fields) + len(schema.context.fields)) * embedding_dim
-        self.label = nn.Embedding(3, self.n_item, padding_idx=PADDING) if history_labels else None
+        self.label = Table(3, self.n_item, padding_idx=PADDING) if history_labels else None
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=std)
             with torch.no_grad():

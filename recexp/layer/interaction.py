@@ -15,12 +15,23 @@ def fm(e: Tensor) -> Tensor:
 
 
 def bi_interaction(e: Tensor) -> Tensor:
-    """Elementwise products of all pairs, summed: e (B, F, D) -> (B, D).
+    """Elementwise products of all pairs, summed: e (B, F, D) -> (B, D)."""
+    return pairs(moments(e))
+
+
+def moments(e: Tensor) -> Tensor:
+    """S and sum_i e_i^2 side by side: e (B, F, D) -> (B, 2 D). Those of disjoint sets of fields add up.
 
     In fp32 at least: the difference of two large sums has no correct digit left in bfloat16.
     """
     e = e.to(torch.promote_types(e.dtype, torch.float32))
-    return (e.sum(1).square() - e.square().sum(1)) / 2
+    return torch.cat([e.sum(1), e.square().sum(1)], 1)
+
+
+def pairs(moments: Tensor) -> Tensor:
+    """Elementwise products of all pairs, summed, of the fields' moments (B, 2 D) -> (B, D)."""
+    total, squares = moments.chunk(2, 1)
+    return (total.square() - squares) / 2
 
 
 def pair_products(e: Tensor) -> Tensor:

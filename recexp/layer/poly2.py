@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import FIRST, PADDING, Schema, Side
 from recexp.layer.embedding import Linear
+from recexp.layer.lookup import Table
 
 
 class Poly2(nn.Module):
@@ -27,7 +28,7 @@ class Poly2(nn.Module):
         super().__init__()
         self.sides = (schema.user, schema.item, schema.context)
         self.linear = Linear(schema)
-        self.table = nn.Embedding(n_buckets, 1)
+        self.table = Table(n_buckets, 1)
         nn.init.zeros_(self.table.weight)  # of a cross that training does not hold nothing is known
         fields = [field for side in self.sides for field in side.fields]
         field = torch.repeat_interleave(torch.tensor([field.width for field in fields]))  # (C,)

@@ -47,7 +47,18 @@ class Recurrent(nn.Module):
         """x (B, L, n_in) -> states (B, L, H)."""
         if 0 in x.shape[:2]:  # torch refuses an empty sequence
             return x.new_zeros(*x.shape[:2], self.n_hidden)
+        if isinstance(self.cell, nn.GRU) and x.device.type == "cpu":
+            return self._gru(x)
         return self.cell(x)[0]
+
+    def _gru(self, x: Tensor) -> Tensor:
+        """As nn.GRU, which takes longer on a CPU (docs/performance.md)."""
+        weights = (getattr(self.cell, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))
+        weight_ih, weight_hh, bias_ih, bias_hh = weights
+        inputs = x.to(weight_ih.dtype).transpose(0, 1).contiguous()  # not rounded under autocast
+        ones = inputs.new_ones(len(inputs), inputs.shape[1], 1)
+        states = _Recurrence.apply(inputs, ones, weight_ih, weight_hh, bias_ih, bias_hh, True)
+        return states[1:].transpose(0, 1)
 
 
 def last(states: Tensor, mask: Tensor) -> Tensor:
@@ -82,7 +93,7 @@ class AttentionGRU(nn.Module):
         if self.kind is GRUType.aigru:  # eq. 9 is AUGRU of weight 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
-        return _Recurrence.apply(
+        states = _Recurrence.apply(
             inputs.transpose(0, 1).contiguous(),
             weights.t()[:, :, None].contiguous(),
             self.weight_ih,
@@ -91,10 +102,13 @@ class AttentionGRU(nn.Module):
             self.bias_hh,
             self.kind is not GRUType.agru,
         )
+        return states[-1]
 
 
 class _Recurrence(torch.autograd.Function):
-    """AUGRU (update=True) or AGRU over time-major inputs, with the gradient written out.
+    """AUGRU (update=True; GRU where a = 1) or AGRU over time-major inputs, with the gradient written out.
+
+    Gives the states (L + 1, B, H), of which the first is 0.
 
     autograd would record some fifteen operations a step. With x = W_ih input + b_ih, y = W_hh h + b_hh
         r, z = sigmoid(x_rz + y_rz),  n = tanh(x_n + r y_n)         as torch.nn.GRUCell
@@ -116,20 +130,23 @@ class _Recurrence(torch.autograd.Function):
                 y_n[t] = y[:, 2 * n_hidden :]
                 x[t, :, : 2 * n_hidden].add_(y[:, : 2 * n_hidden]).sigmoid_()
                 r, z, n = x[t].chunk(3, dim=1)  # (B, H) each
-                n.addcmul_(r, y_n[t]).tanh_()
+                # tanh(n) = 2 sigmoid(2 n) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
+                n.addcmul_(r, y_n[t]).mul_(2).sigmoid_().mul_(2).sub_(1)
                 torch.lerp(h[t], n, _share(a[t], z, update), out=h[t + 1])
         ctx.save_for_backward(inputs, a, weight_ih, weight_hh, x, y_n, h)
         ctx.update = update
-        return h[-1].clone()  # (B, H)
+        return h.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dh):
+    def backward(ctx, dstates):
         inputs, a, weight_ih, weight_hh, gates, y_n, h = ctx.saved_tensors
         dx, da = torch.zeros_like(gates), torch.empty_like(a)
         dweight_hh, dbias_hh = torch.zeros_like(weight_hh), weight_hh.new_zeros(len(weight_hh))
+        dh = torch.zeros_like(h[0])
         with torch.autocast(dh.device.type, enabled=False):
             for t in reversed(range(len(gates))):
+                dh = dh + dstates[t + 1]
                 r, z, n = gates[t].chunk(3, dim=1)
                 dr, dz, dn = dx[t].chunk(3, dim=1)  # before the gates' nonlinearities
                 k, dk = _share(a[t], z, ctx.update), dh * (n - h[t])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from recexp.config import require
 from recexp.layer.activation import Activation
+from recexp.layer.lookup import Table
 from recexp.layer.mlp import MLP, linear
 
 
@@ -223,7 +224,7 @@ class LearntPosition(nn.Module):
 
     def __init__(self, n_positions: int, dim: int, std: float):
         super().__init__()
-        self.table = nn.Embedding(n_positions, dim)
+        self.table = Table(n_positions, dim)
         nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, position: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ class AgePosition(nn.Module):
     def __init__(self, n_buckets: int, dim: int, std: float):
         super().__init__()
         self.n_buckets = n_buckets
-        self.table = nn.Embedding(n_buckets, dim)
+        self.table = Table(n_buckets, dim)
         nn.init.normal_(self.table.weight, std=std)
 
     def forward(self, age: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `Model(config, schema)`. `forward(batch)`
 gives an Output, `losses(output, batch)` its named losses, unweighted. It may have `stages()`; else it is trained whole.
+With a class attribute `reads_history = False` its batches come with empty histories, which are quicker to make.
 """
 
 from collections.abc import Callable
@@ -49,3 +50,8 @@ def stages(model: nn.Module) -> list[Stage]:
     """The model's own stages, or the one that trains it whole."""
     own = getattr(model, "stages", None)
     return own() if own else [Train(name="train", model=model)]
+
+
+def reads_history(model: nn.Module) -> bool:
+    """Whether it looks at a batch's histories, as models do unless they say otherwise."""
+    return getattr(model, "reads_history", True)

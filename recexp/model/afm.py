@@ -27,6 +27,8 @@ from recexp.registry import register
 
 @register("afm")
 class AFM(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

@@ -34,6 +34,8 @@ class Feedback(Enum):
 
 @register("als")
 class ALS(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

@@ -35,6 +35,8 @@ class Combine(Enum):
 
 @register("als_mlp")
 class ALSMLP(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

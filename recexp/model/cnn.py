@@ -34,6 +34,8 @@ class Axis(Enum):
 
 @register("cnn")
 class CNN(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

@@ -12,13 +12,14 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import bi_interaction, fm
+from recexp.layer.interaction import moments, pairs
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
@@ -32,6 +33,8 @@ class Combine(Enum):
 
 @register("deepfm")
 class DeepFM(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int
@@ -54,13 +57,23 @@ class DeepFM(nn.Module):
         self.output = linear(n_parts, 1) if config.combine is Combine.concat else None
 
     def forward(self, batch: Batch) -> Output:
-        e = self.embed.fields(batch)  # (B, F, D)
         wide = self.linear(batch)  # (B,)
-        deep = self.deep(e.flatten(1))  # (B, 1), eq. 4, or the last hidden layer (B, H)
+        products, deep = self.products(batch)
         if self.output is None:
-            return Output(logits=wide + fm(e) + deep[:, 0])  # (B,), eq. 1
-        parts = torch.cat([wide[:, None], bi_interaction(e), deep], 1)  # (B, 1 + D + H)
-        return Output(logits=self.output(parts)[:, 0])  # (B,)
+            return Output(logits=wide + products.sum(1) + deep[:, 0])  # (B,), eq. 1
+        return Output(logits=self.output(torch.cat([wide[:, None], products, deep], 1))[:, 0])  # (B,)
+
+    def products(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Products of pairs (B, D), and eq. 4 (B, 1) or the last hidden layer (B, H), of one look-up of each e_i."""
+        first = self.deep.first
+        weight = self.embed.columns(first.weight)
+
+        def term(side: str, e: Tensor) -> Tensor:
+            return torch.cat([moments(e), functional.linear(e.flatten(1), weight[side])], 1)
+
+        total = self.embed.total(batch, term)  # (B, 2 D + the first layer's size)
+        sums, x = total.split([2 * self.embed.embedding_dim, len(first.weight)], 1)
+        return pairs(sums), self.deep.after_first(x + first.bias)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

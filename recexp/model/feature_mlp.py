@@ -21,6 +21,8 @@ from recexp.registry import register
 
 @register("feature_mlp")
 class FeatureMLP(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

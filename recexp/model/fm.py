@@ -13,7 +13,7 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import fm
+from recexp.layer.interaction import moments, pairs
 from recexp.layer.loss import bce
 from recexp.model import Output
 from recexp.registry import register
@@ -21,6 +21,8 @@ from recexp.registry import register
 
 @register("fm")
 class FM(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int
@@ -34,7 +36,8 @@ class FM(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
 
     def forward(self, batch: Batch) -> Output:
-        return Output(logits=self.linear(batch) + fm(self.embed.fields(batch)))  # (B,), eq. 1
+        sums = self.embed.total(batch, lambda side, e: moments(e))  # (B, 2 D)
+        return Output(logits=self.linear(batch) + pairs(sums).sum(1))  # (B,), eq. 1 and 5
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

@@ -23,6 +23,8 @@ from recexp.registry import register
 
 @register("fnn")
 class FNN(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

@@ -14,7 +14,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, require_fields
-from recexp.layer.interaction import bi_interaction
+from recexp.layer.interaction import moments, pairs
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.model import Output
@@ -23,6 +23,8 @@ from recexp.registry import register
 
 @register("fnn_plus")
 class FNNPlus(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int
@@ -39,8 +41,8 @@ class FNNPlus(nn.Module):
         self.mlp = MLP(config.embedding_dim, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        pairs = bi_interaction(self.embed.fields(batch))  # (B, D), eq. 3, 4
-        return Output(logits=self.mlp(pairs)[:, 0])  # (B,)
+        sums = self.embed.total(batch, lambda side, e: moments(e))  # (B, 2 D)
+        return Output(logits=self.mlp(pairs(sums))[:, 0])  # (B,), eq. 3, 4
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

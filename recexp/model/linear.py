@@ -19,6 +19,8 @@ from recexp.registry import register
 
 @register("linear")
 class LogisticRegression(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_l2: float

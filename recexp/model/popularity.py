@@ -22,6 +22,8 @@ from recexp.registry import register
 
 @register("popularity")
 class Popularity(nn.Module):
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         smoothing: float

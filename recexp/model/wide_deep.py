@@ -32,6 +32,8 @@ class Wide(Enum):
 class WideDeep(nn.Module):
     """Its parts for optimizers are `wide` and `deep`; the embeddings are of the deep part."""
 
+    reads_history = False
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int

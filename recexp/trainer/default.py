@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from recexp.config import Optimizer, Schedule, TrainerConfig
 from recexp.dataset.batch import Batches
-from recexp.model import Fit, Stage, Train, stages
+from recexp.model import Fit, Stage, Train, reads_history, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
 from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
@@ -183,7 +183,8 @@ class Trainer:
         seen = 0
         began = time.perf_counter()
         with _bar(batches.size("train"), f"{stage.name} {progress.epoch + 1}") as bar:
-            for count, batch in enumerate(batches.epoch("train", self.config.batch_size, seed)):
+            read = batches.epoch("train", self.config.batch_size, seed, reads_history(stage.model))
+            for count, batch in enumerate(read):
                 for name, part in step(batch, first + count, progress.rate).items():
                     totals[name] = totals.get(name, 0) + part.detach() * len(batch)
                 seen += len(batch)
@@ -198,7 +199,7 @@ class Trainer:
         model.eval()
         labels, logits, users, items = [], [], [], []
         with torch.inference_mode(), autocast(self.config, self.device):
-            for batch in batches.epoch(part, self.config.eval_batch_size):
+            for batch in batches.epoch(part, self.config.eval_batch_size, histories=reads_history(model)):
                 logits.append(model(batch).logits.double())
                 labels.append(batch.label)
                 users.append(batch.user)
