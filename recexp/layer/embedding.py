@@ -183,9 +183,12 @@ class SequenceEmbedding(nn.Module):
 
     def events(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Target (B, E) and history (B, L, E)."""
-        items = torch.cat([batch.target[:, None], batch.history], 1)
-        embedded = self.items(batch, items)  # (B, 1 + L, E)
-        return embedded[:, 0], self.labelled(embedded[:, 1:], batch.history_label, batch.mask)
+        index = torch.cat([batch.target[:, None], batch.history], 1)
+        rows, place = self.embed.distinct("item", batch.items, index)
+        items = self.embed.sides["item"](rows).flatten(1)  # (n, E)
+        # Two look-ups: slices of a single one would each have a gradient of its whole size.
+        target, history = lookup(items, place[:, 0]), lookup(items, place[:, 1:])
+        return target, self.labelled(history, batch.history_label, batch.mask)
 
     def labelled(self, events: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """Events (B, L, E) plus the vectors of their labels (B, L), of those that are known (B, L)."""

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def lookup(table: Tensor, ids: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:
-    """table (n, D), ids (...) int64 -> (..., D). The row `padding` gets no gradient; sparse: nor a dense one the others.
+    """table (n, D), ids (...) int64 -> (..., D). `padding`: a row without gradient. sparse: only rows looked up have one.
 
     As torch's embedding, whose gradient takes three times as long on a CPU as one index_add (docs/performance.md).
     """

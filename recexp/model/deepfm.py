@@ -19,7 +19,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import moments, pairs
+from recexp.layer.interaction import bi_interaction, moments, pairs
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
@@ -65,6 +65,9 @@ class DeepFM(nn.Module):
 
     def products(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Products of pairs (B, D), and eq. 4 (B, 1) or the last hidden layer (B, H), of one look-up of each e_i."""
+        if not len(self.deep.linears):  # concat without hidden layers: the fields themselves
+            e = self.embed.fields(batch)
+            return bi_interaction(e), e.flatten(1)
         first = self.deep.first
         weight = self.embed.columns(first.weight)
 

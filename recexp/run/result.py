@@ -59,8 +59,17 @@ def peak_memory_mb() -> float:
     """The process's largest resident memory; on CUDA the largest allocation there."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 2**20, 1)
+    status = Path("/proc/self/status")
+    if status.exists():  # where ru_maxrss begins at the size of the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines() if ":" in line)
+        return round(int(lines["VmHWM"].split()[0]) / 2**10, 1)  # KiB
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is bytes there, KiB elsewhere
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def widened(timestamp: np.ndarray) -> np.ndarray:
+    """Integers as int64, whatever the log keeps them in."""
+    return timestamp.astype(np.int64) if timestamp.dtype.kind == "i" else timestamp
 
 
 def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
@@ -76,7 +85,7 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
         columns = {
             "user": log.raw_user[scores.user],
             "item": log.raw_item[scores.item],
-            "timestamp": log.timestamp[rows],
+            "timestamp": widened(log.timestamp[rows]),
         }
     elif log.row is not None:
         columns = {"row": log.row[rows]}

@@ -155,3 +155,18 @@ def test_every_activation_runs_under_bfloat16_autocast(kind):
         out = module(x, lengths(2, 0, 1, 1, size=2)) if kind is Activation.dice else module(x)
     out.float().sum().backward()
     assert out.isfinite().all()
+
+
+def test_dice_gradient_equals_that_of_its_formula_over_the_valid_rows():
+    mask, x = lengths(4, 0, 2, size=4), draw(3, 4, 3).double()
+    dice = Dice(3).double()
+    with torch.no_grad():
+        dice.alpha.copy_(torch.tensor([0.2, -0.5, 1.5]))
+    a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
+    dice(a, mask)[mask].pow(3).sum().backward()
+    by_function, dice.alpha.grad = dice.alpha.grad, None
+    rows = b[mask]
+    p = torch.sigmoid((rows - rows.mean(0)) / (rows.var(0, unbiased=False) + dice.norm.eps).sqrt())
+    (p * rows + (1 - p) * dice.alpha * rows).pow(3).sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(by_function, dice.alpha.grad)

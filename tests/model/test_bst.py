@@ -57,6 +57,7 @@ def test_logit_equals_a_plain_loop_over_rows_heads_and_positions(
         read = {
             Reading.target: y[length],
             Reading.mean: sum(y) / (length + 1),
+            Reading.mean_and_target: torch.cat([sum(y) / (length + 1), target[row]]),
             Reading.all: torch.cat([*reversed(y), *blank]),
         }
         logits.append(model.mlp(torch.cat([read[output], profile[row]])[None])[0, 0])

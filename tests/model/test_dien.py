@@ -35,9 +35,9 @@ def evolve(model: nn.Module, kind: GRUType, states: Tensor, weights: Tensor) -> 
     return h
 
 
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("pooling", [*Pooling, None])
 @pytest.mark.parametrize("kind", GRUType)
-def test_logit_follows_the_paper_step_by_step(kind: GRUType, pooling: Pooling, make: Make, mixed: Batch) -> None:
+def test_logit_follows_the_paper_step_by_step(kind: GRUType, pooling: Pooling | None, make: Make, mixed: Batch) -> None:
     model = make("dien", gru_type=kind, pooling=pooling).eval()
     profile, target, history = model.embed(mixed)
     found = model(mixed)
@@ -49,7 +49,8 @@ def test_logit_follows_the_paper_step_by_step(kind: GRUType, pooling: Pooling, m
         torch.testing.assert_close(found.parts["weights"][row, :length], a)
         events = sum(h, torch.zeros_like(t)) / (max(1, length) if pooling is Pooling.mean else 1)
         interest = evolve(model, kind, g, a)
-        logits.append(model.mlp(torch.cat([interest, t, events, t * events, profile[row]])[None])[0, 0])
+        pooled = [events, t * events] if pooling else []
+        logits.append(model.mlp(torch.cat([interest, t, *pooled, profile[row]])[None])[0, 0])
     torch.testing.assert_close(found.logits, torch.stack(logits), rtol=1e-5, atol=1e-5)
 
 

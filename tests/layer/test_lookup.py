@@ -1,0 +1,28 @@
+"""Rows of a table and their gradient, against torch's own embedding."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recexp.layer.lookup import Table, lookup
+
+IDS = torch.tensor([[3, 0, 3], [1, 4, 0]])
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("ids", [IDS, IDS[0], torch.zeros(2, 0, dtype=torch.long)], ids=["matrix", "row", "none"])
+def test_rows_and_gradient_equal_those_of_torch(ids: torch.Tensor, padding: int | None) -> None:
+    table = torch.randn(5, 2, dtype=torch.double, requires_grad=True)
+    ours, theirs = lookup(table, ids, padding), F.embedding(ids, table, padding)
+    assert torch.equal(ours, theirs)
+    weight = torch.randn_like(ours)
+    (one,) = torch.autograd.grad((ours * weight).sum(), table)
+    (other,) = torch.autograd.grad((theirs * weight).sum(), table)
+    torch.testing.assert_close(one, other)
+
+
+def test_a_sparse_table_has_a_gradient_for_the_rows_looked_up_alone() -> None:
+    table = Table(5, 2, sparse=True)
+    table(IDS).sum().backward()
+    assert table.weight.grad is not None and table.weight.grad.is_sparse
+    assert table.weight.grad.coalesce().indices()[0].tolist() == [0, 1, 3, 4]
