@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 
 
 def lookup(table: Tensor, ids: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:
-    """table (n, D), ids (...) int64 -> (..., D). `padding`: a row without gradient. sparse: only rows looked up have one.
+    """table (n, D), ids (...) int64 -> (..., D).
 
+    padding: a row that gets no gradient. sparse: the gradient holds the rows looked up alone.
     As torch's embedding, whose gradient takes three times as long on a CPU as one index_add (docs/performance.md).
     """
     if sparse or table.device.type != "cpu":
