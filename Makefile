@@ -35,7 +35,7 @@ bench: install  ## figures measured side by side, recexp and other libraries; an
 	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
-	test ! -f benchmarks/scale.py || $(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/scale.py
 
 bench-peers: install  ## an environment for each of the other libraries
 	$(BIN)/python benchmarks/peers/install.py
@@ -44,6 +44,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/peers/run.py --quick
 	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
 	$(BIN)/python benchmarks/startup.py --rounds 1
+	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -105,8 +105,9 @@ def _type(kind: Any, dotted: str) -> str:
     for name in dotted.split("."):
         kind = {item.name: item.type for item in fields(kind)}[name]
     members = [member for member in (kind, *get_args(kind)) if isinstance(member, type) and issubclass(member, Enum)]
-    if members and not get_args(kind):
-        return "|".join(members[0].__members__)
+    optional = type(None) in get_args(kind)
+    if members and (optional or not get_args(kind)):
+        return "|".join([*members[0].__members__, *(["null"] if optional else [])])
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("recexp.config.", "")
 
 

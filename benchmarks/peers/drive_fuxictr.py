@@ -14,7 +14,7 @@ from typing import Any
 from worker import Job, Limited, timed, work  # isort: skip  # starts the clock
 
 SOURCE = Path(__file__).resolve().parent / ".env" / "FuxiCTR"
-sys.path.insert(0, str(SOURCE))  # model_zoo stands in the repository alone
+sys.path.insert(0, str(SOURCE))  # the wheel lacks model_zoo
 
 import torch  # noqa: E402
 from fuxictr.features import FeatureMap  # noqa: E402

@@ -22,7 +22,7 @@ PEERS = {
         "recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "lightgbm", "xgboost", "kmeans_pytorch", "setuptools<81",
     ],
 }  # fmt: skip
-# FuxiCTR's models stand in its repository alone.
+# FuxiCTR's wheel lacks its models: the code is that of its repository, the wheel brings what it needs.
 SOURCE, COMMIT = "https://github.com/reczoo/FuxiCTR", "0245987fdc1d43c36164ea496a02324885a8557a"
 
 

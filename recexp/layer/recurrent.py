@@ -135,7 +135,7 @@ class _Recurrence(torch.autograd.Function):
                 torch.lerp(h[t], n, _share(a[t], z, update), out=h[t + 1])
         ctx.save_for_backward(inputs, a, weight_ih, weight_hh, x, y_n, h)
         ctx.update = update
-        return h.clone()
+        return h
 
     @staticmethod
     @once_differentiable

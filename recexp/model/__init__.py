@@ -52,6 +52,6 @@ def stages(model: nn.Module) -> list[Stage]:
     return own() if own else [Train(name="train", model=model)]
 
 
-def reads_history(model: nn.Module) -> bool:
+def reads_history(model: nn.Module | type[nn.Module]) -> bool:
     """Whether it looks at a batch's histories, as models do unless they say otherwise."""
     return getattr(model, "reads_history", True)

@@ -72,11 +72,11 @@ class DIEN(nn.Module):
         scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
         weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
-        seen = [interest, target, profile]
+        pooled = []
         if self.pooling:
             events = pool_all(history, batch.mask, self.pooling)  # (B, E)
-            seen[2:2] = [events, target * events]
-        logits = self.mlp(torch.cat(seen, 1))[:, 0]
+            pooled = [events, target * events]
+        logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.embedding import SideEmbedding
-from recexp.model import Train, stages
+from recexp.model import Train, reads_history, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
 MODELS = registry.names("model")
@@ -33,7 +33,8 @@ def variants() -> list[Any]:
     found = [pytest.param(name, {}, id=name) for name in MODELS]
     for name in MODELS:
         types = typing.get_type_hints(registry.get("model", name).Config)
-        for option, kind in types.items():
+        for option, hint in types.items():
+            kind = next(iter(typing.get_args(hint)), hint) if type(None) in typing.get_args(hint) else hint
             if isinstance(kind, type) and issubclass(kind, Enum):
                 found += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in kind]
     return found
@@ -41,6 +42,9 @@ def variants() -> list[Any]:
 
 each_model = pytest.mark.parametrize("name", MODELS)
 each_variant = pytest.mark.parametrize(("name", "options"), variants())
+blind_variant = pytest.mark.parametrize(
+    ("name", "options"), [each for each in variants() if not reads_history(registry.get("model", each.values[0]))]
+)
 
 
 def require_sound(logits: Tensor, parts: dict[str, Tensor], gradients: dict[str, Tensor], n_rows: int) -> None:
@@ -60,6 +64,14 @@ def require_equal(found: tuple, wanted: tuple) -> None:
 
 def test_conf_holds_a_file_for_each_model_and_no_other() -> None:
     assert sorted(path.stem for path in CONF.glob("*.yaml")) == MODELS
+
+
+@blind_variant
+def test_a_model_that_says_so_does_not_read_histories(name: str, options: dict, make: Make, mixed: Batch) -> None:
+    model = make(name, **options).eval()
+    histories = ("history", "history_label", "history_age", "mask")
+    blind = replace(mixed, **{column: getattr(mixed, column)[:, :0] for column in histories})
+    assert torch.equal(model(blind).logits, model(mixed).logits)
 
 
 @each_model
