@@ -24,6 +24,10 @@ class Features:
     ids: Tensor  # (n, C) int64, 0 is padding
     values: Tensor  # (n, V) float32
 
+    def at(self, index: Tensor) -> "Features":
+        """Those at an index (m,)."""
+        return Features(self.ids[index], self.values[index])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -60,11 +64,15 @@ class View:
     events: Tensor | None = None  # (E,) positions in the log
     rank: Tensor | None = None  # (N + 1,) how many of them lie before each position; both int32
 
-    def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
+    def span(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """From where to where (B,) the last events between first and end (B,), at most `longest`, reach in the view."""
         if self.rank is not None:
             first, end = self.rank[first].long(), self.rank[end].long()
-        start = torch.maximum(first, end - longest)
+        return torch.maximum(first, end - longest), end
+
+    def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
+        start, end = self.span(first, end, longest)
         length = end - start
         step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)
         mask = step < length[:, None]
@@ -133,6 +141,7 @@ class Batches:
     def epoch(self, part: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
         """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same.
 
+        Rows of a shuffled batch come longest history first: recurrent layers then pass over the padding.
         histories: False spares the gathering of what a model does not read, and leaves them empty.
         """
         generator = torch.Generator().manual_seed(0 if seed is None else seed)
@@ -140,7 +149,10 @@ class Batches:
         if seed is not None:
             samples = samples.take(torch.randperm(len(samples.row), generator=generator).to(self.device))
         for start in range(0, len(samples.row), batch_size):
-            yield self.gather(samples.take(slice(start, start + batch_size)), part, None if histories else 0)
+            rows = samples.take(slice(start, start + batch_size))
+            if seed is not None and histories and self.max_history:
+                rows = self._longest_first(rows, part)
+            yield self.gather(rows, part, None if histories else 0)
 
     def training(self) -> Batch:
         """All training rows as one batch, without histories: what is fitted in closed form."""
@@ -170,14 +182,22 @@ class Batches:
     def _histories(self, part: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
         """The columns of the last `longest` events before each row (B,) that a part may see."""
         log, time = self.log, self.log["timestamp"]
-        first, end = _at(log["offsets"], user), _at(log["before"], row).long()
-        position, mask = self.views[part].window(first, end, longest)
+        position, mask = self.views[part].window(*self._past(row, user), longest)
         return {
             "history": _at(log["item"], position).long().mul_(mask),
             "history_label": _at(log["label"], position).float().mul_(mask),
             "history_age": (_at(time, row)[:, None] - _at(time, position)).float().mul_(mask),
             "mask": mask,
         }
+
+    def _past(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """From where to where (B,) in the log the events of users (B,) before rows (B,) reach."""
+        return _at(self.log["offsets"], user), _at(self.log["before"], row).long()
+
+    def _longest_first(self, samples: "Samples", part: str) -> "Samples":
+        past = self._past(samples.row, _at(self.log["user"], samples.row))
+        start, end = self.views[part].span(*past, self.max_history)
+        return samples.take((start - end).argsort(stable=True))
 
     def _no_histories(self, n_rows: int) -> dict[str, Tensor]:
         none = torch.zeros((n_rows, 0), device=self.device)

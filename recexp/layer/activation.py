@@ -113,17 +113,19 @@ class BatchNorm(nn.Module):
             old_mean, old_var = self.running_mean.clone(), self.running_var.clone()
         return torch.where(enough, mean, old_mean), torch.where(enough, var, old_var)
 
-    def statistics(self, x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x (N, C) in training, valid (N, 1) being 1 at rows that count and 0 at others: without a gradient.
+    def statistics(self, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x (N, C) in training, valid (N, 1) being 1 at rows that count and 0 at others, None for all: no gradient.
 
         The mean and 1 / deviation to normalise by, both (C,), and what each row that counts has of them, 1 / count; 0
         where they are the running ones.
         """
-        count = valid.sum()
-        shift = x.index_select(0, valid.argmax(0))[0] if len(x) else self.running_mean  # near the mean: see below
+        count = x.new_tensor(len(x)) if valid is None else valid.sum()
+        shift = self.running_mean  # a value near the mean: see below
+        if len(x):
+            shift = x[0] if valid is None else x.index_select(0, valid.argmax(0))[0]
         first, second = torch.zeros_like(shift), torch.zeros_like(shift)
         for rows in blocks(len(x)):
-            distance = (x[rows] - shift).mul_(valid[rows])
+            distance = counted(x[rows] - shift, valid, rows)
             first += distance.sum(0)
             second += distance.square_().sum(0)
         n = count.clamp(min=1)
@@ -145,51 +147,77 @@ class Dice(nn.Module):
         if not self.training:
             p = torch.sigmoid(self.norm(x))
             return x * (p + (1 - p) * self.alpha)
+        return self.then(x, mask, None)
+
+    def then(self, x: Tensor, mask: Tensor | None, linear: nn.Linear | None) -> Tensor:
+        """linear(Dice(x)) in training: x (..., C), mask (...) bool -> (..., linear's size), (..., C) without it."""
         rows = x.reshape(-1, x.shape[-1]).to(self.alpha.dtype)  # (N, C); not rounded under autocast
-        valid = rows.new_ones(len(rows), 1) if mask is None else mask.reshape(-1, 1).to(rows.dtype)
-        return _Dice.apply(rows, valid, self.alpha, self.norm).view(x.shape)
+        valid = None if mask is None else mask.reshape(-1, 1).to(rows.dtype)
+        weight, bias = (None, None) if linear is None else (linear.weight, linear.bias)
+        n_out = x.shape[-1] if linear is None else linear.out_features
+        return _Dice.apply(rows, valid, self.alpha, self.norm, weight, bias).view(*x.shape[:-1], n_out)
 
 
 class _Dice(torch.autograd.Function):
-    """Dice in training: x (N, C), valid (N, 1), 1 at rows that count, 0 at others. Its gradient is written out.
+    """Dice in training, and the Linear that follows it: x (N, C), valid (N, 1), 1 at rows that count, 0 at others.
 
-    With z = (x - E[x]) / s, s the deviation, p = sigmoid(z), q = p + (1 - p) alpha, y = x q
+    With z = (x - E[x]) / s, s the deviation, p = sigmoid(z), q = p + (1 - p) alpha, y = x q, the gradient is
         dx = dy q + (g - E[g] - z E[g z]) / s,  g = dy x (1 - alpha) p (1 - p)
     the two means, over rows that count, being the gradient of the statistics. Other rows get and give none. Block by
-    block, what one operation leaves is in the cache for the next.
+    block, what one operation leaves is in the cache for the next; y is made again in the gradient and never kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, valid: Tensor, alpha: Tensor, norm: BatchNorm) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        valid: Tensor | None,
+        alpha: Tensor,
+        norm: BatchNorm,
+        weight: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
         mean, scale, share = norm.statistics(x, valid)
-        y = torch.empty_like(x)
+        out = torch.empty_like(x) if weight is None else x.new_empty(len(x), len(weight))
         for rows in blocks(len(x)):
             p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
-            torch.mul(x[rows], torch.addcmul(alpha, p, 1 - alpha), out=y[rows])
-        ctx.save_for_backward(x, valid, alpha, mean, scale, share)
-        return y
+            y = torch.addcmul(alpha, p, 1 - alpha).mul_(x[rows])
+            out[rows] = y if weight is None else F.linear(y, weight, bias)
+        ctx.save_for_backward(x, valid, alpha, mean, scale, share, weight, bias)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        x, valid, alpha, mean, scale, share = ctx.saved_tensors
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        x, valid, alpha, mean, scale, share, weight, bias = ctx.saved_tensors
         dx, inner = torch.empty_like(x), (1 - alpha) * scale
         dalpha, sum_g, sum_gz = (torch.zeros_like(alpha) for _ in range(3))
+        dweight = None if weight is None else torch.zeros_like(weight)
         for rows in blocks(len(x)):
-            counted = dy[rows] * valid[rows]
             z = torch.addcmul(-mean * scale, x[rows], scale)
             p = z.sigmoid()
-            dq = counted * x[rows]
+            q = torch.addcmul(alpha, p, 1 - alpha)
+            dy = dout[rows]
+            if dweight is not None:
+                dweight.addmm_(dy.t(), q * x[rows])
+                dy = torch.mm(dy, weight)
+            dy = dy if valid is None else dy * valid[rows]
+            dq = dy * x[rows]
             g = torch.ops.aten.sigmoid_backward(dq, p)  # without the factor 1 - alpha
             dalpha += dq.sum(0) - dq.mul_(p).sum(0)
             sum_g += g.sum(0)
             sum_gz += z.mul_(g).sum(0)
-            counted.mul_(torch.addcmul(alpha, p, 1 - alpha, out=p))
-            torch.addcmul(counted, g, inner, out=dx[rows])
+            torch.addcmul(q.mul_(dy), g, inner, out=dx[rows])
         level, slope = inner * sum_g * share, inner * sum_gz * share * scale
         for rows in blocks(len(x)):
-            dx[rows].sub_(level - mean * slope).addcmul_(x[rows], slope, value=-1).mul_(valid[rows])
-        return dx, None, dalpha, None
+            counted(dx[rows].sub_(level - mean * slope).addcmul_(x[rows], slope, value=-1), valid, rows)
+        dbias = None if bias is None else dout.sum(0)
+        return dx, None, dalpha, None, dweight, dbias
+
+
+def counted(x: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
+    """A block x (n, C) of the given rows, which it overwrites, with 0 where valid (N, 1) is 0."""
+    return x if valid is None else x.mul_(valid[rows])
 
 
 def blocks(n: int, size: int = 2048) -> Iterator[slice]:

@@ -8,14 +8,17 @@ t target (B, D), h history (B, L, D), mask (B, L) true where there is an event. 
 scores (B, L), `weigh` scores to weights (B, L), `pool` weights and h to v (B, D).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from recexp.layer.activation import Activation
+from recexp.layer.activation import Activation, blocks
+from recexp.layer.lookup import Events, on_cpu
 from recexp.layer.mlp import MLP, linear
 
 
@@ -102,11 +105,60 @@ class Interaction(Scorer):
     """
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
+        of_target, of_event, w4 = self.terms()
+        x = of_event(history) + F.linear(target[:, None] * history, w4)  # (B, L, H)
+        x = x + of_target(target)[:, None]
+        return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
+
+    def over(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
+        """forward(target, events.embedded(), mask), the second term once a distinct event, and without the padding."""
+        if not on_cpu(target):
+            return self.forward(target, events.embedded(), mask)
+        of_target, of_event, w4 = self.terms()
+        row, place = mask.nonzero()[:, 0], events.place[mask]  # (N,) each, of the events
+        x = _Meet.apply(events.vectors, place, target, row, of_event(events.vectors), of_target(target), w4)  # (N, H)
+        scores = self.mlp.after_first(x)[:, 0]
+        return scores.new_zeros(mask.shape).masked_scatter(mask, scores)
+
+    def terms(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
+        """(W1 + W3) t + b, (W2 - W3) h, and W4."""
         first = self.mlp.first
         w1, w2, w3, w4 = first.weight.chunk(4, dim=1)  # (H, D) each
-        x = F.linear(history, w2 - w3) + F.linear(target[:, None] * history, w4)  # (B, L, H)
-        x = x + F.linear(target, w1 + w3, first.bias)[:, None]
-        return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
+        return lambda t: F.linear(t, w1 + w3, first.bias), lambda h: F.linear(h, w2 - w3), w4
+
+
+class _Meet(torch.autograd.Function):
+    """key_p + query_r + W (v_p * t_r) for places p and rows r (N,).
+
+    Block by block, so that what is gathered stays in the cache. Vectors v (n, D), target t (B, D), key (n, H),
+    query (B, H), weight W (H, D) -> (N, H).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors, place, target, row, key, query, weight):
+        x = key.new_empty(len(place), key.shape[1])
+        for each in blocks(len(place)):
+            p, r = place[each], row[each]
+            torch.add(key.index_select(0, p), query.index_select(0, r), out=x[each])
+            x[each].addmm_(vectors.index_select(0, p).mul_(target.index_select(0, r)), weight.t())
+        ctx.save_for_backward(vectors, place, target, row, weight)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx):
+        vectors, place, target, row, weight = ctx.saved_tensors
+        dvectors, dtarget, dweight = (torch.zeros_like(each) for each in (vectors, target, weight))
+        for each in blocks(len(place)):
+            p, r = place[each], row[each]
+            v, t = vectors.index_select(0, p), target.index_select(0, r)
+            dweight.addmm_(dx[each].t(), v * t)
+            dproduct = torch.mm(dx[each], weight)  # (n, D)
+            dvectors.index_add_(0, p, t.mul_(dproduct))
+            dtarget.index_add_(0, r, v.mul_(dproduct))
+        dkey = dx.new_zeros(len(vectors), dx.shape[1]).index_add_(0, place, dx)
+        dquery = dx.new_zeros(len(target), dx.shape[1]).index_add_(0, row, dx)
+        return dvectors, None, dtarget, None, dkey, dquery, dweight
 
 
 class Outer(Scorer):
@@ -164,4 +216,4 @@ def weigh(scores: Tensor, mask: Tensor, normalise: Normalise, scale: float = 1.0
 
 def pool(weights: Tensor, history: Tensor) -> Tensor:
     """sum_s weights_s h_s: weights (B, L), history (B, L, D) -> (B, D). Eq. 3."""
-    return torch.bmm(weights[:, None], history)[:, 0]
+    return (weights[:, :, None] * history).sum(1)

@@ -9,11 +9,12 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Schema, Side
 from recexp.error import ConfigError
-from recexp.layer.lookup import Table, lookup
+from recexp.layer.lookup import Events, Table, lookup
 
 
 class SideEmbedding(nn.Module):
@@ -140,10 +141,15 @@ class FeatureEmbedding(nn.Module):
 
     def distinct(self, side: str, table: Features, index: Tensor) -> tuple[Features, Tensor]:
         """The distinct users or items at `index` (...), n of them, and the place of each among these (...)."""
-        if index.numel() >= len(table.ids) and not self.sides[side].table.sparse:
-            return table, index  # cheaper than looking for the distinct; a sparse gradient would name all rows
-        distinct, place = torch.unique(index, return_inverse=True)
-        return Features(table.ids[distinct], table.values[distinct]), place
+        known, place = self.known(side, len(table.ids), index)
+        return (table if place is index else table.at(known)), place
+
+    def known(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The distinct of `index` (...), each below `size`, and the place of each among these; or all of them."""
+        if index.numel() >= size and not self.sides[side].table.sparse:
+            # Cheaper than looking for the distinct. A sparse gradient would name all rows.
+            return torch.arange(size, device=index.device), index
+        return torch.unique(index, return_inverse=True)
 
 
 class Linear(nn.Module):
@@ -179,16 +185,24 @@ class SequenceEmbedding(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Profile (B, P), target (B, E) and history (B, L, E)."""
-        return self.profile(batch), *self.events(batch)
+        target, events = self.events(batch)
+        return self.profile(batch), target, events.embedded()
 
-    def events(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Target (B, E) and history (B, L, E)."""
-        index = torch.cat([batch.target[:, None], batch.history], 1)
-        rows, place = self.embed.distinct("item", batch.items, index)
-        items = self.embed.sides["item"](rows).flatten(1)  # (n, E)
+    def events(self, batch: Batch) -> tuple[Tensor, Events]:
+        """Target (B, E) and the history's events."""
+        index, side = torch.cat([batch.target[:, None], batch.history], 1), self.embed.sides["item"]
+        if self.label is None:
+            rows, place = self.embed.distinct("item", batch.items, index)
+            items = side(rows).flatten(1)  # (n, E)
+        else:  # a target is an item whose label is not known
+            n_labels = self.label.num_embeddings
+            label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
+            index = n_labels * index + functional.pad(label, (1, 0), value=PADDING)
+            known, place = self.embed.known("item", n_labels * len(batch.items.ids), index)
+            rows = batch.items.at(known // n_labels)
+            items = side(rows).flatten(1) + self.label(known % n_labels)
         # Two look-ups: slices of a single one would each have a gradient of its whole size.
-        target, history = lookup(items, place[:, 0]), lookup(items, place[:, 1:])
-        return target, self.labelled(history, batch.history_label, batch.mask)
+        return lookup(items, place[:, 0]), Events(items, place[:, 1:])
 
     def labelled(self, events: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """Events (B, L, E) plus the vectors of their labels (B, L), of those that are known (B, L)."""

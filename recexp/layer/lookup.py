@@ -3,6 +3,7 @@
 n rows of the table, D its width, ids of any shape (...)
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,29 @@ class Table(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) int64 -> (..., D)."""
         return lookup(self.weight, ids, self.padding_idx, self.sparse)
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of a batch's histories, each distinct one once: what is a function of single events is computed so."""
+
+    vectors: Tensor  # (n, E)
+    place: Tensor  # (B, L) int64: rows of vectors
+
+    def embedded(self) -> Tensor:
+        """(B, L, E)."""
+        return lookup(self.vectors, self.place)
+
+
+def on_cpu(x: Tensor) -> bool:
+    """Whether operations written for a CPU's caches take x: on one, and unless autocast is to round products."""
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """What matrix products are rounded to: x's own type, or autocast's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class _Lookup(torch.autograd.Function):

@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.lookup import Events, lookup, product_dtype
+
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+
 
 class Cell(Enum):
     rnn = "h' = tanh(W x + U h + b)"
@@ -47,18 +51,33 @@ class Recurrent(nn.Module):
         """x (B, L, n_in) -> states (B, L, H)."""
         if 0 in x.shape[:2]:  # torch refuses an empty sequence
             return x.new_zeros(*x.shape[:2], self.n_hidden)
-        if isinstance(self.cell, nn.GRU) and x.device.type == "cpu":
-            return self._gru(x)
-        return self.cell(x)[0]
+        if not self._by_hand(x):
+            return self.cell(x)[0]
+        return self._gru(self._product(x).transpose(0, 1), [len(x)] * x.shape[1])
 
-    def _gru(self, x: Tensor) -> Tensor:
-        """As nn.GRU, which takes longer on a CPU (docs/performance.md)."""
-        weights = (getattr(self.cell, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"))
-        weight_ih, weight_hh, bias_ih, bias_hh = weights
-        inputs = x.to(weight_ih.dtype).transpose(0, 1).contiguous()  # not rounded under autocast
-        ones = inputs.new_ones(len(inputs), inputs.shape[1], 1)
-        states = _Recurrence.apply(inputs, ones, weight_ih, weight_hh, bias_ih, bias_hh, True)
-        return states[1:].transpose(0, 1)
+    def over(self, events: Events, mask: Tensor) -> Tensor:
+        """The states (B, L, H) of forward(events.embedded()) where the mask (B, L) is true.
+
+        The input's product is computed once for each distinct event.
+        """
+        if mask.numel() == 0 or not self._by_hand(events.vectors):
+            return self.forward(events.embedded())
+        return self._gru(lookup(self._product(events.vectors), events.place.t()), active(mask))
+
+    def _by_hand(self, x: Tensor) -> bool:
+        """nn.GRU takes longer on a CPU (docs/performance.md)."""
+        return isinstance(self.cell, nn.GRU) and x.device.type == "cpu"
+
+    def _product(self, x: Tensor) -> Tensor:
+        """x (..., n_in) -> (..., 3H)."""
+        weight_ih, _, bias_ih, bias_hh = self.cell.all_weights[0]
+        return input_product(x, weight_ih, bias_ih, bias_hh)
+
+    def _gru(self, x: Tensor, n_active: list[int]) -> Tensor:
+        """Products x (L, B, 3H), n_active as `active` -> states (B, L, H)."""
+        _, weight_hh, _, bias_hh = self.cell.all_weights[0]
+        states, _ = _Recurrence.apply(x, None, weight_hh, bias_hh, True, n_active)
+        return states.transpose(0, 1)
 
 
 def last(states: Tensor, mask: Tensor) -> Tensor:
@@ -93,80 +112,103 @@ class AttentionGRU(nn.Module):
         if self.kind is GRUType.aigru:  # eq. 9 is AUGRU of weight 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
-        states = _Recurrence.apply(
-            inputs.transpose(0, 1).contiguous(),
-            weights.t()[:, :, None].contiguous(),
-            self.weight_ih,
-            self.weight_hh,
-            self.bias_ih,
-            self.bias_hh,
-            self.kind is not GRUType.agru,
-        )
-        return states[-1]
+        x = input_product(inputs.transpose(0, 1), self.weight_ih, self.bias_ih, self.bias_hh)  # (L, B, 3H)
+        a = weights.t()[:, :, None].contiguous()
+        update = self.kind is not GRUType.agru
+        return _Recurrence.apply(x, a, self.weight_hh, self.bias_hh, update, active(mask))[1]
+
+
+def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
+    """What the steps of a GRU get of x (..., n_in): (..., 3H). The state's biases of r and z are in it."""
+    n_gates = 2 * len(bias_hh) // 3
+    bias = bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2))
+    return F.linear(x, weight_ih, bias).to(weight_ih.dtype)
+
+
+def active(mask: Tensor) -> list[int]:
+    """For each step, up to which row there are events: mask (B, L). Tight where the longest histories come first."""
+    row = torch.arange(1, len(mask) + 1, device=mask.device)[:, None]
+    return (row * mask).amax(0).tolist() if len(mask) else [0] * mask.shape[1]
 
 
 class _Recurrence(torch.autograd.Function):
-    """AUGRU (update=True; GRU where a = 1) or AGRU over time-major inputs, with the gradient written out.
+    """AUGRU (update=True; GRU where a is None, which means 1) or AGRU, with the gradient written out.
 
-    Gives the states (L + 1, B, H), of which the first is 0.
+    Of x (L, B, 3H), the input's products, which it overwrites, and a (L, B, 1) it gives the states (L, B, H) and the
+    last of them (B, H). At step t rows from n_active[t] on keep their state.
 
-    autograd would record some fifteen operations a step. With x = W_ih input + b_ih, y = W_hh h + b_hh
-        r, z = sigmoid(x_rz + y_rz),  n = tanh(x_n + r y_n)         as torch.nn.GRUCell
-        h' = h + k (n - h),  k = a (1 - z) (AUGRU) or a (AGRU)
-    dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes
-    one matrix product in forward and two in backward; those of the inputs are done for all steps at once.
+    autograd would record some fifteen operations a step. With y = W_hh h, as torch.nn.GRUCell
+        r, u = sigmoid(x_r + y_r), sigmoid(-x_z - y_z),  n = tanh(x_n + r (y_n + b_n))
+        h' = h + k (n - h),  k = a u (AUGRU) or a (AGRU)
+    dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes one matrix
+    product in forward and two in backward, rounded as autocast says; states and sums are not.
     """
 
     @staticmethod
-    def forward(ctx, inputs, a, weight_ih, weight_hh, bias_ih, bias_hh, update: bool):
-        # inputs (L, B, n_in), a (L, B, 1)
-        with torch.autocast(inputs.device.type, enabled=False):
-            x = F.linear(inputs, weight_ih, bias_ih)  # (L, B, 3H); its place is taken by the gates
-            n_steps, n_rows, n_hidden = len(x), x.shape[1], weight_hh.shape[1]
+    def forward(ctx, x, a, weight_hh, bias_hh, update: bool, n_active: list[int]):
+        n_steps, n_rows, n_hidden = len(x), x.shape[1], weight_hh.shape[1]
+        ctx.n_active, ctx.update = n_active, update
+        x = x.detach()
+        ctx.dtype = product_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = weight_hh.to(ctx.dtype).t(), bias_hh[2 * n_hidden :]
             y_n = x.new_empty(n_steps, n_rows, n_hidden)
             h = x.new_zeros(n_steps + 1, n_rows, n_hidden)
-            for t in range(n_steps):
-                y = F.linear(h[t], weight_hh, bias_hh)  # (B, 3H)
-                y_n[t] = y[:, 2 * n_hidden :]
-                x[t, :, : 2 * n_hidden].add_(y[:, : 2 * n_hidden]).sigmoid_()
-                r, z, n = x[t].chunk(3, dim=1)  # (B, H) each
-                # tanh(n) = 2 sigmoid(2 n) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
-                n.addcmul_(r, y_n[t]).mul_(2).sigmoid_().mul_(2).sub_(1)
-                torch.lerp(h[t], n, _share(a[t], z, update), out=h[t + 1])
-        ctx.save_for_backward(inputs, a, weight_ih, weight_hh, x, y_n, h)
-        ctx.update = update
-        return h
+            for t, n in enumerate(n_active):
+                y = torch.mm(h[t, :n].to(ctx.dtype), weight)  # (n, 3H)
+                torch.add(y[:, 2 * n_hidden :], bias, out=y_n[t, :n])
+                x[t, :n, : 2 * n_hidden].add_(y[:, : 2 * n_hidden])
+                x[t, :n, n_hidden : 2 * n_hidden].neg_()
+                x[t, :n, : 2 * n_hidden].sigmoid_()
+                r, u, candidate = x[t, :n].chunk(3, dim=1)  # (n, H) each
+                # tanh(c) = 2 sigmoid(2 c) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
+                candidate.addcmul_(r, y_n[t, :n]).mul_(2).sigmoid_().mul_(2).sub_(1)
+                torch.lerp(h[t, :n], candidate, _share(a, t, u, update), out=h[t + 1, :n])
+                h[t + 1, n:] = h[t, n:]
+        ctx.save_for_backward(x, a, weight_hh, y_n, h)
+        ctx.set_materialize_grads(False)
+        return h[1:], h[-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dstates):
-        inputs, a, weight_ih, weight_hh, gates, y_n, h = ctx.saved_tensors
-        dx, da = torch.zeros_like(gates), torch.empty_like(a)
-        dweight_hh, dbias_hh = torch.zeros_like(weight_hh), weight_hh.new_zeros(len(weight_hh))
-        dh = torch.zeros_like(h[0])
+    def backward(ctx, dstates, dlast):
+        gates, a, weight_hh, y_n, h = ctx.saved_tensors
+        n_hidden = weight_hh.shape[1]
+        dx, dy = torch.empty_like(gates), gates.new_empty(gates.shape[1:])
+        da = None if a is None else torch.zeros_like(a)
+        dweight, dbias = torch.zeros_like(weight_hh), weight_hh.new_zeros(len(weight_hh))
+        dh = torch.zeros_like(h[0]) if dlast is None else dlast.clone()
         with torch.autocast(dh.device.type, enabled=False):
-            for t in reversed(range(len(gates))):
-                dh = dh + dstates[t + 1]
-                r, z, n = gates[t].chunk(3, dim=1)
-                dr, dz, dn = dx[t].chunk(3, dim=1)  # before the gates' nonlinearities
-                k, dk = _share(a[t], z, ctx.update), dh * (n - h[t])
+            weight = weight_hh.to(ctx.dtype)
+            for t, n in reversed(list(enumerate(ctx.n_active))):
+                if dstates is not None:
+                    dh += dstates[t]
+                grad, before = dh[:n], h[t, :n]
+                r, u, candidate = gates[t, :n].chunk(3, dim=1)
+                dr, dz, dy_n = dy[:n].chunk(3, dim=1)  # before the gates' nonlinearities
+                dn = dx[t, :n, 2 * n_hidden :]
+                through = grad * _share(a, t, u, ctx.update)
+                torch.addcmul(through, through * candidate, candidate, value=-1, out=dn)
+                torch.mul(dn, r, out=dy_n)
+                sigmoid_backward(dn * y_n[t, :n], r, grad_input=dr)
+                dk = (candidate - before).mul_(grad)
+                if da is not None:
+                    da[t, :n] = (dk * u if ctx.update else dk).sum(1, keepdim=True)
                 if ctx.update:
-                    torch.mul(dk * -a[t], z * (1 - z), out=dz)
-                    da[t] = (dk * (1 - z)).sum(1, keepdim=True)
+                    sigmoid_backward(dk.mul_(-1 if a is None else -a[t, :n]), u, grad_input=dz)
                 else:  # z plays no part
-                    da[t] = dk.sum(1, keepdim=True)
-                direct = dh * k
-                torch.mul(direct, 1 - n * n, out=dn)
-                torch.mul(dn * y_n[t], r * (1 - r), out=dr)
-                dy = torch.cat([dr, dz, dn * r], dim=1)  # (B, 3H)
-                dweight_hh.addmm_(dy.t(), h[t])  # here and not after the loop, while dy is in the cache
-                dbias_hh += dy.sum(0)
-                dh = torch.addmm(dh - direct, dy, weight_hh)
-            dx = dx.flatten(0, 1)  # (L B, 3H)
-            dinputs = (dx @ weight_ih).view_as(inputs)
-            return dinputs, da, dx.t() @ inputs.flatten(0, 1), dweight_hh, dx.sum(0), dbias_hh, None
+                    dz.zero_()
+                dx[t, :n, : 2 * n_hidden] = dy[:n, : 2 * n_hidden]
+                dx[t, n:] = 0
+                rounded = dy[:n].to(ctx.dtype)
+                dweight += torch.mm(rounded.t(), before.to(ctx.dtype))
+                dbias[2 * n_hidden :] += dy_n.sum(0)
+                grad.sub_(through).add_(torch.mm(rounded, weight))
+        return dx, da, dweight, dbias, None, None
 
 
-def _share(a: Tensor, z: Tensor, update: bool) -> Tensor:
-    """k (B, H), the share of the candidate in the new state, of weights a (B, 1) and gates z (B, H)."""
-    return a * (1 - z) if update else a.expand_as(z)
+def _share(a: Tensor | None, t: int, u: Tensor, update: bool) -> Tensor:
+    """k (n, H), the share of the candidate in step t's new state, of weights a (L, B, 1) and gates u (n, H)."""
+    if a is None:
+        return u
+    return a[t, : len(u)] * u if update else a[t, : len(u)].expand_as(u)

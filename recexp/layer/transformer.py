@@ -22,6 +22,8 @@ from recexp.layer.activation import Activation
 from recexp.layer.lookup import Table
 from recexp.layer.mlp import MLP, linear
 
+SHORT = 64  # longest sequence whose scores a CPU keeps whole
+
 
 class Norm(Enum):
     post = "LayerNorm(x + f(x)), of the paper"
@@ -51,10 +53,21 @@ class MultiHeadAttention(nn.Module):
         k = self.key(memory).unflatten(2, self.heads).transpose(1, 2)  # (B, h, L, d)
         v = self.value(memory).unflatten(2, self.heads).transpose(1, 2)
         # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
-        dropout = self.dropout.p if self.training else 0.0
-        heads = F.scaled_dot_product_attention(q, k, v, (seen | blind)[:, None], dropout)
+        heads = attend(q, k, v, (seen | blind)[:, None], self.dropout)
         heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
         return self.output(heads.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, dropout: nn.Dropout) -> Tensor:
+    """Eq. 1: q (B, h, M, d), k and v (B, h, L, d), seen (B, 1, M or 1, L), some of it in each row -> (B, h, M, d)."""
+    rows, length, size = (*q.shape[:3], k.shape[2]), k.shape[2], q.shape[3]
+    if q.device.type != "cpu" or length > SHORT:
+        return F.scaled_dot_product_attention(q, k, v, seen, dropout.p if dropout.training else 0.0)
+    # torch's kernel takes three times as long as these products of short sequences (docs/performance.md).
+    hidden = q.new_zeros(seen.shape).masked_fill(~seen, torch.finfo(q.dtype).min).expand(rows).flatten(0, 1)
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B h, M or L, d)
+    weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=size**-0.5).softmax(2)  # (B h, M, L)
+    return torch.bmm(dropout(weights), v).unflatten(0, rows[:2])
 
 
 class Residual(nn.Module):

@@ -67,15 +67,15 @@ class DIEN(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        states = self.extract(history)  # (B, L, H)
-        scores = torch.bmm(states, self.project(target)[:, :, None])[:, :, 0]  # (B, L)
+        profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
+        states = self.extract.over(events, batch.mask)  # (B, L, H)
+        scores = (states * self.project(target)[:, None]).sum(2)  # (B, L)
         weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
         pooled = []
         if self.pooling:
-            events = pool_all(history, batch.mask, self.pooling)  # (B, E)
-            pooled = [events, target * events]
+            history = pool_all(events.embedded(), batch.mask, self.pooling)  # (B, E)
+            pooled = [history, target * history]
         logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
 

@@ -15,8 +15,9 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, meet_user, pool, weigh
+from recexp.layer.attention import Attention, Interaction, Normalise, attention, meet_user, pool, weigh
 from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.lookup import Events
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
@@ -56,27 +57,32 @@ class DIN(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        return self.judge(profile, target, history, batch.mask)
+        profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
+        return self.judge(profile, target, events, batch.mask)
 
-    def judge(self, profile: Tensor, target: Tensor, history: Tensor, mask: Tensor) -> Output:
+    def judge(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
-        sees = target, history
-        if self.user is not None:
-            sees = meet_user(self.kind, target, history, self.user(profile))
-        scores = self.attention(*sees, mask)  # (B, L)
+        history = events.embedded()  # (B, L, E)
+        scores = self.scores(profile, target, history, events, mask)  # (B, L)
         weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
         interest = pool(weights, history)  # (B, E), eq. 3
         logits = self.mlp(torch.cat([interest, target, profile], 1))[:, 0]  # (B,)
         return Output(logits, {"attention": weights})
 
+    def scores(self, profile: Tensor, target: Tensor, history: Tensor, events: Events, mask: Tensor) -> Tensor:
+        if self.user is not None:
+            target, history = meet_user(self.kind, target, history, self.user(profile))
+        if isinstance(self.attention, Interaction):
+            return self.attention.over(target, events, mask)
+        return self.attention(target, history, mask)
+
     def score(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Logits (B, N) of N targets (B, N), rows of items, for each user; histories are embedded once."""
-        profile, _, history = self.embed(batch)
+        """Logits (B, N) of N targets (B, N), rows of items, for each user; events are embedded once."""
+        profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
         n_targets = targets.shape[1]
-        each = [rows.repeat_interleave(n_targets, 0) for rows in (profile, history, batch.mask)]
+        profile, place, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.place, batch.mask))
         target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
-        return self.judge(each[0], target, each[1], each[2]).logits.view_as(targets)
+        return self.judge(profile, target, Events(events.vectors, place), mask).logits.view_as(targets)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

@@ -77,8 +77,8 @@ class JointRNN(nn.Module):
             self.next = NextItem(config.output, n_state, config.embedding_dim, schema.n_items, draw)
 
     def forward(self, batch: Batch) -> Output:
-        target, history = self.embed.events(batch)  # (B, E), (B, L, E)
-        states = self.recurrent(history)  # (B, L, H)
+        target, events = self.embed.events(batch)  # (B, E)
+        states = self.recurrent.over(events, batch.mask)  # (B, L, H)
         state = last(states, batch.mask)  # (B, H)
         if self.mlp is None:
             logits = (self.project(state).float() * target).sum(1) + self.bias  # (B,)

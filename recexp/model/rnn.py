@@ -55,12 +55,12 @@ class RNN(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
+        profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         if self.target is Target.last_step:
-            steps, mask = append(history, target, batch.mask)  # (B, L + 1, E), (B, L + 1)
+            steps, mask = append(events.embedded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
             found = [last(self.recurrent(steps), mask), profile]
         else:
-            found = [last(self.recurrent(history), batch.mask), target, profile]
+            found = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
         return Output(logits=self.mlp(torch.cat(found, 1))[:, 0])  # (B,)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:

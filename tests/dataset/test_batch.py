@@ -166,6 +166,14 @@ def test_equal_seeds_give_equal_orders_and_other_seeds_others(batches: Batches) 
     assert one != unshuffled != other
 
 
+def test_a_shuffled_batch_has_the_longest_histories_first_and_others_keep_the_order_of_rows(batches: Batches) -> None:
+    for batch in batches.epoch("train", 7, seed=3):
+        length = batch.mask.sum(1)
+        assert (length[1:] <= length[:-1]).all()
+    whole = torch.cat([batch.target for batch in batches.epoch("valid", 7)])
+    assert torch.equal(whole, batches.log["item"][batches.rows["valid"]].long())
+
+
 def test_the_order_leaves_the_global_generator_alone(batches: Batches) -> None:
     state = torch.get_rng_state()
     whole(batches, "train", seed=5)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -170,3 +172,25 @@ def test_dice_gradient_equals_that_of_its_formula_over_the_valid_rows():
     (p * rows + (1 - p) * dice.alpha * rows).pow(3).sum().backward()
     torch.testing.assert_close(a.grad, b.grad)
     torch.testing.assert_close(by_function, dice.alpha.grad)
+
+
+@pytest.mark.parametrize("n_rows", [3, 5000])  # one block, and several
+@pytest.mark.parametrize("masked", [True, False])
+def test_dice_together_with_a_linear_equals_one_after_the_other_gradients_included(masked, n_rows):
+    mask = torch.rand(n_rows) < 0.7 if masked else None
+    dice, linear = Dice(3).double(), torch.nn.Linear(3, 2).double()
+    with torch.no_grad():
+        dice.alpha.copy_(torch.tensor([0.2, -0.5, 1.5]))
+    apart = copy.deepcopy(dice)
+    x = torch.randn(n_rows, 3, dtype=torch.float64, requires_grad=True)
+    valid = slice(None) if mask is None else mask
+    found, expected = dice.then(x, mask, linear)[valid], linear(apart(x, mask))[valid]
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(found)
+    for one, other in zip(
+        torch.autograd.grad(found, [x, dice.alpha, *linear.parameters()], cotangent),
+        torch.autograd.grad(expected, [x, apart.alpha, *linear.parameters()], cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(dice.norm.running_var, apart.norm.running_var)

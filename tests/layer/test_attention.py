@@ -5,6 +5,7 @@ from torch import Tensor
 
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Attention, Normalise, attention, pool, weigh
+from recexp.layer.lookup import Events
 
 B, L, D = 4, 6, 5
 MASK = torch.arange(L) < torch.tensor([6, 1, 0, 3])[:, None]
@@ -174,3 +175,30 @@ def test_linear_has_no_hidden_layer():
 def test_hidden_sizes_may_be_none():
     target, history = draw()
     assert attention(Attention.interaction, D, [], Activation.relu)(target, history, MASK).shape == (B, L)
+
+
+@pytest.mark.parametrize("activation", [Activation.dice, Activation.relu, Activation.prelu])
+@pytest.mark.parametrize("training", [True, False])
+def test_scores_over_distinct_events_equal_those_of_each_event_gradients_included(activation, training):
+    module = scorer(Attention.interaction, activation).double().train(training)
+    vectors, place = torch.randn(7, D, dtype=torch.float64, requires_grad=True), torch.randint(7, (B, L))
+    target = torch.randn(B, D, dtype=torch.float64, requires_grad=True)
+    leaves = [vectors, target, *module.parameters()]
+    found, expected = module.over(target, Events(vectors, place), MASK), module(target, vectors[place], MASK)
+    torch.testing.assert_close(found[MASK], expected[MASK])
+    assert (found[~MASK] == 0).all()
+    cotangent = torch.randn(B, L, dtype=torch.float64) * MASK
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, cotangent, allow_unused=True),
+        torch.autograd.grad(expected, leaves, cotangent, allow_unused=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_scores_over_no_events_at_all_train_finite():
+    module = scorer(Attention.interaction, Activation.dice)
+    target, vectors = torch.randn(B, D), torch.randn(7, D, requires_grad=True)
+    scores = module.over(target, Events(vectors, torch.zeros(B, L, dtype=torch.long)), torch.zeros_like(MASK))
+    scores.sum().backward()
+    assert torch.equal(scores, torch.zeros(B, L)) and torch.equal(vectors.grad, torch.zeros(7, D))

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent, last
+from recexp.layer.lookup import Events
+from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent, active, last
 
 B, L, N, H = 5, 6, 3, 4
 LENGTH = torch.tensor([6, 1, 0, 3, 2])
@@ -170,7 +171,7 @@ def test_backward_twice_gives_the_same_gradient(kind):
 
 @pytest.mark.parametrize("kind", GRUType)
 @pytest.mark.parametrize("inside", [True, False])
-def test_states_are_fp32_under_bfloat16_autocast(kind, inside):
+def test_under_bfloat16_autocast_products_are_rounded_and_states_are_not(kind, inside):
     gru, (inputs, weights) = AttentionGRU(kind, N, H), draw()
     exact = torch.autograd.grad(gru(inputs, weights, MASK).sum(), [inputs, *gru.parameters()])
     with torch.autocast("cpu", torch.bfloat16):
@@ -179,11 +180,34 @@ def test_states_are_fp32_under_bfloat16_autocast(kind, inside):
             found = torch.autograd.grad(state.sum(), [inputs, *gru.parameters()])
     if not inside:
         found = torch.autograd.grad(state.sum(), [inputs, *gru.parameters()])
-    assert state.dtype == torch.float32
-    assert all(map(torch.equal, found, exact))
+    assert state.dtype == torch.float32 and not torch.equal(state, state.bfloat16().float())
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=0.02, rtol=0.02)
     with torch.autocast("cpu", torch.bfloat16):
         gru(inputs.bfloat16(), weights.bfloat16(), MASK).sum().backward()
     assert inputs.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [0, 3, 4, 1, 2]], ids=["any order", "longest first"])
+@pytest.mark.parametrize("cell", Cell)
+def test_states_over_distinct_events_equal_those_of_each_event(cell, order):
+    module, mask, place = Recurrent(cell, N, H), MASK[order], torch.randint(7, (B, L))
+    vectors = torch.randn(7, N, requires_grad=True)
+    leaves = [vectors, *module.parameters()]
+    found, expected = module.over(Events(vectors, place), mask)[mask], module.cell(vectors[place])[0][mask]
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(found, leaves, cotangent), torch.autograd.grad(expected, leaves, cotangent), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_after_the_last_event_of_a_step_are_passed_over():
+    assert active(MASK[[0, 3, 4, 1, 2]]) == [4, 3, 2, 1, 1, 1]
+    assert active(MASK) == [5, 5, 4, 1, 1, 1]
+    assert active(MASK[:0]) == [0] * L
 
 
 def test_parameters_are_named_shaped_and_drawn_as_those_of_a_gru_cell():

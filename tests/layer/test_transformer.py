@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recexp.layer import transformer
 from recexp.layer.activation import Activation
 from recexp.layer.transformer import (
     AgePosition,
@@ -174,11 +175,21 @@ def test_no_kernel_is_asked_what_it_makes_of_a_row_all_masked(monkeypatch):
 
     module, (query, memory), seen = attention(), draw(), some_seen()
     expected = module(query, memory, seen)
+    monkeypatch.setattr(transformer, "SHORT", 0)
     monkeypatch.setattr(F, "scaled_dot_product_attention", textbook)
     found = module(query.requires_grad_(), memory, seen)
     torch.testing.assert_close(found, expected)
     found.sum().backward()
     assert query.grad.isfinite().all() and all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_short_sequences_are_attended_to_as_long_ones(monkeypatch, dropout):
+    (query, memory), seen = draw(), some_seen()
+    module = MultiHeadAttention(D, HEADS, dropout).eval()
+    expected = module(query, memory, seen)
+    monkeypatch.setattr(transformer, "SHORT", 0)
+    torch.testing.assert_close(module(query, memory, seen), expected)
 
 
 @pytest.mark.parametrize("content", [1e30, torch.inf, torch.nan])
