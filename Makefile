@@ -36,6 +36,7 @@ bench: install  ## figures measured side by side, recexp and other libraries; an
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/calibration.py
 
 bench-peers: install  ## an environment for each of the other libraries
 	$(BIN)/python benchmarks/peers/install.py
@@ -45,6 +46,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
+	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

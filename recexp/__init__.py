@@ -10,7 +10,7 @@ _HOMES = {
     "load_config": "recexp.cli",
     "build": "recexp.experiment",
     "train": "recexp.experiment",
-    "load_runs": "recexp.run.show",
+    "load_runs": "recexp.run.record",
     "register": "recexp.registry",
 }
 __all__ = ["build", "load_config", "load_runs", "register", "train"]

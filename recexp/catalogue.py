@@ -64,6 +64,8 @@ def schema(group: str, tree: dict[str, Any]) -> type:
     """The dataclass that types a YAML file of a group."""
     if group == "trainer":
         return TrainerConfig
+    if group == "logger":
+        return registry.get("logger", tree["name"]).Config
     return (
         registry.get("model", tree["name"]).Config
         if group == "model"

@@ -1,89 +1,38 @@
 """The command line: verbs, and Hydra for everything with a `=`. No other file knows how a configuration is composed."""
 
 import contextlib
-import ctypes
-import functools
 import importlib
-import logging
 import os
 import re
 import sys
-import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, Terminated, UserError, choices
+from recexp.groups import GROUPS, conf_folder, options
+from recexp.help import VERBS, help_text, verb_help
+from recexp.process import own_process
+from recexp.terminal import log_to_terminal
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from recexp.config import Config
-    from recexp.sweep import Sweep
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to here are kept; the second is what older versions allow
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 # Where a user adds keys of their own.
-OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.")
-GROUPS = ("model", "dataset", "trainer", "experiment")
-VERBS = {  # name: (module, function, arguments, what it does)
-    "models": ("recexp.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
-    "datasets": ("recexp.catalogue", "datasets", "[NAME]", "all datasets, or one's options"),
-    "check": ("recexp.check", "check", "[override...]", "tries on a model what must hold for any, one's own too"),
-    "explain": (
-        "recexp.explain",
-        "explain",
-        "KEY [override...]",
-        "the value of a key, and which file or override set it",
-    ),
-    "runs": ("recexp.run.show", "runs", "[DIR...]", "the run directories below DIR (outputs)"),
-    "show": ("recexp.run.show", "show", "RUN", "one run: its configuration, epochs and figures"),
-    "resume": ("recexp.cli", "resume", "RUN", "goes on with an interrupted run"),
-}
-HELP = """recexp: config-driven experiments for deep recommender models.
-
-Composes a model, a dataset and a trainer from YAML files, trains, evaluates, and writes one run directory.
-
-  recexp [key=value ...]          train; NAME for a group, a value for a key
-  recexp -m key=1,2,3 [...]       a sweep: one run for each combination
-  recexp VERB [...]               one of the verbs below
-
-groups
-{groups}
-
-verbs
-{verbs}
-
-examples
-  recexp model=dien trainer.epochs=5
-  recexp model=din dataset=csv dataset.path=log.csv dataset.columns.user=uid
-  recexp -m model=deepfm,din seed=0,1,2
-  recexp check model=din plugins=[my_model.py]
-
-flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,
--sc install=bash completes on the command line, --info, --hydra-help, --version.
-Exit codes: 0 done, 1 a run failed, 2 a mistake in what was typed, 130 and 143 interrupted (go on: recexp resume RUN).
-"""
+OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
+        "logger.tags.")  # fmt: skip
+ADDED = ("experiment", "sweep")  # groups of which a configuration has none unless one is added
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
 
 def main() -> None:
     """The entry point of the command `recexp`."""
     own_process()
     sys.exit(run(sys.argv[1:]))
-
-
-def own_process() -> None:
-    """Settings of a process that does nothing but train; before torch is imported, which reads some once."""
-    # Waiting threads of OpenMP spin for milliseconds by default: as soon as others use the cores too, a run becomes ten
-    # times slower. Microseconds are enough to keep its speed on cores of its own.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    # glibc gives freed blocks of some 100 KB back to the system, and faults new ones in page by page in the next step:
-    # a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
-    if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(parameter, KEPT_BYTES) or mallopt(parameter, KEPT_BYTES_AT_MOST)
 
 
 def run(arguments: list[str]) -> int:
@@ -123,26 +72,13 @@ def _dispatch(arguments: list[str]) -> int:
     if re.fullmatch(r"[a-z]+", first):
         if first not in VERBS:
             raise ConfigError(f"{first}: no such verb. {choices(first, VERBS)} An override has a =, as in model=din.")
+        if {"-h", "--help"} & set(arguments[1:]):
+            print(verb_help(first), end="")
+            return 0
         module, function, *_ = VERBS[first]
         log_to_terminal()
         return getattr(importlib.import_module(module), function)(arguments[1:])
     return train(arguments)
-
-
-def help_text() -> str:
-    groups = "\n".join(
-        textwrap.fill(", ".join(_options(group)), 110, initial_indent=f"  {group:11} ", subsequent_indent=" " * 14)
-        for group in GROUPS
-        if _options(group)
-    )
-    verbs = "\n".join(f"  {verb + ' ' + usage:30}  {text}" for verb, (_, _, usage, text) in VERBS.items())
-    return HELP.format(groups=groups, verbs=verbs)
-
-
-def conf_folder() -> Path:
-    """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
 def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
@@ -156,14 +92,16 @@ def load_config(overrides: list[str] | None = None, config_dir: str | None = Non
     return check(raw, model_file(raw, folders))
 
 
-def compose(overrides: list[str], config_dir: str | None = None) -> "tuple[DictConfig, list[Path]]":
+def compose(
+    overrides: list[str], config_dir: str | None = None, hydra_node: bool = False
+) -> "tuple[DictConfig, list[Path]]":
     """The composed configuration, and the folders of YAML files it comes from. Raises ConfigError."""
     import hydra
 
     check_overrides(overrides)
     search, folders = _search(config_dir)
     with _hydra(overrides):
-        return hydra.compose("config", [*overrides, *search]), folders
+        return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
 
 
 def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
@@ -225,33 +163,43 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
 
 def train(arguments: list[str]) -> int:
     """Hands the arguments to Hydra, whole, and trains what it composes: one run, or a sweep of them."""
-    import hydra
-
-    from recexp.sweep import FirstJobMistaken, Sweep
-
     overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
     flags = [word for word in arguments if word not in overrides]
-    multirun = any(word in ("-m", "--multirun") for word in flags)
-    sweep = Sweep(overrides) if multirun else None
-    if not any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
+    if "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in overrides:
+        from hydra_plugins.recexp_launcher._entry import sweep
+
+        return sweep(overrides, flags)
+    errors: list[BaseException] = []
+
+    def job(raw: "DictConfig") -> None:
+        try:
+            _train(raw)
+        except BaseException as error:  # Hydra would print a line of its own
+            errors.append(error)
+
+    call_hydra(job, OWN, overrides, flags)
+    if errors:
+        raise errors[0]
+    return 0
+
+
+def call_hydra(
+    task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
+) -> None:
+    """Hydra with what was typed and overrides of our own; it calls the task. Raises ConfigError."""
+    import hydra
+
+    if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
+        own = []
+    else:
         check_overrides(overrides)
-        own = [*OWN, *(sweep.hydra_overrides() if sweep else [])]
-        # Overrides first: the argument parser takes one uninterrupted row of them.
-        arguments = [*own, *overrides, *flags]
-    sys.argv = [sys.argv[0], *arguments]
+    # Overrides first: the argument parser takes one uninterrupted row of them.
+    sys.argv = [sys.argv[0], *own, *overrides, *flags]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
-        once = Once()
-        job = once.job if sweep is None else functools.partial(_job_of, sweep)
-        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(job)()
-    except FirstJobMistaken as error:
-        assert sweep is not None
-        sweep.discard()
-        raise error.mistake from None
+        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
     except Exception as error:
-        if sweep and not sweep.jobs:
-            sweep.discard()
         if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
             raise one_line(error, overrides) from error
         raise
@@ -259,72 +207,27 @@ def train(arguments: list[str]) -> int:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-    return sweep.finish() if sweep else once.finish()
 
 
-def _job_of(sweep: "Sweep", raw: "DictConfig") -> float | None:
-    from hydra.core.hydra_config import HydraConfig
-
-    job = HydraConfig.get()
-    return sweep.job(job.job.num, list(job.overrides.task), lambda: _checked(raw), _trained)
-
-
-class Once:
-    """One job. Its error is kept and raised after Hydra is done, which would print a line of its own."""
-
-    def __init__(self) -> None:
-        self.error: BaseException | None = None
-
-    def job(self, raw: "DictConfig") -> float | None:
-        try:
-            return _trained(_checked(raw))
-        except BaseException as error:
-            self.error = error
-            return None
-
-    def finish(self) -> int:
-        if self.error:
-            raise self.error
-        return 0
-
-
-def _checked(raw: "DictConfig") -> "Config":
-    """The configuration that Hydra has composed for this job."""
+def _train(raw: "DictConfig") -> None:
+    """Trains what Hydra has composed for this process."""
     from hydra.core.hydra_config import HydraConfig
 
     from recexp.validate import check
 
-    sources = HydraConfig.get().runtime.config_sources
-    return check(raw, model_file(raw, [Path(source.path) for source in sources if source.schema == "file"]))
-
-
-def _trained(config: "Config") -> float | None:
-    """Trains this job; returns the value of the objective."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from recexp.experiment import train
-
+    composed = HydraConfig.get()
+    if name := composed.runtime.choices.get("sweep"):
+        raise ConfigError(f"+sweep={name}: is a search of many runs; write recexp -m +sweep={name}.")
+    config = check(raw, model_file(raw, yaml_folders(composed)))
     log_to_terminal()
-    metrics = train(config, list(HydraConfig.get().overrides.task))
-    return metrics["valid"].get(config.objective or config.trainer.monitor)
-
-
-def resume(arguments: list[str]) -> int:
-    """The verb `resume RUN`."""
-    from omegaconf import OmegaConf
-
     from recexp.experiment import train
-    from recexp.run.directory import read_config
-    from recexp.validate import check
 
-    if len(arguments) != 1:
-        raise ConfigError(
-            "resume: takes one run directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0"
-        )
-    raw = OmegaConf.create(read_config(Path(arguments[0])))
-    raw.run.dir, raw.run.resume = arguments[0], True
-    train(check(raw))
-    return 0
+    train(config, list(composed.overrides.task))
+
+
+def yaml_folders(composed: Any) -> list[Path]:
+    """The folders of YAML files that Hydra has looked in, by its own node of a configuration."""
+    return [Path(source.path) for source in composed.runtime.config_sources if source.schema == "file"]
 
 
 def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
@@ -338,7 +241,7 @@ def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None
     return None
 
 
-def check_overrides(overrides: list[str]) -> None:
+def check_overrides(overrides: Sequence[str]) -> None:
     """Raises ConfigError for what Hydra would take and do something surprising with."""
     for override in overrides:
         key, _, value = override.partition("=")
@@ -348,47 +251,28 @@ def check_overrides(overrides: list[str]) -> None:
             )
 
 
-def one_line(error: Exception, overrides: list[str]) -> ConfigError:
+def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Hydra's error as one line: what is wrong, and what would be right."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
-    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
+    if found := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
         group, name = found.groups()
-        return ConfigError(f"{group} = {name}: no such {group}. {choices(name, _options(group))}")
+        if name in EXTRAS:
+            return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
+        known = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
+        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, known)}")
     if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
         key = found[1]
         typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
-        if key.startswith(OPEN):
+        if key in ADDED or key.startswith(OPEN):
             return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
-        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose([])[0])}")
+        chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
+        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, hydra_node=True)[0])}")
     if type(error).__name__ == "OverrideParseException":
         return ConfigError(
             f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
         )
     return ConfigError(lines[0] if lines else type(error).__name__)
-
-
-class Terminal(logging.Handler):
-    """recexp's log lines on stdout, warnings and worse on stderr, whatever these are at the time."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warned = record.levelno >= logging.WARNING
-        print(
-            f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
-            file=sys.stderr if warned else sys.stdout,
-            flush=True,
-        )
-
-
-def log_to_terminal() -> None:
-    package = logging.getLogger("recexp")
-    package.setLevel(logging.INFO)
-    if not any(isinstance(handler, Terminal) for handler in package.handlers):
-        package.addHandler(Terminal())
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
 def nearest_key(key: str, raw: "DictConfig") -> str:
@@ -397,7 +281,7 @@ def nearest_key(key: str, raw: "DictConfig") -> str:
 
     from recexp.config import flat
 
-    keys = [*dict(flat(raw)), *GROUPS]
+    keys = [*(each for each in dict(flat(raw)) if not each.endswith("_target_")), *GROUPS]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     parent = key.rpartition(".")[0]
     beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]

@@ -233,6 +233,7 @@ class RunConfig:
     dir: str | None
     name: str | None
     resume: bool
+    fail_fast: bool
 
 
 def _sizes(value: list[int]) -> bool:
@@ -277,6 +278,7 @@ class Config:
     dataset: Any  # the reader's own Config
     trainer: TrainerConfig
     run: RunConfig
+    logger: Any  # the logger's own Config
     seed: int
     device: str
     plugins: list[str]

@@ -204,6 +204,7 @@ def shuffled_labels(case: Case) -> str | None:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
         weights, own = case.config.model.loss_weights, getattr(case.config.model, "optimizers", {})
         result = trainer.fit(model, batches, weights, l2, Unrecorded(Path(folder)), own)
+    assert result.test and result.test_scores  # nothing stops it before its time
     auc, n_positive = result.test.values["auc"], int(result.test_scores.label.sum())
     n_negative = len(result.test_scores.label) - n_positive
     if auc is None:
@@ -228,6 +229,9 @@ class Unrecorded:
 
     def epoch(self, line: dict[str, Any]) -> None: ...
     def rewind(self, lines: int) -> None: ...
+
+    def stopped(self) -> bool:
+        return False
 
 
 def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,11 +1,8 @@
 """The flow: a configuration becomes dataset, model and trainer; training them fills a run directory."""
 
 import logging
-import signal
-import threading
 import traceback
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,6 +14,7 @@ from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, Terminated, UserError, choices
+from recexp.process import terminable
 from recexp.run import picture, result, table
 from recexp.run.directory import Run, read_json
 from recexp.trainer.default import Trainer
@@ -42,6 +40,7 @@ def build(config: Config) -> Experiment:
     return Experiment(config, dataset, model, trainer)
 
 
+@terminable()
 def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes one run directory; returns what metrics.json holds.
 
@@ -50,11 +49,10 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """
     device = resolve_device(config.device)
     run = (Run.reopen if config.run.resume and config.run.dir else Run.create)(config, overrides or [])
-    before = signal.signal(signal.SIGTERM, _terminate) if _main_thread() else None
     try:
         if finished := _finished(run):
-            logger.info("%s is finished; nothing to do", run.path)
-            run.status("finished")
+            logger.info("%s is %s; nothing to do", run.path, finished["status"])
+            run.status(finished["status"])
             return finished
         experiment = build(config)
         logger.info("run    %s", run.path)
@@ -62,7 +60,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         logger.info(table.data_line(config.dataset.name, experiment.dataset))
         logger.info(table.model_line(config, experiment.model, device))
         metrics = _fill(experiment, run)
-        run.status("finished")
+        run.status(metrics["status"])
         return metrics
     except UserError as error:
         if run.began:
@@ -78,8 +76,6 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         run.status("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
         run.close()
 
 
@@ -102,7 +98,7 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     l2 = getattr(config.model, "embedding_l2", 0.0)
     optimizers = getattr(config.model, "optimizers", {})
     trained = experiment.trainer.fit(experiment.model, batches, config.model.loss_weights, l2, run, optimizers)
-    if config.trainer.predictions:
+    if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, experiment.dataset, trained.test_scores)
     metrics = result.summary(config, experiment.dataset, experiment.model, trained)
     run.metrics(metrics)
@@ -114,11 +110,3 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
 
 def _finished(run: Run) -> dict[str, Any] | None:
     return read_json(run.path / "metrics.json")
-
-
-def _main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated

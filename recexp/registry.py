@@ -7,8 +7,13 @@ from typing import Any, Literal, TypeVar
 
 from recexp.error import ConfigError, choices
 
-Kind = Literal["model", "reader", "trainer"]
-PACKAGES: dict[Kind, str] = {"model": "recexp.model", "reader": "recexp.dataset.reader", "trainer": "recexp.trainer"}
+Kind = Literal["model", "reader", "trainer", "logger"]
+PACKAGES: dict[Kind, str] = {
+    "model": "recexp.model",
+    "reader": "recexp.dataset.reader",
+    "trainer": "recexp.trainer",
+    "logger": "recexp.logger",
+}
 T = TypeVar("T", bound=type)
 
 _registered: dict[tuple[Kind, str], type] = {}

@@ -5,7 +5,6 @@ The model's own options come last: their types stand in its file, which imports 
 
 import importlib.metadata
 import importlib.util
-import os
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -34,12 +33,14 @@ from recexp.config import (
     check_metric,
 )
 from recexp.error import ConfigError, choices
+from recexp.process import cores
 
 
-def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Config:
+def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads: int | None = None) -> Config:
     """The typed configuration, everything checked but the data; torch is imported when all that needs none is right.
 
     model_file: what the model's YAML file holds, where the caller knows it; a key that it lacks is one nothing reads.
+    threads: what a trainer.threads of null means; None: as many as there are cores.
     Raises ConfigError.
     """
     _check_root(raw)
@@ -47,17 +48,19 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Confi
     load_plugins(raw.plugins)
     _check_name(raw, "model", "model.name", registry.names("model"))
     _check_name(raw, "trainer", "trainer.name", registry.names("trainer"))
+    _check_name(raw, "logger", "logger.name", registry.names("logger"))
     if model_file is not None:
         _check_keys("model", raw.model, model_file)
         if isinstance(raw.model.loss_weights, DictConfig):
             _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
-    dataset = _absolute(_typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
-    trainer = _typed(TrainerConfig, raw.trainer, "trainer")
-    run = _typed(RunConfig, raw.run, "run")
+    dataset = _absolute(typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
+    trainer = typed(TrainerConfig, raw.trainer, "trainer")
+    run = typed(RunConfig, raw.run, "run")
+    logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     _check_l2(raw, trainer)
     if trainer.threads is None:
-        trainer = replace(trainer, threads=_cores())
-    model = _typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
+        trainer = replace(trainer, threads=threads or cores())
+    model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     _check_labels(model, dataset)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
     return Config(
@@ -65,6 +68,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None) -> Confi
         dataset=dataset,
         trainer=trainer,
         run=run,
+        logger=logger,
         seed=raw.seed,
         device=raw.device,
         plugins=plugins,
@@ -81,11 +85,6 @@ def _declared(dataset: DictConfig) -> DictConfig:
         if isinstance(kinds, DictConfig):
             features[side] = {name: kind for name, kind in kinds.items() if kind is not None}
     return dataset
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_plugins(paths: Collection[str]) -> None:
@@ -122,7 +121,7 @@ def _check_root(raw: DictConfig) -> None:
     _check_keys("", raw, allowed)
     for key in sorted(allowed - set(raw)):
         raise ConfigError(f"{key}: missing from the configuration.")
-    for key in ("model", "dataset", "trainer", "run"):
+    for key in ("model", "dataset", "trainer", "run", "logger"):
         if not isinstance(raw[key], DictConfig):
             raise ConfigError(f"{key} = {raw[key]!s}: must be a group of keys; choose one with {key}=NAME.")
     if not isinstance(raw.plugins, ListConfig):
@@ -189,7 +188,7 @@ def _reader_schema(raw: DictConfig) -> Any:
     return registry.get("reader", str(reader), "dataset.reader").Config
 
 
-def _typed(schema: type, node: DictConfig, prefix: str) -> Any:
+def typed(schema: type, node: DictConfig, prefix: str) -> Any:
     """The node as an instance of its dataclass; OmegaConf's many errors become one line."""
     _check_keys(prefix, node, {item.name for item in fields(schema)})
     try:

@@ -20,6 +20,7 @@ class Recorder:
     def __init__(self, folder: Path, then: Callable[[int], None] = lambda lines: None) -> None:
         self.checkpoints, self.then = folder, then
         self.lines: list[dict[str, Any]] = []
+        self.asked_to_stop = False
 
     def epoch(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
@@ -27,6 +28,9 @@ class Recorder:
 
     def rewind(self, lines: int) -> None:
         del self.lines[lines:]
+
+    def stopped(self) -> bool:
+        return self.asked_to_stop
 
     @property
     def told(self) -> list[dict[str, Any]]:

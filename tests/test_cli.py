@@ -67,6 +67,8 @@ MISTAKES = {  # typed: what the one line must say
     "+experiment=nope": ["experiment = nope", "smoke"],
     "model.hidden_sizes=[1": ["no viable alternative"],
     "trian": ["trian: no such verb"],
+    "experiment=smoke": ["write +experiment=smoke"],
+    "sweep=din": ["write +sweep=din"],
 }
 
 
@@ -163,45 +165,6 @@ def test_resuming_with_another_configuration_is_a_mistake_that_names_the_key(emp
     assert "trainer.batch_size is 64 here and 256 in the run" in capsys.readouterr().err
 
 
-def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
-    assert run(["-m", *SMOKE, "seed=0,1", "model.embedding_dim=4,8", "run.dir=sweep"]) == 0
-    jobs = sorted(path.parent.name for path in Path("sweep").glob("*/metrics.json"))
-    assert jobs == ["0-fm-synthetic-s0", "1-fm-synthetic-s0", "2-fm-synthetic-s1", "3-fm-synthetic-s1"]
-    table = capsys.readouterr().out.splitlines()[-4:]
-    assert " ".join(table[0].split()) == "setting n test auc test gauc test logloss parameters seconds"
-    assert table[1].startswith("model.embedding_dim=4  2 ") and table[2].startswith("model.embedding_dim=8  2 ")
-
-
-def test_a_job_that_fails_lets_the_others_go_on_and_the_sweep_exits_1(empty, capsys):
-    assert run(["-m", *SMOKE, "trainer.learning_rate=0.001,1e30,0.01", "run.dir=sweep", "trainer.clip_norm=null",
-                "trainer.optimizer=sgd"]) == 1  # fmt: skip
-    states = [json.loads(path.read_text())["state"] for path in sorted(Path("sweep").glob("*/status.json"))]
-    assert states == ["finished", "failed", "finished"]
-    assert "failed: " in capsys.readouterr().out
-
-
-def test_a_sweep_of_no_jobs_is_a_mistake(empty, capsys):
-    assert run(["-m", *SMOKE, "model=glob(zz*)"]) == 2
-    assert "a sweep of no jobs" in capsys.readouterr().err
-    assert not list(empty.rglob("*.yaml"))
-
-
-def test_smoke_sweeps_over_every_model_unless_others_are_named(empty, capsys):
-    trained = []
-
-    def job(self, number, typed, check, train):
-        trained.append(next(word for word in typed if word.startswith("model=")))
-        self.jobs.append((typed, None, None))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recexp.sweep.Sweep.job", job)
-        assert run(["-m", "+experiment=smoke"]) == 0
-        assert trained == [f"model={name}" for name in registry.names("model")]
-        trained.clear()
-        assert run(["-m", "+experiment=smoke", "model=fm,din"]) == 0
-        assert trained == ["model=fm", "model=din"]
-
-
 def test_the_chapter_is_every_model():
     chapter = yaml.safe_load((conf_folder() / "experiment/chapter.yaml").read_text("utf-8"))
     assert sorted(chapter["hydra"]["sweeper"]["params"]["model"].split(",")) == registry.names("model")
@@ -221,12 +184,6 @@ def test_variant_is_called_by_its_model_and_differs_from_it(name):
     varied = options(f"+experiment/variants={name}")
     assert name.startswith(varied[0]["name"])
     assert varied != options(f"model={varied[0]['name']}")
-
-
-def test_a_sweep_whose_first_job_is_mistaken_leaves_nothing(empty, capsys):
-    assert run(["-m", *SMOKE, "trainer.learning_rate=-1,1"]) == 2
-    assert capsys.readouterr().err == "recexp: trainer.learning_rate = -1.0: must be above 0.\n"
-    assert not list(empty.rglob("*.yaml"))
 
 
 def test_hydra_shows_the_configuration(empty, capsys):
@@ -319,6 +276,31 @@ def test_a_run_killed_and_resumed_gives_the_figures_of_one_that_was_not(empty, c
     assert Path("killed/predictions.parquet").read_bytes() == Path("whole/predictions.parquet").read_bytes()
     assert run(["resume", "killed"]) == 0
     assert json.loads(Path("killed/status.json").read_text())["state"] == "finished"
+
+
+def test_a_file_stop_ends_a_run_between_two_epochs_pruned_for_good(empty, capsys, monkeypatch):
+    from recexp.run.directory import Run
+
+    def epoch(run, line, tell=Run.epoch):
+        tell(run, line)
+        if line["epoch"] == 3:
+            (run.path / "stop").touch()
+
+    monkeypatch.setattr(Run, "epoch", epoch)
+    assert run([*SMOKE, "trainer.epochs=12", "trainer.patience=null", "run.dir=a"]) == 0
+    metrics = json.loads(Path("a/metrics.json").read_text())
+    assert (metrics["status"], metrics["epochs"], metrics["test"]) == ("pruned", 3, {}) and metrics["valid"]["auc"] > 0
+    assert json.loads(Path("a/status.json").read_text())["state"] == "pruned"
+    assert not Path("a/predictions.parquet").exists() and Path("a/curves.png").exists()
+    assert "test is not scored" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in Path("a/checkpoints").iterdir()}
+    assert run(["resume", "a"]) == 0
+    assert "a is pruned; nothing to do" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in Path("a/checkpoints").iterdir()}
+    assert json.loads(Path("a/metrics.json").read_text()) == metrics
+    for verb in (["show", "a"], ["runs", "a"]):
+        assert run(verb) == 0
+        assert "pruned" in capsys.readouterr().out
 
 
 def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):

@@ -14,15 +14,20 @@ from recexp.config import to_dict
 from recexp.error import ConfigError, choices
 from recexp.validate import check
 
-FILES = [path for group in ("model", "dataset", "trainer") for path in sorted((conf_folder() / group).glob("*.yaml"))]
+FILES = [
+    path
+    for group in ("model", "dataset", "trainer", "logger")
+    for path in sorted((conf_folder() / group).glob("*.yaml"))
+]
 
 
 def typed_by(path: Path) -> type:
     return schema(path.parent.name, yaml.safe_load(path.read_text("utf-8")))
 
 
-def test_every_model_has_a_file_of_its_name_and_every_file_a_model():
-    assert sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml")) == registry.names("model")
+@pytest.mark.parametrize("kind", ["model", "trainer", "logger"])
+def test_each_has_a_file_of_its_name_and_every_file_is_of_one(kind):
+    assert sorted(path.stem for path in (conf_folder() / kind).glob("*.yaml")) == registry.names(kind)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -1,5 +1,6 @@
 """The documents are run: what they tell a reader to type does what they say."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -18,13 +19,19 @@ def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", document.read_text("utf-8"), re.S)
 
 
+def write_files(document: Path) -> None:
+    """The blocks of a document that name a file in their first line, as these files."""
+    for text in blocks(document, "python") + blocks(document, "yaml"):
+        if name := re.match(r"# ([\w/-]+\.(py|yaml))$", text.splitlines()[0]):
+            path = Path(name[1])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+
+
 def test_adding_a_model_works_as_described(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     document = ROOT / "docs" / "add-a-model.md"
-    for text in blocks(document, "python") + blocks(document, "yaml"):
-        path = Path(text.splitlines()[0].removeprefix("# "))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+    write_files(document)
     commands = [line.removeprefix("$ recexp ") for text in blocks(document, "console") for line in text.splitlines()]
     assert len(commands) >= 2
     for command in commands:
@@ -57,6 +64,23 @@ def test_a_model_of_the_users_own_with_a_misspelt_key_is_a_mistake(tmp_path, mon
     assert "Did you mean 'embedding_dim'?" in capsys.readouterr().err
 
 
+def test_a_logger_of_the_users_own_is_told_what_the_directory_holds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    document = ROOT / "docs" / "loggers.md"
+    write_files(document)
+    (command,) = (line for text in blocks(document, "console") for line in text.splitlines() if "plugins=" in line)
+    assert (
+        run([*shlex.split(command.removeprefix("$ recexp ")), "trainer.threads=1", "model=als_mlp", "run.dir=a"]) == 0
+    )
+    first, *points, last = map(json.loads, Path("lines.jsonl").read_text("utf-8").splitlines())
+    lines = list(map(json.loads, Path("a/metrics.jsonl").read_text("utf-8").splitlines()))
+    assert first["options"]["model.name"] == "als_mlp" and "logger.name" not in first["options"]
+    assert [point["step"] for point in points] == [*range(1, len(lines) + 1)]
+    assert [point["valid/auc"] for point in points] == [line["valid"]["auc"] for line in lines]
+    metrics = json.loads(Path("a/metrics.json").read_text("utf-8"))
+    assert last["final/test/auc"] == metrics["test"]["auc"] and last["state"] == "finished"
+
+
 def test_reasons_are_handed_out_as_described():
     (text,) = blocks(ROOT / "docs/models.md", "python")
     found: dict = {}
@@ -75,6 +99,7 @@ def test_page_of_models_is_what_their_files_say():
 def test_every_command_in_a_document_composes(document, tmp_path, monkeypatch, capsys):
     """Overrides are composed without training; verbs exist. Commands on a reader's own files are composed too."""
     monkeypatch.chdir(tmp_path)
+    write_files(document)
     if document.name == "add-a-model.md":
         pytest.skip("is run whole by the test above")
     lines = [line for text in blocks(document, "console") for line in text.splitlines() if line.startswith("$ recexp ")]

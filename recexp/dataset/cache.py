@@ -1,11 +1,14 @@
 """Prepared arrays on disk, keyed by content and options, memory-mapped, written whole or not at all."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import numpy as np
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.schema import Schema
 
-VERSION = 3  # of the preparation: raise it when the same source and options give other arrays
+VERSION = 4  # of the preparation: raise it when the same source and options give other arrays
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +63,20 @@ def write(folder: str | None, dataset: Dataset) -> None:
             logger.warning("dataset.cache_dir = %s: %s; preparing anew each time.", folder, error)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: str | None, key: str) -> Iterator[None]:
+    """Waits until no other process prepares the same data. Where there is no cache, or no locks, nobody waits."""
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            lock = Path(folder).expanduser() / "prepared" / f".lock-{key}"
+            with contextlib.suppress(OSError):
+                lock.parent.mkdir(parents=True, exist_ok=True)
+                fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
+                # Who waited for a file that is now removed finds the data; who comes after them, too.
+                stack.callback(lock.unlink, missing_ok=True)
+        yield
 
 
 def _write_files(folder: Path, dataset: Dataset) -> None:

@@ -32,8 +32,10 @@ def load(config: Any) -> Dataset:
     reader = registry.get("reader", config.reader)(config)
     key = cache.key(_preparation(config), reader.fingerprint())
     if (dataset := cache.read(config.cache_dir, key)) is None:
-        dataset = prepare(reader.read(), config, fingerprint=key)
-        cache.write(config.cache_dir, dataset)
+        with cache.one_at_a_time(config.cache_dir, key):
+            if (dataset := cache.read(config.cache_dir, key)) is None:
+                dataset = prepare(reader.read(), config, fingerprint=key)
+                cache.write(config.cache_dir, dataset)
     if config.split.kind is SplitKind.random and dataset.log.user is not None:
         logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
@@ -245,8 +247,8 @@ def _with_padding(rows: np.ndarray) -> np.ndarray:
 
 
 def _facts(log: Log, sides: Mapping[str, Side]) -> dict[str, Any]:
-    """Sizes, label rates and, for valid and test, the share of unknown values by column."""
-    facts: dict[str, Any] = {"rows": {}, "label_rate": {}, "unknown_rate": {}}
+    """Digest of the events, sizes, label rates and, for valid and test, the share of unknown values by column."""
+    facts: dict[str, Any] = {"events": log.digest(), "rows": {}, "label_rate": {}, "unknown_rate": {}}
     if log.raw_user is not None and log.raw_item is not None:
         facts |= {"users": len(log.raw_user) - 1, "items": len(log.raw_item) - 1}
     for part in PARTS:

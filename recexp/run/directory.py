@@ -16,23 +16,24 @@ from typing import Any
 
 import yaml
 
-from recexp.config import Config, to_dict
+from recexp.config import Config, flat, to_dict
 from recexp.error import RunError
+from recexp.logger import guarded
 from recexp.run.table import epoch_line
 
 logger = logging.getLogger(__name__)
-NO_IDENTITY = ("run", "device")  # keys that say where and on what a configuration runs, not what it is
+NO_IDENTITY = ("run", "logger", "device")  # keys that say where and on what a configuration runs, not what it is
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, is seven times as fast
 PACKAGES = ("recexp", "torch", "numpy", "pandas", "hydra-core", "omegaconf")
 
 
 class Run:
     """A directory being written."""
 
-    def __init__(self, path: Path, monitor: str) -> None:
-        self.path, self.monitor = path, monitor
-        self.began = (
-            path / "status.json"
-        ).exists()  # it was there before, or training has begun: no mistake removes it
+    def __init__(self, path: Path, config: Config, began: bool) -> None:
+        """began: before this process; no mistake removes the directory."""
+        self.path, self.monitor, self.logger = path, config.trainer.monitor, guarded(config, path)
+        self.began = began
         self.checkpoints = path / "checkpoints"
         self._handler = logging.FileHandler(path / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -47,9 +48,12 @@ class Run:
 
         Raises RunError when run.dir is taken.
         """
-        run = cls(_typed_folder(config.run.dir) if config.run.dir else _dated_folder(config), config.trainer.monitor)
-        (run.path / "config.yaml").write_text(dump(to_dict(config)), "utf-8")
-        (run.path / "overrides.yaml").write_text(dump(overrides), "utf-8")
+        path = _typed_folder(config.run.dir) if config.run.dir else _dated_folder(config)
+        try:
+            write_config(path, config, overrides)
+        except FileExistsError:
+            raise RunError(f"run.dir = {path}: another process has just begun in it.") from None
+        run = cls(path, config, began=False)
         run.status("running")
         return run
 
@@ -62,33 +66,18 @@ class Run:
         path = Path(config.run.dir or "")
         if not path.is_dir() or not any(path.iterdir()):
             return cls.create(config, overrides)
-        old, new = _identity(read_config(path)), _identity(to_dict(config))
-        if different := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
-            key = sorted(different)[0]
-            raise RunError(
-                f"{path}: {key} is {new.get(key)} here and {old.get(key)} in the run; a run goes on as it began."
-            )
-        if (state := read_status(path))["state"] == "running" and state["pid"] != os.getpid():
-            raise RunError(f"{path}: process {state['pid']} is still writing this run.")
-        run = cls(path, config.trainer.monitor)
+        check_reopens(path, config)
+        run = cls(path, config, began=True)
         run.status("running")
         return run
 
     def status(self, state: str, error: str | None = None) -> None:
-        """state: running, finished, failed or interrupted."""
-        _write_json(
-            self.path / "status.json",
-            {
-                "state": state,
-                "error": error,
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            },
-        )
+        """state: running, finished, failed, interrupted or pruned."""
+        self.state = state
+        write_status(self.path, state, error)
 
     def environment(self, fingerprint: str, facts: dict[str, Any], device: str) -> None:
-        _write_json(
+        write_json(
             self.path / "environment.json",
             {
                 "command": sys.argv,
@@ -107,21 +96,29 @@ class Run:
         logger.info(epoch_line(line, self.monitor))
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        self.logger.epoch(line)
 
     def rewind(self, lines: int) -> None:
         """Keeps the first lines of metrics.jsonl: those that the checkpoint knows of."""
         path = self.path / "metrics.jsonl"
         if path.is_file():
-            _write_text(path, "".join(path.read_text("utf-8").splitlines(keepends=True)[:lines]))
+            write_text(path, "".join(path.read_text("utf-8").splitlines(keepends=True)[:lines]))
+        self.logger.begin(read_epochs(self.path))  # all training begins or goes on with a call of this
+
+    def stopped(self) -> bool:
+        """Whether somebody has left a file `stop` here: a search that has seen enough of the run, or its user."""
+        return (self.path / "stop").exists()
 
     def log(self, text: str) -> None:
         """Text for log.txt alone."""
         self._handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": text}))
 
     def metrics(self, metrics: dict[str, Any]) -> None:
-        _write_json(self.path / "metrics.json", metrics)
+        write_json(self.path / "metrics.json", metrics)
+        self.logger.metrics(metrics)
 
     def close(self) -> None:
+        self.logger.close(self.state)
         logging.getLogger("recexp").removeHandler(self._handler)
         self._handler.close()
 
@@ -129,6 +126,33 @@ class Run:
         """Removes the directory: a mistake leaves nothing behind."""
         self.close()
         remove(self.path)
+
+
+def write_config(path: Path, config: Config, overrides: list[str]) -> None:
+    """What a run directory begins with. Raises FileExistsError where another process has begun in it."""
+    with (path / "config.yaml").open("x", encoding="utf-8") as file:
+        file.write(dump(to_dict(config)))
+    (path / "overrides.yaml").write_text(dump(overrides), "utf-8")
+
+
+def check_reopens(path: Path, config: Config) -> None:
+    """Raises RunError where a run's configuration differs from this one, or another process is writing it."""
+    old, new = _identity(read_config(path)), _identity(to_dict(config))
+    if different := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
+        key = sorted(different)[0]
+        raise RunError(
+            f"{path}: {key} is {new.get(key)} here and {old.get(key)} in the run; a run goes on as it began."
+        )
+    if (state := read_status(path))["state"] == "running" and state["pid"] != os.getpid():
+        elsewhere = f" on {state['host']}; was it killed, remove status.json" * (state["host"] != socket.gethostname())
+        raise RunError(f"{path}: process {state['pid']} is still writing this run{elsewhere}.")
+
+
+def write_status(path: Path, state: str, error: str | None = None) -> None:
+    """status.json, in the name of this process; states as in Run.status."""
+    time = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    status = {"state": state, "error": error, "pid": os.getpid(), "host": socket.gethostname(), "time": time}
+    write_json(path / "status.json", status)
 
 
 def remove(path: Path) -> None:
@@ -141,11 +165,14 @@ def remove(path: Path) -> None:
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration of a run directory. Raises RunError where there is none."""
     try:
-        return yaml.safe_load((path / "config.yaml").read_text("utf-8"))
+        config = yaml.load((path / "config.yaml").read_text("utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise RunError(f"{path}: no run directory (it has no config.yaml).") from None
     except yaml.YAMLError as error:
         raise RunError(f"{path / 'config.yaml'}: damaged ({str(error).splitlines()[0]}).") from error
+    if not isinstance(config, dict):
+        raise RunError(f"{path / 'config.yaml'}: damaged (holds no keys).")
+    return config
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -179,11 +206,16 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """All run directories in or below the folders, by name. Raises RunError for a folder that is not there."""
+    """All run directories in or below the folders, by name and number. Raises RunError for one that is not there."""
     for folder in folders:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such directory.")
-    return sorted({path.parent for folder in folders for path in folder.rglob("status.json")})
+    return sorted({path.parent for folder in folders for path in folder.rglob("status.json")}, key=_by_number)
+
+
+def _by_number(path: Path) -> list[int | str]:
+    """Job 10 comes after job 9. Text and numbers alternate, so like is compared with like."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", str(path))]
 
 
 def dump(value: Any) -> str:
@@ -230,8 +262,6 @@ def unique_folder(parent: Path, name: str) -> Path:
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    from recexp.config import flat
-
     return {key: value for key, value in flat(config) if key.split(".")[0] not in NO_IDENTITY}
 
 
@@ -259,11 +289,11 @@ def _git() -> dict[str, Any] | None:
     return {"commit": commit, "clean": not changed.strip()}
 
 
-def _write_json(path: Path, value: Any) -> None:
-    _write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     temporary.write_text(text, "utf-8")
     os.replace(temporary, path)

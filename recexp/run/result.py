@@ -23,7 +23,7 @@ def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result)
         "model": config.model.name,
         "dataset": config.dataset.name,
         "seed": config.seed,
-        "status": "finished",
+        "status": "finished" if trained.test else "pruned",
         "best_epoch": progress.best_epoch,
         "epochs": progress.epoch,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -32,21 +32,22 @@ def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result)
         "peak_memory_mb": peak_memory_mb(),
         "train": progress.losses,
         "valid": trained.valid.values if trained.valid else {},
-        "test": trained.test.values,
+        "test": trained.test.values if trained.test else {},
     }
     if reasons := _reasons(trained):
         metrics["reasons"] = reasons
-    if dataset.log.probability is not None and len(trained.test_scores.label) == len(dataset.log.rows("test")):
-        oracle = oracle_metrics(dataset, trained.test_scores)
+    if (oracle := oracle_metrics(dataset, trained.test_scores)) and trained.test:
         metrics["oracle"] = oracle.values
         metrics["share_of_oracle"] = share_of_oracle(trained.test.values["auc"], oracle.values["auc"])
     return metrics
 
 
-def oracle_metrics(dataset: Dataset, scores: Scores) -> Metrics:
-    """What the true probabilities of the test rows reach: nobody does better but by chance."""
-    assert dataset.log.probability is not None
-    p = np.clip(dataset.log.probability[dataset.log.rows("test")], 1e-12, 1 - 1e-12)
+def oracle_metrics(dataset: Dataset, scores: Scores | None) -> Metrics | None:
+    """What the true probabilities of the test rows reach, where they are known: nobody does better but by chance."""
+    rows = dataset.log.rows("test")
+    if scores is None or dataset.log.probability is None or len(scores.label) != len(rows):
+        return None
+    p = np.clip(dataset.log.probability[rows], 1e-12, 1 - 1e-12)
     return evaluate(scores.label, np.log(p) - np.log1p(-p), scores.user, threshold=0.0)
 
 

@@ -1,38 +1,52 @@
-"""The verbs `runs` and `show`, and `load_runs`: run directories read back."""
+"""The verbs `runs` and `show`: run directories listed, and one looked at."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from recexp.config import flat
-from recexp.error import ConfigError
-from recexp.run.directory import find_runs, read_config, read_epochs, read_json, read_status
-from recexp.run.table import columns, epoch_line, number, result_lines
+from recexp.run import select
+from recexp.run.directory import read_config, read_epochs, read_json, read_status
+from recexp.run.figure import is_figure, is_number, shown
+from recexp.run.format import Table, kind_of, put, render
+from recexp.run.options import parse
+from recexp.run.record import Record, read_all
+from recexp.run.setting import short, text
+from recexp.run.table import epoch_line, result_lines
 
-if TYPE_CHECKING:
-    import pandas as pd
+COLUMNS = ("model", "dataset", "seed", "best_epoch", "epochs", "valid.auc", "test.auc", "seconds")
 
 
 def runs(arguments: list[str]) -> int:
-    """`runs [DIR...]`: a line a run. Raises RunError for a folder that is not there."""
-    folders = [Path(word) for word in arguments] or [Path("outputs")]
-    if not arguments and not folders[0].is_dir():
+    """`runs [DIR...]`: a line a run. Raises RunError for a folder that is not there, ConfigError for unknown keys."""
+    typed = parse("runs", arguments)
+    if not typed.folders and not Path("outputs").is_dir():
         print("no runs: there is no folder outputs here")
         return 0
-    found = find_runs(folders)
-    rows = [["state", "model", "dataset", "seed", "epoch", "valid auc", "test auc", "seconds", "directory"]]
-    print("\n".join(columns([*rows, *map(_row, found)])) if found else "no runs")
+    records = read_all(typed.folders or ["outputs"])
+    known = select.known_keys(records)
+    records = select.chosen(records, typed.filter)
+    if typed.sort:
+        key = select.resolve("--sort", typed.sort, known)
+        records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
+    names = typed.columns.split(",") if typed.columns else []
+    columns = [short(select.resolve("--columns", name, known)) for name in names] or list(COLUMNS)
+    kind = kind_of(typed.format, typed.output)
+    put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), typed.output)
     return 0
+
+
+def to_table(records: list[Record], columns: list[str]) -> Table:
+    """A row a run: its state, the columns, its directory."""
+    head = list(dict.fromkeys(["state", *columns, "directory"]))
+    values = [{name: _value(record, name) for name in head} for record in records]
+    cells = [[_cell(name, value) for name, value in row.items()] for row in values]
+    return Table(head=head, cells=cells, values=values, notes=[])
 
 
 def show(arguments: list[str]) -> int:
     """`show RUN`. Raises RunError for a folder that is no run."""
-    if len(arguments) != 1:
-        raise ConfigError(
-            "show: takes one run directory, as in: recexp show outputs/2026-01-31/12-00-00-dien-synthetic-s0"
-        )
-    path = Path(arguments[0])
+    path = Path(parse("show", arguments).run)
     config, status = read_config(path), read_status(path)
     print(f"{path}: {status['state']}" + (f" ({status['error']})" if status["error"] else ""))
     typed = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
@@ -45,30 +59,18 @@ def show(arguments: list[str]) -> int:
     return 0
 
 
-def load_runs(folder: str | Path) -> "pd.DataFrame":
-    """A row a run directory in or below the folder: directory, state, configuration and figures by dotted name.
-
-    Raises RunError for a folder that is not there.
-    """
-    import pandas as pd
-
-    return pd.DataFrame([_flat_run(path) for path in find_runs([Path(folder)])])
-
-
-def _flat_run(path: Path) -> dict[str, Any]:
-    metrics = read_json(path / "metrics.json") or {}
-    known = {"model", "dataset", "seed", "status"}
-    figures = {key: value for key, value in flat(metrics) if key not in known}
-    return {"directory": str(path), "state": read_status(path)["state"], **dict(flat(read_config(path))), **figures}
+def _value(record: Record, name: str) -> Any:
+    """Of a run that is not finished, the epochs so far and the best of their valid figures."""
+    if (value := select.value(record, name)) is not None or record.metrics:
+        return value
+    if name == "epochs":
+        return len(record.epochs())
+    part, _, metric = name.partition(".")
+    found = [line["valid"].get(metric) for line in record.epochs()] if part == "valid" else []
+    return min(filter(is_number, found), key=lambda value: select.rank(name, value), default=None)
 
 
-def _row(path: Path) -> list[str]:
-    config, metrics = read_config(path), read_json(path / "metrics.json")
-    state = read_status(path)["state"]
-    head = [state, config["model"]["name"], config["dataset"]["name"], str(config["seed"])]
-    if metrics is None:
-        epochs = read_epochs(path)
-        best = max((line["valid"].get("auc") or 0 for line in epochs), default=None)
-        return [*head, str(len(epochs)), number(best), "-", "-", str(path)]
-    valid, test = (number(metrics[part].get("auc")) for part in ("valid", "test"))
-    return [*head, f"{metrics['best_epoch']}/{metrics['epochs']}", valid, test, f"{metrics['seconds']:.1f}", str(path)]
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    return shown(name, value) if is_number(value) and is_figure(name) else text(value)

@@ -51,6 +51,8 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
         lines.append(f"{name:14}" + "".join(f"{number(metrics[part].get(name)):>10}" for part in columns))
     if (share := metrics.get("share_of_oracle")) is not None:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")
+    if metrics["status"] == "pruned":
+        lines.append("pruned: a file named stop lay in the directory between two epochs; test is not scored")
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds']:.1f} s, "
         f"{metrics['samples_per_second']:,.0f} samples/s, {metrics['peak_memory_mb']:,.0f} MB",

@@ -39,6 +39,7 @@ class Recorder(Protocol):
 
     def epoch(self, line: dict[str, Any]) -> None: ...
     def rewind(self, lines: int) -> None: ...
+    def stopped(self) -> bool: ...  # asked between epochs: whether to end before its time
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Progress:
     rate: float = 1.0  # what plateaus have left of the learning rate
     lines: int = 0  # of metrics.jsonl
     finished: bool = False
+    stopped: bool = False  # before its time, by the recorder
     seconds: float = 0.0  # of training and validation, before this process included
     speeds: list[float] = field(default_factory=list)  # samples a second, each epoch of this stage
     losses: dict[str, float] = field(default_factory=dict)  # of the best epoch
@@ -98,8 +100,8 @@ class Scores:
 class Result:
     progress: Progress
     valid: Metrics | None
-    test: Metrics
-    test_scores: Scores
+    test: Metrics | None  # None, as its scores, where training was stopped before its time
+    test_scores: Scores | None
 
 
 @register("default", kind="trainer")
@@ -116,7 +118,7 @@ class Trainer:
         recorder: Recorder,
         optimizers: Mapping[str, Optimizer] = MappingProxyType({}),
     ) -> Result:
-        """Trains all stages, reloads the best epoch on valid and scores it on test.
+        """Trains all stages, reloads the best epoch on valid and scores it on test, unless the recorder stopped it.
 
         weights: of the named losses. l2: strength of the embeddings' L2 term. optimizers: of parts of the model, by the
         prefix of their parameters' names. Goes on from the recorder's last checkpoint where there is one.
@@ -132,6 +134,8 @@ class Trainer:
                     self._fit(stage, task, progress)
                 else:
                     self._train(stage, task, progress)
+                if progress.stopped:
+                    return Result(progress, self._valid(stage.model, batches)[0], None, None)
                 progress = progress.after_stage(len(task.walk))
                 self._save("last", task, progress)
             return self._result(task, progress)
@@ -155,6 +159,9 @@ class Trainer:
         if progress.epoch and (saved := checkpoint.load(task.recorder.checkpoints, "last", self.device)):
             checkpoint.load_optimizers(step.optimizers, saved[0])
         while not self._over(progress, epochs):
+            if progress.epoch and task.recorder.stopped():
+                progress.stopped = True
+                break
             began = time.perf_counter()
             losses, seconds = self._epoch(stage, step, task.batches, progress)
             valid, _ = self._valid(stage.model, task.batches)
@@ -235,7 +242,8 @@ class Trainer:
         seconds: float,
     ) -> None:
         task.recorder.epoch({
-            "stage": stage.name, "epoch": progress.epoch, "losses": losses, "valid": valid.values if valid else {},
+            "stage": stage.name, "last_stage": stage is task.walk[-1], "epoch": progress.epoch,
+            "losses": losses, "valid": valid.values if valid else {},
             "seconds": round(seconds, 3), "samples_per_second": round(progress.speeds[-1], 1),
         })  # fmt: skip
         progress.lines += 1

@@ -92,7 +92,7 @@ def _checked(label: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return positive, score
 
 
-def _auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUC and number of rows of each group, in the groups' order; NaN where a group lacks a class.
 
     AUC = P(s+ > s-) + P(s+ = s-) / 2, counted in integers: exact under ties and in any order of rows.
@@ -123,7 +123,7 @@ def _one_class(positive: np.ndarray) -> str | None:
 def _auc(positive: np.ndarray, score: np.ndarray) -> float | str:
     if reason := _one_class(positive):
         return reason
-    return _auc_by_group(positive, score, np.zeros(len(score), np.int8))[0][0]
+    return auc_by_group(positive, score, np.zeros(len(score), np.int8))[0][0]
 
 
 def _gauc(positive: np.ndarray, score: np.ndarray, user: ArrayLike | None) -> tuple[float | str, float | str]:
@@ -135,7 +135,7 @@ def _gauc(positive: np.ndarray, score: np.ndarray, user: ArrayLike | None) -> tu
         raise ValueError(f"user must be (N,) as score is; got {user.shape} and {score.shape}.")
     if not len(score):
         return "no rows", "no rows"
-    auc, n_rows = _auc_by_group(positive, score, user)
+    auc, n_rows = auc_by_group(positive, score, user)
     covered = ~np.isnan(auc)
     if not covered.any():
         return "no user has both classes", 0.0

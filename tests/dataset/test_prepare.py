@@ -185,6 +185,23 @@ def test_facts_report_sizes_label_rates_and_unknown_values_by_column(
             assert facts["unknown_rate"][part][name] == pytest.approx(unknown / len(rows), abs=1e-6)
 
 
+def test_the_digest_is_of_events_labels_and_parts_alone(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    raw = tiny_log()
+    assert raw.item is not None and raw.timestamp is not None
+
+    def digest(config: DatasetConfig, **changed: np.ndarray) -> str:
+        return prepare(replace(raw, **changed), config).facts["events"]
+
+    same = digest(tiny_config(SplitKind.time))
+    fewer = {"item": {"brand": FeatureKind.categorical}}
+    assert digest(tiny_config(SplitKind.time, features=fewer)) == same
+    assert digest(replace(tiny_config(SplitKind.time), max_history=3, n_bins=3)) == same
+    assert digest(tiny_config(SplitKind.time, (0.5, 0.2, 0.3))) != same
+    assert digest(tiny_config(SplitKind.time), label=1 - raw.label) != same
+    assert digest(tiny_config(SplitKind.time), item=np.where(raw.item == raw.item[0], "new", raw.item)) != same
+    assert digest(tiny_config(SplitKind.time), timestamp=raw.timestamp + 1) != same
+
+
 @pytest.mark.parametrize("label", LabelKind)
 @pytest.mark.parametrize("cut", [15, 25, 35])
 def test_without_the_events_after_a_moment_earlier_samples_are_as_before(

@@ -93,7 +93,7 @@ def test_stage_1_is_an_fm_to_the_bit(
     fit(machine, alone)
     own = {name.removeprefix("fm."): each for name, each in saved(both, "fm").items() if name.startswith("fm.")}
     assert same(own, saved(alone, "best"))
-    assert [{**line, "stage": "train"} for line in both.told[:2]] == alone.told
+    assert [{**line, "stage": "train", "last_stage": True} for line in both.told[:2]] == alone.told
 
 
 def test_each_stage_writes_its_lines_and_its_checkpoint(fnn: Make, fit: Callable, tmp_path: Path) -> None:

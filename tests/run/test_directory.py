@@ -72,9 +72,9 @@ def test_removing_a_run_takes_an_empty_folder_of_its_date_along(tmp_path):
 
 
 def test_runs_are_found_at_any_depth(tmp_path):
-    for name in ("x/1", "x/2", "y"):
+    for name in ("x/10-a", "x/2-b", "y"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "status.json").write_text("{}")
-    assert [str(path.relative_to(tmp_path)) for path in find_runs([tmp_path])] == ["x/1", "x/2", "y"]
+    assert [str(path.relative_to(tmp_path)) for path in find_runs([tmp_path])] == ["x/2-b", "x/10-a", "y"]
     with pytest.raises(RunError, match="no such directory"):
         find_runs([Path("nowhere")])

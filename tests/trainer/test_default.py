@@ -461,6 +461,50 @@ def test_run_of_another_seed_differs(runs: dict[str, Path]) -> None:
     assert first[2].drop(columns="score").equals(other[2].drop(columns="score"))
 
 
+# Stopped before its time
+
+
+def asking_after(n: int, folder: Path) -> Recorder:
+    """A recorder that asks to stop when it has n lines; from the beginning for 0."""
+    recorder = Recorder(folder)
+    recorder.then = lambda lines: setattr(recorder, "asked_to_stop", lines >= n)
+    recorder.asked_to_stop = n == 0
+    return recorder
+
+
+def test_run_asked_to_stop_ends_after_the_epoch_at_its_best_so_far_and_leaves_test_alone(
+    make: Make, fit: Callable, valid_auc: Callable[..., None], tmp_path: Path
+) -> None:
+    valid_auc(0.7, 0.6, 0.8, 0.5)
+    whole, stopped = make("linear"), make("linear")
+    two, _ = fit(whole, epochs=2)
+    valid_auc(0.7, 0.6, 0.8, 0.5)
+    result, recorder = fit(stopped, asking_after(2, tmp_path / "stopped"), epochs=4)
+    assert [line["epoch"] for line in recorder.lines] == [1, 2]
+    assert (result.test, result.test_scores, result.progress.stopped) == (None, None, True)
+    assert result.progress.best_epoch == two.progress.best_epoch == 1
+    assert same(state(stopped), state(whole))
+
+
+def test_run_asked_to_stop_trains_one_epoch_at_least(make: Make, fit: Callable, tmp_path: Path) -> None:
+    result, recorder = fit(make("linear"), asking_after(0, tmp_path / "stopped"), epochs=4)
+    assert len(recorder.lines) == 1 and result.test is None and result.valid.values["auc"] > 0
+
+
+def test_run_asked_to_stop_after_its_last_epoch_is_finished(make: Make, fit: Callable, tmp_path: Path) -> None:
+    wanted, _ = fit(make("linear"), epochs=2)
+    result, _ = fit(make("linear"), asking_after(2, tmp_path / "stopped"), epochs=2)
+    assert result.test == wanted.test and not result.progress.stopped
+
+
+def test_run_asked_to_stop_in_an_earlier_stage_gives_the_figures_of_that_stage(
+    dataset: Dataset, fit: Callable, tmp_path: Path
+) -> None:
+    result, recorder = fit(Staged(dataset.schema), asking_after(1, tmp_path / "stopped"))
+    assert [(line["stage"], line["last_stage"]) for line in recorder.lines] == [("wide", False)]
+    assert result.test is None and result.valid.values == recorder.lines[0]["valid"]
+
+
 # Stages
 
 

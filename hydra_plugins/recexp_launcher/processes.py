@@ -1,0 +1,52 @@
+"""Hydra's `hydra/launcher=processes`: each job in a process of its own. It runs directories, so it needs the gate."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from recexp.error import ConfigError
+
+
+class Processes(Launcher):
+    def __init__(self, n_jobs: int) -> None:
+        self.n_jobs = n_jobs
+        self.environment: dict[str, str] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from recexp.sweep.pool import start_server
+
+        if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
+            raise ConfigError(f"hydra.launcher.n_jobs = {self.n_jobs}: must be 1 or more.")
+        self.environment, self.sweep = dict(config.hydra.job.env_set), config.hydra.sweep
+        start_server()  # its imports and those of the gate's checks go on at the same time
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from recexp.sweep.pool import Pool
+        from recexp.sweep.progress import Progress
+
+        paths = [directory(overrides) for overrides in job_overrides]
+        fail_fast = any("++run.fail_fast=true" in overrides for overrides in job_overrides)
+        with Progress(paths, self.sweep.get("n_jobs", 0)) as progress:  # a search knows how many there will be
+            Pool(self.n_jobs, gpus(), self.environment).run(paths, progress, fail_fast)
+        return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
+
+
+def directory(overrides: Sequence[str]) -> Path:
+    """The run.dir that the gate has put among a job's overrides."""
+    typed = [word for word in overrides if word.startswith("++run.dir=")]
+    return Path(str(OverridesParser.create().parse_override(typed[-1]).value()))
+
+
+def gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES can name, where that is more than one."""
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (named.split(",") if named else [str(n) for n in range(count)])[:count] if count > 1 else []

@@ -1,0 +1,178 @@
+"""The search: trials in batches, each batch run by a launcher, watched, and told to the study."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra.plugins.launcher import Launcher
+from optuna.trial import FrozenTrial, TrialState
+
+from hydra_plugins.recexp_sweeper import _space
+from hydra_plugins.recexp_sweeper._closing import best_trial
+from hydra_plugins.recexp_sweeper._options import Options, Sampler
+from hydra_plugins.recexp_sweeper._study import open_study, sampler
+from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
+from recexp.cli import one_line
+from recexp.config import Config
+from recexp.error import ConfigError, UserError
+from recexp.run.directory import read_json, read_status
+from recexp.sweep.folder import ENDED
+
+logger = logging.getLogger("recexp.search")
+
+
+class Search:
+    """Trials until the study has as many as it shall have.
+
+    job: the checked configuration of a job's words; raises where they allow none. A trial's user attributes: folder and
+    job say which run directory is its own; directory, state, valid.METRIC and test.METRIC what became of it; error why
+    it failed; again which failed trial it is run in place of.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        config: Config,
+        folder: Path,
+        fixed: list[str],
+        space: _space.Space,
+        job: Callable[[list[str]], Config],
+        launcher: Launcher,
+    ) -> None:
+        self.options, self.folder, self.fixed, self.space = options, folder, fixed, space
+        self.job, self.launcher = job, launcher
+        self.objective = config.objective or config.trainer.monitor
+        self.grid = _grid(options, space)
+        self.n_trials = len(self.grid) or options.n_trials
+        folder.mkdir(parents=True, exist_ok=True)
+        self.study = open_study(options, config, folder, self.objective, space)
+        self.first = len(self.study.trials)  # number of the first trial of this process
+
+    def run(self) -> None:
+        """Raises what the launcher does, where that ends a sweep."""
+        for each in self._own():
+            if each.state is TrialState.RUNNING and "job" not in each.user_attrs:
+                self._fail(optuna.Trial(self.study, each._trial_id), "the search was killed before it began")
+        while jobs := self._left() or self._next():
+            self._launch(jobs)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All that have begun, those of other processes that search in the same study among them."""
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+
+    def _left(self) -> list[Job]:
+        """What an earlier process has left running, and what failed in it: one batch, with no gap in its numbers."""
+        jobs: list[Job] = []
+        for number, each in sorted(self._latest().items()):
+            failed = (
+                each.state is TrialState.FAIL and each.number < self.first and each.user_attrs["state"] not in ENDED
+            )
+            if not failed and each.state is not TrialState.RUNNING:
+                continue
+            if jobs and (number != jobs[-1].number + 1 or len(jobs) == self.options.n_jobs):
+                break
+            trial = self._again(each) if failed else optuna.Trial(self.study, each._trial_id)
+            words = [*self.fixed, *_space.words(each.params)]
+            jobs.append(Job(number, trial, words, reported=0 if failed else each.last_step or 0))
+        return jobs
+
+    def _own(self) -> list[FrozenTrial]:
+        """Those of this folder. The study in it serves no other; one elsewhere may."""
+        folder = str(self.folder.absolute())
+        return [each for each in self.trials() if not self.options.storage or each.user_attrs.get("folder") == folder]
+
+    def _latest(self) -> dict[int, FrozenTrial]:
+        """The last trial of each job."""
+        return {each.user_attrs["job"]: each for each in self._own() if "job" in each.user_attrs}
+
+    def _again(self, failed: FrozenTrial) -> optuna.Trial:
+        """A new trial in place of one that failed: a study keeps what it was told."""
+        kept = {key: failed.user_attrs[key] for key in ("folder", "job")}
+        self.study.enqueue_trial(failed.params, user_attrs={**kept, "again": failed.number})
+        return self.study.ask(self.space)
+
+    def _next(self) -> list[Job]:
+        """New trials, as many as may run at once and are left; one that no configuration allows has failed."""
+        jobs: list[Job] = []
+        while len(jobs) < (self.options.n_jobs or 1):
+            begun = sum("again" not in each.user_attrs for each in self.trials())
+            if begun >= self.n_trials:
+                break
+            if job := self._ask(begun):
+                jobs.append(job)
+        return jobs
+
+    def _ask(self, begun: int) -> Job | None:
+        self.study.sampler = sampler(self.options, begun)
+        if self.grid:
+            self.study.enqueue_trial(self.grid[begun], skip_if_exists=True)
+        trial = self.study.ask(self.space)
+        trial.set_user_attr("folder", str(self.folder.absolute()))
+        words = [*self.fixed, *_space.words(trial.params)]
+        if mistake := self._mistake(words):
+            self._fail(trial, mistake)
+            return None
+        number = 1 + max(self._latest(), default=-1)
+        trial.set_user_attr("job", number)
+        return Job(number, trial, words)
+
+    def _mistake(self, words: list[str]) -> str | None:
+        """Why these words make no configuration: each value may be right and their combination wrong."""
+        try:
+            self.job(words)
+        except UserError as error:
+            return str(error)
+        except Exception as error:  # Hydra's
+            return str(one_line(error, words))
+        return None
+
+    def _launch(self, jobs: list[Job]) -> None:
+        """Runs the jobs and tells the study what became of them, by what stands in their directories.
+
+        Where that raises, their trials stay as they are: they are run when the search is given again.
+        """
+        with Watch(jobs, self.folder, self.objective) as watch:
+            self.launcher.launch([job.words for job in jobs], jobs[0].number)
+        for job in jobs:
+            self._tell(job, job.number in watch.pruned)
+
+    def _tell(self, job: Job, pruned: bool) -> None:
+        path = directory(self.folder, job.number)
+        status = read_status(path) if path else {"state": "missing", "error": "left no directory"}
+        metrics = (read_json(path / "metrics.json") if path else None) or {"valid": {}, "test": {}}
+        value = metrics["valid"].get(self.objective)
+        figures = {f"valid.{self.objective}": value, **{f"test.{name}": each for name, each in metrics["test"].items()}}
+        for key, each in {"directory": path and path.name, "state": status["state"], **figures}.items():
+            if each is not None:
+                job.trial.set_user_attr(key, each)
+        if status["state"] not in ENDED:
+            self._fail(job.trial, status["error"] or f"ended as {status['state']}")
+        elif pruned or status["state"] == "pruned":
+            self.study.tell(job.trial, state=TrialState.PRUNED)
+        elif value is None:
+            self._fail(job.trial, f"valid {self.objective} cannot be computed")
+        else:
+            self.study.tell(job.trial, value)
+            if (best := best_trial(self.trials(), self.objective)) and best.number == job.trial.number:
+                logger.info("best so far: %s", " ".join(_space.words(job.trial.params)))
+
+    def _fail(self, trial: optuna.Trial, why: str) -> None:
+        trial.set_user_attr("error", why)
+        self.study.tell(trial, state=TrialState.FAIL)
+        if "job" not in trial.user_attrs:
+            logger.info("failed without a job: %s: %s", " ".join(_space.words(trial.params)), why)
+
+
+def _grid(options: Options, space: _space.Space) -> list[dict[str, Any]]:
+    """The settings in their order for the sampler grid, none for another. Raises ConfigError for more than n_trials."""
+    if options.sampler is not Sampler.grid:
+        return []
+    settings = _space.grid(space)
+    if len(settings) > options.n_trials:
+        raise ConfigError(
+            f"hydra.sweeper.n_trials = {options.n_trials}: the grid has {len(settings)} settings; "
+            f"write hydra.sweeper.n_trials={len(settings)} for all, or take sampler=random."
+        )
+    return settings

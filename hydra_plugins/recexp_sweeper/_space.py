@@ -1,0 +1,109 @@
+"""The space of a search: what was typed in Hydra's grammar, as Optuna's distributions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recexp.config import Config, flat, to_dict
+from recexp.error import ConfigError
+
+Space = dict[str, BaseDistribution]  # key, with its + where it has one: distribution
+GRAMMAR = "interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b,step), choice(a,b,...) or a,b,..."
+
+
+def split(overrides: Sequence[Override]) -> tuple[list[str], Space]:
+    """The overrides that hold in every trial, as typed, and the space of the others; of two of a key the later holds.
+
+    Raises ConfigError.
+    """
+    last = {override.get_key_element(): override for override in overrides}
+    fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
+    return fixed, {key: distribution(key, each) for key, each in last.items() if each.is_sweep_override()}
+
+
+def distribution(key: str, override: Override) -> BaseDistribution:
+    """Raises ConfigError for bounds or tags that mean nothing."""
+    sweep: Any = override.value()
+    tags: set[str] = getattr(sweep, "tags", set())
+    if tags - {"log"} or (tags and not override.is_interval_sweep()):
+        raise ConfigError(f"{_typed(key, override)}: log is the one tag, for intervals; write {GRAMMAR}.")
+    if override.is_interval_sweep():
+        return _interval(_typed(key, override), sweep)
+    values: list[Any] = list(
+        override.sweep_iterator() if override.is_range_sweep() else override.sweep_string_iterator()
+    )
+    if not values:
+        raise ConfigError(f"{_typed(key, override)}: names nothing.")
+    if not override.is_range_sweep():
+        return CategoricalDistribution(list(dict.fromkeys(values)))
+    step = abs(sweep.step)
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(min(values), max(values), step=step)
+    return FloatDistribution(min(values), max(values), step=step)
+
+
+def checked(fixed: list[str], space: Space, job: Callable[[list[str]], Config]) -> Config:
+    """The configuration of the first corner, after all corners have been checked.
+
+    Raises ConfigError for a value that no configuration allows, and for an interval of fractions over whole numbers.
+    """
+    first, *others = corners(space)
+    config = job([*fixed, *words(first)])
+    values = dict(flat(to_dict(config)))
+    for key, each in space.items():
+        if isinstance(each, FloatDistribution) and type(values.get(key.lstrip("+"))) is int:
+            raise ConfigError(f"{key}: is a whole number; write int(interval({each.low:g},{each.high:g})).")
+    for corner in others:
+        job([*fixed, *words(corner)])
+    return config
+
+
+def corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Settings in which each end of every interval and each choice occurs, one key at a time, others at their first."""
+    ends = {key: _ends(each) for key, each in space.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    return [first, *({**first, key: value} for key, values in ends.items() for value in values[1:])]
+
+
+def grid(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """All combinations, the last key changing first. Raises ConfigError for an interval."""
+    combinations: list[dict[str, Any]] = [{}]
+    for key, each in space.items():
+        combinations = [{**setting, key: value} for setting in combinations for value in _points(key, each)]
+    return combinations
+
+
+def words(setting: Mapping[str, Any]) -> list[str]:
+    """The setting as overrides. Six digits of a float are enough, and what stands in a run's config.yaml."""
+    return [f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in setting.items()]
+
+
+def _interval(typed: str, sweep: IntervalSweep) -> BaseDistribution:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    assert low is not None and high is not None
+    if low >= high:
+        raise ConfigError(f"{typed}: the second bound must be above the first.")
+    if log and low <= 0:
+        raise ConfigError(f"{typed}: on a log scale the bounds must be above 0.")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _ends(each: Any) -> list[Any]:
+    return list(each.choices) if isinstance(each, CategoricalDistribution) else [each.low, each.high]
+
+
+def _points(key: str, each: Any) -> list[Any]:
+    if isinstance(each, CategoricalDistribution):
+        return list(each.choices)
+    if not each.step or each.log:
+        raise ConfigError(f"{key}: sampler grid takes lists and ranges, no intervals.")
+    count = round((each.high - each.low) / each.step) + 1
+    return [each.low + each.step * n for n in range(count)]
+
+
+def _typed(key: str, override: Override) -> str:
+    return f"{key}={override.get_value_string()}"

@@ -1,0 +1,82 @@
+"""Optuna's part: the study with its storage, the sampler and the pruner."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import distribution_to_json
+from optuna.exceptions import ExperimentalWarning
+from sqlalchemy.exc import SQLAlchemyError
+
+from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions, Sampler
+from hydra_plugins.recexp_sweeper._space import Space
+from recexp.config import Config, flat, to_dict
+from recexp.error import ConfigError, RunError
+from recexp.trainer.metric import HIGHER_IS_BETTER
+
+SEARCHED = "searched"  # the study's attribute that says what is
+# Keys that may differ between the processes of a search.
+ELSEWHERE = ("run.", "logger", "device", "plugins", "trainer.threads", "dataset.cache_dir", "dataset.path",
+             "dataset.user_path", "dataset.item_path")  # fmt: skip
+
+
+def open_study(options: Options, config: Config, folder: Path, objective: str, space: Space) -> optuna.Study:
+    """The study, made where there is none; its direction is the objective's.
+
+    Raises ConfigError for its storage, RunError where it has searched something else so far.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = options.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
+    name = options.study_name or (str(folder) if options.storage else "search")
+    try:
+        study = optuna.create_study(
+            storage=url,
+            study_name=name,
+            pruner=_pruner(options.pruner),
+            direction="maximize" if HIGHER_IS_BETTER[objective] else "minimize",
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"hydra.sweeper.storage = {options.storage}: cannot be opened: {reason}") from error
+    identity = {key: value for key, value in flat(to_dict(config)) if not key.startswith(ELSEWHERE)}
+    spaces = {key: distribution_to_json(each) for key, each in space.items()}
+    _describe(study, {**identity, "objective": objective, **spaces})
+    return study
+
+
+def sampler(options: Options, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial. Seeded by its number, a search that was interrupted goes on as if it had not been."""
+    seed = int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # what Optuna 4 calls constant_liar and GPSampler
+        if options.sampler is Sampler.tpe:
+            # constant_liar: trials of a batch, of which none has a value yet, keep away from each other.
+            return optuna.samplers.TPESampler(n_startup_trials=options.startup_trials, seed=seed, constant_liar=True)
+        if options.sampler is Sampler.gp:
+            return optuna.samplers.GPSampler(n_startup_trials=options.startup_trials, seed=seed)
+        return optuna.samplers.RandomSampler(seed)
+
+
+def _describe(study: optuna.Study, searched: dict[str, Any]) -> None:
+    """Notes what the study searches, or compares it with what it has searched so far."""
+    before = study.user_attrs.get(SEARCHED)
+    if before is None:
+        study.set_user_attr(SEARCHED, searched)
+    elif different := sorted(key for key in {*before, *searched} if before.get(key) != searched.get(key)):
+        key = different[0]
+        raise RunError(
+            f"study {study.study_name}: {key} is {searched.get(key)} here and {before.get(key)} in the study; "
+            "a search goes on as it began."
+        )
+
+
+def _pruner(options: PrunerOptions) -> optuna.pruners.BasePruner:
+    """Optuna's pruner; an epoch is a step, counted from 1."""
+    if options.name is Pruner.median:
+        return optuna.pruners.MedianPruner(options.startup_trials, options.warmup_epochs)
+    if options.name is Pruner.asha:
+        return optuna.pruners.SuccessiveHalvingPruner(options.warmup_epochs, options.reduction)
+    return optuna.pruners.NopPruner()

@@ -1,0 +1,93 @@
+"""The plugin: from Hydra's arguments to a search, and from a trial's words to a launcher's job."""
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from hydra_plugins.recexp_launcher.gate import at_once
+from hydra_plugins.recexp_sweeper._options import Options
+from recexp.cli import model_file, yaml_folders
+from recexp.config import Config
+from recexp.error import ConfigError
+from recexp.validate import check, typed
+
+logger = logging.getLogger("recexp.search")
+INSTALL = "pip install 'recexp[optuna]'"
+
+
+class OptunaSweeper(Sweeper):
+    """Asks Optuna for trials and has them run by whatever launcher, as many at once as hydra.sweeper.n_jobs."""
+
+    def __init__(self, **options: Any) -> None:  # Hydra hands over hydra.sweeper, which Options types
+        self.typed = options
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Raises ConfigError for an option that is wrong, and where Optuna is missing."""
+        _require_optuna()
+        options = typed(Options, OmegaConf.create(self.typed), "hydra.sweeper")
+        self.config, self.hydra_context = config, hydra_context
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.options = replace(options, n_jobs=options.n_jobs or at_once(config.hydra.launcher))
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs trials until the study has n_trials. Raises ConfigError for a space that the configuration has not."""
+        from hydra_plugins.recexp_sweeper import _space
+        from hydra_plugins.recexp_sweeper._closing import closing
+        from hydra_plugins.recexp_sweeper._search import Search
+
+        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        params = [f"{key}={value}" for key, value in self.options.params.items()]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        fixed, space = _space.split(parser.parse_overrides([*params, *arguments]))
+        if not space:
+            raise ConfigError(
+                "hydra/sweeper = optuna: nothing to search; type a space, as in model.dropout=interval(0,0.5), "
+                "or add one of recexp's own, as in +sweep=din."
+            )
+        config = _space.checked(fixed, space, self.job)
+        search = Search(self.options, config, Path(self.config.hydra.sweep.dir), fixed, space, self.job, self.launcher)
+        with open_dict(self.config.hydra.sweep):
+            self.config.hydra.sweep.n_jobs = search.n_trials
+        search.run()
+        for line in closing(search.trials(), search.objective, self._alone(fixed, space)):
+            logger.info(line)
+
+    def job(self, words: list[str]) -> Config:
+        """The checked configuration of a job. Raises ConfigError, or what Hydra raises."""
+        assert self.config is not None and self.hydra_context is not None
+        raw = self.hydra_context.config_loader.load_sweep_config(self.config, words)
+        folders = yaml_folders(raw.hydra)
+        with open_dict(raw):
+            del raw["hydra"]
+        return check(raw, model_file(raw, folders))
+
+    def _alone(self, fixed: list[str], space: Collection[str]) -> list[str]:
+        """What every trial has, as words of a command that is no search."""
+        assert self.config is not None
+        words = [word for word in fixed if not word.startswith(("run.", "+sweep="))]
+        chosen = "model" in space or any(word.startswith("model=") for word in words)
+        return words if chosen else [f"model={self.config.hydra.runtime.choices.model}", *words]
+
+
+def _require_optuna() -> None:
+    try:
+        found = version("optuna")
+    except PackageNotFoundError:
+        raise ConfigError(f"hydra/sweeper = optuna: Optuna is not installed; {INSTALL}") from None
+    if int(found.split(".")[0]) < 4:
+        raise ConfigError(f"hydra/sweeper = optuna: needs Optuna 4 or newer, and this is {found}; {INSTALL}")

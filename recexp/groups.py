@@ -1,0 +1,16 @@
+"""The groups of YAML files, and where they lie."""
+
+from pathlib import Path
+
+GROUPS = ("model", "dataset", "trainer", "logger", "experiment", "sweep")
+
+
+def conf_folder() -> Path:
+    """The folder of the YAML files: inside the package when installed, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def options(group: str) -> list[str]:
+    """Its files, by name."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))

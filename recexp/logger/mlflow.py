@@ -1,0 +1,174 @@
+"""MLflow: a run in an experiment, on a server, in a database or in a local SQLite file."""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.config import require
+from recexp.logger import LoggerConfig, require_package
+from recexp.registry import register
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+LOCAL = "sqlite:///"
+NOTE = "mlflow.json"  # in the run directory: the run's id
+LONGEST = 6000  # characters of a parameter's value
+STATES = {"finished": "FINISHED", "interrupted": "KILLED", "pruned": "KILLED"}
+# A server that is away costs seconds, where MLflow itself waits for minutes; and nothing is sent to anybody else.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    """PATIENCE in the environment, where the user has not set something else, and gone afterwards."""
+    added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time, in a local store: where two make its tables at once, both fail."""
+    if not uri.startswith(LOCAL):
+        yield
+        return
+    database = _database(uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        yield
+
+
+def _database(uri: str) -> Path:
+    """The file of a local store."""
+    return Path(uri.removeprefix(LOCAL).partition("?")[0]).absolute()
+
+
+@register("mlflow", kind="logger")
+class MLflow:
+    @dataclass(kw_only=True)
+    class Config(LoggerConfig):
+        tracking_uri: str | None
+        experiment: str
+        run_name: str | None
+        tags: dict[str, str]
+
+        def __post_init__(self) -> None:
+            require_package("mlflow", "mlflow")
+            require(bool(self.experiment.strip()), "logger.experiment", repr(self.experiment), "a name")
+            if not (uri := self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
+                uri = self.tracking_uri = f"{LOCAL}{Path('outputs/mlflow/mlflow.db').absolute()}"
+            if uri.startswith(LOCAL):
+                require_package("mlflow", "sqlalchemy")
+
+    def __init__(self, config: Config, path: Path, options: dict[str, Any]) -> None:
+        self.config, self.path, self.options = config, path, options
+
+    @_patience()
+    def begin(self, points: list[dict[str, float]]) -> str:
+        from mlflow.tracking import MlflowClient
+
+        uri = self.config.tracking_uri or os.environ["MLFLOW_TRACKING_URI"]
+        with _alone(uri):
+            self.client = MlflowClient(uri)
+            run = self._earlier() or self._new()
+        self.id = run.info.run_id
+        if not run.data.params:
+            self._log_options()
+        self.last = max((metric.step for metric in self.client.get_metric_history(self.id, "epoch")), default=0)
+        for step, figures in enumerate(points, 1):
+            self._log_epoch(step, figures)
+        return f"run {self.id} of experiment {self.config.experiment}, {uri}"
+
+    @_patience()
+    def epoch(self, step: int, figures: dict[str, float]) -> None:
+        self._log_epoch(step, figures)
+
+    @_patience()
+    def end(self, step: int, figures: dict[str, float], state: str) -> None:
+        self._log(step, figures)
+        if (picture := self.path / "curves.png").exists():
+            self.client.log_artifact(self.id, str(picture))
+        self.client.set_terminated(self.id, STATES.get(state, "FAILED"))
+
+    def _earlier(self) -> "Run | None":
+        """The run that mlflow.json names, where the store has it."""
+        from mlflow.exceptions import MlflowException
+
+        if not (note := self.path / NOTE).exists():
+            return None
+        try:
+            run = self.client.get_run(json.loads(note.read_text("utf-8"))["run_id"])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None  # it was in another store
+        if run.info.lifecycle_stage != "active":
+            return None  # deleted by hand
+        self.client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+    def _new(self) -> "Run":
+        name = self.config.run_name or self.path.absolute().name
+        tags = {"mlflow.source.name": "recexp", "directory": str(self.path.absolute()), **self.config.tags}
+        run = self.client.create_run(self._experiment(), run_name=name, tags=tags)
+        (self.path / NOTE).write_text(json.dumps({"run_id": run.info.run_id}) + "\n", "utf-8")
+        return run
+
+    def _experiment(self) -> str:
+        """The experiment's id; made where there is none, its files beside a local store."""
+        from mlflow.exceptions import MlflowException
+
+        name, uri = self.config.experiment, self.client.tracking_uri
+        if not (found := self.client.get_experiment_by_name(name)):
+            files = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(LOCAL) else None
+            try:
+                return self.client.create_experiment(name, files)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)
+                if not found:  # nor has a run beside this one just made it
+                    raise
+        return found.experiment_id
+
+    def _log_options(self) -> None:
+        from mlflow.entities import Param
+
+        options = [Param(name, str(value)[:LONGEST]) for name, value in self.options.items()]
+        self.client.log_batch(self.id, params=options)
+        self.client.log_artifact(self.id, str(self.path / "config.yaml"))
+
+    def _log_epoch(self, step: int, figures: dict[str, float]) -> None:
+        """An epoch that a kill parted from its checkpoint is there already; trained again, it has the same figures."""
+        if step > self.last:
+            self._log(step, figures)
+
+    def _log(self, step: int, figures: dict[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.id, metrics=[Metric(_name(name), value, now, step) for name, value in figures.items()]
+        )
+
+
+def _name(name: str) -> str:
+    """A metric's name as MLflow allows it."""
+    return re.sub(r"[^/\w.\- ]", "_", name.replace("@", "_at_"))

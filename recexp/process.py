@@ -1,0 +1,48 @@
+"""Settings of a process that does nothing but train, and how a signal ends it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from recexp.error import Terminated
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to here are kept; the second is what older versions allow
+
+
+def own_process() -> None:
+    """Before torch is imported, which reads some of the settings once."""
+    # Waiting threads of OpenMP spin for milliseconds by default: as soon as others use the cores too, a run becomes ten
+    # times slower. Microseconds are enough to keep its speed on cores of its own.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    # glibc gives freed blocks of some 100 KB back to the system, and faults new ones in page by page in the next step:
+    # a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
+    if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(parameter, KEPT_BYTES) or mallopt(parameter, KEPT_BYTES_AT_MOST)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated; on other threads than the main one, which alone may set it, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated

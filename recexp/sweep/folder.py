@@ -1,0 +1,186 @@
+"""A sweep's folder: sweep.yaml, what was typed; a run directory a job, which begins with its number and holds its whole
+configuration before it starts. So a launcher needs to know no more than directories, and a sweep that was broken off
+can be given again.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recexp.config import Config
+from recexp.error import ConfigError, RunError
+from recexp.run.directory import (
+    dump,
+    read_json,
+    read_status,
+    remove,
+    run_name,
+    unique_folder,
+    write_config,
+    write_text,
+)
+
+TYPED = "sweep.yaml"
+MULTIRUN = "multirun.yaml"  # Hydra's, which sweep.yaml makes needless
+ENDED = ("finished", "pruned")  # states of jobs that are not run again
+PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep is, not what
+
+
+class Stopped(Exception):
+    """A sweep that ends at its first failure, as run.fail_fast says."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """overrides and flags: as typed, but for its place."""
+
+    folder: Path
+    overrides: list[str]
+    flags: list[str]
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """number: Hydra's. path: its run directory. overrides: as typed, this job's value where several were."""
+
+    number: int
+    path: Path
+    config: Config
+    overrides: list[str]
+
+    @property
+    def began(self) -> bool:
+        return (self.path / "status.json").exists()
+
+    @property
+    def ended(self) -> bool:
+        return state(self.path)[0] in ENDED
+
+
+@contextlib.contextmanager
+def opened(typed: str | None, resume: bool) -> Iterator[Path]:
+    """The folder of a sweep, for this process alone; removed again where it is new and nothing has begun in it.
+
+    Raises RunError for one that is taken or cannot be made.
+    """
+    folder, new = _made(typed, resume)
+    with _locked(folder):
+        if not new:
+            _check_resumes(folder, resume)
+        try:
+            yield folder
+        finally:
+            (folder / MULTIRUN).unlink(missing_ok=True)
+            if new and not begun(folder):
+                remove(folder)
+
+
+def begun(folder: Path) -> bool:
+    return (folder / TYPED).exists()
+
+
+def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
+    """Writes what was typed, and each new job's directory with its configuration."""
+    typed = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
+    write_text(sweep.folder / TYPED, dump(typed))
+    for job in jobs:
+        job.path.mkdir(exist_ok=True)
+        if not (job.path / "config.yaml").exists():
+            write_config(job.path, job.config, job.overrides)
+
+
+def check_data(job: Job, fingerprint: str) -> None:
+    """Raises RunError where a job has begun on other data than are there now."""
+    before = ((read_json(job.path / "environment.json") or {}).get("data") or {}).get("fingerprint")
+    if before not in (None, fingerprint):
+        raise RunError(f"{job.path}: was run on other data ({before}) than are there now ({fingerprint}).")
+
+
+def quoted(path: Path) -> str:
+    """A path in the grammar of Hydra's overrides."""
+    return "'" + str(path).replace("'", "\\'") + "'"
+
+
+def read_typed(folder: Path) -> dict[str, Any]:
+    """overrides, flags, and the directory where they were typed. Raises RunError where it is damaged."""
+    try:
+        return yaml.safe_load((folder / TYPED).read_text("utf-8"))
+    except yaml.YAMLError as error:
+        raise RunError(f"{folder / TYPED}: damaged ({str(error).splitlines()[0]}).") from error
+
+
+def job_path(folder: Path, number: int, config: Config) -> Path:
+    """The directory of a job: the one that has its number, or a new one."""
+    return find_job(folder, number) or folder / f"{number}-{run_name(config)}"
+
+
+def find_job(folder: Path, number: int) -> Path | None:
+    return next((path.parent for path in folder.glob(f"{number}-*/config.yaml")), None)
+
+
+def find_jobs(folder: Path) -> list[Path]:
+    """Directories of all jobs, by number."""
+    found = [path.parent for path in folder.glob("*-*/config.yaml") if path.parent.name.split("-")[0].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+
+
+def _made(typed: str | None, resume: bool) -> tuple[Path, bool]:
+    """The folder, and whether it is new."""
+    if typed is None:
+        if resume:
+            raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")
+        now = datetime.datetime.now()
+        return unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}"), True
+    folder = Path(typed)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if folder.is_dir():
+            return folder, False
+        raise RunError(f"run.dir = {folder}: is a file.") from None
+    except OSError as error:
+        raise RunError(f"run.dir = {folder}: cannot be made ({error.strerror}).") from error
+    return folder, True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises RunError where another process has the lock; a file system without locks gives no protection."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise RunError(f"{folder}: another process is at work on this sweep.") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _check_resumes(folder: Path, resume: bool) -> None:
+    if not any(folder.iterdir()):
+        return
+    if not resume:
+        raise RunError(f"run.dir = {folder}: exists; give another, or go on with it by run.resume=true.")
+    if not begun(folder):
+        raise RunError(f"run.dir = {folder}: is no sweep's folder (it has no {TYPED}).")
+
+
+def state(path: Path) -> tuple[str, str | None]:
+    """State and error of a job; missing where it has not begun."""
+    if not (path / "status.json").exists():
+        return "missing", None
+    status = read_status(path)
+    return status["state"], status["error"]

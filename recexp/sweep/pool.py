@@ -1,0 +1,155 @@
+"""Jobs in processes of their own, some at once, forked from a server that has imported torch and touched no device."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from recexp.error import Terminated
+from recexp.process import own_process
+from recexp.run.directory import read_config
+from recexp.sweep.folder import ENDED, Sweep, state
+from recexp.sweep.job import objective, run, settle
+from recexp.sweep.progress import Progress
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# What a job imports; each import once in the server is one less in every job.
+PRELOADED = [
+    "recexp.experiment",
+    "torch._dynamo",
+    "pandas",
+    "pyarrow.parquet",
+    "matplotlib.figure",
+    "recexp.sweep.pool",
+]
+PATIENCE = 30  # seconds that a job has to end after a signal, before it is killed
+
+
+def start_server() -> None:
+    """Starts importing in the background; later calls do nothing. Jobs start one, too, where there is none."""
+    from multiprocessing import forkserver
+
+    own_process()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What Hydra's launchers call. apart: in a process of its own, so that theirs survives what ends a job's."""
+
+    sweep: Sweep
+    apart: bool = False
+
+    def __call__(self, raw: "DictConfig") -> float:
+        """Trains what the directory run.dir says; returns the value of the objective, NaN where that failed."""
+        path = Path(raw.run.dir)
+        if not self.apart:
+            return run(path)
+        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own is one that the job would not know
+        Pool(1).run([path])
+        return objective(path)
+
+
+class Pool:
+    """n_jobs: at once. gpus: CUDA_VISIBLE_DEVICES of each job, by turns; none where all see the same."""
+
+    def __init__(self, n_jobs: int, gpus: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
+        self.gpus, self.environment = gpus, {**os.environ, **(environment or {})}
+        self.free = deque(range(n_jobs))
+        self.running: dict[int, tuple[BaseProcess, Path, int]] = {}  # by sentinel: process, directory, slot
+
+    def run(self, paths: Sequence[Path], progress: Progress | None = None, fail_fast: bool = False) -> None:
+        """Trains them all. What ends this early, a signal or a failure, interrupts the jobs that run."""
+        start_server()
+        waiting = deque(paths)
+        try:
+            while waiting or self.running:
+                while waiting and self.free:
+                    self._start(waiting.popleft())
+                if progress:
+                    progress.running(len(self.running))
+                for sentinel in wait(list(self.running)):
+                    assert isinstance(sentinel, int)
+                    path = self._end(sentinel)
+                    if progress:
+                        progress.tell(path)
+                    if fail_fast and state(path)[0] not in ENDED:
+                        return
+        finally:
+            self._stop()
+
+    def _start(self, path: Path) -> None:
+        slot = self.free.popleft()
+        gpu = self.gpus[slot % len(self.gpus)] if self.gpus else None
+        context = multiprocessing.get_context("forkserver")
+        process = context.Process(target=main, args=(path, self.environment, gpu), name=path.name)
+        process.start()
+        self.running[process.sentinel] = process, path, slot
+
+    def _end(self, sentinel: int) -> Path:
+        process, path, slot = self.running.pop(sentinel)
+        process.join()
+        self.free.append(slot)
+        code, pid = process.exitcode or 0, process.pid or 0
+        if code < 0:
+            settle(path, pid, "interrupted", f"the process was killed by {signal.Signals(-code).name}")
+        else:
+            settle(path, pid, "failed", f"the process ended by itself, with exit code {code}, before the run did")
+        process.close()
+        return path
+
+    def _stop(self) -> None:
+        """Ends what runs, and waits for it."""
+        for process, *_ in self.running.values():
+            process.terminate()
+        for process, *_ in self.running.values():
+            process.join(PATIENCE)
+            process.kill()
+        for sentinel in list(self.running):
+            self._end(sentinel)
+
+
+def main(path: Path, environment: dict[str, str], gpu: str | None) -> None:
+    """A job's process. What it prints goes to log.txt of its directory."""
+    os.setpgrp()  # Ctrl-C on the terminal reaches the sweep alone, which ends its jobs, once
+    os.environ.update(environment)
+    own_process()
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and outlives one that is killed
+    _print_to(path / "log.txt")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if gpu is not None and read_config(path)["device"] in ("auto", "cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        run(path)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Terminated:
+        sys.exit(143)
+
+
+def _print_to(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
+    os.close(file)
+
+
+def _end_with_parent() -> None:
+    """A sweep that is killed takes its jobs along: they are interrupted."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
