@@ -52,7 +52,7 @@ class Log:
         total = hashlib.blake2b(digest_size=12)
         for column in columns:
             if column is not None:
-                total.update(np.ascontiguousarray(column).view(np.uint8))
+                total.update(column.tobytes())
         return total.hexdigest()
 
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,27 @@ def test_writing_to_mapped_arrays_and_their_tensors_alters_no_file(config: Datas
         tensor.copy_(torch.ones_like(tensor))
     assert {path: path.read_bytes() for path in before} == before
     assert_equal(first, load(config))
+
+
+def test_data_that_several_want_at_once_are_prepared_once(
+    config: DatasetConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three find that the cache is empty before one of them reads."""
+    missed = threading.Barrier(3)
+    look = cache.read
+
+    def look_together(folder: str | None, key: str) -> Dataset | None:
+        found = look(folder, key)
+        if not Counted.reads and threading.current_thread().name not in waited:
+            waited.add(threading.current_thread().name)
+            missed.wait(timeout=60)
+        return found
+
+    waited: set[str] = set()
+    monkeypatch.setattr(cache, "read", look_together)
+    with ThreadPoolExecutor(3) as pool:
+        loaded = list(pool.map(load, [config] * 3))
+    assert Counted.reads == 1 and len(waited) == 3
+    for other in loaded[1:]:
+        assert_equal(loaded[0], other)
+    assert [path.name for path in entries(config)] == [loaded[0].fingerprint]  # and no lock is left

@@ -1,0 +1,71 @@
+"""What the launcher hands out to jobs that run at once: cores, GPUs, processes."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from hydra_plugins.recexp_launcher import gate, processes
+from recexp.sweep import pool
+from recexp.sweep.folder import quoted
+
+
+@pytest.mark.parametrize(
+    ("launcher", "jobs", "cores"),
+    [
+        ({"n_jobs": 1}, 5, 16),
+        ({"n_jobs": 4}, 5, 4),
+        ({"n_jobs": 4}, 2, 8),  # two jobs are at most two at once
+        ({"n_jobs": 5}, 9, 3),
+        ({"n_jobs": 40}, 99, 1),
+        ({"n_jobs": -1}, 99, 1),  # joblib's: as many as there are cores
+        ({}, 9, 16),  # Hydra's own: one after the other
+        ({"cpus_per_task": 6}, 9, 6),
+        ({"cpus_per_task": None}, 9, 1),
+    ],
+)
+def test_cores_are_divided_among_the_jobs_that_run_at_once(launcher, jobs, cores, monkeypatch):
+    monkeypatch.setattr(gate, "cores", lambda: 16)
+    assert gate.cores_of_each(OmegaConf.create(launcher), jobs) == cores
+
+
+@pytest.mark.parametrize(
+    ("count", "named", "expected"),
+    [
+        (0, None, []),
+        (1, None, []),
+        (2, None, ["0", "1"]),
+        (2, "5,7", ["5", "7"]),
+        (2, "GPU-a,GPU-b", ["GPU-a", "GPU-b"]),
+    ],
+)
+def test_gpus_are_those_that_the_process_sees_where_there_are_several(count, named, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert processes.gpus() == expected
+
+
+@pytest.mark.parametrize("name", ["a/0-fm", "with space", "it's", "a=b,c", "{x}[y]", "ünï"])
+def test_a_directory_comes_through_hydras_grammar_as_it_is(name):
+    assert processes.directory(["model=fm", f"++run.dir={quoted(Path(name))}"]) == Path(name)
+
+
+def test_jobs_at_once_see_a_gpu_each_and_a_job_with_a_device_of_its_own_sees_all(tmp_path, monkeypatch):
+    """Jobs that note what they see, in place of training."""
+    devices = ["auto", "cuda", "cpu", "cuda:1"]
+    paths = [tmp_path / device for device in devices]
+    for path in paths:
+        path.mkdir()
+        (path / "config.yaml").write_text(f"device: {path.name}")
+        (path / "status.json").write_text('{"state": "finished", "error": null, "pid": 0, "host": ""}')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr(pool, "main", seen)
+    pool.Pool(4, ["3", "5"]).run(paths)
+    assert [(path / "seen").read_text() for path in paths] == ["3", "5", "3,5", "3,5"]
+
+
+def seen(path: Path, environment: dict[str, str], gpu: str | None) -> None:
+    pool.run = lambda path: (path / "seen").write_text(pool.os.environ["CUDA_VISIBLE_DEVICES"])
+    pool.main(path, environment, gpu)
