@@ -189,6 +189,9 @@ def call_hydra(
     """Hydra with what was typed and overrides of our own; it calls the task. Raises ConfigError."""
     import hydra
 
+    from hydra_plugins.recexp_launcher._default import set_defaults
+
+    set_defaults()
     if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
         own = []
     else:

@@ -38,6 +38,7 @@ examples
   recexp model=dien trainer.epochs=5
   recexp model=din dataset=csv dataset.path=log.csv dataset.columns.user=uid
   recexp -m model=deepfm,din seed=0,1,2
+  recexp -m +sweep=din hydra.sweeper.n_trials=20
   recexp check model=din plugins=[my_model.py]
 
 flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,

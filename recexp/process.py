@@ -16,9 +16,6 @@ KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to here are kept; the
 
 def own_process() -> None:
     """Before torch is imported, which reads some of the settings once."""
-    # Waiting threads of OpenMP spin for milliseconds by default: as soon as others use the cores too, a run becomes ten
-    # times slower. Microseconds are enough to keep its speed on cores of its own.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     # glibc gives freed blocks of some 100 KB back to the system, and faults new ones in page by page in the next step:
     # a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
     if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):

@@ -40,7 +40,7 @@ class Faulty(FM):
         self.fault = config.fault
 
     def losses(self, output, batch):
-        print("printed by", self.fault, {name: os.environ.get(name) for name in ("GOMP_SPINCOUNT", "GIVEN")})
+        print("printed by", self.fault, os.environ.get("GIVEN"))
         if not Path("mended").exists():
             faults = {"exit": lambda: sys.exit(0), "vanish": lambda: os._exit(0), "raise": lambda: 1 / 0,
                       "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": signal.pause}
@@ -191,6 +191,8 @@ def test_a_signal_interrupts_the_jobs_and_the_sweep_can_be_given_again(sent, cod
         assert "of 3 jobs 1 interrupted, 1 missing" in out
         assert [row["status"] for row in rows()] == ["finished", "interrupted", "missing"]
     wait_for(lambda: states() == ["finished", "interrupted", "missing"])
+    if sent is not signal.SIGKILL:
+        return
     Path("mended").touch()
     assert run(["resume", "sweep"]) == 0
     assert states() == ["finished"] * 3
@@ -220,6 +222,8 @@ MISTAKES = {  # typed: what the one line must say
     "seed=0,1 hydra.launcher.n_jobs=0": "hydra.launcher.n_jobs = 0: must be 1 or more",
     "seed=0,1 hydra.launcher.jobs=2": "hydra.launcher.jobs",
     "seed=0,1 hydra/launcher=process": "processes",
+    "seed=0,1 hydra.sweep.dir=mine": "the sweep's folder is run.dir=",
+    "seed=0,1 run.dir=new/sweep run.resume=1": "run.resume = 1: must be true or false",
     "run.dir=a,b": "run.dir=a,b: a sweep has one folder",
     "seed=0,1 run.resume=true": "goes on with a sweep in run.dir",
     "seed=0,1 run.dir=[": "no viable alternative",
@@ -325,9 +329,8 @@ def test_hydras_own_launcher_runs_the_jobs_in_this_process(faulty, capsys):
 def test_a_job_that_is_killed_costs_other_launchers_no_result(launcher, package, faulty):
     pytest.importorskip(f"hydra_plugins.hydra_{package}_launcher")
     n_jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    typed = [*WITH_FAULTS, "model.fault=none,kill,exit,last", f"hydra/launcher={launcher}", *n_jobs]
-    assert run(typed) == 1
-    assert states() == ["finished", "interrupted", "failed", "finished"]
+    assert run([*WITH_FAULTS, "model.fault=kill,last", f"hydra/launcher={launcher}", *n_jobs]) == 1
+    assert states() == ["interrupted", "finished"]
     assert [row["status"] for row in rows()] == states()
 
 
@@ -359,9 +362,9 @@ def test_our_launcher_is_the_default_under_another_configuration_and_a_file_may_
     assert only_planned == [path.absolute() for path in jobs()]
 
 
-def test_jobs_are_given_the_environment_that_hydra_sets_and_quiet_threads(faulty):
+def test_jobs_are_given_the_environment_that_hydra_sets(faulty):
     assert run([*WITH_FAULTS, "model.fault=none", "+hydra.job.env_set.GIVEN=so"]) == 0
-    assert "{'GOMP_SPINCOUNT': '2000', 'GIVEN': 'so'}" in (jobs()[0] / "log.txt").read_text()
+    assert "printed by none so" in (jobs()[0] / "log.txt").read_text()
 
 
 def test_a_job_may_speak_of_its_number(empty, only_planned):

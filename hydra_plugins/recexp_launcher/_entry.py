@@ -5,8 +5,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from hydra.conf import HydraConf
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
@@ -22,12 +20,10 @@ logger = logging.getLogger("recexp.sweep")
 
 def sweep(overrides: list[str], flags: list[str]) -> int:
     """Runs all jobs; 1 if one did not come to its end. Raises UserError before the first starts."""
-    place = _place(overrides)
-    _set_defaults()
+    typed_folder, resume = _place(overrides)
     log_to_terminal()
-    with terminable(), opened(place.get("dir"), place.get("resume", False)) as folder:
-        typed = [word for word in overrides if not PLACE.match(word)]
-        task = Task(Sweep(folder, typed, flags, place.get("resume", False)))
+    with terminable(), opened(typed_folder, resume) as folder:
+        task = Task(Sweep(folder, [word for word in overrides if not PLACE.match(word)], flags))
         try:
             call_hydra(task, [*OWN, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=."], overrides, flags)
         except Stopped:
@@ -50,8 +46,12 @@ def resume_sweep(folder: Path) -> int:
         return sweep([*typed["overrides"], f"run.dir={quoted(folder)}", "run.resume=true"], typed["flags"])
 
 
-def _place(overrides: list[str]) -> dict[str, Any]:
-    """What was typed for run.dir and run.resume."""
+def _place(overrides: list[str]) -> tuple[str | None, bool]:
+    """What was typed for run.dir and run.resume. Raises ConfigError."""
+    if other := next(
+        (word for word in overrides if word.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))), None
+    ):
+        raise ConfigError(f"{other}: recexp names the directories of jobs; the sweep's folder is run.dir=...")
     words = [word for word in overrides if PLACE.match(word)]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
@@ -59,14 +59,11 @@ def _place(overrides: list[str]) -> dict[str, Any]:
         raise one_line(error, overrides) from error
     if several := [word for word, each in zip(words, parsed, strict=True) if each.is_sweep_override()]:
         raise ConfigError(f"{several[0]}: a sweep has one folder.")
-    return {each.get_key_element().lstrip("+").removeprefix("run."): each.value() for each in parsed}
-
-
-def _set_defaults() -> None:
-    """Our launcher unless a file or a word names another, and the gate before any; so under --config-name, too."""
-    node = HydraConf(callbacks={"recexp": {"_target_": "hydra_plugins.recexp_launcher.gate.Gated"}})
-    node.defaults = [{"launcher": "processes"} if "launcher" in each else each for each in node.defaults]
-    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
+    values: dict[str, Any] = {each.get_key_element().lstrip("+"): each.value() for each in parsed}
+    folder, resume = values.get("run.dir"), values.get("run.resume", False)
+    if not isinstance(resume, bool):
+        raise ConfigError(f"run.resume = {resume}: must be true or false.")
+    return None if folder is None else str(folder), resume
 
 
 def _conclude(folder: Path, silent: bool = False) -> int:

@@ -1,7 +1,6 @@
 """The plugin: from Hydra's arguments to a search, and from a trial's words to a launcher's job."""
 
 import logging
-from collections.abc import Collection
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -47,7 +46,7 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Runs trials until the study has n_trials. Raises ConfigError for a space that the configuration has not."""
         from hydra_plugins.recexp_sweeper import _space
-        from hydra_plugins.recexp_sweeper._closing import closing
+        from hydra_plugins.recexp_sweeper._closing import count
         from hydra_plugins.recexp_sweeper._search import Search
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
@@ -64,8 +63,7 @@ class OptunaSweeper(Sweeper):
         with open_dict(self.config.hydra.sweep):
             self.config.hydra.sweep.n_jobs = search.n_trials
         search.run()
-        for line in closing(search.trials(), search.objective, self._alone(fixed, space)):
-            logger.info(line)
+        logger.info(count(search.trials()))
 
     def job(self, words: list[str]) -> Config:
         """The checked configuration of a job. Raises ConfigError, or what Hydra raises."""
@@ -75,13 +73,6 @@ class OptunaSweeper(Sweeper):
         with open_dict(raw):
             del raw["hydra"]
         return check(raw, model_file(raw, folders))
-
-    def _alone(self, fixed: list[str], space: Collection[str]) -> list[str]:
-        """What every trial has, as words of a command that is no search."""
-        assert self.config is not None
-        words = [word for word in fixed if not word.startswith(("run.", "+sweep="))]
-        chosen = "model" in space or any(word.startswith("model=") for word in words)
-        return words if chosen else [f"model={self.config.hydra.runtime.choices.model}", *words]
 
 
 def _require_optuna() -> None:

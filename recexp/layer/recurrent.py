@@ -125,10 +125,15 @@ def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor
     return F.linear(x, weight_ih, bias).to(weight_ih.dtype)
 
 
-def active(mask: Tensor) -> list[int]:
-    """For each step, up to which row there are events: mask (B, L). Tight where the longest histories come first."""
-    row = torch.arange(1, len(mask) + 1, device=mask.device)[:, None]
-    return (row * mask).amax(0).tolist() if len(mask) else [0] * mask.shape[1]
+def active(mask: Tensor, multiple: int = 128) -> list[int]:
+    """For each step, up to which row there are events: mask (B, L). Tight where the longest histories come first.
+
+    Rounded up, for each further shape of a bfloat16 product is compiled and kept.
+    """
+    n_rows = len(mask)
+    row = torch.arange(1, n_rows + 1, device=mask.device)[:, None]
+    last_row = (row * mask).amax(0) if n_rows else mask.new_zeros(mask.shape[1], dtype=torch.long)
+    return (last_row + multiple - 1).div(multiple, rounding_mode="floor").mul(multiple).clamp(max=n_rows).tolist()
 
 
 class _Recurrence(torch.autograd.Function):

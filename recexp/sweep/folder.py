@@ -45,7 +45,6 @@ class Sweep:
     folder: Path
     overrides: list[str]
     flags: list[str]
-    resume: bool
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import os
+import shlex
 import statistics
 from collections import Counter
 from dataclasses import dataclass
@@ -13,11 +15,12 @@ import yaml
 
 from recexp.run.directory import read_config, read_json, write_json, write_text
 from recexp.run.table import columns, number
-from recexp.sweep.folder import ENDED, find_jobs, state
+from recexp.sweep.folder import ENDED, find_jobs, read_typed, state
 from recexp.sweep.job import objective_name
 from recexp.trainer.metric import HIGHER_IS_BETTER
 
 SHOWN = ("auc", "gauc", "logloss")
+N_SETTINGS, N_BEST = 20, 10  # of more settings, the closing table shows the best
 COST = ("best_epoch", "epochs", "parameters", "seconds", "samples_per_second", "peak_memory_mb")
 
 
@@ -77,10 +80,18 @@ def best_job(jobs: list[Outcome]) -> Outcome | None:
 
 
 def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
-    """Mean and deviation over seeds of each setting, the best job, and those that have not come to their end."""
-    lines = ["", *columns(_rows(jobs))]
+    """Mean and deviation over seeds of each setting, the best job and the command that trains it again, and those that
+    have not come to their end.
+    """
+    settings = _settings(jobs)
+    shown = dict(sorted(settings.items(), key=_rank)[:N_BEST]) if len(settings) > N_SETTINGS else settings
+    lines = ["", *columns(_rows(shown))]
+    if len(shown) < len(settings):
+        lines.append(f"the {len(shown)} best on valid; {len(settings) - len(shown)} more are in sweep.csv")
     if best := best_job(jobs):
-        lines.append(f"best: {best.path.name}, valid {objective_name(best.path)} {number(_value(best))}")
+        test = "  ".join(f"{name} {number(best.metrics['test'].get(name))}" for name in SHOWN)
+        value = f"valid {objective_name(best.path)} {number(_value(best))}"
+        lines += [f"best: {best.path.name}, {value}  |  test {test}", command(best)]
     lines += [f"{job.state}: {job.path}: {job.error}" for job in jobs if job.state == "failed"]
     states = Counter(job.state for job in jobs if job.state not in ENDED)
     if states:
@@ -89,20 +100,44 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
     return [*lines, str(folder)]
 
 
+def command(job: Outcome) -> str:
+    """What trains a job again outside of its sweep, for a shell."""
+    words = [word for word in job.typed if not word.startswith("+sweep=")]
+    if len(words) < len(job.typed) and not any(word.startswith("model=") for word in words):
+        words.insert(0, f"model={read_config(job.path)['model']['name']}")  # which the space had chosen
+    flags = [word for word in read_typed(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
+    return shlex.join(["recexp", *words, *flags])
+
+
 def differing(jobs: list[Outcome]) -> list[str]:
     """The keys of overrides that are not the same in all jobs."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
-def _rows(jobs: list[Outcome]) -> list[list[str]]:
-    settings: dict[str, list[dict[str, Any]]] = {}
+def _settings(jobs: list[Outcome]) -> dict[str, list[Outcome]]:
+    """The finished jobs of each setting, seeds apart."""
+    settings: dict[str, list[Outcome]] = {}
     differs = [key for key in differing(jobs) if key != "seed" and not key.startswith("run.")]
     for job in jobs:
         setting = " ".join(f"{key}={job.overrides[key]}" for key in differs if key in job.overrides)
-        settings.setdefault(setting, []).extend([job.metrics] if job.state == "finished" else [])
+        settings.setdefault(setting, []).extend([job] if job.state == "finished" else [])
+    return settings
+
+
+def _rank(item: tuple[str, list[Outcome]]) -> float:
+    """Smaller for a setting that is better on valid, by the mean over seeds."""
+    values = [value for job in item[1] if (value := _value(job)) is not None]
+    if not values:
+        return math.inf
+    mean = statistics.fmean(values)
+    return -mean if HIGHER_IS_BETTER[objective_name(item[1][0].path)] else mean
+
+
+def _rows(settings: dict[str, list[Outcome]]) -> list[list[str]]:
     rows = [["setting", "n", *(f"test {name}" for name in SHOWN), "parameters", "seconds"]]
-    for setting, found in settings.items():
+    for setting, jobs in settings.items():
+        found = [job.metrics for job in jobs]
         tests = [_mean([metrics["test"].get(name) for metrics in found]) for name in SHOWN]
         rows.append([setting or "-", str(len(found)), *tests, _whole(found, "parameters"), _whole(found, "seconds")])
     return rows

@@ -1,8 +1,11 @@
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recexp.layer import recurrent
 from recexp.layer.lookup import Events
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent, active, last
 
@@ -14,6 +17,11 @@ MASK = torch.arange(L) < LENGTH[:, None]
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def rows_are_passed_over_in_small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "active", functools.partial(active, multiple=1))
 
 
 def naive(gru: AttentionGRU, inputs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -205,9 +213,10 @@ def test_states_over_distinct_events_equal_those_of_each_event(cell, order):
 
 
 def test_rows_after_the_last_event_of_a_step_are_passed_over():
-    assert active(MASK[[0, 3, 4, 1, 2]]) == [4, 3, 2, 1, 1, 1]
-    assert active(MASK) == [5, 5, 4, 1, 1, 1]
-    assert active(MASK[:0]) == [0] * L
+    assert active(MASK[[0, 3, 4, 1, 2]], multiple=1) == [4, 3, 2, 1, 1, 1]
+    assert active(MASK, multiple=1) == [5, 5, 4, 1, 1, 1]
+    assert active(MASK, multiple=2) == [5, 5, 4, 2, 2, 2]
+    assert active(torch.zeros(B, L, dtype=torch.bool)) == active(MASK[:0]) == [0] * L
 
 
 def test_parameters_are_named_shaped_and_drawn_as_those_of_a_gru_cell():

@@ -11,11 +11,10 @@ import pytest
 
 pytest.importorskip("optuna")
 
-import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from hydra_plugins.recexp_sweeper import _space, _watch
-from hydra_plugins.recexp_sweeper._closing import best_trial, closing
+from hydra_plugins.recexp_sweeper._closing import best_trial, count
 from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions, Sampler
 from hydra_plugins.recexp_sweeper._search import Search
 from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
@@ -350,7 +349,7 @@ def test_failed_trials_are_run_again_when_the_search_is_given_again(make: Callab
     search = make(mended, n_jobs=2)
     search.run()
     assert [number for number, _ in mended.launched] == failed
-    assert "best of 8 trials (8 complete)" in closing(search.trials(), "auc", [])[1]
+    assert count(search.trials()) == "8 trials: 8 complete"
     again = Fake(tmp_path / "broken")
     make(again, n_jobs=2).run()
     assert again.launched == []
@@ -394,7 +393,7 @@ def test_searches_in_one_study_share_its_trials_and_keep_their_folders(make: Cal
     search.run()
     assert [number for number, _ in other.launched] == [0, 1]
     assert states(search) == [*["COMPLETE"] * 3, "RUNNING", *["COMPLETE"] * 2]
-    assert "5 complete, 1 running elsewhere" in closing(search.trials(), "auc", [])[1]
+    assert count(search.trials()) == "6 trials: 5 complete, 1 running elsewhere"
 
 
 @pytest.mark.parametrize("storage", ["nope", "sqlite:////nowhere/at/all.db", "redis://localhost"])
@@ -402,33 +401,3 @@ def test_storage_that_cannot_be_opened_is_a_mistake(make: Callable, folder: Path
     with pytest.raises(ConfigError, match=r"hydra\.sweeper\.storage = ") as error:
         make(Fake(folder), storage=storage)
     assert "\n" not in str(error.value)
-
-
-# The end
-
-
-def test_closing_lines_name_the_best_and_the_command_that_trains_it(make: Callable, folder: Path) -> None:
-    search = make(Fake(folder, halves), space=["x=0.9,'a b'", "y=[1,2]"], sampler=Sampler.random, n_trials=1)
-    search.study.add_trial(
-        optuna.create_trial(
-            value=0.7,
-            params={"x": "'a b'"},
-            distributions=search.space,
-            user_attrs={"directory": "0-fm", "state": "finished", "valid.auc": 0.7, "test.auc": 0.6},
-        )
-    )
-    assert closing(search.trials(), "auc", ["model=fm", "y=[1,2]"]) == [
-        "",
-        "best of 1 trials (1 complete): trial 0, 0-fm",
-        "valid auc 0.7000  |  test auc 0.6000  gauc -  logloss -",
-        """recexp model=fm 'y=[1,2]' 'x='"'"'a b'"'"''""",
-    ]
-
-
-def test_search_without_a_value_says_so(make: Callable, folder: Path) -> None:
-    def broken(setting: dict[str, str]) -> list[float]:
-        raise ValueError("no")
-
-    search = make(Fake(folder, broken), n_trials=2)
-    search.run()
-    assert closing(search.trials(), "auc", []) == ["", "2 trials (2 failed), none of which has a value."]

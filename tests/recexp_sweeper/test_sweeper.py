@@ -111,7 +111,7 @@ def test_search_leaves_a_study_beside_the_runs_and_names_the_best(empty: Path, c
     best = max(found, key=lambda trial: trial.value)
     assert json.loads(Path("sweep/best.json").read_text())["value"] == best.value
     told = capsys.readouterr().out
-    assert f"trainer.learning_rate={best.params['trainer.learning_rate']:.6g}" in told.split("best of 4 trials")[1]
+    assert f"trainer.learning_rate={best.params['trainer.learning_rate']:.6g}" in told.split("4 trials: 4 complete")[1]
 
 
 def test_best_trial_is_trained_again_by_the_command_it_is_given(empty: Path, capsys: pytest.CaptureFixture) -> None:

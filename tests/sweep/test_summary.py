@@ -16,12 +16,13 @@ from recexp.sweep import summary
 @pytest.fixture
 def write(tmp_path: Path):
     """write(number, "seed=1", auc=0.7): a job's directory below tmp_path."""
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({"flags": ["-m", "--config-dir", "my conf"]}))
 
     def write(number: int, *typed: str, auc: float | None = None, state: str = "finished", monitor: str = "auc",
               seed: int = 0, **valid: float) -> None:  # fmt: skip
         path = tmp_path / f"{number}-job"
         path.mkdir()
-        config = {"seed": seed, "objective": None, "trainer": {"monitor": monitor}}
+        config = {"model": {"name": "fm"}, "seed": seed, "objective": None, "trainer": {"monitor": monitor}}
         (path / "config.yaml").write_text(yaml.safe_dump(config))
         (path / "overrides.yaml").write_text(yaml.safe_dump(["model=fm", *typed]))
         if state == "missing":
@@ -67,9 +68,12 @@ def test_jobs_that_have_not_ended_are_counted_and_failures_told(write, tmp_path)
     write(10, "seed=3", state="pruned", auc=0.9)
     told = lines(tmp_path)
     assert told[2].startswith("- 1 0.6000 - 0.5000")
-    assert told[3] == "best: 0-job, valid auc 0.6000"
-    assert told[4] == f"failed: {tmp_path}/1-job: loss is nan"
-    assert told[5] == f"of 4 jobs 1 failed, 1 missing; run these with: recexp resume {tmp_path}"
+    assert told[3:5] == [
+        "best: 0-job, valid auc 0.6000 | test auc 0.6000 gauc - logloss 0.5000",
+        "recexp model=fm seed=0 --config-dir 'my conf'",
+    ]  # fmt: skip
+    assert told[5] == f"failed: {tmp_path}/1-job: loss is nan"
+    assert told[6] == f"of 4 jobs 1 failed, 1 missing; run these with: recexp resume {tmp_path}"
     assert [(row["job"], row["status"], row["error"]) for row in rows(tmp_path)] == [
         ("0", "finished", ""), ("1", "failed", "loss is nan"), ("2", "missing", ""), ("10", "pruned", ""),
     ]  # fmt: skip
@@ -87,6 +91,25 @@ def test_the_best_job_is_the_first_with_the_best_objective_on_valid(write, tmp_p
     assert (best["objective"], best["value"], best["directory"]) == ("valid.logloss", 0.4, "1-job")
     assert best["checkpoint"] == "1-job/checkpoints/best-s0-e1.safetensors"
     assert best["overrides"] == ["model=fm"] and best["metrics"]["valid"]["auc"] == 0.8
+
+
+def test_the_best_job_is_trained_again_by_a_command_for_a_shell(write, tmp_path):
+    write(0, "+sweep=fm", "model.hidden_sizes=[8]", "run.name='a b'", auc=0.6)
+    assert summary.command(summary.outcomes(tmp_path)[0]) == (
+        """recexp model=fm 'model.hidden_sizes=[8]' 'run.name='"'"'a b'"'"'' --config-dir 'my conf'"""
+    )
+    (tmp_path / "0-job/overrides.yaml").write_text(yaml.safe_dump(["+sweep=fm", "seed=1"]))
+    assert summary.command(summary.outcomes(tmp_path)[0]) == "recexp model=fm seed=1 --config-dir 'my conf'"
+
+
+def test_of_many_settings_the_best_on_valid_are_shown(write, tmp_path):
+    for number in range(30):
+        state = "failed" if number == 7 else "finished"
+        write(number, f"trainer.epochs={number}", state=state, auc=0.5 + number * 7 % 30 / 100)
+    told = lines(tmp_path)
+    best = sorted(range(30), key=lambda number: number * 7 % 30, reverse=True)[:10]
+    assert [line.split()[0] for line in told[2:12]] == [f"trainer.epochs={number}" for number in best]
+    assert told[12] == "the 10 best on valid; 20 more are in sweep.csv"
 
 
 def test_where_nothing_is_finished_nothing_is_best(write, tmp_path):
