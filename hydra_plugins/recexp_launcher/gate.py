@@ -146,7 +146,7 @@ def on_cluster(launcher: DictConfig) -> bool:
 
 def at_once(launcher: DictConfig) -> int:
     """Jobs that a launcher on this machine runs at once; joblib's -1 means as many as there are cores."""
-    n_jobs = launcher.get("n_jobs", 1)
+    n_jobs = launcher.get("n_jobs") or 1
     return n_jobs if n_jobs > 0 else cores()
 
 

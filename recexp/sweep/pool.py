@@ -35,6 +35,7 @@ PRELOADED = [
     "recexp.sweep.pool",
 ]
 PATIENCE = 30  # seconds that a job has to end after a signal, before it is killed
+FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def start_server() -> None:
@@ -103,11 +104,7 @@ class Pool:
         process, path, slot = self.running.pop(sentinel)
         process.join()
         self.free.append(slot)
-        code, pid = process.exitcode or 0, process.pid or 0
-        if code < 0:
-            settle(path, pid, "interrupted", f"the process was killed by {signal.Signals(-code).name}")
-        else:
-            settle(path, pid, "failed", f"the process ended by itself, with exit code {code}, before the run did")
+        settle(path, process.pid or 0, *ending(process.exitcode or 0))
         process.close()
         return path
 
@@ -120,6 +117,14 @@ class Pool:
             process.kill()
         for sentinel in list(self.running):
             self._end(sentinel)
+
+
+def ending(code: int) -> tuple[str, str]:
+    """State and error of a job whose process is gone before its run has ended; code: negative for a signal."""
+    if code >= 0:
+        return "failed", f"the process ended by itself, with exit code {code}, before the run did"
+    ended = "interrupted" if -code in FROM_OUTSIDE else "failed"
+    return ended, f"the process was killed by signal {-code} ({signal.strsignal(-code)})"
 
 
 def main(path: Path, environment: dict[str, str], gpu: str | None) -> None:
@@ -145,6 +150,7 @@ def _print_to(path: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.close(file)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a killed job has printed is there
 
 
 def _end_with_parent() -> None:

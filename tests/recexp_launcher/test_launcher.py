@@ -52,6 +52,15 @@ def test_a_directory_comes_through_hydras_grammar_as_it_is(name):
     assert processes.directory(["model=fm", f"++run.dir={quoted(Path(name))}"]) == Path(name)
 
 
+@pytest.mark.parametrize(
+    ("code", "state", "told"),
+    [(-9, "interrupted", "signal 9 (Killed)"), (-11, "failed", "signal 11 (Segmentation fault)"),
+     (-15, "interrupted", "signal 15"), (-63, "failed", "signal 63"), (0, "failed", "code 0"), (3, "failed", "code 3")],
+)  # fmt: skip
+def test_a_process_that_is_gone_was_killed_from_outside_or_has_failed(code, state, told):
+    assert pool.ending(code)[0] == state and told in pool.ending(code)[1]
+
+
 def test_jobs_at_once_see_a_gpu_each_and_a_job_with_a_device_of_its_own_sees_all(tmp_path, monkeypatch):
     """Jobs that note what they see, in place of training."""
     devices = ["auto", "cuda", "cpu", "cuda:1"]

@@ -22,7 +22,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import fm
 from recexp.layer.loss import bce
-from recexp.model import Fit, Output, Stage, Train
+from recexp.model import Fit, Output, Stage, Train, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
 from recexp.trainer import checkpoint, default
@@ -82,7 +82,7 @@ def by_hand(model: nn.Module, batches: Batches, config: Any, l2: float, made: to
     torch.manual_seed(seed)
     n_steps = batches.steps("train", config.batch_size)
     model.train()
-    for step, batch in enumerate(batches.epoch("train", config.batch_size, seed)):
+    for step, batch in enumerate(batches.epoch("train", config.batch_size, seed, reads_history(model))):
         made.zero_grad()
         tables = [module.table.weight for module in model.modules() if isinstance(module, SideEmbedding)]
         loss = model.losses(model(batch), batch)["target"]
