@@ -241,10 +241,11 @@ def test_runs_and_show_read_what_a_run_wrote(empty, capsys):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     typed = [*SMOKE, "run.dir=a", "trainer.epochs=2000", "trainer.patience=null"]
+    heeds = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also in the background
     command = [
         sys.executable,
         "-c",
-        f"import sys; sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()",
+        f"{heeds}; sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not Path("a/checkpoints/last.json").exists() and process.poll() is None:

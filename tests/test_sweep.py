@@ -15,7 +15,8 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.cli import conf_folder, run
+from recexp.cli import run
+from recexp.groups import conf_folder, options
 from recexp.run.directory import read_config, read_json, read_status
 from recexp.sweep.pool import Pool
 
@@ -63,8 +64,8 @@ def faulty(empty: Path) -> Iterator[None]:
     known = dict(registry._registered)
     Path("faulty.py").write_text(FAULTY)
     Path("mine/model").mkdir(parents=True)
-    options = (conf_folder() / "model/fm.yaml").read_text("utf-8").replace("name: fm", "name: faulty")
-    Path("mine/model/faulty.yaml").write_text(options + "fault: none\n")
+    text = (conf_folder() / "model/fm.yaml").read_text("utf-8").replace("name: fm", "name: faulty")
+    Path("mine/model/faulty.yaml").write_text(text + "fault: none\n")
     yield
     registry._registered.clear()
     registry._registered.update(known)
@@ -179,7 +180,8 @@ def test_a_sweep_grows_by_jobs_that_were_not_in_it(empty, capsys):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_interrupts_the_jobs_and_the_sweep_can_be_given_again(sent, code, faulty):
     typed = [*WITH_FAULTS, "model.fault=none,wait,last"]
-    program = f"import sys; sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()"
+    heeds = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also in the background
+    program = f"{heeds}; sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -374,7 +376,7 @@ def test_a_job_may_speak_of_its_number(empty, only_planned):
 
 def test_smoke_sweeps_over_every_model_unless_others_are_named(empty, only_planned):
     run(["-m", "+experiment=smoke", "run.dir=sweep"])
-    assert sorted(read_config(path)["model"]["name"] for path in jobs()) == registry.names("model")
+    assert sorted(read_config(path)["model"]["name"] for path in jobs()) == options("model")
     only_planned.clear()
     run(["-m", "+experiment=smoke", "model=fm,din"])
     assert [read_config(path)["model"]["name"] for path in only_planned] == ["fm", "din"]
