@@ -15,7 +15,7 @@ KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to here are kept; the
 
 
 def own_process() -> None:
-    """Before torch is imported, which reads some of the settings once."""
+    """Keeps freed memory for the next step."""
     # glibc gives freed blocks of some 100 KB back to the system, and faults new ones in page by page in the next step:
     # a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
     if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):

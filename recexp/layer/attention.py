@@ -8,7 +8,7 @@ t target (B, D), h history (B, L, D), mask (B, L) true where there is an event. 
 scores (B, L), `weigh` scores to weights (B, L), `pool` weights and h to v (B, D).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -105,26 +105,27 @@ class Interaction(Scorer):
     """
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        of_target, of_event, w4 = self.terms()
-        x = of_event(history) + F.linear(target[:, None] * history, w4)  # (B, L, H)
-        x = x + of_target(target)[:, None]
+        of_target, of_event, of_product = self.weights()
+        x = F.linear(history, of_event) + F.linear(target[:, None] * history, of_product)  # (B, L, H)
+        x = x + F.linear(target, of_target, self.mlp.first.bias)[:, None]
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
     def over(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
         """forward(target, events.embedded(), mask), the second term once a distinct event, and without the padding."""
         if not on_cpu(target):
             return self.forward(target, events.embedded(), mask)
-        of_target, of_event, w4 = self.terms()
+        of_target, of_event, of_product = self.weights()
         row, place = mask.nonzero()[:, 0], events.place[mask]  # (N,) each, of the events
-        x = _Meet.apply(events.vectors, place, target, row, of_event(events.vectors), of_target(target), w4)  # (N, H)
+        key = F.linear(events.vectors, of_event)  # (n, H)
+        query = F.linear(target, of_target, self.mlp.first.bias)  # (B, H)
+        x = _Meet.apply(events.vectors, place, target, row, key, query, of_product)  # (N, H)
         scores = self.mlp.after_first(x)[:, 0]
         return scores.new_zeros(mask.shape).masked_scatter(mask, scores)
 
-    def terms(self) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Tensor]:
-        """(W1 + W3) t + b, (W2 - W3) h, and W4."""
-        first = self.mlp.first
-        w1, w2, w3, w4 = first.weight.chunk(4, dim=1)  # (H, D) each
-        return lambda t: F.linear(t, w1 + w3, first.bias), lambda h: F.linear(h, w2 - w3), w4
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W1 + W3, W2 - W3 and W4, (H, D) each."""
+        w1, w2, w3, w4 = self.mlp.first.weight.chunk(4, dim=1)
+        return w1 + w3, w2 - w3, w4
 
 
 class _Meet(torch.autograd.Function):

@@ -9,11 +9,6 @@ import torch
 from torch import Tensor
 
 
-def fm(e: Tensor) -> Tensor:
-    """Inner products of all pairs, summed: e (B, F, D) -> (B,)."""
-    return bi_interaction(e).sum(-1)
-
-
 def bi_interaction(e: Tensor) -> Tensor:
     """Elementwise products of all pairs, summed: e (B, F, D) -> (B, D)."""
     return pairs(moments(e))

@@ -5,6 +5,7 @@ import math
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
 from recexp.error import UserError
 from recexp.run.directory import read_config, read_json, write_status
@@ -48,10 +49,10 @@ def objective(path: Path) -> float:
     metrics = read_json(path / "metrics.json")
     if metrics is None:
         return math.nan
-    value = metrics["valid"].get(objective_name(path))
+    value = metrics["valid"].get(objective_name(read_config(path)))
     return math.nan if value is None else value
 
 
-def objective_name(path: Path) -> str:
-    config = read_config(path)
+def objective_name(config: dict[str, Any]) -> str:
+    """Of the content of a config.yaml."""
     return config["objective"] or config["trainer"]["monitor"]

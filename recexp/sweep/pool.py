@@ -42,7 +42,6 @@ def start_server() -> None:
     """Starts importing in the background; later calls do nothing. Jobs start one, too, where there is none."""
     from multiprocessing import forkserver
 
-    own_process()
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     forkserver.ensure_running()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recexp.run.directory import read_json
+from recexp.run.directory import read_config, read_json
 from recexp.run.table import number
 from recexp.sweep.folder import ENDED, find_jobs, state
 from recexp.sweep.job import objective_name
@@ -50,5 +50,5 @@ def job_line(path: Path) -> str:
     metrics = read_json(path / "metrics.json")
     if metrics is None:
         return f"{ended:11}  {path.name}  {error or ''}".rstrip()
-    name = objective_name(path)
+    name = objective_name(read_config(path))
     return f"{ended:11}  {path.name}  valid {name} {number(metrics['valid'].get(name))}  {metrics['seconds']:.1f} s"

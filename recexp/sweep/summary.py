@@ -31,7 +31,7 @@ class Outcome:
     path: Path
     state: str
     error: str | None
-    seed: int
+    config: dict[str, Any]  # of config.yaml
     typed: list[str]
     overrides: dict[str, str]
     metrics: dict[str, Any]  # of metrics.json; {} where there is none
@@ -65,7 +65,7 @@ def table_csv(jobs: list[Outcome]) -> str:
         values = [job.metrics.get(part, {}).get(name) for part, name in figures]
         cost = [job.metrics.get(name) for name in COST]
         typed = [job.overrides.get(key) for key in differs]
-        writer.writerow([job.path.name.split("-")[0], *typed, job.seed, job.state, *values, *cost,
+        writer.writerow([job.path.name.split("-")[0], *typed, job.config["seed"], job.state, *values, *cost,
                          job.path.name, job.error])  # fmt: skip
     return text.getvalue()
 
@@ -75,7 +75,7 @@ def best_job(jobs: list[Outcome]) -> Outcome | None:
     found = [(value, job) for job in jobs if job.state == "finished" and (value := _value(job)) is not None]
     if not found:
         return None
-    sign = 1 if HIGHER_IS_BETTER[objective_name(found[0][1].path)] else -1
+    sign = 1 if HIGHER_IS_BETTER[objective_name(found[0][1].config)] else -1
     return max(found, key=lambda each: sign * each[0])[1]
 
 
@@ -90,7 +90,7 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
         lines.append(f"the {len(shown)} best on valid; {len(settings) - len(shown)} more are in sweep.csv")
     if best := best_job(jobs):
         test = "  ".join(f"{name} {number(best.metrics['test'].get(name))}" for name in SHOWN)
-        value = f"valid {objective_name(best.path)} {number(_value(best))}"
+        value = f"valid {objective_name(best.config)} {number(_value(best))}"
         lines += [f"best: {best.path.name}, {value}  |  test {test}", command(best)]
     lines += [f"{job.state}: {job.path}: {job.error}" for job in jobs if job.state == "failed"]
     states = Counter(job.state for job in jobs if job.state not in ENDED)
@@ -104,7 +104,7 @@ def command(job: Outcome) -> str:
     """What trains a job again outside of its sweep, for a shell."""
     words = [word for word in job.typed if not word.startswith("+sweep=")]
     if len(words) < len(job.typed) and not any(word.startswith("model=") for word in words):
-        words.insert(0, f"model={read_config(job.path)['model']['name']}")  # which the space had chosen
+        words.insert(0, f"model={job.config['model']['name']}")  # which the space had chosen
     flags = [word for word in read_typed(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
     return shlex.join(["recexp", *words, *flags])
 
@@ -131,7 +131,7 @@ def _rank(item: tuple[str, list[Outcome]]) -> float:
     if not values:
         return math.inf
     mean = statistics.fmean(values)
-    return -mean if HIGHER_IS_BETTER[objective_name(item[1][0].path)] else mean
+    return -mean if HIGHER_IS_BETTER[objective_name(item[1][0].config)] else mean
 
 
 def _rows(settings: dict[str, list[Outcome]]) -> list[list[str]]:
@@ -160,26 +160,24 @@ def _outcome(path: Path) -> Outcome:
     typed = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
     overrides = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in typed}
     ended, error = state(path)
-    return Outcome(
-        path, ended, error, read_config(path)["seed"], typed, overrides, read_json(path / "metrics.json") or {}
-    )
+    return Outcome(path, ended, error, read_config(path), typed, overrides, read_json(path / "metrics.json") or {})
 
 
 def _value(job: Outcome) -> float | None:
-    return job.metrics["valid"].get(objective_name(job.path))
+    return job.metrics["valid"].get(objective_name(job.config))
 
 
 def _best(job: Outcome) -> dict[str, Any]:
     """What best.json holds. Paths start at the sweep's folder, which may be moved."""
     checkpoint = read_json(job.path / "checkpoints" / "best.json") or {}
     tensors = checkpoint.get("tensors")
-    name = objective_name(job.path)
+    name = objective_name(job.config)
     return {
         "objective": f"valid.{name}",
         "value": _value(job),
         "directory": job.path.name,
         "checkpoint": os.path.join(job.path.name, "checkpoints", tensors) if tensors else None,
         "overrides": job.typed,
-        "config": read_config(job.path),
+        "config": job.config,
         "metrics": job.metrics,
     }

@@ -2,7 +2,12 @@ from itertools import combinations
 
 import torch
 
-from recexp.layer.interaction import bi_interaction, fm, pair_products
+from recexp.layer.interaction import bi_interaction, pair_products
+
+
+def fm(e: torch.Tensor) -> torch.Tensor:
+    """Inner products of all pairs, summed: e (B, F, D) -> (B,)."""
+    return bi_interaction(e).sum(-1)
 
 
 def test_fm_of_three_fields_computed_by_hand():
