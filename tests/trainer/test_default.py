@@ -20,7 +20,7 @@ from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
-from recexp.layer.interaction import fm
+from recexp.layer.interaction import bi_interaction
 from recexp.layer.loss import bce
 from recexp.model import Fit, Output, Stage, Train, reads_history
 from recexp.model.dien import Auxiliary
@@ -522,7 +522,7 @@ class Staged(nn.Module):
         self.register_buffer("offset", torch.zeros(()))
 
     def forward(self, batch: Batch) -> Output:
-        return Output(self.offset + self.linear(batch) + fm(self.drop(self.embed.fields(batch))))
+        return Output(self.offset + self.linear(batch) + bi_interaction(self.drop(self.embed.fields(batch))).sum(-1))
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}
