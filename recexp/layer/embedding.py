@@ -190,19 +190,25 @@ class SequenceEmbedding(nn.Module):
 
     def events(self, batch: Batch) -> tuple[Tensor, Events]:
         """Target (B, E) and the history's events."""
-        index, side = torch.cat([batch.target[:, None], batch.history], 1), self.embed.sides["item"]
+        together = self.together(batch)
+        # Two look-ups: slices of a single one would each have a gradient of its whole size.
+        target = lookup(together.vectors, together.place[:, -1])
+        return target, Events(together.vectors, together.place[:, :-1])
+
+    def together(self, batch: Batch) -> Events:
+        """The history's events and, behind them, the target: places (B, L + 1)."""
+        index, side = torch.cat([batch.history, batch.target[:, None]], 1), self.embed.sides["item"]
         if self.label is None:
             rows, place = self.embed.distinct("item", batch.items, index)
             items = side(rows).flatten(1)  # (n, E)
         else:  # a target is an item whose label is not known
             n_labels = self.label.num_embeddings
             label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
-            index = n_labels * index + functional.pad(label, (1, 0), value=PADDING)
+            index = n_labels * index + functional.pad(label, (0, 1), value=PADDING)
             known, place = self.embed.known("item", n_labels * len(batch.items.ids), index)
             rows = batch.items.at(known // n_labels)
             items = side(rows).flatten(1) + self.label(known % n_labels)
-        # Two look-ups: slices of a single one would each have a gradient of its whole size.
-        return lookup(items, place[:, 0]), Events(items, place[:, 1:])
+        return Events(items, place)
 
     def labelled(self, events: Tensor, label: Tensor, known: Tensor) -> Tensor:
         """Events (B, L, E) plus the vectors of their labels (B, L), of those that are known (B, L)."""

@@ -10,8 +10,10 @@ A `mask` (B, L) is true where there is an event. `seen` is true where an event m
 queries, (B, M, L) by each. What a mask hides may hold anything.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from recexp.config import require
 from recexp.layer.activation import Activation
-from recexp.layer.lookup import Table
+from recexp.layer.lookup import Events, Table, on_cpu
 from recexp.layer.mlp import MLP, linear
 
 SHORT = 64  # longest sequence whose scores a CPU keeps whole
@@ -46,12 +48,15 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """query (B, M, D), memory (B, L, D), seen (B, L) or (B, M, L) -> (B, M, D)."""
+        # A weight of 0 is not enough: 0 times infinity is NaN.
+        memory = hide(memory, seen if seen.dim() == 2 else seen.any(1))
+        return self.between(self.query(query), self.key(memory), self.value(memory), seen)
+
+    def between(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        """What forward makes of its products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
         seen = seen if seen.dim() == 3 else seen[:, None]  # (B, M or 1, L)
-        memory = hide(memory, seen.any(1))  # a weight of 0 is not enough: 0 times infinity is NaN
         blind = ~seen.any(2, keepdim=True)  # (B, M or 1, 1)
-        q = self.query(query).unflatten(2, self.heads).transpose(1, 2)  # (B, h, M, d)
-        k = self.key(memory).unflatten(2, self.heads).transpose(1, 2)  # (B, h, L, d)
-        v = self.value(memory).unflatten(2, self.heads).transpose(1, 2)
+        q, k, v = (x.unflatten(2, self.heads).transpose(1, 2) for x in (q, k, v))  # (B, h, M or L, d)
         # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
         heads = attend(q, k, v, (seen | blind)[:, None], self.dropout)
         heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
@@ -95,18 +100,32 @@ class EncoderLayer(nn.Module):
         self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)  # eq. 2
         self.attended, self.transformed = Residual(dim, dropout, norm), Residual(dim, dropout, norm)
 
-    def forward(self, x: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
+        attend = self.attend
         x = hide(x, mask)
-        x = self.attended(x, lambda x: self.attend(x, x, seen))
+        if self.looks_up(x, sources):
+            q, k, v = (looked_up(sources, weight) for weight in (attend.query, attend.key, attend.value))
+            x = self.attended(x, lambda x: attend.between(q, k, v, seen))
+        else:
+            x = self.attended(x, lambda x: attend(x, x, seen))
         return self.transformed(x, lambda x: self.transform(x, mask))
 
-    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+    def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
+        attend = self.attend
         x = hide(x, mask)
-        memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
-        x = self.attended(x[:, -1:], lambda x: self.attend(x, memory, mask))
+        if self.looks_up(x, sources):
+            k, v = looked_up(sources, attend.key), looked_up(sources, attend.value)
+            x = self.attended(x[:, -1:], lambda x: attend.between(attend.query(x), k, v, mask))
+        else:
+            memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
+            x = self.attended(x[:, -1:], lambda x: attend(x, memory, mask))
         return self.transformed(x, lambda x: self.transform(x))
+
+    def looks_up(self, x: Tensor, sources: Sequence[Events]) -> bool:
+        """Whether products of x are looked up in those of its sources: on a CPU, where no norm stands between."""
+        return bool(sources) and on_cpu(x) and self.attended.placement is Norm.post
 
 
 class DecoderLayer(nn.Module):
@@ -128,7 +147,11 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder layers one after another; padding comes out as exactly 0."""
+    """Encoder layers one after another; padding comes out as exactly 0.
+
+    sources: what x is the sum of, where a caller knows it. Products of the first layer's attention are then computed
+    once for each of their vectors, in place of once a position.
+    """
 
     def __init__(
         self,
@@ -146,19 +169,19 @@ class Encoder(nn.Module):
         )
         self.norm = final(dim, norm)
 
-    def forward(self, x: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D)."""
         for layer in self.layers:
-            x = layer(x, mask, seen)
+            x, sources = layer(x, mask, seen, sources), ()
         return hide(self.norm(x), mask)
 
-    def last(self, x: Tensor, mask: Tensor) -> Tensor:
+    def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """The output at the last position, which is no padding, all seeing all: (B, D)."""
         for layer in self.layers[:-1]:
-            x = layer(x, mask, mask)
+            x, sources = layer(x, mask, mask, sources), ()
         top = self.layers[-1]
         assert isinstance(top, EncoderLayer)
-        return self.norm(top.last(x, mask))[:, 0]
+        return self.norm(top.last(x, mask, sources))[:, 0]
 
 
 class Decoder(nn.Module):
@@ -192,13 +215,16 @@ def final(dim: int, norm: Norm) -> nn.Module:
     return nn.LayerNorm(dim) if norm is Norm.pre else nn.Identity()
 
 
+def looked_up(sources: Sequence[Events], weight: nn.Module) -> Tensor:
+    """weight(x) of x, the sum of the sources (B, L), once for each of their vectors: (B, L, D). weight has no bias."""
+    return reduce(operator.add, (Events(weight(each.vectors), each.place).embedded() for each in sources))
+
+
 def hide(x: Tensor, mask: Tensor) -> Tensor:
     """x (B, L, D) with zeros where mask (B, L) is false."""
     if x.device.type != "cpu":
         return x.masked_fill(~mask[:, :, None], 0)
-    padding = (
-        (~mask).flatten().nonzero()[:, 0]
-    )  # a quarter of the time on a CPU; elsewhere it would wait for the device
+    padding = (~mask).flatten().nonzero()[:, 0]  # a quarter of the time on a CPU; a GPU would be waited for
     return x.flatten(0, 1).index_fill(0, padding, 0).view_as(x)
 
 
@@ -232,6 +258,11 @@ class Sinusoid(nn.Module):
         super().__init__()
         self.register_buffer("table", sinusoid(n_positions, dim), persistent=False)
 
+    @property
+    def vectors(self) -> Tensor:
+        """(n_positions, D)."""
+        return self.table
+
     def forward(self, position: Tensor) -> Tensor:
         """position (...), from 0 and below n_positions -> (..., D)."""
         return self.table[position]
@@ -244,6 +275,11 @@ class LearntPosition(nn.Module):
         super().__init__()
         self.table = Table(n_positions, dim)
         nn.init.normal_(self.table.weight, std=std)
+
+    @property
+    def vectors(self) -> Tensor:
+        """(n_positions, D)."""
+        return self.table.weight
 
     def forward(self, position: Tensor) -> Tensor:
         """position (...), from 0 and below n_positions -> (..., D)."""
@@ -261,6 +297,11 @@ class AgePosition(nn.Module):
         self.n_buckets = n_buckets
         self.table = Table(n_buckets, dim)
         nn.init.normal_(self.table.weight, std=std)
+
+    @property
+    def vectors(self) -> Tensor:
+        """(n_buckets, D)."""
+        return self.table.weight
 
     def forward(self, age: Tensor) -> Tensor:
         """age (...) float, 0 or more -> (..., D)."""

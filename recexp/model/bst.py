@@ -10,8 +10,10 @@ sec. 2.3    logit = MLP([y_t, profile])                           output=target
             logit = MLP([y_t, y_n, ..., y_1, 0, ..., profile])    output=all
 """
 
+import operator
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.lookup import Events, lookup
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance, require_divisor
@@ -86,28 +89,32 @@ class BST(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
+        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        read = [self.read(self.placed(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
+        read = [self.read(self.sources(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
-            read.append(target)
+            read.append(lookup(events.vectors, events.place[:, -1]))  # (B, E)
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
-    def placed(self, events: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        """Events (B, L + 1, E), each with its position: (B, L + 1, W)."""
+    def sources(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
+        """What the encoder's input (B, L + 1, W) is the sum of: the events and their positions."""
         if self.place is None:
-            return events
-        if isinstance(self.place, AgePosition):
-            age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
-            return torch.cat([events, self.place(age)], 2)
-        return events + self.place(distance(mask))
+            return [events]
+        if not isinstance(self.place, AgePosition):
+            return [events, Events(self.place.vectors, distance(mask))]
+        age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
+        n_item, n_age = events.vectors.shape[1], self.place.vectors.shape[1]
+        return [  # side by side, as a sum
+            Events(functional.pad(events.vectors, (0, n_age)), events.place),
+            Events(functional.pad(self.place.vectors, (n_item, 0)), self.place.bucket(age)),
+        ]
 
-    def read(self, events: Tensor, mask: Tensor) -> Tensor:
-        """What the MLP sees of the encoder's output for events (B, L + 1, W): (B, W), or (B, n_positions W)."""
+    def read(self, sources: list[Events], mask: Tensor) -> Tensor:
+        """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
+        events = reduce(operator.add, (each.embedded() for each in sources))  # (B, L + 1, W)
         if self.output is Reading.target:
-            return self.encoder.last(events, mask)
-        encoded = self.encoder(events, mask, mask)  # (B, L + 1, W), 0 on padding
+            return self.encoder.last(events, mask, sources)
+        encoded = self.encoder(events, mask, mask, sources)  # (B, L + 1, W), 0 on padding
         if self.output in (Reading.mean, Reading.mean_and_target):
             return encoded.sum(1) / mask.sum(1, keepdim=True)
         return side_by_side(encoded, mask, self.n_positions)
@@ -116,7 +123,7 @@ class BST(nn.Module):
         return {"target": bce(output.logits, batch.label)}
 
 
-def position(config: BST.Config, n_positions: int, n_item: int) -> nn.Module | None:
+def position(config: BST.Config, n_positions: int, n_item: int) -> LearntPosition | Sinusoid | AgePosition | None:
     match config.position:
         case Position.age:
             return AgePosition(AGE_BUCKETS, config.embedding_dim, config.embedding_std)

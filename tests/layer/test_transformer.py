@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recexp.layer import transformer
 from recexp.layer.activation import Activation
+from recexp.layer.lookup import Events
 from recexp.layer.transformer import (
     AgePosition,
     Decoder,
@@ -622,3 +623,48 @@ def test_the_last_position_alone_equals_that_of_the_whole_output(norm, layers):
     aim = torch.randn(B, D)
     gradients = [torch.autograd.grad((each * aim).sum(), x)[0] for each in (alone, whole)]
     torch.testing.assert_close(*gradients)
+
+
+def sources() -> list[Events]:
+    """A batch of few distinct vectors and one of positions, places of the second counted from the end."""
+    vectors, positions = torch.randn(3, D, requires_grad=True), torch.randn(L, D, requires_grad=True)
+    return [Events(vectors, torch.randint(3, (B, L))), Events(positions, distance(torch.ones(B, L)).long())]
+
+
+@each_norm
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("read", ["all", "causal", "last"])
+def test_products_of_distinct_vectors_are_those_of_each_position(norm, layers, read):
+    encoder = stir(Encoder(layers, D, HEADS, HIDDEN, Activation.relu, 0.0, norm))
+    parts, mask = sources(), MASK.clone()
+    x = sum(each.embedded() for each in parts)
+    if read == "last":
+        mask[:, -1] = True
+        found, wanted = encoder.last(x, mask, parts), encoder.last(x, mask)
+    else:
+        seen = causal(mask) if read == "causal" else mask
+        found, wanted = encoder(x, mask, seen, parts), encoder(x, mask, seen)
+    torch.testing.assert_close(found, wanted)
+    aim = torch.randn_like(found)
+    inputs = [*encoder.parameters(), *(each.vectors for each in parts)]
+    gradients = [
+        torch.autograd.grad((each * aim).sum(), inputs, retain_graph=True, materialize_grads=True)
+        for each in (found, wanted)
+    ]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("read", ["all", "last"])
+def test_the_first_layer_multiplies_each_distinct_vector_once(read):
+    encoder, parts, mask = Encoder(2, D, HEADS, HIDDEN, Activation.relu, 0.0, Norm.post), sources(), MASK.clone()
+    mask[:, -1] = True
+    rows = []
+    for layer in encoder.layers:
+        layer.attend.key.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[:-1].numel()))
+    x = sum(each.embedded() for each in parts)
+    if read == "last":
+        encoder.last(x, mask, parts)
+    else:
+        encoder(x, mask, mask, parts)
+    assert rows == [3, L, B * L]

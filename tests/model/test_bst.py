@@ -14,6 +14,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
+from recexp.layer.lookup import Events
 from recexp.layer.transformer import Norm
 from recexp.model.bst import Position, Reading, side_by_side
 
@@ -158,17 +159,15 @@ def test_equal_scores_make_it_mean_pooling(bst: Make, mixed: Batch) -> None:
 
 @each_output
 @each_position
-def test_every_event_counts_and_no_padding(position: Position, output: Reading, bst: Make, mixed: Batch) -> None:
+def test_every_event_counts_and_no_padding(
+    position: Position, output: Reading, bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = bst(position=position, output=output)
-    embedded = []
-
-    def keep(_module: nn.Module, _inputs: tuple, found: tuple) -> None:
-        found[2].retain_grad()
-        embedded.append(found[2])
-
-    model.embed.register_forward_hook(keep)
+    events = model.embed.together(mixed).embedded().detach().requires_grad_()  # (B, L + 1, E): a vector each
+    place = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
+    monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), place))
     model(mixed).logits.sum().backward()
-    assert torch.equal(embedded[0].grad.any(2), mixed.mask)
+    assert torch.equal(events.grad.any(2), torch.cat([mixed.mask, torch.ones(len(place), 1, dtype=torch.bool)], 1))
 
 
 @pytest.mark.parametrize("output", [Reading.target, Reading.mean])
