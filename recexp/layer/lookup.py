@@ -3,7 +3,10 @@
 n rows of the table, D its width, ids of any shape (...)
 """
 
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -41,6 +44,11 @@ class Events:
     def embedded(self) -> Tensor:
         """(B, L, E)."""
         return lookup(self.vectors, self.place)
+
+
+def total(sources: Iterable[Events]) -> Tensor:
+    """The sum of what is looked up in each: (B, L, E)."""
+    return reduce(operator.add, (each.embedded() for each in sources))
 
 
 def on_cpu(x: Tensor) -> bool:

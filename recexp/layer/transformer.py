@@ -10,10 +10,8 @@ A `mask` (B, L) is true where there is an event. `seen` is true where an event m
 queries, (B, M, L) by each. What a mask hides may hold anything.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from enum import Enum
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +19,7 @@ from torch import Tensor, nn
 
 from recexp.config import require
 from recexp.layer.activation import Activation
-from recexp.layer.lookup import Events, Table, on_cpu
+from recexp.layer.lookup import Events, Table, on_cpu, total
 from recexp.layer.mlp import MLP, linear
 
 SHORT = 64  # longest sequence whose scores a CPU keeps whole
@@ -149,8 +147,8 @@ class DecoderLayer(nn.Module):
 class Encoder(nn.Module):
     """Encoder layers one after another; padding comes out as exactly 0.
 
-    sources: what x is the sum of, where a caller knows it. Products of the first layer's attention are then computed
-    once for each of their vectors, in place of once a position.
+    sources: what x is the sum of, where a caller knows it, finite also where the mask is false. Products of the first
+    layer's attention are then computed once for each of their vectors, in place of once a position.
     """
 
     def __init__(
@@ -217,7 +215,7 @@ def final(dim: int, norm: Norm) -> nn.Module:
 
 def looked_up(sources: Sequence[Events], weight: nn.Module) -> Tensor:
     """weight(x) of x, the sum of the sources (B, L), once for each of their vectors: (B, L, D). weight has no bias."""
-    return reduce(operator.add, (Events(weight(each.vectors), each.place).embedded() for each in sources))
+    return total(Events(weight(each.vectors), each.place) for each in sources)
 
 
 def hide(x: Tensor, mask: Tensor) -> Tensor:

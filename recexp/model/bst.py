@@ -10,10 +10,8 @@ sec. 2.3    logit = MLP([y_t, profile])                           output=target
             logit = MLP([y_t, y_n, ..., y_1, 0, ..., profile])    output=all
 """
 
-import operator
 from dataclasses import dataclass
 from enum import Enum
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +22,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.lookup import Events, lookup
+from recexp.layer.lookup import Events, lookup, total
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance, require_divisor
@@ -111,7 +109,7 @@ class BST(nn.Module):
 
     def read(self, sources: list[Events], mask: Tensor) -> Tensor:
         """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
-        events = reduce(operator.add, (each.embedded() for each in sources))  # (B, L + 1, W)
+        events = total(sources)  # (B, L + 1, W)
         if self.output is Reading.target:
             return self.encoder.last(events, mask, sources)
         encoded = self.encoder(events, mask, mask, sources)  # (B, L + 1, W), 0 on padding

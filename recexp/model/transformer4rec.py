@@ -25,6 +25,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.lookup import Events, total
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
@@ -104,15 +105,16 @@ class Transformer4Rec(nn.Module):
             self.next = NextItem(Vectors.tied, n_item, config.embedding_dim, schema.n_items, draw)
 
     def forward(self, batch: Batch) -> Output:
-        profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        events = torch.cat([history, target[:, None]], 1)  # (B, L + 1, E), the target behind the padding
+        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        encoded = self.encoder.last(placed(events, self.place, distance(mask)), mask)  # (B, E), y_t
+        sources = [events] if self.place is None else [events, Events(self.place.vectors, distance(mask))]
+        encoded = self.encoder.last(total(sources), mask, sources)  # (B, E), y_t
         logits = self.mlp(torch.cat([encoded, profile], 1))[:, 0]  # (B,)
         if self.auxiliary is None:
             return Output(logits)
         if self.auxiliary is Auxiliary.labels:
             return Output(logits, {"states": self.before_labels(batch)})
+        history = Events(events.vectors, events.place[:, :-1]).embedded()  # (B, L, E)
         decoded = self.decode(history, batch.mask)  # (B, 1 + L, E)
         return Output(logits, {"decoded": decoded, "states": decoded[:, 1:]})
 
@@ -159,7 +161,7 @@ class Transformer4Rec(nn.Module):
         return replace(batch, history=history, mask=mask & (number > self.start(batch.mask)))
 
 
-def position(config: Transformer4Rec.Config, n_positions: int, n_item: int) -> nn.Module | None:
+def position(config: Transformer4Rec.Config, n_positions: int, n_item: int) -> LearntPosition | Sinusoid | None:
     match config.position:
         case Position.learnt:
             return LearntPosition(n_positions, n_item, config.embedding_std)

@@ -106,9 +106,8 @@ def test_auxiliary_loss_of_weight_0_leaves_the_behaviour_sequence_transformer(
     gradients = [
         torch.autograd.grad(each["target"], list(m.parameters())) for m, each in ((model, found), (other, wanted))
     ]
-    torch.testing.assert_close(found["target"], wanted["target"])
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    assert torch.equal(found["target"], wanted["target"])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 @each_norm
