@@ -1,0 +1,80 @@
+"""On a CUDA device every model does what it does on a CPU, gives the same bits twice, and resumes to the bit."""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recorder import Recorder, Stopped, same, state, stop_after
+from torch import Tensor, nn
+
+from recexp import check, contract, registry
+from recexp.config import Config, Precision
+from recexp.dataset.batch import Batch, Features
+from recexp.trainer.default import Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+CUDA = torch.device("cuda")
+each_model = pytest.mark.parametrize("name", registry.names("model"))
+
+
+@pytest.fixture
+def case(compose: Callable[..., Config]) -> Callable[..., contract.Case]:
+    return lambda name, *overrides: check.build(compose(f"model={name}", "device=cuda", *overrides))
+
+
+def on_cpu(batch: Batch) -> Batch:
+    """The batch on the CPU."""
+
+    def moved(value: Tensor | Features) -> Any:
+        return value.cpu() if isinstance(value, Tensor) else Features(value.ids.cpu(), value.values.cpu())
+
+    return replace(batch, **{each.name: moved(getattr(batch, each.name)) for each in fields(batch)})
+
+
+def trained(subject: contract.Case, recorder: Recorder, **options: Any) -> nn.Module:
+    """The model after three epochs."""
+    model = subject.make()
+    trainer = Trainer(replace(subject.config.trainer, epochs=3, patience=None, **options), CUDA, seed=0)
+    l2, own = getattr(subject.config.model, "embedding_l2", 0.0), getattr(subject.config.model, "optimizers", {})
+    trainer.fit(model, subject.batches, subject.config.model.loss_weights, l2, recorder, own)
+    return model
+
+
+@each_model
+def test_every_check_holds(name: str, case: Callable[..., contract.Case]) -> None:
+    subject = case(name)
+    verdicts = {each.__name__: check.verdict(each, subject) for each in contract.CHECKS}
+    assert {name: told for name, (result, told) in verdicts.items() if result == "FAILED"} == {}
+
+
+@each_model
+def test_logits_and_gradients_are_those_of_a_cpu(name: str, case: Callable[..., contract.Case]) -> None:
+    subject = case(name)
+    batch = replace(subject.mixed, popular=subject.mixed.popular[:1])  # sampled items are all this one
+    there = contract.step(contract.without_draws(subject.make()), batch)
+    here = contract.step(contract.without_draws(subject.make()).cpu(), on_cpu(batch))
+    torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-4, atol=1e-5)
+    for loss, value in here[1].items():
+        torch.testing.assert_close(there[1][loss].cpu(), value, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in here[2].items():
+        torch.testing.assert_close(there[2][parameter].cpu(), gradient, rtol=1e-3, atol=1e-5)
+
+
+@each_model
+@pytest.mark.parametrize("precision", Precision)
+def test_training_repeats_itself_and_resumes_to_the_bit(
+    name: str, precision: Precision, case: Callable[..., contract.Case], tmp_path: Path
+) -> None:
+    subject = case(name)
+    whole, again = (Recorder(tmp_path / folder) for folder in ("whole", "again"))
+    wanted = state(trained(subject, whole, precision=precision))
+    assert same(state(trained(subject, again, precision=precision)), wanted)
+    killed = Recorder(tmp_path / "killed", stop_after(2))
+    with pytest.raises(Stopped):
+        trained(subject, killed, precision=precision)
+    killed.then = lambda lines: None
+    assert same(state(trained(subject, killed, precision=precision)), wanted)
+    assert killed.told == again.told == whole.told
