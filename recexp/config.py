@@ -205,6 +205,7 @@ class TrainerConfig:
     precision: Precision
     threads: int | None
     deterministic: bool
+    cuda_graph: bool
     checkpoint_every: int
     predictions: bool
 

@@ -11,8 +11,10 @@ from recorder import Recorder, Stopped, same, state, stop_after
 from torch import Tensor, nn
 
 from recexp import check, contract, registry
-from recexp.config import Config, Precision
+from recexp.config import Config, Precision, Schedule
 from recexp.dataset.batch import Batch, Features
+from recexp.layer.loss import bce
+from recexp.model import Output
 from recexp.trainer.default import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -72,9 +74,58 @@ def test_training_repeats_itself_and_resumes_to_the_bit(
     whole, again = (Recorder(tmp_path / folder) for folder in ("whole", "again"))
     wanted = state(trained(subject, whole, precision=precision))
     assert same(state(trained(subject, again, precision=precision)), wanted)
-    killed = Recorder(tmp_path / "killed", stop_after(2))
+    killed = Recorder(tmp_path / "killed", stop_after(len(whole.lines) - 1 or 1))
     with pytest.raises(Stopped):
         trained(subject, killed, precision=precision)
     killed.then = lambda lines: None
     assert same(state(trained(subject, killed, precision=precision)), wanted)
     assert killed.told == again.told == whole.told
+
+
+@each_model
+def test_replayed_steps_give_the_numbers_of_steps_taken_one_kernel_at_a_time(
+    name: str, case: Callable[..., contract.Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    subject = case(name)
+    options = {"batch_size": 100, "schedule": Schedule.cosine, "warmup_steps": 5}
+    replayed, taken = (Recorder(tmp_path / folder) for folder in ("replayed", "taken"))
+    wanted = state(trained(subject, taken, cuda_graph=False, **options))
+    assert not caplog.records
+    found = state(trained(subject, replayed, **options))
+    assert replayed.told == taken.told
+    assert same(found, wanted)
+    assert bool(caplog.records) == (name == "wide_deep")  # FTRL updates rows of its table
+
+
+def test_sampled_negatives_are_replayed(case: Callable[..., contract.Case], tmp_path: Path) -> None:
+    subject = case("din", "dataset.label=implicit", "dataset.negatives=2")
+    replayed, taken = (Recorder(tmp_path / folder) for folder in ("replayed", "taken"))
+    wanted = state(trained(subject, taken, cuda_graph=False))
+    assert same(state(trained(subject, replayed)), wanted)
+
+
+class Waits(nn.Module):
+    """Its steps wait for the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), device=CUDA))
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(self.weight * batch.label.sum().item() * torch.ones_like(batch.label))
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+
+def test_a_model_that_waits_is_trained_and_told(
+    case: Callable[..., contract.Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    subject = replace(case("fm"), make=Waits)
+    recorder = Recorder(tmp_path)
+    assert trained(subject, recorder).weight != 1
+    assert len(recorder.lines) == 3
+    (record,) = caplog.records
+    assert "test_cuda.py" in record.getMessage() and "waits for the GPU" in record.getMessage()

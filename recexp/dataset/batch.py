@@ -41,7 +41,7 @@ class Batch:
     user: Tensor  # (B,) rows of users
     target: Tensor  # (B,) rows of items
     context: Features  # (B, .)
-    history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right
+    history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right; on a GPU up to max_history
     history_label: Tensor  # (B, L) float32
     history_age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps; 0 on padding
     mask: Tensor  # (B, L) bool, False on padding
@@ -74,7 +74,9 @@ class View:
         """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
         start, end = self.span(first, end, longest)
         length = end - start
-        step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)
+        if length.device.type == "cpu":  # a GPU would be waited for
+            longest = int(length.max()) if len(length) else 0
+        step = torch.arange(longest, device=length.device)
         mask = step < length[:, None]
         position = torch.where(mask, start[:, None] + step, 0)
         return (position if self.events is None or not len(self.events) else _at(self.events, position).long()), mask
@@ -141,18 +143,26 @@ class Batches:
     def epoch(self, part: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
         """A part's batches, shuffled where a seed is given; negatives are drawn from it, or are always the same.
 
-        Rows of a shuffled batch come longest history first: recurrent layers then pass over the padding.
         histories: False spares the gathering of what a model does not read, and leaves them empty.
+        """
+        longest = None if histories else 0
+        return (self.gather(each, part, longest) for each in self.samples(part, batch_size, seed, histories))
+
+    def samples(
+        self, part: str, batch_size: int, seed: int | None = None, histories: bool = True
+    ) -> Iterator["Samples"]:
+        """The samples of each batch of `epoch`.
+
+        On a CPU those of a shuffled batch come longest history first: recurrent layers then pass over the padding.
         """
         generator = torch.Generator().manual_seed(0 if seed is None else seed)
         samples = self._with_negatives(part, generator) if self.negatives else Samples(self.rows[part])
         if seed is not None:
-            samples = samples.take(torch.randperm(len(samples.row), generator=generator).to(self.device))
-        for start in range(0, len(samples.row), batch_size):
-            rows = samples.take(slice(start, start + batch_size))
-            if seed is not None and histories and self.max_history:
-                rows = self._longest_first(rows, part)
-            yield self.gather(rows, part, None if histories else 0)
+            samples = samples.take(torch.randperm(len(samples), generator=generator).to(self.device))
+        ordered = seed is not None and histories and self.max_history and self.device.type == "cpu"
+        for start in range(0, len(samples), batch_size):
+            each = samples.take(slice(start, start + batch_size))
+            yield self._longest_first(each, part) if ordered else each
 
     def training(self) -> Batch:
         """All training rows as one batch, without histories: what is fitted in closed form."""
@@ -251,6 +261,9 @@ class Samples:
     row: Tensor  # (n,) int32
     item: Tensor | None = None  # (n,)
     label: Tensor | None = None  # (n,)
+
+    def __len__(self) -> int:
+        return len(self.row)
 
     def take(self, index: Tensor | slice) -> "Samples":
         chosen = {name: value[index] for name, value in vars(self).items() if value is not None}

@@ -119,12 +119,12 @@ class BatchNorm(nn.Module):
         The mean and 1 / deviation to normalise by, both (C,), and what each row that counts has of them, 1 / count; 0
         where they are the running ones.
         """
-        count = x.new_tensor(len(x)) if valid is None else valid.sum()
+        count = x.new_full((), len(x)) if valid is None else valid.sum()
         shift = self.running_mean  # a value near the mean: see below
         if len(x):
             shift = x[0] if valid is None else x.index_select(0, valid.argmax(0))[0]
         first, second = torch.zeros_like(shift), torch.zeros_like(shift)
-        for rows in blocks(len(x)):
+        for rows in blocks(x):
             distance = counted(x[rows] - shift, valid, rows)
             first += distance.sum(0)
             second += distance.square_().sum(0)
@@ -179,7 +179,7 @@ class _Dice(torch.autograd.Function):
     ) -> Tensor:
         mean, scale, share = norm.statistics(x, valid)
         out = torch.empty_like(x) if weight is None else x.new_empty(len(x), len(weight))
-        for rows in blocks(len(x)):
+        for rows in blocks(x):
             p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
             y = torch.addcmul(alpha, p, 1 - alpha).mul_(x[rows])
             out[rows] = y if weight is None else F.linear(y, weight, bias)
@@ -193,7 +193,7 @@ class _Dice(torch.autograd.Function):
         dx, inner = torch.empty_like(x), (1 - alpha) * scale
         dalpha, sum_g, sum_gz = (torch.zeros_like(alpha) for _ in range(3))
         dweight = None if weight is None else torch.zeros_like(weight)
-        for rows in blocks(len(x)):
+        for rows in blocks(x):
             z = torch.addcmul(-mean * scale, x[rows], scale)
             p = z.sigmoid()
             q = torch.addcmul(alpha, p, 1 - alpha)
@@ -209,7 +209,7 @@ class _Dice(torch.autograd.Function):
             sum_gz += z.mul_(g).sum(0)
             torch.addcmul(q.mul_(dy), g, inner, out=dx[rows])
         level, slope = inner * sum_g * share, inner * sum_gz * share * scale
-        for rows in blocks(len(x)):
+        for rows in blocks(x):
             counted(dx[rows].sub_(level - mean * slope).addcmul_(x[rows], slope, value=-1), valid, rows)
         dbias = None if bias is None else dout.sum(0)
         return dx, None, dalpha, None, dweight, dbias
@@ -220,6 +220,7 @@ def counted(x: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
     return x if valid is None else x.mul_(valid[rows])
 
 
-def blocks(n: int, size: int = 2048) -> Iterator[slice]:
-    """Rows 0 to n in blocks of which a few arrays of 64 channels fit in a core's cache."""
-    return (slice(start, start + size) for start in range(0, n, size))
+def blocks(x: Tensor, size: int = 2048) -> Iterator[slice]:
+    """The rows of x (N, C) in blocks of which a few arrays of 64 channels fit in a core's cache; whole on a GPU."""
+    size = size if x.device.type == "cpu" else max(1, len(x))
+    return (slice(start, start + size) for start in range(0, len(x), size))

@@ -138,7 +138,7 @@ class _Meet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors, place, target, row, key, query, weight):
         x = key.new_empty(len(place), key.shape[1])
-        for each in blocks(len(place)):
+        for each in blocks(place):
             p, r = place[each], row[each]
             torch.add(key.index_select(0, p), query.index_select(0, r), out=x[each])
             x[each].addmm_(vectors.index_select(0, p).mul_(target.index_select(0, r)), weight.t())
@@ -150,7 +150,7 @@ class _Meet(torch.autograd.Function):
     def backward(ctx: Any, dx):
         vectors, place, target, row, weight = ctx.saved_tensors
         dvectors, dtarget, dweight = (torch.zeros_like(each) for each in (vectors, target, weight))
-        for each in blocks(len(place)):
+        for each in blocks(place):
             p, r = place[each], row[each]
             v, t = vectors.index_select(0, p), target.index_select(0, r)
             dweight.addmm_(dx[each].t(), v * t)

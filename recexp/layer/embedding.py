@@ -149,6 +149,8 @@ class FeatureEmbedding(nn.Module):
         if index.numel() >= size and not self.sides[side].table.sparse:
             # Cheaper than looking for the distinct. A sparse gradient would name all rows.
             return torch.arange(size, device=index.device), index
+        if index.device.type != "cpu":  # how many are distinct would have to be waited for
+            return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)
         return torch.unique(index, return_inverse=True)
 
 

@@ -21,6 +21,8 @@ from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
 
+NONE = -1  # in place of an item: no known one follows
+
 
 class Vectors(Enum):
     tied = "the embeddings of the item ids"
@@ -70,15 +72,19 @@ class NextItem(nn.Module):
 
     def forward(self, states: Tensor, batch: Batch, item: SideEmbedding) -> Tensor:
         """States (B, L, H) after each event, and the embedding of items, which `tied` reads -> (), 0 if N is 0."""
-        valid, following = successors(batch)
-        states = states[:, :-1][valid]  # (N, H): no product with V items for positions that do not count
+        states, following = states[:, :-1].flatten(0, 1), successors(batch).flatten()
+        if states.device.type == "cpu":  # no product with V items for positions that do not count
+            there = (following != NONE).nonzero()[:, 0]  # a GPU would be waited for
+            states, following = states[there], following[there]
         query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
         if self.draw is None:
             every = torch.arange(self.n_known, device=following.device)
             return cross_entropy(self.logits(query, every, item), following)
         drawn, log_expected = self.draw(batch)
-        true = (query.float() * self.vectors(following, item)).sum(1) + self.bias[following]  # (N,)
-        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, drawn == following[:, None])
+        there, index = following != NONE, following.clamp(min=0)
+        true = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
+        hit = drawn == index[:, None]
+        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, there)
 
     def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), known items counted from 0 at `index` (n,) -> (N, n)."""
@@ -90,26 +96,26 @@ class NextItem(nn.Module):
         return item.table(index + FIRST) if self.own is None else F.embedding(index, self.own.weight)
 
 
-def successors(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Which events have a known successor (B, L - 1), and what items these are (N,), counted from 0.
+def successors(batch: Batch) -> Tensor:
+    """The known item that follows each event, counted from 0; NONE where there is none: (B, L - 1).
 
     The target, which comes after the last event, is the successor of none: the model is asked about it.
     """
     following = batch.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
-    valid = batch.mask[:, 1:] & (following > UNKNOWN)
-    return valid, following[valid] - FIRST
+    return torch.where(batch.mask[:, 1:] & (following > UNKNOWN), following - FIRST, NONE)
 
 
 def cross_entropy(logits: Tensor, index: Tensor) -> Tensor:
-    """-log softmax(logits (N, V)) at index (N,), mean over N; 0 if there are none."""
-    return F.cross_entropy(logits.float(), index, reduction="sum") / max(1, len(index))
+    """-log softmax(logits (N, V)) at index (N,), mean over those that are not NONE; 0 if there are no others."""
+    total = F.cross_entropy(logits.float(), index, reduction="sum", ignore_index=NONE)
+    return total / (index != NONE).sum().clamp(min=1)
 
 
-def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor) -> Tensor:
-    """`cross_entropy` over the true item's logit (N,) and those of drawn ones (N, S), mean over N.
+def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor, there: Tensor) -> Tensor:
+    """`cross_entropy` over the true item's logit (N,) and those of drawn ones (N, S), mean over those that are there.
 
     log_expected (S,): how often each is expected in the draw. hit (N, S): where the drawn item is the true one.
     """
     others = (drawn.float() - log_expected).masked_fill(hit, -torch.inf)
     logits = torch.cat([true.float()[:, None], others], 1)  # (N, 1 + S)
-    return cross_entropy(logits, torch.zeros(len(true), dtype=torch.long, device=true.device))
+    return cross_entropy(logits, torch.where(there, 0, NONE))

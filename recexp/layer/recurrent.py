@@ -128,9 +128,12 @@ def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor
 def active(mask: Tensor, multiple: int = 128) -> list[int]:
     """For each step, up to which row there are events: mask (B, L). Tight where the longest histories come first.
 
-    Rounded up, for each further shape of a bfloat16 product is compiled and kept.
+    Rounded up, for each further shape of a bfloat16 product is compiled and kept. All rows on a GPU, which would be
+    waited for.
     """
     n_rows = len(mask)
+    if mask.device.type != "cpu":
+        return [n_rows] * mask.shape[1]
     row = torch.arange(1, n_rows + 1, device=mask.device)[:, None]
     last_row = (row * mask).amax(0) if n_rows else mask.new_zeros(mask.shape[1], dtype=torch.long)
     return (last_row + multiple - 1).div(multiple, rounding_mode="floor").mul(multiple).clamp(max=n_rows).tolist()

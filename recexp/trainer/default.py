@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recexp.config import Optimizer, Schedule, TrainerConfig
-from recexp.dataset.batch import Batches
+from recexp.dataset.batch import Batches, Samples
 from recexp.model import Fit, Stage, Train, reads_history, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
 from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
 from recexp.trainer.optimizer import own_optimizers
+from recexp.trainer.replay import Replay
 from recexp.trainer.step import Step, autocast
 
 logger = logging.getLogger(__name__)
+Take = Callable[[Samples, int, float], dict[str, Tensor]]  # a step, as Step.take
 LOOKED_AT = 50  # steps between looks at the losses: reading one waits for the device
 
 
@@ -158,12 +160,13 @@ class Trainer:
         step = Step(stage, task.weights, task.l2, config, task.batches, epochs, task.own)
         if progress.epoch and (saved := checkpoint.load(task.recorder.checkpoints, "last", self.device)):
             checkpoint.load_optimizers(step.optimizers, saved[0])
+        take = Replay(step, config.batch_size).take if config.cuda_graph and self.device.type == "cuda" else step.take
         while not self._over(progress, epochs):
             if progress.epoch and task.recorder.stopped():
                 progress.stopped = True
                 break
             began = time.perf_counter()
-            losses, seconds = self._epoch(stage, step, task.batches, progress)
+            losses, seconds = self._epoch(stage, take, task.batches, progress)
             valid, _ = self._valid(stage.model, task.batches)
             progress.epoch += 1
             progress.speeds.append(task.batches.size("train") / seconds)
@@ -180,7 +183,7 @@ class Trainer:
         if best := checkpoint.load(task.recorder.checkpoints, _best(stage, task), self.device):
             checkpoint.load_model(task.model, best[0])
 
-    def _epoch(self, stage: Train, step: Step, batches: Batches, progress: Progress) -> tuple[dict[str, float], float]:
+    def _epoch(self, stage: Train, take: Take, batches: Batches, progress: Progress) -> tuple[dict[str, float], float]:
         """One pass over the training rows: the mean of each named loss, and the seconds it took."""
         seed = int(np.random.SeedSequence((self.seed, progress.stage, progress.epoch)).generate_state(1)[0])
         torch.manual_seed(seed)
@@ -190,15 +193,15 @@ class Trainer:
         seen = 0
         began = time.perf_counter()
         with _bar(batches.size("train"), f"{stage.name} {progress.epoch + 1}") as bar:
-            read = batches.epoch("train", self.config.batch_size, seed, reads_history(stage.model))
-            for count, batch in enumerate(read):
-                for name, part in step(batch, first + count, progress.rate).items():
-                    totals[name] = totals.get(name, 0) + part.detach() * len(batch)
-                seen += len(batch)
+            read = batches.samples("train", self.config.batch_size, seed, reads_history(stage.model))
+            for count, samples in enumerate(read):
+                for name, part in take(samples, first + count, progress.rate).items():
+                    totals[name] = totals.get(name, 0) + part.detach() * len(samples)
+                seen += len(samples)
                 if (count + 1) % LOOKED_AT == 0:
                     shown = {name: f"{mean:.4f}" for name, mean in _means(totals, seen).items()}
                     bar.set_postfix(shown, refresh=False)
-                bar.update(len(batch))
+                bar.update(len(samples))
         return _means(totals, seen), time.perf_counter() - began
 
     def score(self, model: nn.Module, batches: Batches, part: str) -> Scores:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +57,18 @@ def optimizer(
 
 
 def _dense(config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    rate, decay = config.learning_rate, config.weight_decay
+    decay, device = config.weight_decay, parameters[0].device
+    on_gpu = device.type == "cuda"  # the rate lies there too: a recorded step reads it anew in each replay
+    rate: Any = torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate
     match kind:
         case Optimizer.adam | Optimizer.lazy_adam:
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.adamw:
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.sgd:
             return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, fused=True)
         case Optimizer.adagrad:
-            return torch.optim.Adagrad(parameters, lr=rate, weight_decay=decay)
+            return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case Optimizer.ftrl:
             return _ftrl(config, parameters)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from recexp.config import L2Rows, Optimizer, Precision, TrainerConfig
-from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.poly2 import Poly2
-from recexp.model import Train
+from recexp.model import Train, reads_history
 from recexp.trainer.loss import add_l2, clip, joint
 from recexp.trainer.optimizer import optimizer, rate_factor
 
@@ -34,6 +34,7 @@ class Step:
     ) -> None:
         self.model, self.weights, self.l2, self.config = stage.model, weights, l2, config
         self.steps = epochs * batches.steps("train", config.batch_size)
+        self.batches, self.longest = batches, None if reads_history(stage.model) else 0
         named = list(stage.model.named_parameters())
         for name, parameter in named:
             parameter.requires_grad_(name.startswith(stage.trained))
@@ -48,8 +49,30 @@ class Step:
         self.tables = [each for each in modules if isinstance(each, SideEmbedding) and each not in by_ftrl]
         self.counts = [self._counts(side, batches) for side in self.tables]
         self.optimizers = optimizer(config, trained, [module.table for module in modules], own)
+        self.rates = [float(each.defaults["lr"]) for each in self.optimizers]
+
+    def take(self, samples: Samples, index: int, rate: float) -> dict[str, Tensor]:
+        """Step `index` of all, on the batch of some training samples, at `rate` times the learning rates."""
+        return self(self.gather(samples), index, rate)
 
     def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
+        self.set_rates(index, rate)
+        return self.move(batch)
+
+    def gather(self, samples: Samples) -> Batch:
+        return self.batches.gather(samples, "train", self.longest)
+
+    def set_rates(self, index: int, rate: float) -> None:
+        """The learning rates of step `index`: `rate` times what the schedule says."""
+        factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
+        for each, base in zip(self.optimizers, self.rates, strict=True):
+            for group in each.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(base * factor)
+                else:
+                    group["lr"] = base * factor
+
+    def move(self, batch: Batch) -> dict[str, Tensor]:
         """Moves the parameters; returns the named losses of weight above 0, unweighted."""
         for each in self.optimizers:
             each.zero_grad()
@@ -58,10 +81,7 @@ class Step:
             loss = joint(parts, self.weights)
         loss.backward()
         self._finish_gradients()
-        factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
         for each in self.optimizers:
-            for group in each.param_groups:
-                group["lr"] = each.defaults["lr"] * factor
             each.step()
         return {name: part for name, part in parts.items() if self.weights[name]}
 

@@ -1,0 +1,89 @@
+"""Training steps on a GPU, recorded as a CUDA graph and replayed.
+
+A step is hundreds of small kernels; starting them one by one from Python takes some ten times as long as they run. A
+graph starts them together, from the gathering of the batch to the optimizer's move, and gives the same numbers. It is
+recorded for full batches, so the last one of an epoch is taken as on a CPU.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Samples
+from recexp.trainer.step import Step
+
+logger = logging.getLogger(__name__)
+WARM_UP = 3  # steps before the graph: what is made once, as the optimizer's state, is there by then
+
+
+class Replay:
+    """Takes the steps of a Step. Where they cannot be recorded it says why, and takes them one kernel at a time."""
+
+    def __init__(self, step: Step, batch_size: int) -> None:
+        self.step, self.batch_size = step, batch_size
+        self.obstacle = obstacle(step)
+        self.stream = torch.cuda.Stream()  # a graph is recorded, and its steps tried, beside the default stream
+        self.n_taken = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._tell()
+
+    def take(self, samples: Samples, index: int, rate: float) -> dict[str, Tensor]:
+        """As Step.take; what it returns is overwritten by the next call."""
+        if self.obstacle or len(samples) != self.batch_size:
+            return self.step.take(samples, index, rate)
+        self.n_taken += 1
+        if self.n_taken <= WARM_UP:
+            return self._try(lambda: self.step.take(samples, index, rate))
+        self.step.set_rates(index, rate)
+        if self.graph is None:
+            self._record(samples)
+        for name, value in vars(samples).items():
+            if value is not None:
+                getattr(self.samples, name).copy_(value)
+        assert self.graph is not None
+        self.graph.replay()
+        return self.losses
+
+    def _record(self, samples: Samples) -> None:
+        copies = {name: value.clone() for name, value in vars(samples).items() if value is not None}
+        self.samples = Samples(**copies)  # where the graph reads
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            self.losses = self.step.move(self.step.gather(self.samples))
+
+    def _try(self, take: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """A step of the warm-up; the last looks whether anything waits for the GPU, which no graph can."""
+        default = torch.cuda.current_stream()
+        self.stream.wait_stream(default)
+        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("warn" if self.n_taken == WARM_UP else before)
+            try:
+                losses = take()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        default.wait_stream(self.stream)
+        for each in told:
+            if "synchronizing" in str(each.message):
+                self.obstacle = f"{Path(each.filename).name}:{each.lineno} waits for the GPU"
+        self._tell()
+        return losses
+
+    def _tell(self) -> None:
+        if self.obstacle:
+            logger.info("slower than it might be: steps are not replayed as a CUDA graph, since %s", self.obstacle)
+
+
+def obstacle(step: Step) -> str | None:
+    """Why steps cannot be recorded, of what can be told beforehand."""
+    if any(module.sparse for module in step.model.modules() if isinstance(module, nn.Embedding)):
+        return "how many rows of a table a step updates varies"
+    for each in step.optimizers:
+        if not isinstance(each, torch.optim.Adam | torch.optim.SGD):  # AdamW is an Adam
+            return f"{type(each).__name__} has no form for it"
+    return None
