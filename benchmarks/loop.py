@@ -43,7 +43,7 @@ def trained(trainer: Trainer, model: nn.Module, batches: Batches) -> float:
     stage = Train(name="train", model=model)
     with trainer.numerics():
         step = Step(stage, {"target": 1.0}, 0.0, trainer.config, batches, epochs=1)
-        return trainer._epoch(stage, step, batches, Progress())[1]
+        return trainer._epoch(stage, step.take, batches, Progress())[1]
 
 
 def measure(name: str, rounds: int, rows: int) -> None:
