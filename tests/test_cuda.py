@@ -99,7 +99,7 @@ def test_replayed_steps_give_the_numbers_of_steps_taken_one_kernel_at_a_time(
 
 
 def test_sampled_negatives_are_replayed(case: Callable[..., contract.Case], tmp_path: Path) -> None:
-    subject = case("din", "dataset.label=implicit", "dataset.negatives=2")
+    subject = case("din", "dataset.label=implicit", "dataset.negatives=2", "model.history_labels=false")
     replayed, taken = (Recorder(tmp_path / folder) for folder in ("replayed", "taken"))
     wanted = state(trained(subject, taken, cuda_graph=False))
     assert same(state(trained(subject, replayed)), wanted)

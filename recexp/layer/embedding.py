@@ -25,12 +25,14 @@ class SideEmbedding(nn.Module):
     only where a value is missing. The side may be a selection of the data's fields: the table has rows for these alone.
     """
 
+    columns: Tensor
     shift: Tensor
 
     def __init__(self, name: str, side: Side, embedding_dim: int, std: float) -> None:
         super().__init__()
         self.name, self.side = name, side
-        self.columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
+        columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)  # (C,)
         self.register_buffer("shift", torch.tensor(_shifts(side), dtype=torch.long), persistent=False)  # (C,)
         self.moved = any(_shifts(side))
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
@@ -65,7 +67,7 @@ class SideEmbedding(nn.Module):
     def rows(self, ids: Tensor) -> Tensor:
         """Ids of the data (n, all columns) to rows of the table (n, C)."""
         if ids.shape[1] != len(self.columns):
-            ids = ids[:, self.columns]
+            ids = ids.index_select(1, self.columns)
         return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.moved else ids
 
     def source(self) -> Tensor:

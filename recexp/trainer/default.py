@@ -196,7 +196,7 @@ class Trainer:
             read = batches.samples("train", self.config.batch_size, seed, reads_history(stage.model))
             for count, samples in enumerate(read):
                 for name, part in take(samples, first + count, progress.rate).items():
-                    totals[name] = totals.get(name, 0) + part.detach() * len(samples)
+                    totals[name] = totals.get(name, 0) + part * len(samples)
                 seen += len(samples)
                 if (count + 1) % LOOKED_AT == 0:
                     shown = {name: f"{mean:.4f}" for name, mean in _means(totals, seen).items()}

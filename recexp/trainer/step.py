@@ -83,7 +83,7 @@ class Step:
         self._finish_gradients()
         for each in self.optimizers:
             each.step()
-        return {name: part for name, part in parts.items() if self.weights[name]}
+        return {name: part.detach() for name, part in parts.items() if self.weights[name]}
 
     def _finish_gradients(self) -> None:
         """Adds the L2 term's, and clips them all."""
