@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.product import times, weight_gradient
+
 
 class Activation(Enum):
     relu = "max(0, x)"
@@ -182,7 +184,7 @@ class _Dice(torch.autograd.Function):
         for rows in blocks(x):
             p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
             y = torch.addcmul(alpha, p, 1 - alpha).mul_(x[rows])
-            out[rows] = y if weight is None else F.linear(y, weight, bias)
+            out[rows] = y if weight is None else times(y, weight, bias)
         ctx.save_for_backward(x, valid, alpha, mean, scale, share, weight, bias)
         return out
 
@@ -199,8 +201,8 @@ class _Dice(torch.autograd.Function):
             q = torch.addcmul(alpha, p, 1 - alpha)
             dy = dout[rows]
             if dweight is not None:
-                dweight.addmm_(dy.t(), q * x[rows])
-                dy = torch.mm(dy, weight)
+                dweight += weight_gradient(dy, q * x[rows])
+                dy = times(dy, weight.t())
             dy = dy if valid is None else dy * valid[rows]
             dq = dy * x[rows]
             g = torch.ops.aten.sigmoid_backward(dq, p)  # without the factor 1 - alpha

@@ -13,13 +13,13 @@ from enum import Enum
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recexp.layer.activation import Activation, blocks
 from recexp.layer.lookup import Events, on_cpu
 from recexp.layer.mlp import MLP, linear
+from recexp.layer.product import product, times, weight_gradient
 
 
 class Attention(Enum):
@@ -106,8 +106,8 @@ class Interaction(Scorer):
 
     def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
         of_target, of_event, of_product = self.weights()
-        x = F.linear(history, of_event) + F.linear(target[:, None] * history, of_product)  # (B, L, H)
-        x = x + F.linear(target, of_target, self.mlp.first.bias)[:, None]
+        x = product(history, of_event) + product(target[:, None] * history, of_product)  # (B, L, H)
+        x = x + product(target, of_target, self.mlp.first.bias)[:, None]
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
     def over(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
@@ -116,8 +116,8 @@ class Interaction(Scorer):
             return self.forward(target, events.embedded(), mask)
         of_target, of_event, of_product = self.weights()
         row, place = mask.nonzero()[:, 0], events.place[mask]  # (N,) each, of the events
-        key = F.linear(events.vectors, of_event)  # (n, H)
-        query = F.linear(target, of_target, self.mlp.first.bias)  # (B, H)
+        key = product(events.vectors, of_event)  # (n, H)
+        query = product(target, of_target, self.mlp.first.bias)  # (B, H)
         x = _Meet.apply(events.vectors, place, target, row, key, query, of_product)  # (N, H)
         scores = self.mlp.after_first(x)[:, 0]
         return scores.new_zeros(mask.shape).masked_scatter(mask, scores)
@@ -140,8 +140,8 @@ class _Meet(torch.autograd.Function):
         x = key.new_empty(len(place), key.shape[1])
         for each in blocks(place):
             p, r = place[each], row[each]
-            torch.add(key.index_select(0, p), query.index_select(0, r), out=x[each])
-            x[each].addmm_(vectors.index_select(0, p).mul_(target.index_select(0, r)), weight.t())
+            met = times(vectors.index_select(0, p).mul_(target.index_select(0, r)), weight)
+            torch.add(key.index_select(0, p), query.index_select(0, r), out=x[each]).add_(met)
         ctx.save_for_backward(vectors, place, target, row, weight)
         return x
 
@@ -153,8 +153,8 @@ class _Meet(torch.autograd.Function):
         for each in blocks(place):
             p, r = place[each], row[each]
             v, t = vectors.index_select(0, p), target.index_select(0, r)
-            dweight.addmm_(dx[each].t(), v * t)
-            dproduct = torch.mm(dx[each], weight)  # (n, D)
+            dweight += weight_gradient(dx[each], v * t)
+            dproduct = times(dx[each], weight.t())  # (n, D)
             dvectors.index_add_(0, p, t.mul_(dproduct))
             dtarget.index_add_(0, r, v.mul_(dproduct))
         dkey = dx.new_zeros(len(vectors), dx.shape[1]).index_add_(0, place, dx)
@@ -172,8 +172,8 @@ class Outer(Scorer):
         first, dim = self.mlp.first, target.shape[-1]
         w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
         w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
-        matrix = F.linear(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)
-        x = torch.baddbmm(F.linear(target, w_t, first.bias)[:, None], history, matrix.transpose(1, 2))  # (B, L, H)
+        matrix = product(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)
+        x = torch.baddbmm(product(target, w_t, first.bias)[:, None], history, matrix.transpose(1, 2))  # (B, L, H)
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
 

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
 from recexp.layer.lookup import on_cpu
+from recexp.layer.product import Linear
 
 
-def linear(n_in: int, n_out: int, bias: bool = True) -> nn.Linear:
+def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
     """A Linear drawn Xavier-uniformly, its bias 0."""
-    layer = nn.Linear(n_in, n_out, bias)
+    layer = Linear(n_in, n_out, bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -20,6 +20,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
+from recexp.layer.product import product
 
 NONE = -1  # in place of an item: no known one follows
 
@@ -88,7 +89,7 @@ class NextItem(nn.Module):
 
     def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), known items counted from 0 at `index` (n,) -> (N, n)."""
-        return F.linear(query, self.vectors(index, item), self.bias[index])
+        return product(query, self.vectors(index, item), self.bias[index])
 
     def vectors(self, index: Tensor, item: SideEmbedding) -> Tensor:
         """Of the known items at `index` (n,): (n, D) or (n, H)."""

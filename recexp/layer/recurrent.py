@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recexp.layer.lookup import Events, lookup, product_dtype
+from recexp.layer.product import product, times, weight_gradient
 
 sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
@@ -122,7 +123,7 @@ def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor
     """What the steps of a GRU get of x (..., n_in): (..., 3H). The state's biases of r and z are in it."""
     n_gates = 2 * len(bias_hh) // 3
     bias = bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2))
-    return F.linear(x, weight_ih, bias).to(weight_ih.dtype)
+    return product(x, weight_ih, bias).to(weight_ih.dtype)
 
 
 def active(mask: Tensor, multiple: int = 128) -> list[int]:
@@ -159,11 +160,11 @@ class _Recurrence(torch.autograd.Function):
         x = x.detach()
         ctx.dtype = product_dtype(x)
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias = weight_hh.to(ctx.dtype).t(), bias_hh[2 * n_hidden :]
+            weight, bias = weight_hh.to(ctx.dtype), bias_hh[2 * n_hidden :]
             y_n = x.new_empty(n_steps, n_rows, n_hidden)
             h = x.new_zeros(n_steps + 1, n_rows, n_hidden)
             for t, n in enumerate(n_active):
-                y = torch.mm(h[t, :n].to(ctx.dtype), weight)  # (n, 3H)
+                y = times(h[t, :n].to(ctx.dtype), weight)  # (n, 3H)
                 torch.add(y[:, 2 * n_hidden :], bias, out=y_n[t, :n])
                 x[t, :n, : 2 * n_hidden].add_(y[:, : 2 * n_hidden])
                 x[t, :n, n_hidden : 2 * n_hidden].neg_()
@@ -187,7 +188,7 @@ class _Recurrence(torch.autograd.Function):
         dweight, dbias = torch.zeros_like(weight_hh), weight_hh.new_zeros(len(weight_hh))
         dh = torch.zeros_like(h[0]) if dlast is None else dlast.clone()
         with torch.autocast(dh.device.type, enabled=False):
-            weight = weight_hh.to(ctx.dtype)
+            back = weight_hh.to(ctx.dtype).t().contiguous()
             for t, n in reversed(list(enumerate(ctx.n_active))):
                 if dstates is not None:
                     dh += dstates[t]
@@ -209,9 +210,9 @@ class _Recurrence(torch.autograd.Function):
                 dx[t, :n, : 2 * n_hidden] = dy[:n, : 2 * n_hidden]
                 dx[t, n:] = 0
                 rounded = dy[:n].to(ctx.dtype)
-                dweight += torch.mm(rounded.t(), before.to(ctx.dtype))
+                dweight += weight_gradient(rounded, before.to(ctx.dtype))
                 dbias[2 * n_hidden :] += dy_n.sum(0)
-                grad.sub_(through).add_(torch.mm(rounded, weight))
+                grad.sub_(through).add_(times(rounded, back))
         return dx, da, dweight, dbias, None, None
 
 

@@ -12,7 +12,6 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
@@ -22,6 +21,7 @@ from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
 from recexp.layer.interaction import bi_interaction, moments, pairs
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
+from recexp.layer.product import product
 from recexp.model import Output
 from recexp.registry import register
 
@@ -72,7 +72,7 @@ class DeepFM(nn.Module):
         weight = self.embed.columns(first.weight)
 
         def term(side: str, e: Tensor) -> Tensor:
-            return torch.cat([moments(e), functional.linear(e.flatten(1), weight[side])], 1)
+            return torch.cat([moments(e), product(e.flatten(1), weight[side])], 1)
 
         total = self.embed.total(batch, term)  # (B, 2 D + the first layer's size)
         sums, x = total.split([2 * self.embed.embedding_dim, len(first.weight)], 1)
