@@ -7,8 +7,11 @@ eq. 10      AGRU    h' = (1 - a) h + a n
 eq. 11, 12  AUGRU   h' = (1 - a u) h + a u n = lerp(h, GRU(x, h), a)
 """
 
+import itertools
 import math
+from collections.abc import Iterable
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from recexp.layer.lookup import Events, lookup, product_dtype
 from recexp.layer.product import product, times, weight_gradient
 
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
 
 
 class Cell(Enum):
@@ -120,10 +123,16 @@ class AttentionGRU(nn.Module):
 
 
 def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """What the steps of a GRU get of x (..., n_in): (..., 3H). The state's biases of r and z are in it."""
+    """What the steps of a GRU get of x (..., n_in): (..., 3H), for r, u, n. The state's biases of r and z are in it."""
     n_gates = 2 * len(bias_hh) // 3
     bias = bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2))
-    return product(x, weight_ih, bias).to(weight_ih.dtype)
+    return product(x, flipped(weight_ih), flipped(bias)).to(weight_ih.dtype)
+
+
+def flipped(weight: Tensor) -> Tensor:
+    """Rows for r, z, n (3H, ...) as rows for r, u, n, or back: u = 1 - z = sigmoid(-z) is what a step wants."""
+    r, z, n = weight.chunk(3)
+    return torch.cat([r, -z, n])
 
 
 def active(mask: Tensor, multiple: int = 128) -> list[int]:
@@ -140,84 +149,107 @@ def active(mask: Tensor, multiple: int = 128) -> list[int]:
     return (last_row + multiple - 1).div(multiple, rounding_mode="floor").mul(multiple).clamp(max=n_rows).tolist()
 
 
+def spans(n_active: list[int]) -> list[tuple[slice, int]]:
+    """Runs of steps with the same number of active rows, and that number."""
+    found, start = [], 0
+    for n, run in itertools.groupby(n_active):
+        stop = start + len(list(run))
+        found.append((slice(start, stop), n))
+        start = stop
+    return found
+
+
 class _Recurrence(torch.autograd.Function):
     """AUGRU (update=True; GRU where a is None, which means 1) or AGRU, with the gradient written out.
 
     Of x (L, B, 3H), the input's products, which it overwrites, and a (L, B, 1) it gives the states (L, B, H) and the
     last of them (B, H). At step t rows from n_active[t] on keep their state.
 
-    autograd would record some fifteen operations a step. With y = W_hh h, as torch.nn.GRUCell
-        r, u = sigmoid(x_r + y_r), sigmoid(-x_z - y_z),  n = tanh(x_n + r (y_n + b_n))
+    autograd would record some fifteen operations a step. With y = W_hh h + b, as torch.nn.GRUCell
+        r, u = sigmoid(x_r + y_r), sigmoid(x_u + y_u),  n = tanh(x_n + r y_n)
         h' = h + k (n - h),  k = a u (AUGRU) or a (AGRU)
     dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes one matrix
-    product in forward and two in backward, rounded as autocast says; states and sums are not.
+    product in forward and one in backward, rounded as autocast says; states and sums are not. Its operations are so
+    short that naming rows of arrays takes as long: arrays are cut once for a run of steps.
     """
 
     @staticmethod
-    def forward(ctx, x, a, weight_hh, bias_hh, update: bool, n_active: list[int]):
+    def forward(ctx: Any, x, a, weight_hh, bias_hh, update: bool, n_active: list[int]):
         n_steps, n_rows, n_hidden = len(x), x.shape[1], weight_hh.shape[1]
-        ctx.n_active, ctx.update = n_active, update
-        x = x.detach()
-        ctx.dtype = product_dtype(x)
+        ctx.spans, ctx.update, ctx.dtype = spans(n_active), update, product_dtype(x)
+        x, h = x.detach(), x.new_zeros(n_steps + 1, n_rows, n_hidden)
+        products, minus_one = [], x.new_full((), -1)
         with torch.autocast(x.device.type, enabled=False):
-            weight, bias = weight_hh.to(ctx.dtype), bias_hh[2 * n_hidden :]
-            y_n = x.new_empty(n_steps, n_rows, n_hidden)
-            h = x.new_zeros(n_steps + 1, n_rows, n_hidden)
-            for t, n in enumerate(n_active):
-                y = times(h[t, :n].to(ctx.dtype), weight)  # (n, 3H)
-                torch.add(y[:, 2 * n_hidden :], bias, out=y_n[t, :n])
-                x[t, :n, : 2 * n_hidden].add_(y[:, : 2 * n_hidden])
-                x[t, :n, n_hidden : 2 * n_hidden].neg_()
-                x[t, :n, : 2 * n_hidden].sigmoid_()
-                r, u, candidate = x[t, :n].chunk(3, dim=1)  # (n, H) each
-                # tanh(c) = 2 sigmoid(2 c) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
-                candidate.addcmul_(r, y_n[t, :n]).mul_(2).sigmoid_().mul_(2).sub_(1)
-                torch.lerp(h[t, :n], candidate, _share(a, t, u, update), out=h[t + 1, :n])
-                h[t + 1, n:] = h[t, n:]
-        ctx.save_for_backward(x, a, weight_hh, y_n, h)
+            weight, bias = flipped(weight_hh).to(ctx.dtype), F.pad(bias_hh[2 * n_hidden :], (2 * n_hidden, 0))
+            for steps, n in ctx.spans:
+                gates, before, after = x[steps, :n], h[steps, :n], h[1:][steps, :n]
+                cut = (before, after, _weights(a, steps, n), gates[..., : 2 * n_hidden], *gates.chunk(3, 2))
+                for old, new, weights, r_u, r, u, candidate in zip(*cut, strict=True):
+                    y = times(old, weight, bias) if ctx.dtype is old.dtype else times(old.to(ctx.dtype), weight) + bias
+                    y_gates, y_n = y.split([2 * n_hidden, n_hidden], 1)
+                    r_u.add_(y_gates).sigmoid_()
+                    # tanh(c) = 2 sigmoid(2 c) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
+                    candidate.addcmul_(r, y_n).mul_(2).sigmoid_()
+                    torch.add(minus_one, candidate, alpha=2, out=candidate)
+                    torch.lerp(old, candidate, _share(weights, u, update), out=new)
+                    products.append(y_n)
+                if n < n_rows:
+                    h[1:][steps, n:] = h[steps.start, n:]
+        ctx.save_for_backward(x, a, weight_hh, h, *products)
         ctx.set_materialize_grads(False)
         return h[1:], h[-1]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dstates, dlast):
-        gates, a, weight_hh, y_n, h = ctx.saved_tensors
+    def backward(ctx: Any, dstates, dlast):
+        gates, a, weight_hh, h, *products = ctx.saved_tensors
         n_hidden = weight_hh.shape[1]
-        dx, dy = torch.empty_like(gates), gates.new_empty(gates.shape[1:])
+        # Of the gates and the candidate before their nonlinearities: dy for the hidden product, dx for the input's.
+        dy, dx_n = torch.empty_like(gates), torch.empty_like(h[1:])
         da = None if a is None else torch.zeros_like(a)
-        dweight, dbias = torch.zeros_like(weight_hh), weight_hh.new_zeros(len(weight_hh))
         dh = torch.zeros_like(h[0]) if dlast is None else dlast.clone()
         with torch.autocast(dh.device.type, enabled=False):
-            back = weight_hh.to(ctx.dtype).t().contiguous()
-            for t, n in reversed(list(enumerate(ctx.n_active))):
-                if dstates is not None:
-                    dh += dstates[t]
-                grad, before = dh[:n], h[t, :n]
-                r, u, candidate = gates[t, :n].chunk(3, dim=1)
-                dr, dz, dy_n = dy[:n].chunk(3, dim=1)  # before the gates' nonlinearities
-                dn = dx[t, :n, 2 * n_hidden :]
-                through = grad * _share(a, t, u, ctx.update)
-                torch.addcmul(through, through * candidate, candidate, value=-1, out=dn)
-                torch.mul(dn, r, out=dy_n)
-                sigmoid_backward(dn * y_n[t, :n], r, grad_input=dr)
-                dk = (candidate - before).mul_(grad)
-                if da is not None:
-                    da[t, :n] = (dk * u if ctx.update else dk).sum(1, keepdim=True)
-                if ctx.update:
-                    sigmoid_backward(dk.mul_(-1 if a is None else -a[t, :n]), u, grad_input=dz)
-                else:  # z plays no part
-                    dz.zero_()
-                dx[t, :n, : 2 * n_hidden] = dy[:n, : 2 * n_hidden]
-                dx[t, n:] = 0
-                rounded = dy[:n].to(ctx.dtype)
-                dweight += weight_gradient(rounded, before.to(ctx.dtype))
-                dbias[2 * n_hidden :] += dy_n.sum(0)
-                grad.sub_(through).add_(times(rounded, back))
-        return dx, da, dweight, dbias, None, None
+            back = flipped(weight_hh).to(ctx.dtype).t().contiguous()
+            for steps, n in reversed(ctx.spans):
+                grad = dh[:n]
+                dstate = [None] * (steps.stop - steps.start) if dstates is None else dstates[steps]
+                cut = (
+                    dstate, h[steps, :n], products[steps], _weights(a, steps, n), _weights(da, steps, n),
+                    *gates[steps, :n].chunk(3, 2), dy[steps, :n], *dy[steps, :n].chunk(3, 2), dx_n[steps, :n],
+                )  # fmt: skip
+                for dnew, old, y_n, weights, dweights, r, u, candidate, dy_t, dr, du, dy_n, dn in reversed(
+                    list(zip(*cut, strict=True))
+                ):
+                    if dnew is not None:
+                        dh += dnew
+                    through = grad * _share(weights, u, ctx.update)
+                    tanh_backward(through, candidate, grad_input=dn)
+                    torch.mul(dn, r, out=dy_n)
+                    sigmoid_backward(dn * y_n, r, grad_input=dr)
+                    dk = (candidate - old).mul_(grad)
+                    if dweights is not None:
+                        torch.sum(dk * u if ctx.update else dk, 1, keepdim=True, out=dweights)
+                    if ctx.update:
+                        sigmoid_backward(dk if weights is None else dk.mul_(weights), u, grad_input=du)
+                    else:  # u plays no part
+                        du.zero_()
+                    grad.sub_(through).add_(times(dy_t.to(ctx.dtype), back))
+                dy[steps, n:] = dx_n[steps, n:] = 0
+            before = h[:-1].flatten(0, 1)
+            dweight = weight_gradient(dy.flatten(0, 1).to(ctx.dtype), before.to(ctx.dtype)).to(weight_hh.dtype)
+        dy_n = dy[..., 2 * n_hidden :]
+        dbias = F.pad(dy_n.sum((0, 1)), (2 * n_hidden, 0))
+        dy_n.copy_(dx_n)
+        return dy, da, flipped(dweight), dbias, None, None
 
 
-def _share(a: Tensor | None, t: int, u: Tensor, update: bool) -> Tensor:
-    """k (n, H), the share of the candidate in step t's new state, of weights a (L, B, 1) and gates u (n, H)."""
-    if a is None:
+def _weights(a: Tensor | None, steps: slice, n: int) -> Iterable[Any]:
+    """The attention (n, 1) of some steps, of weights a (L, B, 1)."""
+    return [None] * (steps.stop - steps.start) if a is None else a[steps, :n]
+
+
+def _share(weights: Tensor | None, u: Tensor, update: bool) -> Tensor:
+    """k (n, H), the share of the candidate in a new state, of attention (n, 1) and gates u (n, H)."""
+    if weights is None:
         return u
-    return a[t, : len(u)] * u if update else a[t, : len(u)].expand_as(u)
+    return weights * u if update else weights.expand_as(u)
