@@ -69,7 +69,7 @@ class Replay:
                 torch.cuda.set_sync_debug_mode(before)
         default.wait_stream(self.stream)
         for each in told:
-            if "synchronizing" in str(each.message):
+            if "called a synchronizing" in str(each.message):  # not its word that the mode is a prototype
                 self.obstacle = f"{Path(each.filename).name}:{each.lineno} waits for the GPU"
         self._tell()
         return losses
