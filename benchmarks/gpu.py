@@ -7,6 +7,7 @@ median over rounds of interleaved epochs, the first of which is left out: it rec
 """
 
 import argparse
+import json
 import operator
 import statistics
 import sys
@@ -74,9 +75,8 @@ def trained(overrides: list[str], replayed: bool, precision: Precision) -> tuple
     trainer = Trainer(config, CUDA, 0)
     batches = Batches(experiment.dataset, experiment.config.dataset, CUDA)
     stage = Train(name="train", model=experiment.model)
-    weights = {name: float(weight) for name, weight in experiment.config.model.loss_weights.items()}
     with trainer.numerics():
-        step = Step(stage, weights, 0.0, config, batches, epochs=1)
+        step = Step(stage, experiment.config.model.loss_weights, 0.0, config, batches, epochs=1)
         take = Replay(step, config.batch_size).take if replayed else step.take
 
     def epoch() -> None:
@@ -105,8 +105,6 @@ def measure(model: str, folder: Path, overrides: list[str], settings: dict, roun
 
 
 if __name__ == "__main__":
-    import json
-
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--data", help="folder or zip of MovieLens 100K; left out, it is downloaded once")

@@ -1,7 +1,7 @@
 """Matrix products of 32-bit floats on a CPU by oneDNN, where torch's own take MKL.
 
-On AMD's processors MKL has no AVX-512 kernels, so that oneDNN takes half its time, and for the gradient of a weight a
-third (docs/performance.md); both are in every torch for x86. Elsewhere, and for small products, torch decides.
+On AMD's processors MKL has no AVX-512 kernels, so that oneDNN takes half its time, or less (docs/performance.md); both
+are in every torch for x86. Elsewhere, and for small products, torch decides.
 
 M rows, K inputs, N outputs
 """

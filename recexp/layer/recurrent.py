@@ -183,7 +183,7 @@ class _Recurrence(torch.autograd.Function):
             weight, bias = flipped(weight_hh).to(ctx.dtype), F.pad(bias_hh[2 * n_hidden :], (2 * n_hidden, 0))
             for steps, n in ctx.spans:
                 gates, before, after = x[steps, :n], h[steps, :n], h[1:][steps, :n]
-                cut = (before, after, _weights(a, steps, n), gates[..., : 2 * n_hidden], *gates.chunk(3, 2))
+                cut = (before, after, _cut(a, steps, n), gates[..., : 2 * n_hidden], *gates.chunk(3, 2))
                 for old, new, weights, r_u, r, u, candidate in zip(*cut, strict=True):
                     y = times(old, weight, bias) if ctx.dtype is old.dtype else times(old.to(ctx.dtype), weight) + bias
                     y_gates, y_n = y.split([2 * n_hidden, n_hidden], 1)
@@ -212,9 +212,8 @@ class _Recurrence(torch.autograd.Function):
             back = flipped(weight_hh).to(ctx.dtype).t().contiguous()
             for steps, n in reversed(ctx.spans):
                 grad = dh[:n]
-                dstate = [None] * (steps.stop - steps.start) if dstates is None else dstates[steps]
                 cut = (
-                    dstate, h[steps, :n], products[steps], _weights(a, steps, n), _weights(da, steps, n),
+                    _cut(dstates, steps, len(dh)), h[steps, :n], products[steps], _cut(a, steps, n), _cut(da, steps, n),
                     *gates[steps, :n].chunk(3, 2), dy[steps, :n], *dy[steps, :n].chunk(3, 2), dx_n[steps, :n],
                 )  # fmt: skip
                 for dnew, old, y_n, weights, dweights, r, u, candidate, dy_t, dr, du, dy_n, dn in reversed(
@@ -243,9 +242,9 @@ class _Recurrence(torch.autograd.Function):
         return dy, da, flipped(dweight), dbias, None, None
 
 
-def _weights(a: Tensor | None, steps: slice, n: int) -> Iterable[Any]:
-    """The attention (n, 1) of some steps, of weights a (L, B, 1)."""
-    return [None] * (steps.stop - steps.start) if a is None else a[steps, :n]
+def _cut(x: Tensor | None, steps: slice, n: int) -> Iterable[Any]:
+    """The first n rows of each of some steps of x (L, B, .), or None for each."""
+    return [None] * (steps.stop - steps.start) if x is None else x[steps, :n]
 
 
 def _share(weights: Tensor | None, u: Tensor, update: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """Training steps on a GPU, recorded as a CUDA graph and replayed.
 
-A step is hundreds of small kernels; starting them one by one from Python takes some ten times as long as they run. A
+A step is hundreds of small kernels; starting them one by one from Python takes several times as long as they run. A
 graph starts them together, from the gathering of the batch to the optimizer's move, and gives the same numbers. It is
 recorded for full batches, so the last one of an epoch is taken as on a CPU.
 """
