@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.kernel import Kernels, kernels
 from recexp.layer.product import times, weight_gradient
 
 
@@ -125,15 +126,24 @@ class BatchNorm(nn.Module):
         shift = self.running_mean  # a value near the mean: see below
         if len(x):
             shift = x[0] if valid is None else x.index_select(0, valid.argmax(0))[0]
+        first, second = self._distances(x, valid, shift)
+        n = count.clamp(min=1)
+        var = (second / n - (first / n).square()).clamp(min=0)  # of large x, not of large distances, it loses digits
+        mean, var = self._settle(shift + first / n, var, count)
+        return mean, torch.rsqrt(var + self.eps), (count > 1) / n
+
+    def _distances(self, x: Tensor, valid: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of distances from the shift, and of their squares: (C,) each."""
+        if (run := kernels(x, x.shape[1])) and valid is None:
+            sums = x.new_zeros(run.shares, 2, x.shape[1])
+            run("moments", x, shift, sums, *x.shape)
+            return tuple(sums.sum(0))
         first, second = torch.zeros_like(shift), torch.zeros_like(shift)
         for rows in blocks(x):
             distance = counted(x[rows] - shift, valid, rows)
             first += distance.sum(0)
             second += distance.square_().sum(0)
-        n = count.clamp(min=1)
-        var = (second / n - (first / n).square()).clamp(min=0)  # of large x, not of large distances, it loses digits
-        mean, var = self._settle(shift + first / n, var, count)
-        return mean, torch.rsqrt(var + self.eps), (count > 1) / n
+        return first, second
 
 
 class Dice(nn.Module):
@@ -180,19 +190,35 @@ class _Dice(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         mean, scale, share = norm.statistics(x, valid)
-        out = torch.empty_like(x) if weight is None else x.new_empty(len(x), len(weight))
+        ctx.save_for_backward(x, valid, alpha, mean, scale, share, weight, bias)
+        n_out = 0 if weight is None else len(weight)
+        out = x.new_empty(len(x), n_out or x.shape[1])
+        if run := _kernels(x, valid, n_out):
+            transposed = None if weight is None else weight.t()
+            run("dice", x, -mean * scale, scale, alpha, transposed, bias, out, *x.shape, n_out)
+            return out
         for rows in blocks(x):
             p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
             y = torch.addcmul(alpha, p, 1 - alpha).mul_(x[rows])
             out[rows] = y if weight is None else times(y, weight, bias)
-        ctx.save_for_backward(x, valid, alpha, mean, scale, share, weight, bias)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, valid, alpha, mean, scale, share, weight, bias = ctx.saved_tensors
-        dx, inner = torch.empty_like(x), (1 - alpha) * scale
+        dx, inner = x.new_empty(x.shape), (1 - alpha) * scale
+        n_out = 0 if weight is None else len(weight)
+        if run := _kernels(x, valid, n_out):
+            sums, dweight, dbias = (
+                x.new_zeros(run.shares, *shape) for shape in ((3, len(alpha)), (n_out, len(alpha)), (n_out,))
+            )
+            run("dice_back", x, -mean * scale, scale, alpha, weight, dout, dx, sums, dweight, dbias, *x.shape, n_out)
+            dalpha, sum_g, sum_gz = sums.sum(0)
+            level, slope = inner * sum_g * share, inner * sum_gz * share * scale
+            run("settle", dx, x, level - mean * slope, slope, *x.shape)
+            of_weight, of_bias = None if weight is None else dweight.sum(0), None if bias is None else dbias.sum(0)
+            return dx, None, dalpha, None, of_weight, of_bias
         dalpha, sum_g, sum_gz = (torch.zeros_like(alpha) for _ in range(3))
         dweight = None if weight is None else torch.zeros_like(weight)
         for rows in blocks(x):
@@ -215,6 +241,10 @@ class _Dice(torch.autograd.Function):
             counted(dx[rows].sub_(level - mean * slope).addcmul_(x[rows], slope, value=-1), valid, rows)
         dbias = None if bias is None else dout.sum(0)
         return dx, None, dalpha, None, dweight, dbias
+
+
+def _kernels(x: Tensor, valid: Tensor | None, n_out: int) -> Kernels | None:
+    return kernels(x, x.shape[1], 0 if n_out == 1 else n_out) if valid is None else None
 
 
 def counted(x: Tensor, valid: Tensor | None, rows: slice) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recexp.layer.activation import Activation, blocks
+from recexp.layer.kernel import kernels
 from recexp.layer.lookup import Events, on_cpu
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import product, times, weight_gradient
@@ -138,18 +139,29 @@ class _Meet(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors, place, target, row, key, query, weight):
         x = key.new_empty(len(place), key.shape[1])
+        ctx.save_for_backward(vectors, place, target, row, weight)
+        if run := kernels(x, *weight.shape):
+            run("meet", vectors, target, key, query, weight.t(), place, row, x, len(x), *weight.shape[::-1])
+            return x
         for each in blocks(place):
             p, r = place[each], row[each]
             met = times(vectors.index_select(0, p).mul_(target.index_select(0, r)), weight)
             torch.add(key.index_select(0, p), query.index_select(0, r), out=x[each]).add_(met)
-        ctx.save_for_backward(vectors, place, target, row, weight)
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dx):
         vectors, place, target, row, weight = ctx.saved_tensors
-        dvectors, dtarget, dweight = (torch.zeros_like(each) for each in (vectors, target, weight))
+        dvectors, dtarget = vectors.new_zeros(vectors.shape), target.new_zeros(target.shape)
+        dkey, dquery = dx.new_zeros(len(vectors), dx.shape[1]), dx.new_zeros(len(target), dx.shape[1])
+        if run := kernels(dx, *weight.shape):
+            dmet, dweight = dx.new_empty(len(dx), vectors.shape[1]), dx.new_zeros(run.shares, *weight.shape)
+            sizes = (len(dx), *weight.shape[::-1])
+            run("meet_back", vectors, target, weight, dx, place, row, dmet, dweight, *sizes)
+            run("meet_add", vectors, target, dx, dmet, place, row, dvectors, dtarget, dkey, dquery, *sizes)
+            return dvectors, None, dtarget, None, dkey, dquery, dweight.sum(0)
+        dweight = torch.zeros_like(weight)
         for each in blocks(place):
             p, r = place[each], row[each]
             v, t = vectors.index_select(0, p), target.index_select(0, r)
@@ -157,9 +169,7 @@ class _Meet(torch.autograd.Function):
             dproduct = times(dx[each], weight.t())  # (n, D)
             dvectors.index_add_(0, p, t.mul_(dproduct))
             dtarget.index_add_(0, r, v.mul_(dproduct))
-        dkey = dx.new_zeros(len(vectors), dx.shape[1]).index_add_(0, place, dx)
-        dquery = dx.new_zeros(len(target), dx.shape[1]).index_add_(0, row, dx)
-        return dvectors, None, dtarget, None, dkey, dquery, dweight
+        return dvectors, None, dtarget, None, dkey.index_add_(0, place, dx), dquery.index_add_(0, row, dx), dweight
 
 
 class Outer(Scorer):

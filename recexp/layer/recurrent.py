@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.kernel import Kernels, kernels
 from recexp.layer.lookup import Events, lookup, product_dtype
 from recexp.layer.product import product, times, weight_gradient
 
@@ -178,6 +179,13 @@ class _Recurrence(torch.autograd.Function):
         n_steps, n_rows, n_hidden = len(x), x.shape[1], weight_hh.shape[1]
         ctx.spans, ctx.update, ctx.dtype = spans(n_active), update, product_dtype(x)
         x, h = x.detach(), x.new_zeros(n_steps + 1, n_rows, n_hidden)
+        ctx.set_materialize_grads(False)
+        if run := kernels(x, n_hidden):
+            x, y_n, ctx.active = x.contiguous(), torch.empty_like(h[1:]), torch.tensor(n_active)
+            weight, bias, sizes = flipped(weight_hh).t(), bias_hh[2 * n_hidden :], (*h[1:].shape, int(update))
+            run("recurrence", x, a, weight, bias, h, y_n, ctx.active, *sizes)
+            ctx.save_for_backward(x, a, weight_hh, h, y_n)
+            return h[1:], h[-1]
         products, minus_one = [], x.new_full((), -1)
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = flipped(weight_hh).to(ctx.dtype), F.pad(bias_hh[2 * n_hidden :], (2 * n_hidden, 0))
@@ -196,7 +204,6 @@ class _Recurrence(torch.autograd.Function):
                 if n < n_rows:
                     h[1:][steps, n:] = h[steps.start, n:]
         ctx.save_for_backward(x, a, weight_hh, h, *products)
-        ctx.set_materialize_grads(False)
         return h[1:], h[-1]
 
     @staticmethod
@@ -204,6 +211,8 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dstates, dlast):
         gates, a, weight_hh, h, *products = ctx.saved_tensors
         n_hidden = weight_hh.shape[1]
+        if run := kernels(gates, n_hidden):
+            return _by_kernel(run, ctx, dstates, dlast)
         # Of the gates and the candidate before their nonlinearities: dy for the hidden product, dx for the input's.
         dy, dx_n = torch.empty_like(gates), torch.empty_like(h[1:])
         da = None if a is None else torch.zeros_like(a)
@@ -240,6 +249,16 @@ class _Recurrence(torch.autograd.Function):
         dbias = F.pad(dy_n.sum((0, 1)), (2 * n_hidden, 0))
         dy_n.copy_(dx_n)
         return dy, da, flipped(dweight), dbias, None, None
+
+
+def _by_kernel(run: Kernels, ctx: Any, dstates: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    gates, a, weight_hh, h, y_n = ctx.saved_tensors
+    n_hidden = weight_hh.shape[1]
+    dx, da = torch.empty_like(gates), None if a is None else torch.zeros_like(a)
+    dweight, dbias = h.new_zeros(run.shares, 3 * n_hidden, n_hidden), h.new_zeros(run.shares, n_hidden)
+    grads, sizes = (dstates, dlast, da, dx, dweight, dbias), (*y_n.shape, int(ctx.update))
+    run("recurrence_back", gates, a, flipped(weight_hh), h, y_n, *grads, ctx.active, *sizes)
+    return dx, da, flipped(dweight.sum(0)), F.pad(dbias.sum(0), (2 * n_hidden, 0)), None, None
 
 
 def _cut(x: Tensor | None, steps: slice, n: int) -> Iterable[Any]:

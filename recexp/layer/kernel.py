@@ -1,0 +1,68 @@
+"""The kernels of kernel.c, which are compiled when recexp is installed, for threads of torch's own pool.
+
+Where they are missing, as without a C compiler or on another system than Linux, torch's operations do the same in more
+time; `kernels` says which of both a run has.
+"""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# By what torch says of the processor: the libraries it can run, the one with the widest vectors first.
+BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
+
+
+class Kernels:
+    """A library of kernels whose matrices have widths that are multiples of `lanes`."""
+
+    def __init__(self, path: Path, pool: ctypes.CDLL):
+        self._library = ctypes.CDLL(str(path))
+        self._library.use_threads(ctypes.cast(pool.GOMP_parallel, ctypes.c_void_p))
+        self.name, self.lanes = path.stem, self._library.lanes()
+
+    @property
+    def shares(self) -> int:
+        """How many threads work on a kernel, and add up sums of their own."""
+        return torch.get_num_threads()
+
+    def __call__(self, name: str, *members: Tensor | int | None) -> None:
+        """Runs a kernel on the members of its structure in kernel.c, in their order, null for None.
+
+        Tensors it writes to have to be contiguous; of others that are not it gets a copy.
+        """
+        tensors = [
+            each.contiguous() if isinstance(each, Tensor) else each for each in members
+        ]  # alive until it is done
+        numbers = [each.data_ptr() if isinstance(each, Tensor) else each or 0 for each in tensors]
+        self._library[name]((ctypes.c_int64 * len(numbers))(*numbers), ctypes.c_long(self.shares))
+
+
+def kernels(x: Tensor, *widths: int) -> Kernels | None:
+    """The fastest kernels for x and tensors like it of these widths, None where torch has to do the work."""
+    if x.device.type != "cpu" or x.dtype is not torch.float32:
+        return None
+    return next((each for each in installed() if all(width % each.lanes == 0 for width in widths)), None)
+
+
+@functools.cache
+def installed() -> list[Kernels]:
+    """What this machine can run, the fastest first."""
+    folder = Path(__file__).parent
+    paths = [folder / f"kernel_{each}.so" for each in BUILT.get(torch.backends.cpu.get_cpu_capability(), [])]
+    pool = _pool()
+    return [] if pool is None else [Kernels(path, pool) for path in paths if path.exists()]
+
+
+def _pool() -> ctypes.CDLL | None:
+    """The OpenMP that torch has loaded, if it is GNU's."""
+    paths = [*map(str, sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), "libgomp.so.1"]
+    for path in paths:
+        try:
+            return ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        except OSError:
+            continue
+    return None
