@@ -112,14 +112,32 @@ static void multiply(long m, long n, long depth, const float *a, long a_row, lon
     }
 }
 
-INLINE float sum_of(vec x) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += x[i];
-    return sum;
-}
-
 INLINE vec either(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
+}
+
+/* A vector's numbers, each in the place of the one `distance` from it. */
+INLINE vec exchanged(vec x, const int distance) {
+    ivec from;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) from[i] = i ^ distance;
+    return __builtin_shuffle(x, from);
+}
+
+INLINE vec sum_of(vec x) { /* in every lane */
+    if (LANES > 8) x += exchanged(x, 8 % LANES);
+    if (LANES > 4) x += exchanged(x, 4 % LANES);
+    x += exchanged(x, 2);
+    return x + exchanged(x, 1);
+}
+
+INLINE vec larger(vec x, vec y) { return either(x > y, x, y); }
+
+INLINE vec largest_of(vec x) {
+    if (LANES > 8) x = larger(x, exchanged(x, 8 % LANES));
+    if (LANES > 4) x = larger(x, exchanged(x, 4 % LANES));
+    x = larger(x, exchanged(x, 2));
+    return larger(x, exchanged(x, 1));
 }
 
 INLINE vec exponential(vec x) { /* to 2 units in the last place, of x from -87 to 88; NaN of NaN */
@@ -140,6 +158,50 @@ INLINE vec exponential(vec x) { /* to 2 units in the last place, of x from -87 t
 INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
+
+/* lookup.py: rows of a table by their places, and sums into these. */
+
+struct gather {
+    const float *table; /* (rows, W) */
+    const long *place;  /* (N,) */
+    float *out;         /* (N, W) */
+    long n, width, add, n_rows, amiss; /* whether a place is none of the rows */
+};
+
+static void gather_share(void *args, long share, long shares) {
+    struct gather *g = args;
+    BLOCKS(start, rows, g->n) for (long i = start; i < start + rows; i++) {
+        if (g->place[i] < 0 || g->place[i] >= g->n_rows) {
+            g->amiss = 1;
+            return;
+        }
+        const float *from = g->table + g->place[i] * g->width;
+        float *to = g->out + i * g->width;
+        if (g->add)
+            EACH(j, g->width) STORE(to + j, LOAD(to + j) + LOAD(from + j));
+        else
+            memcpy(to, from, sizeof(float) * g->width);
+    }
+}
+KERNEL(gather)
+
+struct scatter {
+    float *table; /* of 0 */
+    const long *place;
+    const float *x; /* (N, W) */
+    long n, width;
+};
+
+/* A share takes columns, so no two write to one number. */
+static void scatter_share(void *args, long share, long shares) {
+    const struct scatter *s = args;
+    for (long i = 0; i < s->n; i++) {
+        float *to = s->table + s->place[i] * s->width;
+        const float *from = s->x + i * s->width;
+        for (long j = share * LANES; j < s->width; j += shares * LANES) STORE(to + j, LOAD(to + j) + LOAD(from + j));
+    }
+}
+KERNEL(scatter)
 
 /* attention.py, _Meet: x_i = key_p + query_r + W (v_p * t_r), event i having place p and row r. */
 
@@ -269,7 +331,7 @@ static void dice_share(void *args, long share, long shares) {
         for (long i = 0; n_out == 1 && i < rows; i++) {
             vec sum = {0};
             EACH(j, width) sum += LOAD(y + i * width + j) * LOAD(d->weight + j);
-            d->out[start + i] = sum_of(sum) + d->bias[0];
+            d->out[start + i] = sum_of(sum)[0] + d->bias[0];
         }
         if (n_out > 1) {
             float *out = d->out + start * n_out;
@@ -445,7 +507,7 @@ static void recurrence_back_share(void *args, long share, long shares) {
                     STORE(hidden, dr), STORE(hidden + width, du), STORE(hidden + 2 * width, dyn);
                     STORE(dbias + j, LOAD(dbias + j) + dyn);
                 }
-                if (c->da) c->da[at + i] = sum_of(da);
+                if (c->da) c->da[at + i] = sum_of(da)[0];
             }
             memset(dx + n * all, 0, sizeof(float) * (rows - n) * all);
             multiply(n, width, all, dy, all, 1, c->weight, width, dh, width, 1);
@@ -455,3 +517,249 @@ static void recurrence_back_share(void *args, long share, long shares) {
     free(dy), free(dh);
 }
 KERNEL(recurrence_back)
+
+/* transformer.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. */
+
+struct attend {
+    const float *q;                   /* (B, M, D), or null: the first D numbers of each position are its query */
+    const float *table_1, *table_2;   /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of rows of both tables */
+    const long *place_1, *place_2;    /* (B, L): which rows; without them each position has its own */
+    const unsigned char *seen;        /* (B, M or 1, L) */
+    float *out;                       /* (B, M, D); dout in attend_back */
+    long n_rows, n_queries, length, dim, n_heads, width;
+    long each;                        /* whether each query has a row of seen */
+    float *dq, *dpositions;           /* (B, M, D) or null, (B, L, W); of attend_back */
+};
+
+/* What the positions of a row hold: (L, W). */
+static void look_up(const struct attend *s, long row, float *to) {
+    long width = s->width;
+    for (long i = row * s->length; i < (row + 1) * s->length; i++, to += width) {
+        const float *first = s->table_1 + (s->place_1 ? s->place_1[i] : i) * width;
+        if (s->table_2) {
+            const float *second = s->table_2 + (s->place_2 ? s->place_2[i] : i) * width;
+            EACH(j, width) STORE(to + j, LOAD(first + j) + LOAD(second + j));
+        } else
+            memcpy(to, first, sizeof(float) * width);
+    }
+}
+
+/* One round of a square's transposition: what lies off the diagonal of squares of 2 half changes places. */
+INLINE void turn(vec *square, const int half) {
+    ivec upper, lower; /* where the two rows' numbers come from, those from LANES on being the second row's */
+#pragma GCC unroll 16
+    for (int j = 0; j < LANES; j++) {
+        upper[j] = j & half ? LANES + j - half : j;
+        lower[j] = j & half ? LANES + j : j + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & half)) {
+            vec first = square[i], second = square[i + half];
+            square[i] = __builtin_shuffle(first, second, upper);
+            square[i + half] = __builtin_shuffle(first, second, lower);
+        }
+}
+
+/* b (width, to) = a (rows, width) transposed, with columns of 0 up to `to`. */
+static void transpose(const float *a, long a_row, long rows, long width, float *b, long to) {
+    for (long start = 0; start < to; start += LANES)
+        for (long column = 0; column < width; column += LANES) {
+            vec square[LANES];
+#pragma GCC unroll 16
+            for (long i = 0; i < LANES; i++)
+                square[i] = start + i < rows ? LOAD(a + (start + i) * a_row + column) : (vec){0};
+            turn(square, 1), turn(square, 2);
+            if (LANES > 4) turn(square, 4);
+            if (LANES > 8) turn(square, 8);
+#pragma GCC unroll 16
+            for (long j = 0; j < LANES; j++) STORE(b + (column + j) * to + start, square[j]);
+        }
+}
+
+/* Weights (M, padded) of a head's queries q on its keys (d, padded), 0 where they are not seen. */
+static void weigh(const struct attend *s, const float *q, long q_step, const float *keys, const unsigned char *seen,
+                  long padded, float *visible, float *weights) {
+    long size = s->dim / s->n_heads;
+    float scale = 1.f / __builtin_sqrtf(size);
+    multiply(s->n_queries, padded, size, q, q_step, 1, keys, padded, weights, padded, 0);
+    for (long i = 0; i < s->n_queries; i++) {
+        float *row = weights + i * padded;
+        for (long j = 0; (i == 0 || s->each) && j < padded; j++)
+            visible[j] = j < s->length && seen[(s->each ? i * s->length : 0) + j];
+        vec largest = (vec){0} - 3e38f, total = {0};
+        EACH(j, padded) {
+            vec score = either(LOAD(visible + j) > 0.f, LOAD(row + j) * scale, (vec){0} - 3e38f);
+            largest = either(score > largest, score, largest);
+            STORE(row + j, score);
+        }
+        largest = largest_of(largest);
+        EACH(j, padded) {
+            vec weight = exponential(LOAD(row + j) - largest) * LOAD(visible + j);
+            STORE(row + j, weight);
+            total += weight;
+        }
+        float sum = sum_of(total)[0], share = sum > 0 ? 1.f / sum : 0;
+        EACH(j, padded) STORE(row + j, LOAD(row + j) * share);
+    }
+}
+
+static void attend_share(void *args, long share, long shares) {
+    const struct attend *s = args;
+    long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
+    long padded = (n + LANES - 1) / LANES * LANES, seen_row = n * (s->each ? m : 1), q_step = s->q ? dim : width;
+    float *keys = scratch(size, padded), *weights = scratch(m, padded), *visible = scratch(1, padded);
+    float *positions = scratch(n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    for (long row = share; row < s->n_rows; row += shares) {
+        const float *q = s->q ? s->q + row * m * dim : positions;
+        look_up(s, row, positions);
+        for (long head = 0; head < dim; head += size) {
+            transpose(k + head, width, n, size, keys, padded);
+            weigh(s, q + head, q_step, keys, s->seen + row * seen_row, padded, visible, weights);
+            multiply(m, size, n, weights, padded, 1, v + head, width, s->out + row * m * dim + head, dim, 0);
+        }
+    }
+    free(keys), free(weights), free(visible), free(positions);
+}
+KERNEL(attend)
+
+static void attend_back_share(void *args, long share, long shares) {
+    const struct attend *s = args;
+    long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
+    long padded = (n + LANES - 1) / LANES * LANES, seen_row = n * (s->each ? m : 1), q_step = s->q ? dim : width;
+    float *turned = scratch(size, padded), *weights = scratch(m, padded), *change = scratch(m, padded);
+    float *visible = scratch(1, padded), scale = 1.f / __builtin_sqrtf(size);
+    float *positions = scratch(n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    for (long row = share; row < s->n_rows; row += shares) {
+        const float *q = s->q ? s->q + row * m * dim : positions;
+        float *dpositions = s->dpositions + row * n * width, *dk = dpositions + width - 2 * dim, *dv = dk + dim;
+        float *dq = s->q ? s->dq + row * m * dim : dpositions;
+        look_up(s, row, positions);
+        for (long head = 0; head < dim; head += size) {
+            const float *dout = s->out + row * m * dim + head;
+            transpose(k + head, width, n, size, turned, padded);
+            weigh(s, q + head, q_step, turned, s->seen + row * seen_row, padded, visible, weights);
+            transpose(v + head, width, n, size, turned, padded);
+            multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
+            multiply(n, size, m, weights, 1, padded, dout, dim, dv + head, width, 0);
+            for (long i = 0; i < m; i++) { /* of the scores */
+                vec total = {0};
+                EACH(j, padded) total += LOAD(change + i * padded + j) * LOAD(weights + i * padded + j);
+                vec mean = sum_of(total);
+                EACH(j, padded) {
+                    float *to = change + i * padded + j;
+                    STORE(to, (LOAD(to) - mean) * LOAD(weights + i * padded + j) * scale);
+                }
+            }
+            multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
+            multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
+        }
+    }
+    free(turned), free(weights), free(change), free(visible), free(positions);
+}
+KERNEL(attend_back)
+
+/* transformer.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
+   relu of slope percent / 100 below 0. What lies between z and y never leaves the cache, and is made again in the gradient. */
+
+struct sublayer {
+    const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
+    const float *scale, *shift;                                 /* (D,): of the LayerNorm */
+    float *y;                                                   /* (N, D); dy in sublayer_back */
+    long n, dim, n_in, hidden, percent;
+    double eps;
+    const float *back_1, *back_2;         /* (H, K), (D, H or K): the weights as they are; of sublayer_back, as all below */
+    float *dx, *dz;                       /* (N, D), (N, K); dz null where z is x, and dx has both */
+    float *dweight_1, *dbias_1;           /* (shares, H, K), (shares, H) */
+    float *dweight_2, *dbias_2;           /* (shares, D, H or K), (shares, D) */
+    float *dscale, *dshift;               /* (shares, D) */
+};
+
+/* The hidden units u (rows, H) before f and after it, and the sum x + F(z) (rows, D). */
+static void sublayer_sum(const struct sublayer *s, long start, long rows, float *before, float *u, float *sum) {
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in;
+    const float *z = s->z + start * n_in;
+    float slope = s->percent / 100.f;
+    if (hidden) {
+        for (long i = 0; i < rows; i++) memcpy(before + i * hidden, s->bias_1, sizeof(float) * hidden);
+        multiply(rows, hidden, n_in, z, n_in, 1, s->weight_1, hidden, before, hidden, 1);
+        EACH(i, rows * hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(before + i), LOAD(before + i) * slope));
+        for (long i = 0; i < rows; i++)
+            EACH(j, dim) STORE(sum + i * dim + j, LOAD(s->x + (start + i) * dim + j) + LOAD(s->bias_2 + j));
+    } else
+        memcpy(sum, s->x + start * dim, sizeof(float) * rows * dim);
+    multiply(rows, dim, n_u, hidden ? u : z, n_u, 1, s->weight_2, dim, sum, dim, 1);
+}
+
+/* A row to mean 0 and variance 1, in place: 1 / deviation. */
+INLINE float normal(float *row, long dim, double eps) {
+    vec first = {0}, second = {0};
+    EACH(j, dim) first += LOAD(row + j);
+    vec mean = sum_of(first) * (1.f / dim);
+    EACH(j, dim) {
+        vec distance = LOAD(row + j) - mean;
+        second += distance * distance;
+        STORE(row + j, distance);
+    }
+    float rate = 1.f / __builtin_sqrtf(sum_of(second)[0] / dim + (float)eps);
+    EACH(j, dim) STORE(row + j, LOAD(row + j) * rate);
+    return rate;
+}
+
+static void sublayer_share(void *args, long share, long shares) {
+    const struct sublayer *s = args;
+    long dim = s->dim;
+    float *before = scratch(BLOCK, s->hidden + 1), *u = scratch(BLOCK, s->hidden + 1);
+    BLOCKS(start, rows, s->n) {
+        float *y = s->y + start * dim;
+        sublayer_sum(s, start, rows, before, u, y);
+        for (long i = 0; i < rows; i++) {
+            normal(y + i * dim, dim, s->eps);
+            EACH(j, dim) STORE(y + i * dim + j, LOAD(y + i * dim + j) * LOAD(s->scale + j) + LOAD(s->shift + j));
+        }
+    }
+    free(before), free(u);
+}
+KERNEL(sublayer)
+
+static void add_rows(const float *x, long rows, long width, float *sum) {
+    for (long i = 0; i < rows; i++) EACH(j, width) STORE(sum + j, LOAD(sum + j) + LOAD(x + i * width + j));
+}
+
+static void sublayer_back_share(void *args, long share, long shares) {
+    const struct sublayer *s = args;
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in;
+    float *before = scratch(BLOCK, hidden + 1), *made = scratch(BLOCK, hidden + 1), *sum = scratch(BLOCK, dim);
+    float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dweight_2 = s->dweight_2 + share * dim * n_u;
+    float *dscale = s->dscale + share * dim, *dshift = s->dshift + share * dim, slope = s->percent / 100.f;
+    BLOCKS(start, rows, s->n) {
+        const float *z = s->z + start * n_in, *u = hidden ? made : z;
+        float *dsum = s->dx + start * dim, *du = hidden ? made : s->dz + start * n_in;
+        sublayer_sum(s, start, rows, before, made, sum);
+        for (long i = 0; i < rows; i++) {
+            float *row = sum + i * dim, rate = normal(row, dim, s->eps);
+            const float *dy = s->y + (start + i) * dim;
+            vec total = {0}, along = {0};
+            EACH(j, dim) {
+                vec change = LOAD(dy + j) * LOAD(s->scale + j);
+                total += change;
+                along += change * LOAD(row + j);
+                STORE(dscale + j, LOAD(dscale + j) + LOAD(dy + j) * LOAD(row + j));
+                STORE(dshift + j, LOAD(dshift + j) + LOAD(dy + j));
+            }
+            vec mean = sum_of(total) * (1.f / dim), tilt = sum_of(along) * (1.f / dim);
+            EACH(j, dim)
+                STORE(dsum + i * dim + j, (LOAD(dy + j) * LOAD(s->scale + j) - mean - LOAD(row + j) * tilt) * rate);
+        }
+        multiply(dim, n_u, rows, dsum, 1, dim, u, n_u, dweight_2, n_u, 1);
+        multiply(rows, n_u, dim, dsum, dim, 1, s->back_2, n_u, du, n_u, 0);
+        if (!hidden) continue;
+        add_rows(dsum, rows, dim, s->dbias_2 + share * dim);
+        EACH(i, rows * hidden) STORE(du + i, either(LOAD(before + i) > 0.f, LOAD(du + i), LOAD(du + i) * slope));
+        add_rows(du, rows, hidden, s->dbias_1 + share * hidden);
+        multiply(hidden, n_in, rows, du, 1, hidden, z, n_in, dweight_1, n_in, 1);
+        multiply(rows, n_in, hidden, du, hidden, 1, s->back_1, n_in, s->dz ? s->dz + start * n_in : dsum, n_in, !s->dz);
+    }
+    free(before), free(made), free(sum);
+}
+KERNEL(sublayer_back)

@@ -7,6 +7,7 @@ time; `kernels` says which of both a run has.
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 # By what torch says of the processor: the libraries it can run, the one with the widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
+
+
+KNOWN = (torch.float32, torch.int64, torch.bool)  # what kernel.c calls float, long and unsigned char
 
 
 class Kernels:
@@ -29,16 +33,25 @@ class Kernels:
         """How many threads work on a kernel, and add up sums of their own."""
         return torch.get_num_threads()
 
-    def __call__(self, name: str, *members: Tensor | int | None) -> None:
-        """Runs a kernel on the members of its structure in kernel.c, in their order, null for None.
+    def __call__(self, name: str, *members: Tensor | float | None) -> Sequence[int]:
+        """Runs a kernel on the members of its structure in kernel.c, in their order, null for None; what it leaves there.
 
         Tensors it writes to have to be contiguous; of others that are not it gets a copy.
         """
-        tensors = [
-            each.contiguous() if isinstance(each, Tensor) else each for each in members
-        ]  # alive until it is done
-        numbers = [each.data_ptr() if isinstance(each, Tensor) else each or 0 for each in tensors]
-        self._library[name]((ctypes.c_int64 * len(numbers))(*numbers), ctypes.c_long(self.shares))
+        tensors = [each.contiguous() if isinstance(each, Tensor) else each for each in members]  # alive until it is done
+        structure = (ctypes.c_int64 * len(tensors))(*map(_word, tensors))
+        self._library[name](structure, ctypes.c_long(self.shares))
+        return structure
+
+
+def _word(member: Tensor | float | None) -> int:
+    """The 8 bytes of a pointer, a long or a double."""
+    if isinstance(member, Tensor):
+        assert member.dtype in KNOWN, member.dtype
+        return member.data_ptr()
+    if isinstance(member, float):
+        return ctypes.c_int64.from_buffer(ctypes.c_double(member)).value
+    return member or 0
 
 
 def kernels(x: Tensor, *widths: int) -> Kernels | None:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.kernel import Kernels, kernels
+
 
 def lookup(table: Tensor, ids: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:
     """table (n, D), ids (...) int64 -> (..., D).
@@ -48,6 +50,10 @@ class Events:
 
 def total(sources: Iterable[Events]) -> Tensor:
     """The sum of what is looked up in each: (B, L, E)."""
+    sources = list(sources)
+    vectors, places = [each.vectors for each in sources], [each.place.long() for each in sources]
+    if all(kernels(each, each.shape[1]) for each in vectors):
+        return _Total.apply(places, *vectors)
     return reduce(operator.add, (each.embedded() for each in sources))
 
 
@@ -65,8 +71,13 @@ def product_dtype(x: Tensor) -> torch.dtype:
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+        ids = ids.long()
         ctx.save_for_backward(ids)
         ctx.shape, ctx.padding = table.shape, padding
+        if run := kernels(table, table.shape[1]):
+            out = table.new_empty(*ids.shape, table.shape[1])
+            gather(run, table, ids, out, False)
+            return out
         return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
 
     @staticmethod
@@ -74,7 +85,44 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (ids,) = ctx.saved_tensors
         total = grad.new_zeros(ctx.shape)
-        total.index_add_(0, ids.flatten(), grad.reshape(-1, ctx.shape[1]))
+        if run := kernels(grad, ctx.shape[1]):
+            run("scatter", total, ids, grad, ids.numel(), ctx.shape[1])
+        else:
+            total.index_add_(0, ids.flatten(), grad.reshape(-1, ctx.shape[1]))
         if ctx.padding is not None:
             total[ctx.padding] = 0
         return total, None, None
+
+
+def gather(run, table: Tensor, ids: Tensor, out: Tensor, add: bool) -> None:
+    n_rows, width = table.shape
+    *_, amiss = run("gather", table, ids, out, ids.numel(), width, int(add), n_rows, 0)
+    if amiss:
+        raise IndexError(f"an id of {int(ids.min())} to {int(ids.max())} is none of the {n_rows} rows of a table")
+
+
+def scattered(run: Kernels, grad: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """The sum of rows of grad (..., W) by their places (...): (n, W)."""
+    total = grad.new_zeros(shape)
+    run("scatter", total, place, grad, place.numel(), shape[1])
+    return total
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, places: list[Tensor], *tables: Tensor) -> Tensor:
+        ctx.places, ctx.shapes = places, [each.shape for each in tables]
+        width = tables[0].shape[1]
+        out = tables[0].new_empty(*places[0].shape, width)
+        for i, (place, table) in enumerate(zip(places, tables, strict=True)):
+            gather(kernels(out, width), table, place, out, i > 0)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        grad, width = grad.contiguous(), grad.shape[-1]
+        found = [grad.new_zeros(shape) for shape in ctx.shapes]
+        for place, table in zip(ctx.places, found, strict=True):
+            kernels(grad, width)("scatter", table, place, grad, place.numel(), width)
+        return None, *found

@@ -43,6 +43,15 @@ class MLP(nn.Module):
         """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""
         return self.after_first(self.linears[0](x), mask) if len(self.linears) else x
 
+    def slope(self) -> int | None:
+        """Of its only hidden layer's activation below 0, in percent; None where it does more than relu and leaky relu."""
+        if len(self.hidden) != 1 or len(self.linears) != 2:
+            return None
+        hidden = self.hidden[0]
+        if hidden.norm is not None or (hidden.dropout.p and self.training):
+            return None
+        return {nn.ReLU: 0, nn.LeakyReLU: 1}.get(type(hidden.activation))
+
     @property
     def first(self) -> nn.Linear:
         """Its weight and bias, for callers that compute its product in a cheaper way."""

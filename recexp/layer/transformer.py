@@ -12,15 +12,19 @@ queries, (B, M, L) by each. What a mask hides may hold anything.
 
 from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from recexp.config import require
 from recexp.layer.activation import Activation
-from recexp.layer.lookup import Events, Table, on_cpu, total
+from recexp.layer.kernel import kernels
+from recexp.layer.lookup import Events, Table, on_cpu, scattered, total
 from recexp.layer.mlp import MLP, linear
+from recexp.layer.product import Linear, product
 
 SHORT = 64  # longest sequence whose scores a CPU keeps whole
 
@@ -46,19 +50,37 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """query (B, M, D), memory (B, L, D), seen (B, L) or (B, M, L) -> (B, M, D)."""
+        return self.output(self.side_by_side(query, memory, seen))
+
+    def side_by_side(self, query: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        """The heads [head_1, ..., head_h] (B, M, D) of which forward gives the product."""
         # A weight of 0 is not enough: 0 times infinity is NaN.
         memory = hide(memory, seen if seen.dim() == 2 else seen.any(1))
+        if self.by_kernel(query):
+            positions = [product(memory, self.weight("key", "value"))]
+            return self.by_sources(product(query, self.query.weight), [None], positions, seen)
         return self.between(self.query(query), self.key(memory), self.value(memory), seen)
 
+    def by_kernel(self, x: Tensor) -> bool:
+        return bool(kernels(x, self.heads[1]) and on_cpu(x) and not (self.dropout.p and self.training))
+
+    def weight(self, *names: str) -> Tensor:
+        """Weights one below the other."""
+        return torch.cat([getattr(self, name).weight for name in names])
+
+    def by_sources(self, q: Tensor | None, places: list[Tensor | None], tables: Sequence[Tensor], seen: Tensor) -> Tensor:
+        """The heads of queries (B, M, D) and, side by side, keys and values; or all three. See _Attend."""
+        return _Attend.apply(q, seen if seen.dim() == 3 else seen[:, None], self.heads, places, *tables)
+
     def between(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-        """What forward makes of its products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
+        """The heads of the products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
         seen = seen if seen.dim() == 3 else seen[:, None]  # (B, M or 1, L)
         blind = ~seen.any(2, keepdim=True)  # (B, M or 1, 1)
         q, k, v = (x.unflatten(2, self.heads).transpose(1, 2) for x in (q, k, v))  # (B, h, M or L, d)
         # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
         heads = attend(q, k, v, (seen | blind)[:, None], self.dropout)
         heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
-        return self.output(heads.transpose(1, 2).flatten(2))
+        return heads.transpose(1, 2).flatten(2)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, dropout: nn.Dropout) -> Tensor:
@@ -73,8 +95,43 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, dropout: nn.Dropout) -
     return torch.bmm(dropout(weights), v).unflatten(0, rows[:2])
 
 
+class _Attend(torch.autograd.Function):
+    """softmax(q k^T / sqrt(d)) v of heads side by side, 0 for a query that sees nothing: (B, M, D).
+
+    The tables (n, W), of which rows at the places (B, L) add up, or one (B, L, W) without a place, hold [k, v] beside
+    q (B, M, D), or [q, k, v] without it. seen (B, M or 1, L).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q, seen, heads: tuple[int, int], places: list[Tensor | None], *tables: Tensor):
+        n_heads, size = heads
+        dim, length, width = n_heads * size, seen.shape[2], tables[0].shape[-1]
+        n_queries = length if q is None else q.shape[1]
+        ctx.heads, ctx.places = heads, places
+        ctx.sizes = len(seen), n_queries, length, dim, n_heads, width, int(seen.shape[1] > 1)
+        ctx.save_for_backward(q, seen, *tables)
+        out = seen.new_empty(len(seen), n_queries, dim, dtype=tables[0].dtype)
+        kernels(out, size)("attend", *_Attend.members(ctx, q, seen, tables, out), None, None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout):
+        q, seen, *tables = ctx.saved_tensors
+        run, width = kernels(dout, ctx.heads[1]), tables[0].shape[-1]
+        dq, dpositions = None if q is None else q.new_empty(q.shape), dout.new_empty(len(seen), seen.shape[2], width)
+        run("attend_back", *_Attend.members(ctx, q, seen, tables, dout), dq, dpositions)
+        gradients = [dpositions if place is None else scattered(run, dpositions, place, table.shape) for place, table in zip(ctx.places, tables, strict=True)]
+        return dq, None, None, None, *gradients
+
+    @staticmethod
+    def members(ctx, q, seen, tables, out):
+        none = [None] * (2 - len(tables))
+        return q, *tables, *none, *ctx.places, *none, seen, out, *ctx.sizes
+
+
 class Residual(nn.Module):
-    """A sublayer f with its residual, dropout and LayerNorm."""
+    """A sublayer with its residual, dropout and LayerNorm."""
 
     def __init__(self, dim: int, dropout: float, norm: Norm):
         super().__init__()
@@ -82,11 +139,68 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """x (..., D) -> (..., D)."""
+    def forward(self, x: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor], mask: Tensor) -> Tensor:
+        """The sublayer is outer(inner(x)); x (..., D), mask (...) -> (..., D)."""
         if self.placement is Norm.pre:
-            return x + self.dropout(sublayer(self.norm(x)))
-        return self.norm(x + self.dropout(sublayer(x)))
+            return x + self.dropout(apply(outer, inner(self.norm(x)), mask))
+        z = inner(x)
+        if self.by_kernel(x, outer):
+            return _Sublayer.apply(x, z, *weights(outer), self.norm.weight, self.norm.bias, self.norm.eps)
+        return self.norm(x + self.dropout(apply(outer, z, mask)))
+
+    def by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
+        if (self.dropout.p and self.training) or not on_cpu(x) or not isinstance(self.norm, nn.LayerNorm):
+            return False
+        if isinstance(outer, MLP) and outer.slope() is None:
+            return False
+        linears = outer.linears if isinstance(outer, MLP) else [outer]
+        return kernels(x, *(size for each in linears for size in each.weight.shape)) is not None
+
+
+def apply(outer: Linear | MLP, z: Tensor, mask: Tensor) -> Tensor:
+    return outer(z, mask) if isinstance(outer, MLP) else outer(z)
+
+
+def weights(outer: Linear | MLP) -> tuple[Any, ...]:
+    """What _Sublayer wants of it."""
+    if not isinstance(outer, MLP):
+        return None, None, outer.weight, None, 0
+    first, second = outer.linears
+    return first.weight, first.bias, second.weight, second.bias, outer.slope()
+
+
+class _Sublayer(torch.autograd.Function):
+    """LayerNorm(x + W_2 f(W_1 z + b_1) + b_2), f a relu with a slope below 0; without W_1 LayerNorm(x + W_2 z).
+
+    x (..., D), z (..., K).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x, z, weight_1, bias_1, weight_2, bias_2, percent: int, scale, shift, eps: float):
+        x, z, y = x.contiguous(), z.contiguous(), x.new_empty(x.shape)
+        dim, n_in, hidden = len(weight_2), z.shape[-1], 0 if weight_1 is None else len(weight_1)
+        ctx.sizes = x.numel() // dim, dim, n_in, hidden, percent, eps
+        transposed = None if weight_1 is None else weight_1.t().contiguous()
+        ctx.same = z.data_ptr() == x.data_ptr()
+        ctx.save_for_backward(x, z, transposed, bias_1, weight_2.t().contiguous(), bias_2, scale, shift, weight_1, weight_2)
+        kernels(x, dim, n_in, hidden)("sublayer", *ctx.saved_tensors[:8] if False else (x, z, transposed, bias_1, weight_2.t(), bias_2, scale, shift), y, *ctx.sizes, *[None] * 10)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy):
+        *given, weight_1, weight_2 = ctx.saved_tensors
+        x, z = given[:2]
+        dim, n_in, hidden = ctx.sizes[1:4]
+        run = kernels(x, dim, n_in, hidden)
+        dx, dz = x.new_empty(x.shape), None if ctx.same else z.new_empty(z.shape)
+        shapes = ((hidden, n_in), (hidden,), weight_2.shape, (dim,), (dim,), (dim,))
+        sums = [x.new_zeros(run.shares, *shape) for shape in shapes]
+        run("sublayer_back", *given, dy, *ctx.sizes, weight_1, weight_2, dx, dz, *sums)
+        dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift = (each.sum(0) for each in sums)
+        if weight_1 is None:
+            dweight_1 = dbias_1 = dbias_2 = None
+        return dx, dz, dweight_1, dbias_1, dweight_2, dbias_2, None, dscale, dshift, None
 
 
 class EncoderLayer(nn.Module):
@@ -102,24 +216,37 @@ class EncoderLayer(nn.Module):
         """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
         attend = self.attend
         x = hide(x, mask)
-        if self.looks_up(x, sources):
-            q, k, v = (looked_up(sources, weight) for weight in (attend.query, attend.key, attend.value))
-            x = self.attended(x, lambda x: attend.between(q, k, v, seen))
+        if self.looks_up(x, sources) and attend.by_kernel(x):
+            weight, places = attend.weight("query", "key", "value"), [each.place for each in sources]
+            tables = [product(each.vectors, weight) for each in sources]
+            x = self.attended(x, attend.output, lambda x: attend.by_sources(None, places, tables, seen), mask)
+        elif self.looks_up(x, sources):
+            q, k, v = (looked_up(sources, each.weight) for each in (attend.query, attend.key, attend.value))
+            x = self.attended(x, attend.output, lambda x: attend.between(q, k, v, seen), mask)
         else:
-            x = self.attended(x, lambda x: attend(x, x, seen))
-        return self.transformed(x, lambda x: self.transform(x, mask))
+            x = self.attended(x, attend.output, lambda x: attend.side_by_side(x, x, seen), mask)
+        return self.transformed(x, self.transform, lambda x: x, mask)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
         attend = self.attend
         x = hide(x, mask)
-        if self.looks_up(x, sources):
-            k, v = looked_up(sources, attend.key), looked_up(sources, attend.value)
-            x = self.attended(x[:, -1:], lambda x: attend.between(attend.query(x), k, v, mask))
+        if self.looks_up(x, sources) and attend.by_kernel(x):
+            weight, places = attend.weight("key", "value"), [each.place for each in sources]
+            tables = [product(each.vectors, weight) for each in sources]
+            x = self.attended(
+                x[:, -1:],
+                attend.output,
+                lambda x: attend.by_sources(attend.query(x), places, tables, mask),
+                mask[:, -1:],
+            )
+        elif self.looks_up(x, sources):
+            k, v = looked_up(sources, attend.key.weight), looked_up(sources, attend.value.weight)
+            x = self.attended(x[:, -1:], attend.output, lambda x: attend.between(attend.query(x), k, v, mask), mask[:, -1:])
         else:
             memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
-            x = self.attended(x[:, -1:], lambda x: attend(x, memory, mask))
-        return self.transformed(x, lambda x: self.transform(x))
+            x = self.attended(x[:, -1:], attend.output, lambda x: attend.side_by_side(x, memory, mask), mask[:, -1:])
+        return self.transformed(x, self.transform, lambda x: x, mask[:, -1:])
 
     def looks_up(self, x: Tensor, sources: Sequence[Events]) -> bool:
         """Whether products of x are looked up in those of its sources: on a CPU, where no norm stands between."""
@@ -139,9 +266,9 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D) as EncoderLayer."""
         x = hide(x, mask)
-        x = self.attended(x, lambda x: self.attend(x, x, causal(mask)))
-        x = self.recalled(x, lambda x: self.recall(x, memory, seen))
-        return self.transformed(x, lambda x: self.transform(x, mask))
+        x = self.attended(x, self.attend.output, lambda x: self.attend.side_by_side(x, x, causal(mask)), mask)
+        x = self.recalled(x, self.recall.output, lambda x: self.recall.side_by_side(x, memory, seen), mask)
+        return self.transformed(x, self.transform, lambda x: x, mask)
 
 
 class Encoder(nn.Module):
@@ -213,9 +340,9 @@ def final(dim: int, norm: Norm) -> nn.Module:
     return nn.LayerNorm(dim) if norm is Norm.pre else nn.Identity()
 
 
-def looked_up(sources: Sequence[Events], weight: nn.Module) -> Tensor:
+def looked_up(sources: Sequence[Events], weight: Tensor) -> Tensor:
     """weight(x) of x, the sum of the sources (B, L), once for each of their vectors: (B, L, D). weight has no bias."""
-    return total(Events(weight(each.vectors), each.place) for each in sources)
+    return total(Events(product(each.vectors, weight), each.place) for each in sources)
 
 
 def hide(x: Tensor, mask: Tensor) -> Tensor:
