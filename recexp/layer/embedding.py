@@ -14,7 +14,7 @@ from torch.nn import functional
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Schema, Side
 from recexp.error import ConfigError
-from recexp.layer.lookup import Events, Table, lookup
+from recexp.layer.lookup import Events, Table, lookup, total
 
 
 class SideEmbedding(nn.Module):
@@ -126,14 +126,13 @@ class FeatureEmbedding(nn.Module):
 
         What is a sum over fields, as linear terms, sums of pairs and an MLP's first product are: (B, K).
         """
-        parts = []
+        sources = []
         for side, table, index in (("user", batch.users, batch.user), ("item", batch.items, batch.target)):
             if side in self.sides:
                 rows, place = self.distinct(side, table, index)
-                parts.append(lookup(term(side, self.sides[side](rows)), place))
-        if "context" in self.sides:
-            parts.append(term("context", self.sides["context"](batch.context)))
-        return reduce(operator.add, parts)
+                sources.append(Events(term(side, self.sides[side](rows)), place))
+        context = [term("context", self.sides["context"](batch.context))] if "context" in self.sides else []
+        return reduce(operator.add, [*([total(sources)] if sources else []), *context])
 
     def rows(self, side: str, table: Features, index: Tensor) -> Tensor:
         """Fields of the users or items at `index` (...): (..., F, D). Each distinct one is embedded once."""

@@ -5,8 +5,15 @@ Rendle, ICDM 2010, lemma 3.1   sum_{i<j} <e_i, e_j> = 1/2 sum_d (S_d^2 - sum_i e
 He & Chua, NFM, SIGIR 2017, eq. 4   the same before the sum over d
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recexp.layer.kernel import kernels
+from recexp.layer.lookup import on_cpu
+from recexp.layer.product import product
 
 
 def bi_interaction(e: Tensor) -> Tensor:
@@ -19,14 +26,77 @@ def moments(e: Tensor) -> Tensor:
 
     In fp32 at least: the difference of two large sums has no correct digit left in bfloat16.
     """
-    e = e.to(torch.promote_types(e.dtype, torch.float32))
-    return torch.cat([e.sum(1), e.square().sum(1)], 1)
+    return terms(e, None)
+
+
+def terms(e: Tensor, weight: Tensor | None) -> Tensor:
+    """moments(e) and, given a weight (H, F D), beside them its product: e (B, F, D) -> (B, 2 D + H)."""
+    hidden = 0 if weight is None else len(weight)
+    if on_cpu(e) and kernels(e, e.shape[2], hidden):
+        return _Terms.apply(e, weight)
+    wide = e.to(torch.promote_types(e.dtype, torch.float32))
+    both = [wide.sum(1), wide.square().sum(1)]
+    return torch.cat(both if weight is None else [*both, product(e.flatten(1), weight)], 1)
 
 
 def pairs(moments: Tensor) -> Tensor:
     """Elementwise products of all pairs, summed, of the fields' moments (B, 2 D) -> (B, D)."""
-    total, squares = moments.chunk(2, 1)
-    return (total.square() - squares) / 2
+    return apart(moments, None)[0]
+
+
+def apart(sums: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of sums of terms (B, 2 D + H) the pairs (B, D), and their products plus a bias (H,): (B, H)."""
+    hidden = 0 if bias is None else len(bias)
+    dim = (sums.shape[1] - hidden) // 2
+    if on_cpu(sums) and kernels(sums, dim, hidden):
+        return _Apart.apply(sums, bias)
+    total, squares, rest = sums.split([dim, dim, hidden], 1)
+    return (total.square() - squares) / 2, rest if bias is None else rest + bias
+
+
+class _Terms(torch.autograd.Function):
+    """`terms` by a kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, e, weight):
+        hidden, transposed = (0, None) if weight is None else (len(weight), weight.t())
+        ctx.save_for_backward(e, weight)
+        out = e.new_empty(len(e), 2 * e.shape[2] + hidden)
+        kernels(e, e.shape[2], hidden)("terms", e, transposed, out, *e.shape, hidden, None, None, None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout):
+        e, weight = ctx.saved_tensors
+        shape = (0, 0) if weight is None else weight.shape
+        run, de = kernels(e, e.shape[2], shape[0]), e.new_empty(e.shape)
+        dweight = e.new_zeros(run.shares, *shape)
+        run("terms_back", e, None, dout, *e.shape, shape[0], weight, de, dweight)
+        return de, None if weight is None else dweight.sum(0)
+
+
+class _Apart(torch.autograd.Function):
+    """`apart` by a kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, sums, bias):
+        hidden = 0 if bias is None else len(bias)
+        dim = (sums.shape[1] - hidden) // 2
+        products, rest = sums.new_empty(len(sums), dim), sums.new_empty(len(sums), hidden)
+        kernels(sums, dim, hidden)("apart", sums, bias, products, rest, None, None, len(sums), dim, hidden)
+        ctx.save_for_backward(sums)
+        return products, rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dproducts, drest):
+        (sums,) = ctx.saved_tensors
+        dim, hidden = dproducts.shape[1], drest.shape[1]
+        run, dsums = kernels(sums, dim, hidden), sums.new_empty(sums.shape)
+        dbias = sums.new_zeros(run.shares, hidden)
+        run("apart_back", sums, None, dproducts, drest, dsums, dbias, len(sums), dim, hidden)
+        return dsums, dbias.sum(0) if hidden else None
 
 
 def pair_products(e: Tensor) -> Tensor:

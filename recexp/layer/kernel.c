@@ -19,6 +19,7 @@ enum { BLOCK = 48 }; /* rows; a multiple of ROWS */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 #define LOAD(p) (*(const vec *)(p))
 #define STORE(p, x) (*(vec *)(p) = (x))
@@ -763,3 +764,183 @@ static void sublayer_back_share(void *args, long share, long shares) {
     free(before), free(made), free(sum);
 }
 KERNEL(sublayer_back)
+
+/* mlp.py, _Tail: what follows the first product x (N, C_0) of an MLP: for each hidden layer f, dropout and a Linear. */
+
+enum { DEEPEST = 4 };
+
+struct tail {
+    const float *x;  /* (N, C_0) */
+    float *out, *dx; /* (N, C_n), dout in tail_back; (N, C_0) of tail_back, as all that starts with d */
+    long n, n_layers, percent, dropped, seed; /* dropped: of 2^32 */
+    long width[DEEPEST + 1];                  /* C_0, ..., C_n, of which the last may be 1 */
+    const float *weight[DEEPEST], *bias[DEEPEST], *back[DEEPEST]; /* (C_i, C_i+1), (C_i+1,), (C_i+1, C_i) */
+    float *dweight[DEEPEST], *dbias[DEEPEST];                     /* (shares, C_i+1, C_i), (shares, C_i+1) */
+};
+
+/* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). A number's fate hangs on seed and index alone. */
+INLINE vec kept(long seed, long index, long dropped) {
+    if (!dropped) return (vec){0} + 1.f;
+    uvec x;
+    for (int j = 0; j < LANES; j++) x[j] = j;
+    x += (unsigned)index + (unsigned)seed * 0x9e3779b9u;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
+}
+
+/* Hidden units u_i (rows, C_i) after f and dropout, of a block that starts at a row; `out` may be null. */
+static void tail_hidden(const struct tail *t, long start, long rows, float **u, float *out) {
+    float slope = t->percent / 100.f;
+    memcpy(u[0], t->x + start * t->width[0], sizeof(float) * rows * t->width[0]);
+    for (long layer = 0; layer < t->n_layers; layer++) {
+        long width = t->width[layer], n_out = t->width[layer + 1];
+        float *next = layer + 1 < t->n_layers ? u[layer + 1] : out, *now = u[layer];
+        EACH(i, rows * width) {
+            vec x = LOAD(now + i), keep = kept(t->seed + layer, start * width + i, t->dropped);
+            STORE(now + i, either(x > 0.f, x, x * slope) * keep);
+        }
+        if (!next) continue;
+        for (long i = 0; n_out == 1 && i < rows; i++) {
+            vec sum = {0};
+            EACH(j, width) sum += LOAD(now + i * width + j) * LOAD(t->weight[layer] + j);
+            next[i] = sum_of(sum)[0] + t->bias[layer][0];
+        }
+        if (n_out == 1) continue;
+        for (long i = 0; i < rows; i++) memcpy(next + i * n_out, t->bias[layer], sizeof(float) * n_out);
+        multiply(rows, n_out, width, now, width, 1, t->weight[layer], n_out, next, n_out, 1);
+    }
+}
+
+static void tail_share(void *args, long share, long shares) {
+    const struct tail *t = args;
+    float *u[DEEPEST];
+    for (long i = 0; i < t->n_layers; i++) u[i] = scratch(BLOCK, t->width[i]);
+    BLOCKS(start, rows, t->n) tail_hidden(t, start, rows, u, t->out + start * t->width[t->n_layers]);
+    for (long i = 0; i < t->n_layers; i++) free(u[i]);
+}
+KERNEL(tail)
+
+static void tail_back_share(void *args, long share, long shares) {
+    const struct tail *t = args;
+    float *u[DEEPEST], *du[DEEPEST], slope = t->percent / 100.f;
+    for (long i = 0; i < t->n_layers; i++) u[i] = scratch(BLOCK, t->width[i]), du[i] = scratch(BLOCK, t->width[i]);
+    BLOCKS(start, rows, t->n) {
+        const float *dnext = t->out + start * t->width[t->n_layers];
+        tail_hidden(t, start, rows, u, 0);
+        for (long layer = t->n_layers - 1; layer >= 0; dnext = du[layer--]) {
+            long width = t->width[layer], n_out = t->width[layer + 1];
+            float *dx = layer ? du[layer] : t->dx + start * width;
+            float *dweight = t->dweight[layer] + share * n_out * width, *dbias = t->dbias[layer] + share * n_out;
+            if (n_out == 1)
+                for (long i = 0; i < rows; i++) {
+                    dbias[0] += dnext[i];
+                    EACH(j, width) {
+                        STORE(dweight + j, LOAD(dweight + j) + dnext[i] * LOAD(u[layer] + i * width + j));
+                        STORE(dx + i * width + j, dnext[i] * LOAD(t->weight[layer] + j));
+                    }
+                }
+            else {
+                add_rows(dnext, rows, n_out, dbias);
+                multiply(n_out, width, rows, dnext, 1, n_out, u[layer], width, dweight, width, 1);
+                multiply(rows, width, n_out, dnext, n_out, 1, t->back[layer], width, dx, width, 0);
+            }
+            EACH(i, rows * width) {
+                vec keep = kept(t->seed + layer, start * width + i, t->dropped), change = LOAD(dx + i) * keep;
+                STORE(dx + i, either(LOAD(u[layer] + i) > 0.f, change, change * slope));
+            }
+        }
+    }
+    for (long i = 0; i < t->n_layers; i++) free(u[i]), free(du[i]);
+}
+KERNEL(tail_back)
+
+/* interaction.py, _Terms: of fields e (n, F, D) of rows their sum, the sum of their squares and W e, side by side. */
+
+struct terms {
+    const float *e, *weight;           /* (n, F, D), (F D, H) */
+    float *out;                        /* (n, 2 D + H); its gradient in terms_back */
+    long n, n_fields, dim, hidden;
+    const float *back;                 /* (H, F D), of terms_back as all below */
+    float *de, *dweight;               /* (n, F, D), (shares, H, F D) */
+};
+
+static void terms_share(void *args, long share, long shares) {
+    const struct terms *t = args;
+    long dim = t->dim, all = t->n_fields * dim, width = 2 * dim + t->hidden;
+    BLOCKS(start, rows, t->n) {
+        const float *e = t->e + start * all;
+        float *out = t->out + start * width;
+        for (long i = 0; i < rows; i++) EACH(j, dim) {
+            vec sum = {0}, squares = {0};
+            for (long field = 0; field < all; field += dim) {
+                vec x = LOAD(e + i * all + field + j);
+                sum += x;
+                squares += x * x;
+            }
+            STORE(out + i * width + j, sum);
+            STORE(out + i * width + dim + j, squares);
+        }
+        multiply(rows, t->hidden, all, e, all, 1, t->weight, t->hidden, out + 2 * dim, width, 0);
+    }
+}
+KERNEL(terms)
+
+static void terms_back_share(void *args, long share, long shares) {
+    const struct terms *t = args;
+    long dim = t->dim, all = t->n_fields * dim, width = 2 * dim + t->hidden;
+    BLOCKS(start, rows, t->n) {
+        const float *e = t->e + start * all, *dout = t->out + start * width;
+        float *de = t->de + start * all;
+        for (long i = 0; i < rows; i++)
+            for (long field = 0; field < all; field += dim) EACH(j, dim) {
+                vec dsquares = LOAD(dout + i * width + dim + j), x = LOAD(e + i * all + field + j);
+                STORE(de + i * all + field + j, LOAD(dout + i * width + j) + 2.f * x * dsquares);
+            }
+        multiply(rows, all, t->hidden, dout + 2 * dim, width, 1, t->back, all, de, all, 1);
+        multiply(t->hidden, all, rows, dout + 2 * dim, 1, width, e, all, t->dweight + share * t->hidden * all, all, 1);
+    }
+}
+KERNEL(terms_back)
+
+/* interaction.py, _Apart: the products of pairs (S^2 - Q) / 2 and the rest plus a bias, of sums [S, Q, rest]. */
+
+struct apart {
+    const float *sums, *bias; /* (n, 2 D + H), (H,) or null */
+    float *products, *rest;   /* (n, D), (n, H); of apart_back their gradients */
+    float *dsums, *dbias;     /* (n, 2 D + H), (shares, H); of apart_back */
+    long n, dim, hidden;
+};
+
+static void apart_share(void *args, long share, long shares) {
+    const struct apart *p = args;
+    long dim = p->dim, hidden = p->hidden;
+    BLOCKS(start, rows, p->n) for (long i = start; i < start + rows; i++) {
+        const float *sum = p->sums + i * (2 * dim + hidden), *squares = sum + dim, *rest = squares + dim;
+        EACH(j, dim) STORE(p->products + i * dim + j, (LOAD(sum + j) * LOAD(sum + j) - LOAD(squares + j)) * .5f);
+        EACH(j, hidden) STORE(p->rest + i * hidden + j, LOAD(rest + j) + LOAD(p->bias + j));
+    }
+}
+KERNEL(apart)
+
+static void apart_back_share(void *args, long share, long shares) {
+    const struct apart *p = args;
+    long dim = p->dim, hidden = p->hidden, width = 2 * dim + hidden;
+    BLOCKS(start, rows, p->n) {
+        for (long i = start; i < start + rows; i++) {
+            const float *sum = p->sums + i * width;
+            float *dsum = p->dsums + i * width;
+            EACH(j, dim) {
+                vec change = LOAD(p->products + i * dim + j);
+                STORE(dsum + j, LOAD(sum + j) * change);
+                STORE(dsum + dim + j, change * -.5f);
+            }
+            memcpy(dsum + 2 * dim, p->rest + i * hidden, sizeof(float) * hidden);
+        }
+        add_rows(p->rest + start * hidden, rows, hidden, p->dbias + share * hidden);
+    }
+}
+KERNEL(apart_back)

@@ -2,11 +2,20 @@
 
 from collections.abc import Sequence
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
+from recexp.layer.kernel import kernels
 from recexp.layer.lookup import on_cpu
 from recexp.layer.product import Linear
+
+
+DEEPEST = 4  # hidden layers of kernel.c's tail
+SLOPES = {nn.ReLU: 0, nn.LeakyReLU: 1}  # activations that it knows, by their slope below 0 in percent
 
 
 def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
@@ -50,7 +59,7 @@ class MLP(nn.Module):
         hidden = self.hidden[0]
         if hidden.norm is not None or (hidden.dropout.p and self.training):
             return None
-        return {nn.ReLU: 0, nn.LeakyReLU: 1}.get(type(hidden.activation))
+        return SLOPES.get(type(hidden.activation))
 
     @property
     def first(self) -> nn.Linear:
@@ -61,9 +70,69 @@ class MLP(nn.Module):
 
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """All that follows the product x (..., n_hidden) of the first Linear."""
+        if self.by_kernel(x):
+            return self.tail(x)
         for i, hidden in enumerate(self.hidden, start=1):
             x = hidden(x, mask, self.linears[i] if i < len(self.linears) else None)
         return x
+
+
+    def by_kernel(self, x: Tensor) -> bool:
+        """Whether _Tail does what follows the first Linear."""
+        if not on_cpu(x) or not 1 <= len(self.hidden) <= DEEPEST or len(self.linears) != len(self.hidden) + 1:
+            return False
+        if any(each.norm is not None or type(each.activation) not in SLOPES for each in self.hidden):
+            return False
+        widths = [each.weight.shape[1] for each in self.linears[1:]] + [0 if self.n_out == 1 else self.n_out]
+        return kernels(x, *widths) is not None
+
+    def tail(self, x: Tensor) -> Tensor:
+        hidden, linears = self.hidden[0], self.linears[1:]
+        p = hidden.dropout.p if self.training else 0.0
+        seed = int(torch.randint(2**31, ())) if p else 0
+        percent, dropped = SLOPES[type(hidden.activation)], round(p * 2**32)
+        out = _Tail.apply(x.flatten(0, -2), (percent, dropped, seed), *(each.weight for each in linears), *(each.bias for each in linears))
+        return out.view(*x.shape[:-1], self.n_out)
+
+
+class _Tail(torch.autograd.Function):
+    """What follows the first product x (N, C_0) of an MLP, of the weights and biases of its other layers."""
+
+    @staticmethod
+    def forward(ctx: Any, x, options: tuple[int, int, int], *parameters):
+        n_layers = len(parameters) // 2
+        weights, biases = parameters[:n_layers], parameters[n_layers:]
+        x, out = x.contiguous(), x.new_empty(len(x), len(weights[-1]))
+        transposed = [each.t().contiguous() for each in weights]
+        ctx.save_for_backward(x, *transposed, *biases, *weights)
+        ctx.options = options
+        widths = [each.shape[1] for each in weights] + [out.shape[1]]
+        sizes = len(x), n_layers, *options, *filled(widths, DEEPEST + 1)
+        ctx.sizes = sizes
+        _Tail.run(x, widths)("tail", x, out, None, *sizes, *filled(transposed), *filled(biases), *filled([]), *filled([]), *filled([]))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout):
+        x, *rest = ctx.saved_tensors
+        n_layers = len(rest) // 3
+        transposed, biases, weights = rest[:n_layers], rest[n_layers: 2 * n_layers], rest[2 * n_layers:]
+        widths = [each.shape[1] for each in weights] + [dout.shape[1]]
+        run, dx = _Tail.run(x, widths), x.new_empty(x.shape)
+        dweights = [x.new_zeros(run.shares, *each.shape) for each in weights]
+        dbiases = [x.new_zeros(run.shares, *each.shape) for each in biases]
+        arrays = (transposed, biases, weights, dweights, dbiases)
+        run("tail_back", x, dout, dx, *ctx.sizes, *(each for array in arrays for each in filled(array)))
+        return dx, None, *(each.sum(0) for each in (*dweights, *dbiases))
+
+    @staticmethod
+    def run(x, widths):
+        return kernels(x, *widths[:-1], 0 if widths[-1] == 1 else widths[-1])
+
+
+def filled(values: Sequence[Any], size: int = DEEPEST) -> list[Any]:
+    return [*values, *[None] * (size - len(values))]
 
 
 class Hidden(nn.Module):

@@ -18,10 +18,9 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import bi_interaction, moments, pairs
+from recexp.layer.interaction import apart, bi_interaction, terms
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
-from recexp.layer.product import product
 from recexp.model import Output
 from recexp.registry import register
 
@@ -70,13 +69,9 @@ class DeepFM(nn.Module):
             return bi_interaction(e), e.flatten(1)
         first = self.deep.first
         weight = self.embed.columns(first.weight)
-
-        def term(side: str, e: Tensor) -> Tensor:
-            return torch.cat([moments(e), product(e.flatten(1), weight[side])], 1)
-
-        total = self.embed.total(batch, term)  # (B, 2 D + the first layer's size)
-        sums, x = total.split([2 * self.embed.embedding_dim, len(first.weight)], 1)
-        return pairs(sums), self.deep.after_first(x + first.bias)
+        sums = self.embed.total(batch, lambda side, e: terms(e, weight[side]))  # (B, 2 D + the first layer's size)
+        products, x = apart(sums, first.bias)
+        return products, self.deep.after_first(x)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.layer import transformer
+from recexp.layer import product, transformer
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
 from recexp.layer.transformer import (
@@ -656,12 +656,20 @@ def test_products_of_distinct_vectors_are_those_of_each_position(norm, layers, r
 
 
 @pytest.mark.parametrize("read", ["all", "last"])
-def test_the_first_layer_multiplies_each_distinct_vector_once(read):
+def test_the_first_layer_multiplies_each_distinct_vector_once(read, monkeypatch):
     encoder, parts, mask = Encoder(2, D, HEADS, HIDDEN, Activation.relu, 0.0, Norm.post), sources(), MASK.clone()
     mask[:, -1] = True
     rows = []
-    for layer in encoder.layers:
-        layer.attend.key.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[:-1].numel()))
+    keys = [layer.attend.key.weight for layer in encoder.layers]
+
+    def spy(x, weight, bias=None):
+        if any(weight is key or len(weight) > D for key in keys):  # alone, or above the values
+            rows.append(x.shape[:-1].numel())
+        return true_product(x, weight, bias)
+
+    true_product = product.product
+    monkeypatch.setattr(product, "product", spy)
+    monkeypatch.setattr(transformer, "product", spy)
     x = sum(each.embedded() for each in parts)
     if read == "last":
         encoder.last(x, mask, parts)

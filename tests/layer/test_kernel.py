@@ -1,0 +1,290 @@
+"""Every kernel does what torch's operations do in its place: results and gradients, for each library and number of threads."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recexp.layer import kernel
+from recexp.layer.activation import Activation, Dice
+from recexp.layer.attention import Interaction
+from recexp.layer.interaction import apart, terms
+from recexp.layer.lookup import Events, lookup, total
+from recexp.layer.mlp import MLP
+from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
+from recexp.layer.transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, Norm, causal
+
+pytestmark = pytest.mark.skipif(not kernel.installed(), reason="no kernels are compiled for this machine")
+
+# Widths that both libraries take; more rows than a block has, and no multiple of it; histories of all lengths.
+B, L, D, H, N_ITEMS = 61, 21, 32, 48, 90
+MASK = torch.arange(L) < torch.linspace(L, 0, B).round()[:, None]
+
+
+@pytest.fixture(params=[each.name for each in kernel.installed()])
+def library(request, monkeypatch):
+    chosen = [each for each in kernel.installed() if each.name == request.param]
+    monkeypatch.setattr(kernel, "installed", lambda: chosen)
+    return chosen[0]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """The names of kernels that have run."""
+    names = []
+    run = kernel.Kernels.__call__
+    monkeypatch.setattr(kernel.Kernels, "__call__", lambda self, name, *rest: (names.append(name), run(self, name, *rest))[1])
+    return names
+
+
+def stirred(module: nn.Module) -> nn.Module:
+    """No parameter at a special value, such as a bias of 0 or a scale of 1."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return module
+
+
+def found(function, parameters) -> list[Tensor]:
+    """A function's result, and its gradients in the direction of fixed numbers."""
+    torch.manual_seed(2)
+    result = function()
+    results = result if isinstance(result, tuple) else (result,)
+    aim = sum((each * torch.randn_like(each)).sum() for each in results)
+    return [*(each.detach() for each in results), *torch.autograd.grad(aim, parameters)]
+
+
+def compare(function, parameters, used, *names, rtol=1e-4, atol=2e-5):
+    """The function by kernels of these names, and by torch alone."""
+    parameters = list(parameters)
+    mine = found(function, parameters)
+    assert set(used) == set(names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "installed", lambda: [])
+        theirs = found(function, parameters)
+    assert set(used) == set(names)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=rtol, atol=atol * max(1, other.abs().max().item()))
+    again = found(function, parameters)
+    assert all(map(torch.equal, mine, again))  # to the bit
+
+
+def leaf(*shape) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+
+
+def places(*shape, n=N_ITEMS) -> Tensor:
+    return torch.randint(0, n, shape, generator=torch.Generator().manual_seed(3))
+
+
+def test_look_up(library, threads, used):
+    table = leaf(N_ITEMS, D)
+    compare(lambda: lookup(table, places(B, L), padding=0), [table], used, "gather", "scatter")
+
+
+def test_look_up_of_32_bit_ids_and_of_none(library, used):
+    table = leaf(N_ITEMS, D)
+    compare(lambda: lookup(table, places(B, 1).int()), [table], used, "gather", "scatter")
+    assert lookup(table, places(0, L)).shape == (0, L, D)
+
+
+@pytest.mark.parametrize("bad", [-1, N_ITEMS])
+def test_an_id_beyond_the_table_is_an_error(bad, library):
+    ids = places(B, L)
+    ids[3, 4] = bad
+    with pytest.raises(IndexError, match=rf"{bad}.* {N_ITEMS} rows"):
+        lookup(leaf(N_ITEMS, D), ids)
+
+
+def test_sum_of_look_ups(library, threads, used):
+    one, two = leaf(N_ITEMS, D), leaf(L, D)
+    sources = [Events(one, places(B, L)), Events(two, places(B, L, n=L))]
+    compare(lambda: total(sources), [one, two], used, "gather", "scatter")
+
+
+@pytest.mark.parametrize("n_hidden", [1, 2])
+def test_interaction_of_target_and_events_through_dice(n_hidden, library, threads, used):
+    scorer = stirred(Interaction(MLP(4 * D, [H, 16][:n_hidden], Activation.dice, n_out=1)))
+    target, vectors = leaf(B, D), leaf(N_ITEMS, D)
+    events = Events(vectors, places(B, L))
+    names = ["meet", "meet_back", "meet_add", "moments", "dice", "dice_back", "settle"]
+    parameters = [target, vectors, *scorer.parameters()]
+
+    def score():
+        for module in scorer.modules():
+            if isinstance(module, Dice):
+                module.norm.running_mean.zero_()
+        return scorer.over(target, events, MASK)
+
+    compare(score, parameters, used, *names, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_out", [None, 1, 16])
+def test_dice_and_the_linear_after_it(n_out, library, threads, used):
+    dice, linear = stirred(Dice(H)), None if n_out is None else stirred(nn.Linear(H, n_out))
+    x = leaf(500, H)
+    parameters = [x, dice.alpha, *([] if linear is None else linear.parameters())]
+    compare(lambda: dice.then(3 + 2 * x, None, linear), parameters, used, "moments", "dice", "dice_back", "settle")
+
+
+def test_dice_of_rows_that_are_not_side_by_side(library, used):
+    dice, x = stirred(Dice(H)), leaf(H, 50)
+    compare(lambda: dice.then(x.t(), None, None), [x, dice.alpha], used, "moments", "dice", "dice_back", "settle")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_dice_of_few_rows(rows, library):
+    x = leaf(rows, H)
+    out = stirred(Dice(H)).then(x, None, None)
+    out.sum().backward()
+    assert out.shape == x.grad.shape == (rows, H) and out.isfinite().all()
+
+
+def test_gru(library, threads, used):
+    cell, vectors = stirred(Recurrent(Cell.gru, D, H)), leaf(N_ITEMS, D)
+    events, valid = Events(vectors, places(B, L)), MASK[:, :, None]
+    parameters = [vectors, *cell.parameters()]
+    compare(lambda: cell.over(events, MASK) * valid, parameters, used, "gather", "scatter", "recurrence", "recurrence_back")
+
+
+@pytest.mark.parametrize("kind", GRUType)
+def test_attention_gru(kind, library, threads, used):
+    cell, x, weights = stirred(AttentionGRU(kind, D, H)), leaf(B, L, D), leaf(B, L)
+    parameters = [x, weights, *(each for name, each in cell.named_parameters())]
+    compare(lambda: cell(x, weights.sigmoid(), MASK), parameters, used, "recurrence", "recurrence_back")
+
+
+@pytest.mark.parametrize("seen", ["events", "causal", "nothing"])
+@pytest.mark.parametrize("n_queries", [1, L, 3])
+def test_attention(n_queries, seen, library, threads, used):
+    attend, query, memory = stirred(MultiHeadAttention(D, 2, 0.0)), leaf(B, n_queries, D), leaf(B, L, D)
+    visible = {"events": MASK, "causal": causal(MASK)[:, :n_queries], "nothing": torch.zeros_like(MASK)}[seen]
+    parameters = [query, memory, *attend.parameters()]
+    compare(lambda: attend(query, memory, visible), parameters, used, "attend", "attend_back")
+
+
+@pytest.mark.parametrize("activation", [Activation.relu, Activation.leaky_relu])
+def test_encoder_layer(activation, library, threads, used):
+    layer, x = stirred(EncoderLayer(D, 2, H, activation, 0.0, Norm.post)), leaf(B, L, D)
+    names = ["attend", "attend_back", "sublayer", "sublayer_back"]
+    compare(lambda: layer(x, MASK, causal(MASK)) * MASK[:, :, None], [x, *layer.parameters()], used, *names)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_encoder_layer_of_looked_up_vectors(last, library, threads, used):
+    layer, vectors, positions = stirred(EncoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post)), leaf(N_ITEMS, D), leaf(L, D)
+    sources = [Events(vectors, places(B, L)), Events(positions, places(B, L, n=L))]
+    mask = MASK.clone()
+    mask[:, -1] = True
+
+    def encoded():
+        x = total(sources)
+        return layer.last(x, mask, sources) if last else layer(x, mask, mask, sources) * mask[:, :, None]
+
+    names = ["gather", "scatter", "attend", "attend_back", "sublayer", "sublayer_back"]
+    compare(encoded, [vectors, positions, *layer.parameters()], used, *names)
+
+
+def test_decoder_layer(library, threads, used):
+    layer = stirred(DecoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post))
+    x, memory = leaf(B, 5, D), leaf(B, L, D)
+    names = ["attend", "attend_back", "sublayer", "sublayer_back"]
+    compare(lambda: layer(x, MASK[:, :5], memory, MASK) * MASK[:, :5, None], [x, memory, *layer.parameters()], used, *names)
+
+
+@pytest.mark.parametrize("activation", [Activation.relu, Activation.leaky_relu])
+@pytest.mark.parametrize("sizes", [[H], [H, 16], [H, 16, 32, 48]])
+@pytest.mark.parametrize("n_out", [1, 16])
+def test_tail_of_an_mlp(n_out, sizes, activation, library, threads, used):
+    mlp, x = stirred(MLP(D, sizes, activation, n_out=n_out)), leaf(3, 70, H)
+    parameters = [x, *(each for layer in mlp.linears[1:] for each in layer.parameters())]
+    compare(lambda: mlp.after_first(x), parameters, used, "tail", "tail_back")
+
+
+@pytest.mark.parametrize("hidden", [None, H])
+def test_terms_of_fields_and_what_becomes_of_their_sums(hidden, library, threads, used):
+    e, weight, bias = leaf(B, 3, 16), None if hidden is None else leaf(hidden, 48), None if hidden is None else leaf(H)
+    parameters = [each for each in (e, weight, bias) if each is not None]
+
+    def products():
+        pairs, rest = apart(terms(e, weight), bias)
+        return pairs if hidden is None else (pairs, rest)
+
+    compare(products, parameters, used, "terms", "terms_back", "apart", "apart_back")
+
+
+def test_dropout_hits_its_share_and_follows_the_seed():
+    mlp, x = stirred(MLP(D, [H], Activation.relu, 0.3, n_out=16)), torch.ones(4000, H)
+    with torch.no_grad():
+        mlp.linears[1].weight.copy_(torch.eye(16, H))
+        mlp.linears[1].bias.zero_()
+    torch.manual_seed(5)
+    first, second = mlp.after_first(x), mlp.after_first(x)
+    torch.manual_seed(5)
+    assert torch.equal(first, mlp.after_first(x)) and not torch.equal(first, second)
+    values = first.unique()
+    torch.testing.assert_close(values, torch.tensor([0, 1 / 0.7]))
+    kept = (first > 0).double()
+    assert kept.mean().item() == pytest.approx(0.7, abs=0.006)  # 64,000 of them: 3 standard deviations
+    assert kept.mean(0).sub(0.7).abs().max() < 0.03 and kept.T.corrcoef().fill_diagonal_(0).abs().max() < 0.07
+    assert (kept[1:] * kept[:-1]).mean().item() == pytest.approx(0.49, abs=0.01)  # of neighbours too
+
+
+def test_gradient_of_dropout_is_that_of_what_was_kept():
+    mlp, x = stirred(MLP(D, [H, 32], Activation.leaky_relu, 0.4, n_out=16)), leaf(50, H)
+    torch.manual_seed(6)
+    out = mlp.after_first(x)
+    aim = torch.randn_like(out)
+    (slope,) = torch.autograd.grad((out * aim).sum(), [x])
+    step, direction = 1e-2, torch.randn_like(x)
+    ends = []
+    for sign in (1, -1):
+        torch.manual_seed(6)
+        ends.append((mlp.after_first(x.detach() + sign * step * direction) * aim).sum().item())
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx((slope * direction).sum().item(), rel=0.02)
+
+
+def test_functions_of_large_and_of_broken_numbers(library):
+    mlp, x = stirred(Dice(H)), torch.randn(60, H)
+    x[3] *= 1e15
+    assert mlp.then(x, None, None).isfinite().all()
+    x[4, 5] = float("nan")
+    assert mlp.then(x, None, None).isnan().any()
+
+
+def test_widths_that_no_kernel_takes_are_left_to_torch(used):
+    table = leaf(N_ITEMS, 7)
+    lookup(table, places(B, L)).sum().backward()
+    assert not used and table.grad.abs().sum() > 0
+
+
+def test_other_types_are_left_to_torch(used):
+    assert kernel.kernels(torch.zeros(2, 16, dtype=torch.float64), 16) is None
+    assert kernel.kernels(torch.zeros(2, 16, device="meta"), 16) is None
+
+
+def test_a_tensor_of_another_type_is_refused():
+    with pytest.raises(AssertionError, match="float64"):
+        kernel.installed()[0]("scatter", torch.zeros(2, 16, dtype=torch.float64), None, None, 0, 16)
+
+
+def test_threads_are_those_of_torch():
+    """A second pool of threads would fight with torch's for the cores."""
+    code = (
+        "import threading, torch; from recexp.layer.lookup import lookup; torch.set_num_threads(2);"
+        "x = torch.randn(500000, 16); x.exp();"
+        "count = lambda: next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('Threads'));"
+        "before = count(); lookup(x, torch.arange(500000)); print(count() - before)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"
