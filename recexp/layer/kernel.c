@@ -160,6 +160,24 @@ INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
 
+/* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). A number's fate hangs on seed and index alone. */
+INLINE vec kept(long seed, long index, long dropped) {
+    if (!dropped) return (vec){0} + 1.f;
+    uvec x;
+    for (int j = 0; j < LANES; j++) x[j] = j;
+    x += (unsigned)index + (unsigned)seed * 0x9e3779b9u;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
+}
+
+static void add_rows(const float *x, long rows, long width, float *sum) {
+    for (long i = 0; i < rows; i++) EACH(j, width) STORE(sum + j, LOAD(sum + j) + LOAD(x + i * width + j));
+}
+
 /* lookup.py: rows of a table by their places, and sums into these. */
 
 struct gather {
@@ -529,6 +547,7 @@ struct attend {
     float *out;                       /* (B, M, D); dout in attend_back */
     long n_rows, n_queries, length, dim, n_heads, width;
     long each;                        /* whether each query has a row of seen */
+    long dropped, seed;               /* dropout of the weights, of 2^32 */
     float *dq, *dpositions;           /* (B, M, D) or null, (B, L, W); of attend_back */
 };
 
@@ -605,6 +624,11 @@ static void weigh(const struct attend *s, const float *q, long q_step, const flo
     }
 }
 
+/* Weights of a head after dropout. */
+static void drop(const struct attend *s, long row, long head, const float *weights, long n, float *to) {
+    EACH(i, n) STORE(to + i, LOAD(weights + i) * kept(s->seed, (row * s->dim + head) * n + i, s->dropped));
+}
+
 static void attend_share(void *args, long share, long shares) {
     const struct attend *s = args;
     long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
@@ -617,6 +641,7 @@ static void attend_share(void *args, long share, long shares) {
         for (long head = 0; head < dim; head += size) {
             transpose(k + head, width, n, size, keys, padded);
             weigh(s, q + head, q_step, keys, s->seen + row * seen_row, padded, visible, weights);
+            if (s->dropped) drop(s, row, head, weights, m * padded, weights);
             multiply(m, size, n, weights, padded, 1, v + head, width, s->out + row * m * dim + head, dim, 0);
         }
     }
@@ -629,7 +654,7 @@ static void attend_back_share(void *args, long share, long shares) {
     long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
     long padded = (n + LANES - 1) / LANES * LANES, seen_row = n * (s->each ? m : 1), q_step = s->q ? dim : width;
     float *turned = scratch(size, padded), *weights = scratch(m, padded), *change = scratch(m, padded);
-    float *visible = scratch(1, padded), scale = 1.f / __builtin_sqrtf(size);
+    float *visible = scratch(1, padded), *left = scratch(m, padded), scale = 1.f / __builtin_sqrtf(size);
     float *positions = scratch(n, width), *k = positions + width - 2 * dim, *v = k + dim;
     for (long row = share; row < s->n_rows; row += shares) {
         const float *q = s->q ? s->q + row * m * dim : positions;
@@ -642,7 +667,8 @@ static void attend_back_share(void *args, long share, long shares) {
             weigh(s, q + head, q_step, turned, s->seen + row * seen_row, padded, visible, weights);
             transpose(v + head, width, n, size, turned, padded);
             multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
-            multiply(n, size, m, weights, 1, padded, dout, dim, dv + head, width, 0);
+            if (s->dropped) drop(s, row, head, weights, m * padded, left), drop(s, row, head, change, m * padded, change);
+            multiply(n, size, m, s->dropped ? left : weights, 1, padded, dout, dim, dv + head, width, 0);
             for (long i = 0; i < m; i++) { /* of the scores */
                 vec total = {0};
                 EACH(j, padded) total += LOAD(change + i * padded + j) * LOAD(weights + i * padded + j);
@@ -656,7 +682,7 @@ static void attend_back_share(void *args, long share, long shares) {
             multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
         }
     }
-    free(turned), free(weights), free(change), free(visible), free(positions);
+    free(turned), free(weights), free(change), free(visible), free(left), free(positions);
 }
 KERNEL(attend_back)
 
@@ -668,6 +694,7 @@ struct sublayer {
     const float *scale, *shift;                                 /* (D,): of the LayerNorm */
     float *y;                                                   /* (N, D); dy in sublayer_back */
     long n, dim, n_in, hidden, percent;
+    long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), of 2^32 */
     double eps;
     const float *back_1, *back_2;         /* (H, K), (D, H or K): the weights as they are; of sublayer_back, as all below */
     float *dx, *dz;                       /* (N, D), (N, K); dz null where z is x, and dx has both */
@@ -684,12 +711,17 @@ static void sublayer_sum(const struct sublayer *s, long start, long rows, float 
     if (hidden) {
         for (long i = 0; i < rows; i++) memcpy(before + i * hidden, s->bias_1, sizeof(float) * hidden);
         multiply(rows, hidden, n_in, z, n_in, 1, s->weight_1, hidden, before, hidden, 1);
-        EACH(i, rows * hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(before + i), LOAD(before + i) * slope));
-        for (long i = 0; i < rows; i++)
-            EACH(j, dim) STORE(sum + i * dim + j, LOAD(s->x + (start + i) * dim + j) + LOAD(s->bias_2 + j));
-    } else
-        memcpy(sum, s->x + start * dim, sizeof(float) * rows * dim);
-    multiply(rows, dim, n_u, hidden ? u : z, n_u, 1, s->weight_2, dim, sum, dim, 1);
+        EACH(i, rows * hidden) {
+            vec keep = kept(s->seed, start * hidden + i, s->dropped_hidden), x = LOAD(before + i);
+            STORE(u + i, either(x > 0.f, x, x * slope) * keep);
+        }
+        for (long i = 0; i < rows; i++) memcpy(sum + i * dim, s->bias_2, sizeof(float) * dim);
+    }
+    multiply(rows, dim, n_u, hidden ? u : z, n_u, 1, s->weight_2, dim, sum, dim, hidden > 0);
+    EACH(i, rows * dim) {
+        vec keep = kept(s->seed + 1, start * dim + i, s->dropped);
+        STORE(sum + i, LOAD(s->x + start * dim + i) + LOAD(sum + i) * keep);
+    }
 }
 
 /* A row to mean 0 and variance 1, in place: 1 / deviation. */
@@ -723,14 +755,11 @@ static void sublayer_share(void *args, long share, long shares) {
 }
 KERNEL(sublayer)
 
-static void add_rows(const float *x, long rows, long width, float *sum) {
-    for (long i = 0; i < rows; i++) EACH(j, width) STORE(sum + j, LOAD(sum + j) + LOAD(x + i * width + j));
-}
-
 static void sublayer_back_share(void *args, long share, long shares) {
     const struct sublayer *s = args;
     long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in;
     float *before = scratch(BLOCK, hidden + 1), *made = scratch(BLOCK, hidden + 1), *sum = scratch(BLOCK, dim);
+    float *left = scratch(BLOCK, dim);
     float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dweight_2 = s->dweight_2 + share * dim * n_u;
     float *dscale = s->dscale + share * dim, *dshift = s->dshift + share * dim, slope = s->percent / 100.f;
     BLOCKS(start, rows, s->n) {
@@ -752,16 +781,22 @@ static void sublayer_back_share(void *args, long share, long shares) {
             EACH(j, dim)
                 STORE(dsum + i * dim + j, (LOAD(dy + j) * LOAD(s->scale + j) - mean - LOAD(row + j) * tilt) * rate);
         }
-        multiply(dim, n_u, rows, dsum, 1, dim, u, n_u, dweight_2, n_u, 1);
-        multiply(rows, n_u, dim, dsum, dim, 1, s->back_2, n_u, du, n_u, 0);
+        const float *df = s->dropped ? left : dsum;
+        for (long i = 0; s->dropped && i < rows * dim; i += LANES)
+            STORE(left + i, LOAD(dsum + i) * kept(s->seed + 1, start * dim + i, s->dropped));
+        multiply(dim, n_u, rows, df, 1, dim, u, n_u, dweight_2, n_u, 1);
+        multiply(rows, n_u, dim, df, dim, 1, s->back_2, n_u, du, n_u, 0);
         if (!hidden) continue;
-        add_rows(dsum, rows, dim, s->dbias_2 + share * dim);
-        EACH(i, rows * hidden) STORE(du + i, either(LOAD(before + i) > 0.f, LOAD(du + i), LOAD(du + i) * slope));
+        add_rows(df, rows, dim, s->dbias_2 + share * dim);
+        EACH(i, rows * hidden) {
+            vec change = LOAD(du + i) * kept(s->seed, start * hidden + i, s->dropped_hidden);
+            STORE(du + i, either(LOAD(before + i) > 0.f, change, change * slope));
+        }
         add_rows(du, rows, hidden, s->dbias_1 + share * hidden);
         multiply(hidden, n_in, rows, du, 1, hidden, z, n_in, dweight_1, n_in, 1);
         multiply(rows, n_in, hidden, du, hidden, 1, s->back_1, n_in, s->dz ? s->dz + start * n_in : dsum, n_in, !s->dz);
     }
-    free(before), free(made), free(sum);
+    free(before), free(made), free(sum), free(left);
 }
 KERNEL(sublayer_back)
 
@@ -777,20 +812,6 @@ struct tail {
     const float *weight[DEEPEST], *bias[DEEPEST], *back[DEEPEST]; /* (C_i, C_i+1), (C_i+1,), (C_i+1, C_i) */
     float *dweight[DEEPEST], *dbias[DEEPEST];                     /* (shares, C_i+1, C_i), (shares, C_i+1) */
 };
-
-/* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). A number's fate hangs on seed and index alone. */
-INLINE vec kept(long seed, long index, long dropped) {
-    if (!dropped) return (vec){0} + 1.f;
-    uvec x;
-    for (int j = 0; j < LANES; j++) x[j] = j;
-    x += (unsigned)index + (unsigned)seed * 0x9e3779b9u;
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
-    x ^= x >> 16;
-    return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
-}
 
 /* Hidden units u_i (rows, C_i) after f and dropout, of a block that starts at a row; `out` may be null. */
 static void tail_hidden(const struct tail *t, long start, long rows, float **u, float *out) {

@@ -38,7 +38,9 @@ class Kernels:
 
         Tensors it writes to have to be contiguous; of others that are not it gets a copy.
         """
-        tensors = [each.contiguous() if isinstance(each, Tensor) else each for each in members]  # alive until it is done
+        tensors = [
+            each.contiguous() if isinstance(each, Tensor) else each for each in members
+        ]  # alive until it is done
         structure = (ctypes.c_int64 * len(tensors))(*map(_word, tensors))
         self._library[name](structure, ctypes.c_long(self.shares))
         return structure

@@ -27,6 +27,12 @@ def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
     return layer
 
 
+def dropped(*dropouts: nn.Dropout) -> tuple[int, ...]:
+    """What kernels drop at each, of 2^32, and a seed that torch's generator gives; all 0 outside training."""
+    shares = [min(round(each.p * 2**32), 2**32 - 1) if each.training else 0 for each in dropouts]
+    return *shares, int(torch.randint(2**31, ())) if any(shares) else 0
+
+
 class MLP(nn.Module):
     """For each hidden size Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
 
@@ -57,7 +63,7 @@ class MLP(nn.Module):
         if len(self.hidden) != 1 or len(self.linears) != 2:
             return None
         hidden = self.hidden[0]
-        if hidden.norm is not None or (hidden.dropout.p and self.training):
+        if hidden.norm is not None:
             return None
         return SLOPES.get(type(hidden.activation))
 
@@ -76,7 +82,6 @@ class MLP(nn.Module):
             x = hidden(x, mask, self.linears[i] if i < len(self.linears) else None)
         return x
 
-
     def by_kernel(self, x: Tensor) -> bool:
         """Whether _Tail does what follows the first Linear."""
         if not on_cpu(x) or not 1 <= len(self.hidden) <= DEEPEST or len(self.linears) != len(self.hidden) + 1:
@@ -88,10 +93,10 @@ class MLP(nn.Module):
 
     def tail(self, x: Tensor) -> Tensor:
         hidden, linears = self.hidden[0], self.linears[1:]
-        p = hidden.dropout.p if self.training else 0.0
-        seed = int(torch.randint(2**31, ())) if p else 0
-        percent, dropped = SLOPES[type(hidden.activation)], round(p * 2**32)
-        out = _Tail.apply(x.flatten(0, -2), (percent, dropped, seed), *(each.weight for each in linears), *(each.bias for each in linears))
+        options = SLOPES[type(hidden.activation)], *dropped(hidden.dropout)
+        out = _Tail.apply(
+            x.flatten(0, -2), options, *(each.weight for each in linears), *(each.bias for each in linears)
+        )
         return out.view(*x.shape[:-1], self.n_out)
 
 
@@ -109,7 +114,9 @@ class _Tail(torch.autograd.Function):
         widths = [each.shape[1] for each in weights] + [out.shape[1]]
         sizes = len(x), n_layers, *options, *filled(widths, DEEPEST + 1)
         ctx.sizes = sizes
-        _Tail.run(x, widths)("tail", x, out, None, *sizes, *filled(transposed), *filled(biases), *filled([]), *filled([]), *filled([]))
+        _Tail.run(x, widths)(
+            "tail", x, out, None, *sizes, *filled(transposed), *filled(biases), *filled([]), *filled([]), *filled([])
+        )
         return out
 
     @staticmethod
@@ -117,7 +124,7 @@ class _Tail(torch.autograd.Function):
     def backward(ctx: Any, dout):
         x, *rest = ctx.saved_tensors
         n_layers = len(rest) // 3
-        transposed, biases, weights = rest[:n_layers], rest[n_layers: 2 * n_layers], rest[2 * n_layers:]
+        transposed, biases, weights = rest[:n_layers], rest[n_layers : 2 * n_layers], rest[2 * n_layers :]
         widths = [each.shape[1] for each in weights] + [dout.shape[1]]
         run, dx = _Tail.run(x, widths), x.new_empty(x.shape)
         dweights = [x.new_zeros(run.shares, *each.shape) for each in weights]

@@ -23,7 +23,7 @@ from recexp.config import require
 from recexp.layer.activation import Activation
 from recexp.layer.kernel import kernels
 from recexp.layer.lookup import Events, Table, on_cpu, scattered, total
-from recexp.layer.mlp import MLP, linear
+from recexp.layer.mlp import MLP, dropped, linear
 from recexp.layer.product import Linear, product
 
 SHORT = 64  # longest sequence whose scores a CPU keeps whole
@@ -62,15 +62,19 @@ class MultiHeadAttention(nn.Module):
         return self.between(self.query(query), self.key(memory), self.value(memory), seen)
 
     def by_kernel(self, x: Tensor) -> bool:
-        return bool(kernels(x, self.heads[1]) and on_cpu(x) and not (self.dropout.p and self.training))
+        return on_cpu(x) and kernels(x, self.heads[1]) is not None
 
     def weight(self, *names: str) -> Tensor:
         """Weights one below the other."""
         return torch.cat([getattr(self, name).weight for name in names])
 
-    def by_sources(self, q: Tensor | None, places: list[Tensor | None], tables: Sequence[Tensor], seen: Tensor) -> Tensor:
+    def by_sources(
+        self, q: Tensor | None, places: list[Tensor | None], tables: Sequence[Tensor], seen: Tensor
+    ) -> Tensor:
         """The heads of queries (B, M, D) and, side by side, keys and values; or all three. See _Attend."""
-        return _Attend.apply(q, seen if seen.dim() == 3 else seen[:, None], self.heads, places, *tables)
+        return _Attend.apply(
+            q, seen if seen.dim() == 3 else seen[:, None], self.heads, dropped(self.dropout), places, *tables
+        )
 
     def between(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
         """The heads of the products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
@@ -103,12 +107,14 @@ class _Attend(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q, seen, heads: tuple[int, int], places: list[Tensor | None], *tables: Tensor):
+    def forward(
+        ctx: Any, q, seen, heads: tuple[int, int], drop: tuple[int, int], places: list[Tensor | None], *tables: Tensor
+    ):
         n_heads, size = heads
         dim, length, width = n_heads * size, seen.shape[2], tables[0].shape[-1]
         n_queries = length if q is None else q.shape[1]
         ctx.heads, ctx.places = heads, places
-        ctx.sizes = len(seen), n_queries, length, dim, n_heads, width, int(seen.shape[1] > 1)
+        ctx.sizes = len(seen), n_queries, length, dim, n_heads, width, int(seen.shape[1] > 1), *drop
         ctx.save_for_backward(q, seen, *tables)
         out = seen.new_empty(len(seen), n_queries, dim, dtype=tables[0].dtype)
         kernels(out, size)("attend", *_Attend.members(ctx, q, seen, tables, out), None, None)
@@ -121,8 +127,11 @@ class _Attend(torch.autograd.Function):
         run, width = kernels(dout, ctx.heads[1]), tables[0].shape[-1]
         dq, dpositions = None if q is None else q.new_empty(q.shape), dout.new_empty(len(seen), seen.shape[2], width)
         run("attend_back", *_Attend.members(ctx, q, seen, tables, dout), dq, dpositions)
-        gradients = [dpositions if place is None else scattered(run, dpositions, place, table.shape) for place, table in zip(ctx.places, tables, strict=True)]
-        return dq, None, None, None, *gradients
+        gradients = [
+            dpositions if place is None else scattered(run, dpositions, place, table.shape)
+            for place, table in zip(ctx.places, tables, strict=True)
+        ]
+        return dq, None, None, None, None, *gradients
 
     @staticmethod
     def members(ctx, q, seen, tables, out):
@@ -145,11 +154,16 @@ class Residual(nn.Module):
             return x + self.dropout(apply(outer, inner(self.norm(x)), mask))
         z = inner(x)
         if self.by_kernel(x, outer):
-            return _Sublayer.apply(x, z, *weights(outer), self.norm.weight, self.norm.bias, self.norm.eps)
+            drop = (
+                dropped(outer.hidden[0].dropout, self.dropout)
+                if isinstance(outer, MLP)
+                else (0, *dropped(self.dropout))
+            )
+            return _Sublayer.apply(x, z, *weights(outer), drop, self.norm.weight, self.norm.bias, self.norm.eps)
         return self.norm(x + self.dropout(apply(outer, z, mask)))
 
     def by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
-        if (self.dropout.p and self.training) or not on_cpu(x) or not isinstance(self.norm, nn.LayerNorm):
+        if not on_cpu(x) or not isinstance(self.norm, nn.LayerNorm):
             return False
         if isinstance(outer, MLP) and outer.slope() is None:
             return False
@@ -176,14 +190,35 @@ class _Sublayer(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x, z, weight_1, bias_1, weight_2, bias_2, percent: int, scale, shift, eps: float):
+    def forward(
+        ctx: Any,
+        x,
+        z,
+        weight_1,
+        bias_1,
+        weight_2,
+        bias_2,
+        percent: int,
+        drop: tuple[int, int, int],
+        scale,
+        shift,
+        eps: float,
+    ):
         x, z, y = x.contiguous(), z.contiguous(), x.new_empty(x.shape)
         dim, n_in, hidden = len(weight_2), z.shape[-1], 0 if weight_1 is None else len(weight_1)
-        ctx.sizes = x.numel() // dim, dim, n_in, hidden, percent, eps
+        ctx.sizes = x.numel() // dim, dim, n_in, hidden, percent, *drop, eps
         transposed = None if weight_1 is None else weight_1.t().contiguous()
         ctx.same = z.data_ptr() == x.data_ptr()
-        ctx.save_for_backward(x, z, transposed, bias_1, weight_2.t().contiguous(), bias_2, scale, shift, weight_1, weight_2)
-        kernels(x, dim, n_in, hidden)("sublayer", *ctx.saved_tensors[:8] if False else (x, z, transposed, bias_1, weight_2.t(), bias_2, scale, shift), y, *ctx.sizes, *[None] * 10)
+        ctx.save_for_backward(
+            x, z, transposed, bias_1, weight_2.t().contiguous(), bias_2, scale, shift, weight_1, weight_2
+        )
+        kernels(x, dim, n_in, hidden)(
+            "sublayer",
+            *ctx.saved_tensors[:8] if False else (x, z, transposed, bias_1, weight_2.t(), bias_2, scale, shift),
+            y,
+            *ctx.sizes,
+            *[None] * 10,
+        )
         return y
 
     @staticmethod
@@ -200,7 +235,7 @@ class _Sublayer(torch.autograd.Function):
         dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift = (each.sum(0) for each in sums)
         if weight_1 is None:
             dweight_1 = dbias_1 = dbias_2 = None
-        return dx, dz, dweight_1, dbias_1, dweight_2, dbias_2, None, dscale, dshift, None
+        return dx, dz, dweight_1, dbias_1, dweight_2, dbias_2, None, None, dscale, dshift, None
 
 
 class EncoderLayer(nn.Module):
@@ -242,7 +277,9 @@ class EncoderLayer(nn.Module):
             )
         elif self.looks_up(x, sources):
             k, v = looked_up(sources, attend.key.weight), looked_up(sources, attend.value.weight)
-            x = self.attended(x[:, -1:], attend.output, lambda x: attend.between(attend.query(x), k, v, mask), mask[:, -1:])
+            x = self.attended(
+                x[:, -1:], attend.output, lambda x: attend.between(attend.query(x), k, v, mask), mask[:, -1:]
+            )
         else:
             memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
             x = self.attended(x[:, -1:], attend.output, lambda x: attend.side_by_side(x, memory, mask), mask[:, -1:])

@@ -1,10 +1,13 @@
 """Every kernel does what torch's operations do in its place: results and gradients, for each library and number of threads."""
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.layer import kernel
@@ -43,7 +46,9 @@ def used(monkeypatch):
     """The names of kernels that have run."""
     names = []
     run = kernel.Kernels.__call__
-    monkeypatch.setattr(kernel.Kernels, "__call__", lambda self, name, *rest: (names.append(name), run(self, name, *rest))[1])
+    monkeypatch.setattr(
+        kernel.Kernels, "__call__", lambda self, name, *rest: (names.append(name), run(self, name, *rest))[1]
+    )
     return names
 
 
@@ -61,6 +66,7 @@ def found(function, parameters) -> list[Tensor]:
     torch.manual_seed(2)
     result = function()
     results = result if isinstance(result, tuple) else (result,)
+    torch.manual_seed(3)
     aim = sum((each * torch.randn_like(each)).sum() for each in results)
     return [*(each.detach() for each in results), *torch.autograd.grad(aim, parameters)]
 
@@ -155,7 +161,9 @@ def test_gru(library, threads, used):
     cell, vectors = stirred(Recurrent(Cell.gru, D, H)), leaf(N_ITEMS, D)
     events, valid = Events(vectors, places(B, L)), MASK[:, :, None]
     parameters = [vectors, *cell.parameters()]
-    compare(lambda: cell.over(events, MASK) * valid, parameters, used, "gather", "scatter", "recurrence", "recurrence_back")
+    compare(
+        lambda: cell.over(events, MASK) * valid, parameters, used, "gather", "scatter", "recurrence", "recurrence_back"
+    )
 
 
 @pytest.mark.parametrize("kind", GRUType)
@@ -183,7 +191,11 @@ def test_encoder_layer(activation, library, threads, used):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_encoder_layer_of_looked_up_vectors(last, library, threads, used):
-    layer, vectors, positions = stirred(EncoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post)), leaf(N_ITEMS, D), leaf(L, D)
+    layer, vectors, positions = (
+        stirred(EncoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post)),
+        leaf(N_ITEMS, D),
+        leaf(L, D),
+    )
     sources = [Events(vectors, places(B, L)), Events(positions, places(B, L, n=L))]
     mask = MASK.clone()
     mask[:, -1] = True
@@ -200,7 +212,9 @@ def test_decoder_layer(library, threads, used):
     layer = stirred(DecoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post))
     x, memory = leaf(B, 5, D), leaf(B, L, D)
     names = ["attend", "attend_back", "sublayer", "sublayer_back"]
-    compare(lambda: layer(x, MASK[:, :5], memory, MASK) * MASK[:, :5, None], [x, memory, *layer.parameters()], used, *names)
+    compare(
+        lambda: layer(x, MASK[:, :5], memory, MASK) * MASK[:, :5, None], [x, memory, *layer.parameters()], used, *names
+    )
 
 
 @pytest.mark.parametrize("activation", [Activation.relu, Activation.leaky_relu])
@@ -241,18 +255,66 @@ def test_dropout_hits_its_share_and_follows_the_seed():
     assert (kept[1:] * kept[:-1]).mean().item() == pytest.approx(0.49, abs=0.01)  # of neighbours too
 
 
-def test_gradient_of_dropout_is_that_of_what_was_kept():
-    mlp, x = stirred(MLP(D, [H, 32], Activation.leaky_relu, 0.4, n_out=16)), leaf(50, H)
-    torch.manual_seed(6)
-    out = mlp.after_first(x)
-    aim = torch.randn_like(out)
-    (slope,) = torch.autograd.grad((out * aim).sum(), [x])
-    step, direction = 1e-2, torch.randn_like(x)
-    ends = []
-    for sign in (1, -1):
-        torch.manual_seed(6)
-        ends.append((mlp.after_first(x.detach() + sign * step * direction) * aim).sum().item())
-    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx((slope * direction).sum().item(), rel=0.02)
+def kept(seed: int, shape: tuple[int, ...], p: float) -> Tensor:
+    """What numbers of a shape are multiplied by under dropout, from the same seed: kernel.c's hash, number by number."""
+    share = round(p * 2**32)
+    x = np.arange(math.prod(shape), dtype=np.uint32) + np.uint32(seed * 0x9E3779B9 % 2**32)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return torch.from_numpy(np.where(x >= share, 2**32 / (2**32 - share), 0)).float().view(shape)
+
+
+def seeds(n: int) -> list[int]:
+    torch.manual_seed(2)
+    return [int(torch.randint(2**31, ())) for _ in range(n)]
+
+
+def agree(function, reference, parameters):
+    for one, other in zip(found(function, parameters), found(reference, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5 * max(1, other.abs().max().item()))
+
+
+def test_gradient_through_dropout_in_an_mlp(library):
+    mlp, x = stirred(MLP(D, [H, 32], Activation.leaky_relu, 0.4, n_out=16)), leaf(150, H)
+    (seed,) = seeds(1)
+    first, second = mlp.linears[1:]
+
+    def by_torch():
+        hidden = first(F.leaky_relu(x) * kept(seed, (150, H), 0.4))
+        return second(F.leaky_relu(hidden) * kept(seed + 1, (150, 32), 0.4))
+
+    agree(lambda: mlp.after_first(x), by_torch, [x, *first.parameters(), *second.parameters()])
+
+
+def test_gradient_through_dropout_in_an_encoder_layer(library):
+    layer, x = stirred(EncoderLayer(D, 2, H, Activation.leaky_relu, 0.3, Norm.post)), leaf(B, L, D)
+    of_weights, of_heads, of_feed = seeds(3)
+    attend, (first, second) = layer.attend, layer.transform.linears
+    padded = -(-L // library.lanes) * library.lanes
+    held = kept(of_weights, (B, D, L, padded), 0.3)  # a head is numbered by its first column
+
+    def by_torch():
+        q, k, v = (each(x).unflatten(2, (2, -1)).transpose(1, 2) for each in (attend.query, attend.key, attend.value))
+        scores = (q @ k.transpose(2, 3) / 4).masked_fill(~causal(torch.ones_like(MASK))[:, None], -1e9)  # (B, 2, L, L)
+        heads = (scores.softmax(3) * held[:, :: D // 2, :, :L]) @ v
+        change = attend.output(heads.transpose(1, 2).flatten(2)) * kept(of_heads + 1, (B, L, D), 0.3)
+        y = layer.attended.norm(x + change)
+        hidden = F.leaky_relu(first(y)) * kept(of_feed, (B, L, H), 0.3)
+        return layer.transformed.norm(y + second(hidden) * kept(of_feed + 1, (B, L, D), 0.3))
+
+    everything = torch.ones_like(MASK)
+    agree(lambda: layer(x, everything, causal(everything)), by_torch, [x, *layer.parameters()])
+
+
+def test_dropout_of_attention_is_right_on_average(library, used):
+    attend, x = MultiHeadAttention(D, 2, 0.4), leaf(B, L, D).detach()
+    with torch.no_grad():
+        torch.manual_seed(8)
+        draws = torch.stack([attend(x, x, MASK) for _ in range(400)])
+        expected = attend.eval()(x, x, MASK)
+    error = (draws.mean(0) - expected) / (draws.std(0) / 20).clamp(min=1e-6)  # in standard errors
+    assert set(used) == {"attend"} and draws.std(0)[MASK].mean() > 0.01
+    assert error[MASK].std().item() == pytest.approx(1, abs=0.1) and error.abs().max() < 6
 
 
 def test_functions_of_large_and_of_broken_numbers(library):
