@@ -14,6 +14,7 @@ from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, Terminated, UserError, choices
+from recexp.layer.kernel import installed
 from recexp.process import terminable
 from recexp.run import picture, result, table
 from recexp.run.directory import Run, read_json
@@ -56,7 +57,8 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
             return finished
         experiment = build(config)
         logger.info("run    %s", run.path)
-        run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, str(device))
+        hardware = {"device": str(device), "kernels": [each.name for each in installed()]}
+        run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, hardware)
         logger.info(table.data_line(config.dataset.name, experiment.dataset))
         logger.info(table.model_line(config, experiment.model, device))
         metrics = _fill(experiment, run)

@@ -7,7 +7,6 @@ time; `kernels` says which of both a run has.
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,15 +25,15 @@ class Kernels:
     def __init__(self, path: Path, pool: ctypes.CDLL):
         self._library = ctypes.CDLL(str(path))
         self._library.use_threads(ctypes.cast(pool.GOMP_parallel, ctypes.c_void_p))
-        self.name, self.lanes = path.stem, self._library.lanes()
+        self.name, self.lanes = path.stem.removeprefix("kernel_"), self._library.lanes()
 
     @property
     def shares(self) -> int:
         """How many threads work on a kernel, and add up sums of their own."""
         return torch.get_num_threads()
 
-    def __call__(self, name: str, *members: Tensor | float | None) -> Sequence[int]:
-        """Runs a kernel on the members of its structure in kernel.c, in their order, null for None; what it leaves there.
+    def __call__(self, name: str, *members: Tensor | float | None) -> list[int]:
+        """Runs a kernel on the members of its structure in kernel.c, in order, null for None; what it leaves there.
 
         Tensors it writes to have to be contiguous; of others that are not it gets a copy.
         """
@@ -43,7 +42,7 @@ class Kernels:
         ]  # alive until it is done
         structure = (ctypes.c_int64 * len(tensors))(*map(_word, tensors))
         self._library[name](structure, ctypes.c_long(self.shares))
-        return structure
+        return list(structure)
 
 
 def _word(member: Tensor | float | None) -> int:
@@ -61,6 +60,13 @@ def kernels(x: Tensor, *widths: int) -> Kernels | None:
     if x.device.type != "cpu" or x.dtype is not torch.float32:
         return None
     return next((each for each in installed() if all(width % each.lanes == 0 for width in widths)), None)
+
+
+def known_kernels(x: Tensor, *widths: int) -> Kernels:
+    """What `kernels` gives where it gives some."""
+    found = kernels(x, *widths)
+    assert found is not None, widths
+    return found
 
 
 @functools.cache

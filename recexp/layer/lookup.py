@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, kernels
+from recexp.layer.kernel import Kernels, kernels, known_kernels
 
 
 def lookup(table: Tensor, ids: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:
@@ -76,7 +76,7 @@ class _Lookup(torch.autograd.Function):
         ctx.shape, ctx.padding = table.shape, padding
         if run := kernels(table, table.shape[1]):
             out = table.new_empty(*ids.shape, table.shape[1])
-            gather(run, table, ids, out, False)
+            gather(run, table, ids, out)
             return out
         return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
 
@@ -84,17 +84,17 @@ class _Lookup(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (ids,) = ctx.saved_tensors
-        total = grad.new_zeros(ctx.shape)
         if run := kernels(grad, ctx.shape[1]):
-            run("scatter", total, ids, grad, ids.numel(), ctx.shape[1])
+            total = scattered(run, grad, ids, ctx.shape)
         else:
-            total.index_add_(0, ids.flatten(), grad.reshape(-1, ctx.shape[1]))
+            total = grad.new_zeros(ctx.shape).index_add_(0, ids.flatten(), grad.reshape(-1, ctx.shape[1]))
         if ctx.padding is not None:
             total[ctx.padding] = 0
         return total, None, None
 
 
-def gather(run, table: Tensor, ids: Tensor, out: Tensor, add: bool) -> None:
+def gather(run: Kernels, table: Tensor, ids: Tensor, out: Tensor, add: bool = False) -> None:
+    """Writes or adds rows of a table (n, W) by their ids (...) to out (..., W)."""
     n_rows, width = table.shape
     *_, amiss = run("gather", table, ids, out, ids.numel(), width, int(add), n_rows, 0)
     if amiss:
@@ -109,20 +109,19 @@ def scattered(run: Kernels, grad: Tensor, place: Tensor, shape: torch.Size) -> T
 
 
 class _Total(torch.autograd.Function):
+    """The sum of rows of several tables (n, E), at the places (...) of each: (..., E)."""
+
     @staticmethod
     def forward(ctx: Any, places: list[Tensor], *tables: Tensor) -> Tensor:
         ctx.places, ctx.shapes = places, [each.shape for each in tables]
         width = tables[0].shape[1]
         out = tables[0].new_empty(*places[0].shape, width)
         for i, (place, table) in enumerate(zip(places, tables, strict=True)):
-            gather(kernels(out, width), table, place, out, i > 0)
+            gather(known_kernels(out, width), table, place, out, add=i > 0)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor):
-        grad, width = grad.contiguous(), grad.shape[-1]
-        found = [grad.new_zeros(shape) for shape in ctx.shapes]
-        for place, table in zip(ctx.places, found, strict=True):
-            kernels(grad, width)("scatter", table, place, grad, place.numel(), width)
-        return None, *found
+        run, grad = known_kernels(grad, grad.shape[-1]), grad.contiguous()
+        return None, *(scattered(run, grad, place, shape) for place, shape in zip(ctx.places, ctx.shapes, strict=True))

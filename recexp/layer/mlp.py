@@ -2,20 +2,13 @@
 
 from collections.abc import Sequence
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from recexp.layer import fused
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
 from recexp.layer.kernel import kernels
 from recexp.layer.lookup import on_cpu
 from recexp.layer.product import Linear
-
-
-DEEPEST = 4  # hidden layers of kernel.c's tail
-SLOPES = {nn.ReLU: 0, nn.LeakyReLU: 1}  # activations that it knows, by their slope below 0 in percent
 
 
 def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
@@ -25,12 +18,6 @@ def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
-
-
-def dropped(*dropouts: nn.Dropout) -> tuple[int, ...]:
-    """What kernels drop at each, of 2^32, and a seed that torch's generator gives; all 0 outside training."""
-    shares = [min(round(each.p * 2**32), 2**32 - 1) if each.training else 0 for each in dropouts]
-    return *shares, int(torch.randint(2**31, ())) if any(shares) else 0
 
 
 class MLP(nn.Module):
@@ -50,96 +37,38 @@ class MLP(nn.Module):
     ):
         super().__init__()
         sizes = [n_in, *hidden_sizes] if n_out is None else [n_in, *hidden_sizes, n_out]
-        self.linears = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))
-        self.hidden = nn.ModuleList(Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes)
+        self.linears: Sequence[Linear] = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))  # type: ignore[assignment]
+        self.hidden: Sequence[Hidden] = nn.ModuleList(  # type: ignore[assignment]  # both are so but in name
+            Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes
+        )
         self.n_out = sizes[-1]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""
         return self.after_first(self.linears[0](x), mask) if len(self.linears) else x
 
-    def slope(self) -> int | None:
-        """Of its only hidden layer's activation below 0, in percent; None where it does more than relu and leaky relu."""
-        if len(self.hidden) != 1 or len(self.linears) != 2:
-            return None
-        hidden = self.hidden[0]
-        if hidden.norm is not None:
-            return None
-        return SLOPES.get(type(hidden.activation))
+    def is_plain(self) -> bool:
+        """Whether hidden layers have activations that kernels know, and no BatchNorm."""
+        return all(each.norm is None and type(each.activation) in fused.SLOPES for each in self.hidden)
 
     @property
     def first(self) -> nn.Linear:
         """Its weight and bias, for callers that compute its product in a cheaper way."""
-        layer = self.linears[0]
-        assert isinstance(layer, nn.Linear)
-        return layer
+        return self.linears[0]
 
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """All that follows the product x (..., n_hidden) of the first Linear."""
-        if self.by_kernel(x):
-            return self.tail(x)
+        if self._by_kernel(x):
+            return fused.tail(x, self.linears[1:], self.hidden[0].activation, self.hidden[0].dropout)
         for i, hidden in enumerate(self.hidden, start=1):
             x = hidden(x, mask, self.linears[i] if i < len(self.linears) else None)
         return x
 
-    def by_kernel(self, x: Tensor) -> bool:
-        """Whether _Tail does what follows the first Linear."""
-        if not on_cpu(x) or not 1 <= len(self.hidden) <= DEEPEST or len(self.linears) != len(self.hidden) + 1:
-            return False
-        if any(each.norm is not None or type(each.activation) not in SLOPES for each in self.hidden):
-            return False
+    def _by_kernel(self, x: Tensor) -> bool:
+        """Whether one kernel does all that follows the first product."""
+        complete = 1 <= len(self.hidden) <= fused.DEEPEST and len(self.linears) == len(self.hidden) + 1
         widths = [each.weight.shape[1] for each in self.linears[1:]] + [0 if self.n_out == 1 else self.n_out]
-        return kernels(x, *widths) is not None
-
-    def tail(self, x: Tensor) -> Tensor:
-        hidden, linears = self.hidden[0], self.linears[1:]
-        options = SLOPES[type(hidden.activation)], *dropped(hidden.dropout)
-        out = _Tail.apply(
-            x.flatten(0, -2), options, *(each.weight for each in linears), *(each.bias for each in linears)
-        )
-        return out.view(*x.shape[:-1], self.n_out)
-
-
-class _Tail(torch.autograd.Function):
-    """What follows the first product x (N, C_0) of an MLP, of the weights and biases of its other layers."""
-
-    @staticmethod
-    def forward(ctx: Any, x, options: tuple[int, int, int], *parameters):
-        n_layers = len(parameters) // 2
-        weights, biases = parameters[:n_layers], parameters[n_layers:]
-        x, out = x.contiguous(), x.new_empty(len(x), len(weights[-1]))
-        transposed = [each.t().contiguous() for each in weights]
-        ctx.save_for_backward(x, *transposed, *biases, *weights)
-        ctx.options = options
-        widths = [each.shape[1] for each in weights] + [out.shape[1]]
-        sizes = len(x), n_layers, *options, *filled(widths, DEEPEST + 1)
-        ctx.sizes = sizes
-        _Tail.run(x, widths)(
-            "tail", x, out, None, *sizes, *filled(transposed), *filled(biases), *filled([]), *filled([]), *filled([])
-        )
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout):
-        x, *rest = ctx.saved_tensors
-        n_layers = len(rest) // 3
-        transposed, biases, weights = rest[:n_layers], rest[n_layers : 2 * n_layers], rest[2 * n_layers :]
-        widths = [each.shape[1] for each in weights] + [dout.shape[1]]
-        run, dx = _Tail.run(x, widths), x.new_empty(x.shape)
-        dweights = [x.new_zeros(run.shares, *each.shape) for each in weights]
-        dbiases = [x.new_zeros(run.shares, *each.shape) for each in biases]
-        arrays = (transposed, biases, weights, dweights, dbiases)
-        run("tail_back", x, dout, dx, *ctx.sizes, *(each for array in arrays for each in filled(array)))
-        return dx, None, *(each.sum(0) for each in (*dweights, *dbiases))
-
-    @staticmethod
-    def run(x, widths):
-        return kernels(x, *widths[:-1], 0 if widths[-1] == 1 else widths[-1])
-
-
-def filled(values: Sequence[Any], size: int = DEEPEST) -> list[Any]:
-    return [*values, *[None] * (size - len(values))]
+        return complete and self.is_plain() and on_cpu(x) and kernels(x, *widths) is not None
 
 
 class Hidden(nn.Module):

@@ -12,18 +12,17 @@ queries, (B, M, L) by each. What a mask hides may hold anything.
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from recexp.config import require
+from recexp.layer import fused
 from recexp.layer.activation import Activation
 from recexp.layer.kernel import kernels
-from recexp.layer.lookup import Events, Table, on_cpu, scattered, total
-from recexp.layer.mlp import MLP, dropped, linear
+from recexp.layer.lookup import Events, Table, on_cpu, total
+from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import Linear, product
 
 SHORT = 64  # longest sequence whose scores a CPU keeps whole
@@ -56,25 +55,27 @@ class MultiHeadAttention(nn.Module):
         """The heads [head_1, ..., head_h] (B, M, D) of which forward gives the product."""
         # A weight of 0 is not enough: 0 times infinity is NaN.
         memory = hide(memory, seen if seen.dim() == 2 else seen.any(1))
-        if self.by_kernel(query):
-            positions = [product(memory, self.weight("key", "value"))]
-            return self.by_sources(product(query, self.query.weight), [None], positions, seen)
+        if self._by_kernel(query):
+            positions = product(memory, torch.cat([self.key.weight, self.value.weight])).flatten(0, 1)
+            return fused.attend(self.query(query), [positions], [None], seen, self.heads[0], self.dropout)
         return self.between(self.query(query), self.key(memory), self.value(memory), seen)
 
-    def by_kernel(self, x: Tensor) -> bool:
+    def over(self, sources: Sequence[Events], seen: Tensor, query: Tensor | None = None) -> Tensor:
+        """side_by_side of x, the sum of the sources (B, L), with itself or a query (B, M, D): (B, M, D).
+
+        Products are computed once for each vector of the sources. On a CPU.
+        """
+        q = None if query is None else self.query(query)
+        weights = [each.weight for each in (self.query, self.key, self.value)][0 if q is None else 1 :]
+        if self._by_kernel(sources[0].vectors) and len(sources) <= 2:
+            tables = [product(each.vectors, torch.cat(weights)) for each in sources]
+            return fused.attend(q, tables, [each.place for each in sources], seen, self.heads[0], self.dropout)
+        parts = [looked_up(sources, each) for each in weights]
+        q, k, v = parts if q is None else (q, *parts)
+        return self.between(q, k, v, seen)
+
+    def _by_kernel(self, x: Tensor) -> bool:
         return on_cpu(x) and kernels(x, self.heads[1]) is not None
-
-    def weight(self, *names: str) -> Tensor:
-        """Weights one below the other."""
-        return torch.cat([getattr(self, name).weight for name in names])
-
-    def by_sources(
-        self, q: Tensor | None, places: list[Tensor | None], tables: Sequence[Tensor], seen: Tensor
-    ) -> Tensor:
-        """The heads of queries (B, M, D) and, side by side, keys and values; or all three. See _Attend."""
-        return _Attend.apply(
-            q, seen if seen.dim() == 3 else seen[:, None], self.heads, dropped(self.dropout), places, *tables
-        )
 
     def between(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
         """The heads of the products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
@@ -99,46 +100,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, dropout: nn.Dropout) -
     return torch.bmm(dropout(weights), v).unflatten(0, rows[:2])
 
 
-class _Attend(torch.autograd.Function):
-    """softmax(q k^T / sqrt(d)) v of heads side by side, 0 for a query that sees nothing: (B, M, D).
-
-    The tables (n, W), of which rows at the places (B, L) add up, or one (B, L, W) without a place, hold [k, v] beside
-    q (B, M, D), or [q, k, v] without it. seen (B, M or 1, L).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, q, seen, heads: tuple[int, int], drop: tuple[int, int], places: list[Tensor | None], *tables: Tensor
-    ):
-        n_heads, size = heads
-        dim, length, width = n_heads * size, seen.shape[2], tables[0].shape[-1]
-        n_queries = length if q is None else q.shape[1]
-        ctx.heads, ctx.places = heads, places
-        ctx.sizes = len(seen), n_queries, length, dim, n_heads, width, int(seen.shape[1] > 1), *drop
-        ctx.save_for_backward(q, seen, *tables)
-        out = seen.new_empty(len(seen), n_queries, dim, dtype=tables[0].dtype)
-        kernels(out, size)("attend", *_Attend.members(ctx, q, seen, tables, out), None, None)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout):
-        q, seen, *tables = ctx.saved_tensors
-        run, width = kernels(dout, ctx.heads[1]), tables[0].shape[-1]
-        dq, dpositions = None if q is None else q.new_empty(q.shape), dout.new_empty(len(seen), seen.shape[2], width)
-        run("attend_back", *_Attend.members(ctx, q, seen, tables, dout), dq, dpositions)
-        gradients = [
-            dpositions if place is None else scattered(run, dpositions, place, table.shape)
-            for place, table in zip(ctx.places, tables, strict=True)
-        ]
-        return dq, None, None, None, None, *gradients
-
-    @staticmethod
-    def members(ctx, q, seen, tables, out):
-        none = [None] * (2 - len(tables))
-        return q, *tables, *none, *ctx.places, *none, seen, out, *ctx.sizes
-
-
 class Residual(nn.Module):
     """A sublayer with its residual, dropout and LayerNorm."""
 
@@ -148,94 +109,30 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor], mask: Tensor) -> Tensor:
-        """The sublayer is outer(inner(x)); x (..., D), mask (...) -> (..., D)."""
+    def forward(self, x: Tensor, mask: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor]) -> Tensor:
+        """The sublayer is outer(inner(x)): x (..., D), mask (...) -> (..., D)."""
         if self.placement is Norm.pre:
-            return x + self.dropout(apply(outer, inner(self.norm(x)), mask))
+            return x + self.dropout(_apply(outer, inner(self.norm(x)), mask))
         z = inner(x)
-        if self.by_kernel(x, outer):
-            drop = (
-                dropped(outer.hidden[0].dropout, self.dropout)
-                if isinstance(outer, MLP)
-                else (0, *dropped(self.dropout))
-            )
-            return _Sublayer.apply(x, z, *weights(outer), drop, self.norm.weight, self.norm.bias, self.norm.eps)
-        return self.norm(x + self.dropout(apply(outer, z, mask)))
+        if not self._by_kernel(x, outer):
+            return self.norm(x + self.dropout(_apply(outer, z, mask)))
+        if not isinstance(outer, MLP):
+            return fused.sublayer(x, z, [outer], 0, (0, *fused.dropped(self.dropout)), self.norm)
+        hidden = outer.hidden[0]
+        drop = fused.dropped(hidden.dropout, self.dropout)
+        return fused.sublayer(
+            x, None if z is x else z, outer.linears, fused.SLOPES[type(hidden.activation)], drop, self.norm
+        )
 
-    def by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
-        if not on_cpu(x) or not isinstance(self.norm, nn.LayerNorm):
-            return False
-        if isinstance(outer, MLP) and outer.slope() is None:
-            return False
+    def _by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
         linears = outer.linears if isinstance(outer, MLP) else [outer]
-        return kernels(x, *(size for each in linears for size in each.weight.shape)) is not None
+        fits = not isinstance(outer, MLP) or (outer.is_plain() and len(linears) == 2)
+        sizes = [size for each in linears for size in each.weight.shape]
+        return fits and on_cpu(x) and isinstance(self.norm, nn.LayerNorm) and kernels(x, *sizes) is not None
 
 
-def apply(outer: Linear | MLP, z: Tensor, mask: Tensor) -> Tensor:
+def _apply(outer: Linear | MLP, z: Tensor, mask: Tensor) -> Tensor:
     return outer(z, mask) if isinstance(outer, MLP) else outer(z)
-
-
-def weights(outer: Linear | MLP) -> tuple[Any, ...]:
-    """What _Sublayer wants of it."""
-    if not isinstance(outer, MLP):
-        return None, None, outer.weight, None, 0
-    first, second = outer.linears
-    return first.weight, first.bias, second.weight, second.bias, outer.slope()
-
-
-class _Sublayer(torch.autograd.Function):
-    """LayerNorm(x + W_2 f(W_1 z + b_1) + b_2), f a relu with a slope below 0; without W_1 LayerNorm(x + W_2 z).
-
-    x (..., D), z (..., K).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x,
-        z,
-        weight_1,
-        bias_1,
-        weight_2,
-        bias_2,
-        percent: int,
-        drop: tuple[int, int, int],
-        scale,
-        shift,
-        eps: float,
-    ):
-        x, z, y = x.contiguous(), z.contiguous(), x.new_empty(x.shape)
-        dim, n_in, hidden = len(weight_2), z.shape[-1], 0 if weight_1 is None else len(weight_1)
-        ctx.sizes = x.numel() // dim, dim, n_in, hidden, percent, *drop, eps
-        transposed = None if weight_1 is None else weight_1.t().contiguous()
-        ctx.same = z.data_ptr() == x.data_ptr()
-        ctx.save_for_backward(
-            x, z, transposed, bias_1, weight_2.t().contiguous(), bias_2, scale, shift, weight_1, weight_2
-        )
-        kernels(x, dim, n_in, hidden)(
-            "sublayer",
-            *ctx.saved_tensors[:8] if False else (x, z, transposed, bias_1, weight_2.t(), bias_2, scale, shift),
-            y,
-            *ctx.sizes,
-            *[None] * 10,
-        )
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy):
-        *given, weight_1, weight_2 = ctx.saved_tensors
-        x, z = given[:2]
-        dim, n_in, hidden = ctx.sizes[1:4]
-        run = kernels(x, dim, n_in, hidden)
-        dx, dz = x.new_empty(x.shape), None if ctx.same else z.new_empty(z.shape)
-        shapes = ((hidden, n_in), (hidden,), weight_2.shape, (dim,), (dim,), (dim,))
-        sums = [x.new_zeros(run.shares, *shape) for shape in shapes]
-        run("sublayer_back", *given, dy, *ctx.sizes, weight_1, weight_2, dx, dz, *sums)
-        dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift = (each.sum(0) for each in sums)
-        if weight_1 is None:
-            dweight_1 = dbias_1 = dbias_2 = None
-        return dx, dz, dweight_1, dbias_1, dweight_2, dbias_2, None, None, dscale, dshift, None
 
 
 class EncoderLayer(nn.Module):
@@ -251,39 +148,22 @@ class EncoderLayer(nn.Module):
         """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
         attend = self.attend
         x = hide(x, mask)
-        if self.looks_up(x, sources) and attend.by_kernel(x):
-            weight, places = attend.weight("query", "key", "value"), [each.place for each in sources]
-            tables = [product(each.vectors, weight) for each in sources]
-            x = self.attended(x, attend.output, lambda x: attend.by_sources(None, places, tables, seen), mask)
-        elif self.looks_up(x, sources):
-            q, k, v = (looked_up(sources, each.weight) for each in (attend.query, attend.key, attend.value))
-            x = self.attended(x, attend.output, lambda x: attend.between(q, k, v, seen), mask)
+        if self.looks_up(x, sources):
+            x = self.attended(x, mask, attend.output, lambda x: attend.over(sources, seen))
         else:
-            x = self.attended(x, attend.output, lambda x: attend.side_by_side(x, x, seen), mask)
-        return self.transformed(x, self.transform, lambda x: x, mask)
+            x = self.attended(x, mask, attend.output, lambda x: attend.side_by_side(x, x, seen))
+        return self.transformed(x, mask, self.transform, lambda x: x)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
-        attend = self.attend
+        attend, here = self.attend, mask[:, -1:]
         x = hide(x, mask)
-        if self.looks_up(x, sources) and attend.by_kernel(x):
-            weight, places = attend.weight("key", "value"), [each.place for each in sources]
-            tables = [product(each.vectors, weight) for each in sources]
-            x = self.attended(
-                x[:, -1:],
-                attend.output,
-                lambda x: attend.by_sources(attend.query(x), places, tables, mask),
-                mask[:, -1:],
-            )
-        elif self.looks_up(x, sources):
-            k, v = looked_up(sources, attend.key.weight), looked_up(sources, attend.value.weight)
-            x = self.attended(
-                x[:, -1:], attend.output, lambda x: attend.between(attend.query(x), k, v, mask), mask[:, -1:]
-            )
+        if self.looks_up(x, sources):
+            x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.over(sources, mask, query=x))
         else:
             memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
-            x = self.attended(x[:, -1:], attend.output, lambda x: attend.side_by_side(x, memory, mask), mask[:, -1:])
-        return self.transformed(x, self.transform, lambda x: x, mask[:, -1:])
+            x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.side_by_side(x, memory, mask))
+        return self.transformed(x, here, self.transform, lambda x: x)
 
     def looks_up(self, x: Tensor, sources: Sequence[Events]) -> bool:
         """Whether products of x are looked up in those of its sources: on a CPU, where no norm stands between."""
@@ -303,9 +183,9 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D) as EncoderLayer."""
         x = hide(x, mask)
-        x = self.attended(x, self.attend.output, lambda x: self.attend.side_by_side(x, x, causal(mask)), mask)
-        x = self.recalled(x, self.recall.output, lambda x: self.recall.side_by_side(x, memory, seen), mask)
-        return self.transformed(x, self.transform, lambda x: x, mask)
+        x = self.attended(x, mask, self.attend.output, lambda x: self.attend.side_by_side(x, x, causal(mask)))
+        x = self.recalled(x, mask, self.recall.output, lambda x: self.recall.side_by_side(x, memory, seen))
+        return self.transformed(x, mask, self.transform, lambda x: x)
 
 
 class Encoder(nn.Module):
@@ -470,9 +350,9 @@ class AgePosition(nn.Module):
         return self.table(self.bucket(age))
 
     def bucket(self, age: Tensor) -> Tensor:
-        """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) integer."""
+        """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) int64."""
         exponent = torch.frexp(1 + age)[1]  # exact where log2 rounds: 1 + age = m 2^exponent, 1/2 <= m < 1
-        return (exponent - 1).clamp(0, self.n_buckets - 1)
+        return (exponent - 1).clamp(0, self.n_buckets - 1).long()
 
 
 def require_divisor(n_heads: int, width: int) -> None:

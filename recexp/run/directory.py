@@ -76,7 +76,7 @@ class Run:
         self.state = state
         write_status(self.path, state, error)
 
-    def environment(self, fingerprint: str, facts: dict[str, Any], device: str) -> None:
+    def environment(self, fingerprint: str, facts: dict[str, Any], hardware: dict[str, Any]) -> None:
         write_json(
             self.path / "environment.json",
             {
@@ -85,7 +85,7 @@ class Run:
                 "python": platform.python_version(),
                 "packages": {name: version(name) for name in PACKAGES},
                 "git": _git(),
-                "hardware": {"system": platform.platform(), "cores": os.cpu_count(), "device": device},
+                "hardware": {"system": platform.platform(), "cores": os.cpu_count(), **hardware},
                 "data": {"fingerprint": fingerprint, **facts},
             },
         )

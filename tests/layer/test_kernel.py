@@ -1,4 +1,4 @@
-"""Every kernel does what torch's operations do in its place: results and gradients, for each library and number of threads."""
+"""Every kernel does what torch does in its place: results and gradients, of each library, by any number of threads."""
 
 import math
 import subprocess
@@ -256,7 +256,7 @@ def test_dropout_hits_its_share_and_follows_the_seed():
 
 
 def kept(seed: int, shape: tuple[int, ...], p: float) -> Tensor:
-    """What numbers of a shape are multiplied by under dropout, from the same seed: kernel.c's hash, number by number."""
+    """What dropout multiplies numbers of a shape by, from the same seed: kernel.c's hash, number by number."""
     share = round(p * 2**32)
     x = np.arange(math.prod(shape), dtype=np.uint32) + np.uint32(seed * 0x9E3779B9 % 2**32)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):

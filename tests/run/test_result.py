@@ -10,6 +10,7 @@ import yaml
 from sklearn.metrics import log_loss, roc_auc_score
 
 import recexp
+from recexp.layer.kernel import installed
 
 SMOKE = ["+experiment=smoke", "model=seq_pooling", "trainer.threads=1", "trainer.epochs=2"]
 
@@ -82,6 +83,7 @@ def test_metrics_jsonl_has_a_line_an_epoch_with_every_named_loss(run):
 def test_the_environment_tells_versions_hardware_and_data(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["packages"]["torch"] and environment["hardware"]["device"] == "cpu"
+    assert environment["hardware"]["kernels"] == [each.name for each in installed()]
     assert environment["data"]["rows"]["train"] > 2000 and environment["data"]["fingerprint"]
 
 
