@@ -29,9 +29,9 @@ class Kernels(BuildHookInterface):
 
     def compile(self, name: str, architecture: str) -> Path | None:
         """The library of that name, None where it cannot be compiled."""
-        compiler = shutil.which(os.environ.get("CC", "cc"))
         path = SOURCE.with_name(f"kernel_{name}.so")
         Path(self.root, path).unlink(missing_ok=True)  # not written over, for who runs it
+        compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             self.app.display_warning(f"no C compiler: {path.name} is not built, and training will be slower")
             return None

@@ -27,7 +27,7 @@ typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
 
 long lanes(void) { return LANES; }
 
-/* Threads: torch's own pool, by the entry point of the OpenMP that it brings. A second pool would fight for its cores. */
+/* Threads: torch's own pool, by the entry point of its OpenMP. A second pool would fight for the cores. */
 
 typedef void Work(void *args, long share, long shares);
 typedef void Parallel(void (*)(void *), void *, unsigned, unsigned);
@@ -160,7 +160,7 @@ INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
 
-/* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). A number's fate hangs on seed and index alone. */
+/* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). It is a function of seed and index alone. */
 INLINE vec kept(long seed, long index, long dropped) {
     if (!dropped) return (vec){0} + 1.f;
     uvec x;
@@ -392,7 +392,7 @@ static void dice_back_share(void *args, long share, long shares) {
             }
         }
         if (n_out > 1) {
-            for (long i = 0; i < rows; i++) EACH(j, n_out) STORE(dbias + j, LOAD(dbias + j) + LOAD(dout + i * n_out + j));
+            add_rows(dout, rows, n_out, dbias);
             multiply(n_out, width, rows, dout, 1, n_out, y, width, dweight, width, 1);
             multiply(rows, width, n_out, dout, n_out, 1, d->weight, width, made, width, 0);
         }
@@ -537,11 +537,11 @@ static void recurrence_back_share(void *args, long share, long shares) {
 }
 KERNEL(recurrence_back)
 
-/* transformer.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. */
+/* fused.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. */
 
 struct attend {
     const float *q;                   /* (B, M, D), or null: the first D numbers of each position are its query */
-    const float *table_1, *table_2;   /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of rows of both tables */
+    const float *table_1, *table_2;   /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of rows of both */
     const long *place_1, *place_2;    /* (B, L): which rows; without them each position has its own */
     const unsigned char *seen;        /* (B, M or 1, L) */
     float *out;                       /* (B, M, D); dout in attend_back */
@@ -667,7 +667,10 @@ static void attend_back_share(void *args, long share, long shares) {
             weigh(s, q + head, q_step, turned, s->seen + row * seen_row, padded, visible, weights);
             transpose(v + head, width, n, size, turned, padded);
             multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
-            if (s->dropped) drop(s, row, head, weights, m * padded, left), drop(s, row, head, change, m * padded, change);
+            if (s->dropped) {
+                drop(s, row, head, weights, m * padded, left);
+                drop(s, row, head, change, m * padded, change);
+            }
             multiply(n, size, m, s->dropped ? left : weights, 1, padded, dout, dim, dv + head, width, 0);
             for (long i = 0; i < m; i++) { /* of the scores */
                 vec total = {0};
@@ -686,8 +689,8 @@ static void attend_back_share(void *args, long share, long shares) {
 }
 KERNEL(attend_back)
 
-/* transformer.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
-   relu of slope percent / 100 below 0. What lies between z and y never leaves the cache, and is made again in the gradient. */
+/* fused.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
+   relu of slope percent / 100 below 0. What lies between z and y stays in the cache, and the gradient makes it again. */
 
 struct sublayer {
     const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
@@ -696,7 +699,7 @@ struct sublayer {
     long n, dim, n_in, hidden, percent;
     long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), of 2^32 */
     double eps;
-    const float *back_1, *back_2;         /* (H, K), (D, H or K): the weights as they are; of sublayer_back, as all below */
+    const float *back_1, *back_2;         /* (H, K), (D, H or K): as they are; of sublayer_back, as all below */
     float *dx, *dz;                       /* (N, D), (N, K); dz null where z is x, and dx has both */
     float *dweight_1, *dbias_1;           /* (shares, H, K), (shares, H) */
     float *dweight_2, *dbias_2;           /* (shares, D, H or K), (shares, D) */
@@ -800,7 +803,7 @@ static void sublayer_back_share(void *args, long share, long shares) {
 }
 KERNEL(sublayer_back)
 
-/* mlp.py, _Tail: what follows the first product x (N, C_0) of an MLP: for each hidden layer f, dropout and a Linear. */
+/* fused.py, _Tail: what follows the first product x (N, C_0) of an MLP: f, dropout and a Linear, layer by layer. */
 
 enum { DEEPEST = 4 };
 
