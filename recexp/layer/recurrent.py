@@ -170,9 +170,9 @@ class _Recurrence(torch.autograd.Function):
         r, u = sigmoid(x_r + y_r), sigmoid(x_u + y_u),  n = tanh(x_n + r y_n)
         h' = h + k (n - h),  k = a u (AUGRU) or a (AGRU)
     dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A kernel takes rows
-    through all their steps, in fp32 under autocast too. Without it a step takes one matrix product in forward and one in
-    backward, rounded as autocast says; states and sums are not. Its operations are so short that naming rows of arrays
-    takes as long: arrays are cut once for a run of steps.
+    through all their steps, in fp32 under autocast too. Without it a step takes one matrix product in forward and one
+    in backward, rounded as autocast says; states and sums are not. Its operations are so short that naming rows of
+    arrays takes as long: arrays are cut once for a run of steps.
     """
 
     @staticmethod

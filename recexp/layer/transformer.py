@@ -147,10 +147,10 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
         attend = self.attend
-        x = hide(x, mask)
-        if self.looks_up(x, sources):
+        if self.looks_up(x, sources):  # finite where the mask is false
             x = self.attended(x, mask, attend.output, lambda x: attend.over(sources, seen))
         else:
+            x = hide(x, mask)
             x = self.attended(x, mask, attend.output, lambda x: attend.side_by_side(x, x, seen))
         return self.transformed(x, mask, self.transform, lambda x: x)
 

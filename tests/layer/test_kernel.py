@@ -149,6 +149,17 @@ def test_dice_of_rows_that_are_not_side_by_side(library, used):
     compare(lambda: dice.then(x.t(), None, None), [x, dice.alpha], used, "moments", "dice", "dice_back", "settle")
 
 
+def test_dice_in_evaluation(library, used):
+    dice, x = stirred(Dice(H)), 3 + leaf(3, 70, H).detach()
+    dice(x)
+    used.clear()
+    with torch.no_grad():
+        mine = dice.eval()(x)
+    assert used == ["dice"]
+    torch.testing.assert_close(mine, dice(x))  # with a gradient torch does it
+    assert used == ["dice"]
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 def test_dice_of_few_rows(rows, library):
     x = leaf(rows, H)
