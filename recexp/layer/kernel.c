@@ -9,13 +9,11 @@
 #include <string.h>
 
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 6, COLUMNS = 4 }; /* of a product's tile, so that it stays in the registers */
-#elif defined(__AVX2__)
-enum { LANES = 8, ROWS = 6, COLUMNS = 2 };
-#else
-enum { LANES = 4, ROWS = 4, COLUMNS = 2 };
+enum { LANES = 16, COLUMNS = 4 }; /* numbers in a register, registers in a row of a product's tile */
+#else /* AVX2 */
+enum { LANES = 8, COLUMNS = 2 };
 #endif
-enum { BLOCK = 48 }; /* rows; a multiple of ROWS */
+enum { ROWS = 6, BLOCK = 48 }; /* of a tile, so that it stays in the registers; a multiple of it */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -104,10 +102,7 @@ static void multiply(long m, long n, long depth, const float *a, long a_row, lon
 #define TILES(r) TILE(r, 1) TILE(r, 2)
 #endif
             switch (8 * rows + columns) {
-                TILES(1) TILES(2) TILES(3) TILES(4)
-#if defined(__AVX2__)
-                TILES(5) TILES(6)
-#endif
+                TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
             }
         }
     }
@@ -127,7 +122,7 @@ INLINE vec exchanged(vec x, const int distance) {
 
 INLINE vec sum_of(vec x) { /* in every lane */
     if (LANES > 8) x += exchanged(x, 8 % LANES);
-    if (LANES > 4) x += exchanged(x, 4 % LANES);
+    x += exchanged(x, 4);
     x += exchanged(x, 2);
     return x + exchanged(x, 1);
 }
@@ -136,7 +131,7 @@ INLINE vec larger(vec x, vec y) { return either(x > y, x, y); }
 
 INLINE vec largest_of(vec x) {
     if (LANES > 8) x = larger(x, exchanged(x, 8 % LANES));
-    if (LANES > 4) x = larger(x, exchanged(x, 4 % LANES));
+    x = larger(x, exchanged(x, 4));
     x = larger(x, exchanged(x, 2));
     return larger(x, exchanged(x, 1));
 }
@@ -159,7 +154,6 @@ INLINE vec exponential(vec x) { /* to 2 units in the last place, of x from -87 t
 INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
-
 /* What dropout multiplies numbers from `index` on by: 0, or 1 / (1 - p). It is a function of seed and index alone. */
 INLINE vec kept(long seed, long index, long dropped) {
     if (!dropped) return (vec){0} + 1.f;
@@ -176,6 +170,37 @@ INLINE vec kept(long seed, long index, long dropped) {
 
 static void add_rows(const float *x, long rows, long width, float *sum) {
     for (long i = 0; i < rows; i++) EACH(j, width) STORE(sum + j, LOAD(sum + j) + LOAD(x + i * width + j));
+}
+
+/* A Linear: x (rows, C), weight (C, O), bias (O,) -> out (rows, O); O is 1 or a multiple of LANES. */
+static void affine(const float *x, long rows, long width, const float *weight, const float *bias, long n_out,
+                   float *out) {
+    for (long i = 0; n_out == 1 && i < rows; i++) {
+        vec sum = {0};
+        EACH(j, width) sum += LOAD(x + i * width + j) * LOAD(weight + j);
+        out[i] = sum_of(sum)[0] + bias[0];
+    }
+    if (n_out == 1) return;
+    for (long i = 0; i < rows; i++) memcpy(out + i * n_out, bias, sizeof(float) * n_out);
+    multiply(rows, n_out, width, x, width, 1, weight, n_out, out, n_out, 1);
+}
+
+/* Its gradients: weight (O, C); dweight (O, C) and dbias (O,) are added to, and dx (rows, C) where `add` says so. */
+static void affine_back(const float *x, const float *dout, long rows, long width, const float *weight, long n_out,
+                        float *dweight, float *dbias, float *dx, int add) {
+    for (long i = 0; n_out == 1 && i < rows; i++) {
+        dbias[0] += dout[i];
+        EACH(j, width) {
+            vec change = dout[i] * LOAD(weight + j);
+            STORE(dweight + j, LOAD(dweight + j) + dout[i] * LOAD(x + i * width + j));
+            if (add) change += LOAD(dx + i * width + j);
+            STORE(dx + i * width + j, change);
+        }
+    }
+    if (n_out == 1) return;
+    add_rows(dout, rows, n_out, dbias);
+    multiply(n_out, width, rows, dout, 1, n_out, x, width, dweight, width, 1);
+    multiply(rows, width, n_out, dout, n_out, 1, weight, width, dx, width, add);
 }
 
 /* lookup.py: rows of a table by their places, and sums into these. */
@@ -231,15 +256,23 @@ struct meet {
     long n, dim, width;
 };
 
+/* v_p * t_r of events (rows, D). */
+static void meet_rows(const float *vectors, const float *target, const long *place, const long *row, long rows,
+                      long dim, float *met) {
+    for (long i = 0; i < rows; i++) {
+        const float *v = vectors + place[i] * dim, *t = target + row[i] * dim;
+        EACH(j, dim) STORE(met + i * dim + j, LOAD(v + j) * LOAD(t + j));
+    }
+}
+
 static void meet_share(void *args, long share, long shares) {
     const struct meet *m = args;
     long dim = m->dim, width = m->width;
     float *met = scratch(BLOCK, dim);
     BLOCKS(start, rows, m->n) {
+        meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
         for (long i = 0; i < rows; i++) {
-            const float *v = m->vectors + m->place[start + i] * dim, *t = m->target + m->row[start + i] * dim;
             const float *key = m->key + m->place[start + i] * width, *query = m->query + m->row[start + i] * width;
-            EACH(j, dim) STORE(met + i * dim + j, LOAD(v + j) * LOAD(t + j));
             EACH(j, width) STORE(m->x + (start + i) * width + j, LOAD(key + j) + LOAD(query + j));
         }
         multiply(rows, width, dim, met, dim, 1, m->weight, width, m->x + start * width, width, 1);
@@ -261,10 +294,7 @@ static void meet_back_share(void *args, long share, long shares) {
     float *met = scratch(BLOCK, dim), *dweight = m->dweight + share * width * dim;
     BLOCKS(start, rows, m->n) {
         const float *dx = m->dx + start * width;
-        for (long i = 0; i < rows; i++) {
-            const float *v = m->vectors + m->place[start + i] * dim, *t = m->target + m->row[start + i] * dim;
-            EACH(j, dim) STORE(met + i * dim + j, LOAD(v + j) * LOAD(t + j));
-        }
+        meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
         multiply(width, dim, rows, dx, 1, width, met, dim, dweight, dim, 1);
         multiply(rows, dim, width, dx, width, 1, m->weight, dim, m->dmet + start * dim, dim, 0);
     }
@@ -347,16 +377,7 @@ static void dice_share(void *args, long share, long shares) {
                 STORE(y + i * width + j, x * (alpha + p * (1.f - alpha)));
             }
         }
-        for (long i = 0; n_out == 1 && i < rows; i++) {
-            vec sum = {0};
-            EACH(j, width) sum += LOAD(y + i * width + j) * LOAD(d->weight + j);
-            d->out[start + i] = sum_of(sum)[0] + d->bias[0];
-        }
-        if (n_out > 1) {
-            float *out = d->out + start * n_out;
-            for (long i = 0; i < rows; i++) memcpy(out + i * n_out, d->bias, sizeof(float) * n_out);
-            multiply(rows, n_out, width, y, width, 1, d->weight, n_out, out, n_out, 1);
-        }
+        if (n_out) affine(y, rows, width, d->weight, d->bias, n_out, d->out + start * n_out);
     }
     free(made);
 }
@@ -384,18 +405,7 @@ static void dice_back_share(void *args, long share, long shares) {
                 STORE(y + i, LOAD(x + i) * (alpha + share_of_x * (1.f - alpha)));
             }
         }
-        for (long i = 0; n_out == 1 && i < rows; i++) {
-            dbias[0] += dout[i];
-            EACH(j, width) {
-                STORE(dweight + j, LOAD(dweight + j) + dout[i] * LOAD(y + i * width + j));
-                STORE(made + i * width + j, dout[i] * LOAD(d->weight + j));
-            }
-        }
-        if (n_out > 1) {
-            add_rows(dout, rows, n_out, dbias);
-            multiply(n_out, width, rows, dout, 1, n_out, y, width, dweight, width, 1);
-            multiply(rows, width, n_out, dout, n_out, 1, d->weight, width, made, width, 0);
-        }
+        if (n_out) affine_back(y, dout, rows, width, d->weight, n_out, dweight, dbias, made, 0);
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
             float *sums = d->sums + share * 3 * width + j;
@@ -589,8 +599,7 @@ static void transpose(const float *a, long a_row, long rows, long width, float *
 #pragma GCC unroll 16
             for (long i = 0; i < LANES; i++)
                 square[i] = start + i < rows ? LOAD(a + (start + i) * a_row + column) : (vec){0};
-            turn(square, 1), turn(square, 2);
-            if (LANES > 4) turn(square, 4);
+            turn(square, 1), turn(square, 2), turn(square, 4);
             if (LANES > 8) turn(square, 8);
 #pragma GCC unroll 16
             for (long j = 0; j < LANES; j++) STORE(b + (column + j) * to + start, square[j]);
@@ -690,7 +699,7 @@ static void attend_back_share(void *args, long share, long shares) {
 KERNEL(attend_back)
 
 /* fused.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
-   relu of slope percent / 100 below 0. What lies between z and y stays in the cache, and the gradient makes it again. */
+   relu of slope percent / 100 below 0. What lies between z and y stays in the cache; the gradient makes it again. */
 
 struct sublayer {
     const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
@@ -708,19 +717,18 @@ struct sublayer {
 
 /* The hidden units u (rows, H) before f and after it, and the sum x + F(z) (rows, D). */
 static void sublayer_sum(const struct sublayer *s, long start, long rows, float *before, float *u, float *sum) {
-    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in;
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden;
     const float *z = s->z + start * n_in;
     float slope = s->percent / 100.f;
     if (hidden) {
-        for (long i = 0; i < rows; i++) memcpy(before + i * hidden, s->bias_1, sizeof(float) * hidden);
-        multiply(rows, hidden, n_in, z, n_in, 1, s->weight_1, hidden, before, hidden, 1);
+        affine(z, rows, n_in, s->weight_1, s->bias_1, hidden, before);
         EACH(i, rows * hidden) {
             vec keep = kept(s->seed, start * hidden + i, s->dropped_hidden), x = LOAD(before + i);
             STORE(u + i, either(x > 0.f, x, x * slope) * keep);
         }
-        for (long i = 0; i < rows; i++) memcpy(sum + i * dim, s->bias_2, sizeof(float) * dim);
-    }
-    multiply(rows, dim, n_u, hidden ? u : z, n_u, 1, s->weight_2, dim, sum, dim, hidden > 0);
+        affine(u, rows, hidden, s->weight_2, s->bias_2, dim, sum);
+    } else
+        multiply(rows, dim, n_in, z, n_in, 1, s->weight_2, dim, sum, dim, 0);
     EACH(i, rows * dim) {
         vec keep = kept(s->seed + 1, start * dim + i, s->dropped);
         STORE(sum + i, LOAD(s->x + start * dim + i) + LOAD(sum + i) * keep);
@@ -766,8 +774,8 @@ static void sublayer_back_share(void *args, long share, long shares) {
     float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dweight_2 = s->dweight_2 + share * dim * n_u;
     float *dscale = s->dscale + share * dim, *dshift = s->dshift + share * dim, slope = s->percent / 100.f;
     BLOCKS(start, rows, s->n) {
-        const float *z = s->z + start * n_in, *u = hidden ? made : z;
-        float *dsum = s->dx + start * dim, *du = hidden ? made : s->dz + start * n_in;
+        const float *z = s->z + start * n_in;
+        float *dsum = s->dx + start * dim;
         sublayer_sum(s, start, rows, before, made, sum);
         for (long i = 0; i < rows; i++) {
             float *row = sum + i * dim, rate = normal(row, dim, s->eps);
@@ -787,17 +795,18 @@ static void sublayer_back_share(void *args, long share, long shares) {
         const float *df = s->dropped ? left : dsum;
         for (long i = 0; s->dropped && i < rows * dim; i += LANES)
             STORE(left + i, LOAD(dsum + i) * kept(s->seed + 1, start * dim + i, s->dropped));
-        multiply(dim, n_u, rows, df, 1, dim, u, n_u, dweight_2, n_u, 1);
-        multiply(rows, n_u, dim, df, dim, 1, s->back_2, n_u, du, n_u, 0);
-        if (!hidden) continue;
-        add_rows(df, rows, dim, s->dbias_2 + share * dim);
-        EACH(i, rows * hidden) {
-            vec change = LOAD(du + i) * kept(s->seed, start * hidden + i, s->dropped_hidden);
-            STORE(du + i, either(LOAD(before + i) > 0.f, change, change * slope));
+        if (!hidden) {
+            multiply(dim, n_in, rows, df, 1, dim, z, n_in, dweight_2, n_in, 1);
+            multiply(rows, n_in, dim, df, dim, 1, s->back_2, n_in, s->dz + start * n_in, n_in, 0);
+            continue;
         }
-        add_rows(du, rows, hidden, s->dbias_1 + share * hidden);
-        multiply(hidden, n_in, rows, du, 1, hidden, z, n_in, dweight_1, n_in, 1);
-        multiply(rows, n_in, hidden, du, hidden, 1, s->back_1, n_in, s->dz ? s->dz + start * n_in : dsum, n_in, !s->dz);
+        affine_back(made, df, rows, hidden, s->back_2, dim, dweight_2, s->dbias_2 + share * dim, made, 0);
+        EACH(i, rows * hidden) {
+            vec change = LOAD(made + i) * kept(s->seed, start * hidden + i, s->dropped_hidden);
+            STORE(made + i, either(LOAD(before + i) > 0.f, change, change * slope));
+        }
+        float *dz = s->dz ? s->dz + start * n_in : dsum;
+        affine_back(z, made, rows, n_in, s->back_1, hidden, dweight_1, s->dbias_1 + share * hidden, dz, !s->dz);
     }
     free(before), free(made), free(sum), free(left);
 }
@@ -827,15 +836,7 @@ static void tail_hidden(const struct tail *t, long start, long rows, float **u, 
             vec x = LOAD(now + i), keep = kept(t->seed + layer, start * width + i, t->dropped);
             STORE(now + i, either(x > 0.f, x, x * slope) * keep);
         }
-        if (!next) continue;
-        for (long i = 0; n_out == 1 && i < rows; i++) {
-            vec sum = {0};
-            EACH(j, width) sum += LOAD(now + i * width + j) * LOAD(t->weight[layer] + j);
-            next[i] = sum_of(sum)[0] + t->bias[layer][0];
-        }
-        if (n_out == 1) continue;
-        for (long i = 0; i < rows; i++) memcpy(next + i * n_out, t->bias[layer], sizeof(float) * n_out);
-        multiply(rows, n_out, width, now, width, 1, t->weight[layer], n_out, next, n_out, 1);
+        if (next) affine(now, rows, width, t->weight[layer], t->bias[layer], n_out, next);
     }
 }
 
@@ -859,19 +860,7 @@ static void tail_back_share(void *args, long share, long shares) {
             long width = t->width[layer], n_out = t->width[layer + 1];
             float *dx = layer ? du[layer] : t->dx + start * width;
             float *dweight = t->dweight[layer] + share * n_out * width, *dbias = t->dbias[layer] + share * n_out;
-            if (n_out == 1)
-                for (long i = 0; i < rows; i++) {
-                    dbias[0] += dnext[i];
-                    EACH(j, width) {
-                        STORE(dweight + j, LOAD(dweight + j) + dnext[i] * LOAD(u[layer] + i * width + j));
-                        STORE(dx + i * width + j, dnext[i] * LOAD(t->weight[layer] + j));
-                    }
-                }
-            else {
-                add_rows(dnext, rows, n_out, dbias);
-                multiply(n_out, width, rows, dnext, 1, n_out, u[layer], width, dweight, width, 1);
-                multiply(rows, width, n_out, dnext, n_out, 1, t->back[layer], width, dx, width, 0);
-            }
+            affine_back(u[layer], dnext, rows, width, t->back[layer], n_out, dweight, dbias, dx, 0);
             EACH(i, rows * width) {
                 vec keep = kept(t->seed + layer, start * width + i, t->dropped), change = LOAD(dx + i) * keep;
                 STORE(dx + i, either(LOAD(u[layer] + i) > 0.f, change, change * slope));

@@ -1,7 +1,7 @@
 """The kernels of kernel.c, which are compiled when recexp is installed, for threads of torch's own pool.
 
 Where they are missing, as without a C compiler or on another system than Linux, torch's operations do the same in more
-time; `kernels` says which of both a run has.
+time. environment.json says which kernels a run found.
 """
 
 import ctypes
@@ -74,8 +74,9 @@ def installed() -> list[Kernels]:
     """What this machine can run, the fastest first."""
     folder = Path(__file__).parent
     paths = [folder / f"kernel_{each}.so" for each in BUILT.get(torch.backends.cpu.get_cpu_capability(), [])]
-    pool = _pool()
-    return [] if pool is None else [Kernels(path, pool) for path in paths if path.exists()]
+    paths = [path for path in paths if path.exists()]
+    pool = _pool() if paths else None
+    return [] if pool is None else [Kernels(path, pool) for path in paths]
 
 
 def _pool() -> ctypes.CDLL | None:

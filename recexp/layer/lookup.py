@@ -51,7 +51,7 @@ class Events:
 def total(sources: Iterable[Events]) -> Tensor:
     """The sum of what is looked up in each: (B, L, E)."""
     sources = list(sources)
-    vectors, places = [each.vectors for each in sources], [each.place.long() for each in sources]
+    vectors, places = [each.vectors for each in sources], [each.place for each in sources]
     if all(kernels(each, each.shape[1]) for each in vectors):
         return _Total.apply(places, *vectors)
     return reduce(operator.add, (each.embedded() for each in sources))

@@ -157,10 +157,10 @@ class EncoderLayer(nn.Module):
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
         attend, here = self.attend, mask[:, -1:]
-        x = hide(x, mask)
         if self.looks_up(x, sources):
             x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.over(sources, mask, query=x))
         else:
+            x = hide(x, mask)
             memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
             x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.side_by_side(x, memory, mask))
         return self.transformed(x, here, self.transform, lambda x: x)
