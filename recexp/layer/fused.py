@@ -35,6 +35,8 @@ def attend(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v of heads side by side, 0 for a query that sees nothing: (B, M, D).
 
+    Where positions are their own queries, and seen is (B, L), those that are not seen get 0.
+
     Each position is the sum of a row of one table or two (n, W) at its places (B, L), or its own row (B L, W) without
     places. It holds [k, v] beside q (B, M, D), or [q, k, v] without it. seen (B, L) or (B, M, L).
     """
@@ -75,9 +77,15 @@ def _pair(values: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def sublayer(
-    x: Tensor, z: Tensor | None, linears: Sequence[nn.Linear], percent: int, drop: tuple[int, ...], norm: nn.LayerNorm
+    x: Tensor,
+    z: Tensor | None,
+    mask: Tensor,
+    linears: Sequence[nn.Linear],
+    percent: int,
+    drop: tuple[int, ...],
+    norm: nn.LayerNorm,
 ) -> Tensor:
-    """LayerNorm(x + F(z)): x (..., D), z (..., K) or None for x -> (..., D).
+    """LayerNorm(x + F(z)), 0 where the mask is false: x (..., D), z (..., K) or None for x, mask (...) -> (..., D).
 
     F(z) = W_2 f(W_1 z + b_1) + b_2 of two linears, or W_2 z of one without a bias; f is a relu with a slope below 0.
     drop: of the hidden units and of F(z), and a seed, as `dropped` gives them.
@@ -86,41 +94,44 @@ def sublayer(
         parameters = [None, None, linears[0].weight, None]
     else:
         parameters = [each for linear in linears for each in (linear.weight, linear.bias)]
-    return _Sublayer.apply(x, z, *parameters, norm.weight, norm.bias, (percent, *drop, norm.eps))
+    options = (percent, *drop, norm.eps)
+    return _Sublayer.apply(x, z, mask, *parameters, norm.weight, norm.bias, options, torch.is_grad_enabled())
 
 
 class _Sublayer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, z, weight_1, bias_1, weight_2, bias_2, scale, shift, options: tuple[float, ...]):
+    def forward(ctx: Any, x, z, mask, weight_1, bias_1, weight_2, bias_2, scale, shift, options, differentiable: bool):
         x, y = x.contiguous(), x.new_empty(x.shape)
         dim, n_u = weight_2.shape
         n_in, hidden = (n_u, 0) if weight_1 is None else (weight_1.shape[1], n_u)
-        ctx.sizes = x.numel() // dim, dim, n_in, hidden, *options
-        ctx.save_for_backward(x, z, weight_1, bias_1, weight_2, bias_2, scale, shift)
-        given = _given(x, z, weight_1, bias_1, weight_2, bias_2, scale, shift)
-        known_kernels(x, dim, n_in, hidden)("sublayer", *given, y, *ctx.sizes, *[None] * 10)
+        ctx.sizes, ctx.beside = (x.numel() // dim, dim, n_in, hidden, *options), z is not None
+        normal, rate = (x.new_empty(x.shape), x.new_empty(mask.shape)) if differentiable else (None, None)
+        parameters, z = (weight_1, bias_1, weight_2, bias_2, scale, shift, mask), x if z is None else z
+        ctx.save_for_backward(z, *parameters, normal, rate)
+        run, outcome = known_kernels(x, dim, n_in, hidden), (y, normal, rate)
+        run("sublayer", x, z, *_turned(*parameters), *outcome, *ctx.sizes, *[None] * 10)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy):
-        x, z, weight_1, _, weight_2, *_ = saved = ctx.saved_tensors
+        z, *parameters, normal, rate = ctx.saved_tensors
+        weight_1, _, weight_2, *_ = parameters
         dim, n_in, hidden = ctx.sizes[1:4]
-        run = known_kernels(x, dim, n_in, hidden)
-        dx, dz = x.new_empty(x.shape), None if z is None else z.new_empty(z.shape)
+        run = known_kernels(dy, dim, n_in, hidden)
+        dx, dz = dy.new_empty(dy.shape), z.new_empty(z.shape) if ctx.beside else None
         shapes = ((hidden, n_in), (hidden,), weight_2.shape, (dim,), (dim,), (dim,))
-        sums = [x.new_zeros(run.shares, *shape) for shape in shapes]
-        run("sublayer_back", *_given(*saved), dy, *ctx.sizes, weight_1, weight_2, dx, dz, *sums)
+        sums, given = [dy.new_zeros(run.shares, *shape) for shape in shapes], _turned(*parameters)
+        run("sublayer_back", None, z, *given, dy, normal, rate, *ctx.sizes, weight_1, weight_2, dx, dz, *sums)
         dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift = (each.sum(0) for each in sums)
         if weight_1 is None:
             dweight_1 = dbias_1 = dbias_2 = None
-        return dx, dz, dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift, None
+        return dx, dz, None, dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift, None, None
 
 
-def _given(x, z, weight_1, bias_1, weight_2, bias_2, scale, shift):
+def _turned(weight_1, bias_1, weight_2, bias_2, *rest):
     """What the kernel sees of them: weights as (inputs, outputs)."""
-    transposed = None if weight_1 is None else weight_1.t()
-    return x, x if z is None else z, transposed, bias_1, weight_2.t(), bias_2, scale, shift
+    return None if weight_1 is None else weight_1.t(), bias_1, weight_2.t(), bias_2, *rest
 
 
 def tail(x: Tensor, linears: Sequence[nn.Linear], activation: nn.Module, dropout: nn.Dropout) -> Tensor:

@@ -62,15 +62,16 @@ static void run(Work *work, void *args, long shares) {
 
 static float *scratch(long rows, long width) { return malloc(sizeof(float) * rows * width); }
 
-/* c (m, n) = a b, or c + a b: a (m, depth) with any steps between its rows and columns, b (depth, n). */
+/* c (m, n) = first + a b, or a b where first is null: a (m, depth) with any steps between its rows and columns, b
+   (depth, n), first (m, n), or (n,) for all rows with a step of 0. */
 
 INLINE void tile(const int rows, const int columns, long depth, const float *a, long a_row, long a_column,
-                 const float *b, long b_row, float *c, long c_row, int add) {
+                 const float *b, long b_row, float *c, long c_row, const float *first, long first_row) {
     vec sum[ROWS][COLUMNS];
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
-        for (int j = 0; j < columns; j++) sum[i][j] = add ? LOAD(c + i * c_row + j * LANES) : (vec){0};
+        for (int j = 0; j < columns; j++) sum[i][j] = first ? LOAD(first + i * first_row + j * LANES) : (vec){0};
     for (long k = 0; k < depth; k++, a += a_column, b += b_row) {
         vec right[COLUMNS];
 #pragma GCC unroll 8
@@ -86,15 +87,17 @@ INLINE void tile(const int rows, const int columns, long depth, const float *a, 
         for (int j = 0; j < columns; j++) STORE(c + i * c_row + j * LANES, sum[i][j]);
 }
 
-static void multiply(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b, long b_row,
-                     float *c, long c_row, int add) {
+static void multiply_onto(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b,
+                          long b_row, float *c, long c_row, const float *first, long first_row) {
     for (long column = 0; column < n; column += COLUMNS * LANES) {
         long columns = (n - column) / LANES < COLUMNS ? (n - column) / LANES : COLUMNS;
         for (long row = 0; row < m; row += ROWS) {
             long rows = m - row < ROWS ? m - row : ROWS;
+            const float *from = first ? first + row * first_row + column : 0;
 #define TILE(r, s) \
     case 8 * r + s: \
-        tile(r, s, depth, a + row * a_row, a_row, a_column, b + column, b_row, c + row * c_row + column, c_row, add); \
+        tile(r, s, depth, a + row * a_row, a_row, a_column, b + column, b_row, c + row * c_row + column, c_row, from, \
+             first_row); \
         break;
 #if defined(__AVX512F__)
 #define TILES(r) TILE(r, 1) TILE(r, 2) TILE(r, 3) TILE(r, 4)
@@ -106,6 +109,12 @@ static void multiply(long m, long n, long depth, const float *a, long a_row, lon
             }
         }
     }
+}
+
+/* c = a b, or c + a b where `add` says so. */
+static void multiply(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b, long b_row,
+                     float *c, long c_row, int add) {
+    multiply_onto(m, n, depth, a, a_row, a_column, b, b_row, c, c_row, add ? c : 0, c_row);
 }
 
 INLINE vec either(ivec condition, vec yes, vec no) {
@@ -168,21 +177,43 @@ INLINE vec kept(long seed, long index, long dropped) {
     return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
 }
 
+/* Which of the rows from start on are true in a mask, or all of them without one: their number. */
+static long those_of(const unsigned char *mask, long start, long rows, long *at) {
+    long n = 0;
+    for (long i = start; i < start + rows; i++)
+        if (!mask || mask[i]) at[n++] = i;
+    return n;
+}
+
+/* Those rows of x one behind the other, in `to` unless they are so already; and back, with 0 in the other rows. */
+static const float *taken(const float *x, const long *at, long n, long width, float *to) {
+    if (!n || at[n - 1] - at[0] == n - 1) return x + (n ? at[0] * width : 0);
+    for (long i = 0; i < n; i++) memcpy(to + i * width, x + at[i] * width, sizeof(float) * width);
+    return to;
+}
+
+static void put_back(const float *x, const long *at, long n, long width, long start, long rows, float *to) {
+    for (long i = 0, row = start; row < start + rows; row++)
+        if (i < n && at[i] == row)
+            memcpy(to + row * width, x + i++ * width, sizeof(float) * width);
+        else
+            memset(to + row * width, 0, sizeof(float) * width);
+}
+
 static void add_rows(const float *x, long rows, long width, float *sum) {
     for (long i = 0; i < rows; i++) EACH(j, width) STORE(sum + j, LOAD(sum + j) + LOAD(x + i * width + j));
 }
 
-/* A Linear: x (rows, C), weight (C, O), bias (O,) -> out (rows, O); O is 1 or a multiple of LANES. */
+/* A Linear: x (rows, C), weight (C, O), bias (O,) or null -> out (rows, O); O is 1 or a multiple of LANES. */
 static void affine(const float *x, long rows, long width, const float *weight, const float *bias, long n_out,
                    float *out) {
     for (long i = 0; n_out == 1 && i < rows; i++) {
         vec sum = {0};
         EACH(j, width) sum += LOAD(x + i * width + j) * LOAD(weight + j);
-        out[i] = sum_of(sum)[0] + bias[0];
+        out[i] = sum_of(sum)[0] + (bias ? bias[0] : 0);
     }
     if (n_out == 1) return;
-    for (long i = 0; i < rows; i++) memcpy(out + i * n_out, bias, sizeof(float) * n_out);
-    multiply(rows, n_out, width, x, width, 1, weight, n_out, out, n_out, 1);
+    multiply_onto(rows, n_out, width, x, width, 1, weight, n_out, out, n_out, bias, 0);
 }
 
 /* Its gradients: weight (O, C); dweight (O, C) and dbias (O,) are added to, and dx (rows, C) where `add` says so. */
@@ -202,6 +233,34 @@ static void affine_back(const float *x, const float *dout, long rows, long width
     multiply(n_out, width, rows, dout, 1, n_out, x, width, dweight, width, 1);
     multiply(rows, width, n_out, dout, n_out, 1, weight, width, dx, width, add);
 }
+
+/* product.py, _Product. */
+
+struct linear {
+    const float *x, *weight, *bias; /* (N, C), (C, O), (O,) or null */
+    float *out;                     /* (N, O); its gradient in linear_back */
+    long n, width, n_out;
+    const float *back;           /* (O, C), of linear_back as all below */
+    float *dx, *dweight, *dbias; /* (N, C), (shares, O, C), (shares, O) */
+};
+
+static void linear_share(void *args, long share, long shares) {
+    const struct linear *p = args;
+    long width = p->width, n_out = p->n_out;
+    BLOCKS(start, rows, p->n)
+        affine(p->x + start * width, rows, width, p->weight, p->bias, n_out, p->out + start * n_out);
+}
+KERNEL(linear)
+
+static void linear_back_share(void *args, long share, long shares) {
+    const struct linear *p = args;
+    long width = p->width, n_out = p->n_out;
+    float *dweight = p->dweight + share * n_out * width, *dbias = p->dbias + share * n_out;
+    BLOCKS(start, rows, p->n)
+        affine_back(p->x + start * width, p->out + start * n_out, rows, width, p->back, n_out, dweight, dbias,
+                    p->dx + start * width, 0);
+}
+KERNEL(linear_back)
 
 /* lookup.py: rows of a table by their places, and sums into these. */
 
@@ -246,6 +305,47 @@ static void scatter_share(void *args, long share, long shares) {
     }
 }
 KERNEL(scatter)
+
+/* lookup.py, _WeightedSum: out_b = sum_l w_bl v_p of rows of a table by their places. */
+
+struct weighted_sum {
+    const float *weights, *table; /* (B, L), (rows, W) */
+    const long *place;            /* (B, L) */
+    float *out;                   /* (B, W); its gradient in weighted_sum_back */
+    long n, length, width;
+    float *dweights, *dtable; /* (B, L), and (rows, W) of 0; of weighted_sum_back */
+};
+
+static void weighted_sum_share(void *args, long share, long shares) {
+    const struct weighted_sum *s = args;
+    long length = s->length, width = s->width;
+    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++) EACH(j, width) {
+        vec sum = {0};
+        for (long k = i * length; k < (i + 1) * length; k++)
+            if (s->weights[k]) sum += s->weights[k] * LOAD(s->table + s->place[k] * width + j);
+        STORE(s->out + i * width + j, sum);
+    }
+}
+KERNEL(weighted_sum)
+
+static void weighted_sum_back_share(void *args, long share, long shares) {
+    const struct weighted_sum *s = args;
+    long length = s->length, width = s->width;
+    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++)
+        for (long k = i * length; k < (i + 1) * length; k++) {
+            vec sum = {0};
+            EACH(j, width) sum += LOAD(s->out + i * width + j) * LOAD(s->table + s->place[k] * width + j);
+            s->dweights[k] = sum_of(sum)[0];
+        }
+    /* A share takes columns, so no two write to one number. */
+    for (long i = 0; i < s->n; i++)
+        for (long k = i * length; k < (i + 1) * length; k++)
+            for (long j = share * LANES; s->weights[k] && j < width; j += shares * LANES) {
+                float *to = s->dtable + s->place[k] * width + j;
+                STORE(to, LOAD(to) + s->weights[k] * LOAD(s->out + i * width + j));
+            }
+}
+KERNEL(weighted_sum_back)
 
 /* attention.py, _Meet: x_i = key_p + query_r + W (v_p * t_r), event i having place p and row r. */
 
@@ -468,11 +568,8 @@ static void recurrence_share(void *args, long share, long shares) {
         long at = t * n_rows + start, left = c->active[t] - start, n = left < 0 ? 0 : left < rows ? left : rows;
         float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
         float *new = old + n_rows * width;
-        for (long i = 0; i < n; i++) {
-            memcpy(y + i * all, gates + i * all, sizeof(float) * 2 * width);
-            memcpy(y + i * all + 2 * width, c->bias, sizeof(float) * width);
-        }
-        multiply(n, all, width, old, width, 1, c->weight, all, y, all, 1);
+        multiply_onto(n, 2 * width, width, old, width, 1, c->weight, all, y, all, gates, all);
+        multiply_onto(n, width, width, old, width, 1, c->weight + 2 * width, all, y + 2 * width, all, c->bias, 0);
         for (long i = 0; i < n; i++) EACH(j, width) {
             float weight = c->a ? c->a[at + i] : 1.f;
             const float *from = y + i * all + j;
@@ -547,7 +644,8 @@ static void recurrence_back_share(void *args, long share, long shares) {
 }
 KERNEL(recurrence_back)
 
-/* fused.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. */
+/* fused.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. Positions
+   that no query sees are left out; where they are queries as well, they get 0. */
 
 struct attend {
     const float *q;                   /* (B, M, D), or null: the first D numbers of each position are its query */
@@ -561,13 +659,13 @@ struct attend {
     float *dq, *dpositions;           /* (B, M, D) or null, (B, L, W); of attend_back */
 };
 
-/* What the positions of a row hold: (L, W). */
-static void look_up(const struct attend *s, long row, float *to) {
+/* What positions `at` of all hold: (n, W). */
+static void look_up(const struct attend *s, const long *at, long n, float *to) {
     long width = s->width;
-    for (long i = row * s->length; i < (row + 1) * s->length; i++, to += width) {
-        const float *first = s->table_1 + (s->place_1 ? s->place_1[i] : i) * width;
+    for (long i = 0; i < n; i++, to += width) {
+        const float *first = s->table_1 + (s->place_1 ? s->place_1[at[i]] : at[i]) * width;
         if (s->table_2) {
-            const float *second = s->table_2 + (s->place_2 ? s->place_2[i] : i) * width;
+            const float *second = s->table_2 + (s->place_2 ? s->place_2[at[i]] : at[i]) * width;
             EACH(j, width) STORE(to + j, LOAD(first + j) + LOAD(second + j));
         } else
             memcpy(to, first, sizeof(float) * width);
@@ -606,16 +704,17 @@ static void transpose(const float *a, long a_row, long rows, long width, float *
         }
 }
 
-/* Weights (M, padded) of a head's queries q on its keys (d, padded), 0 where they are not seen. */
-static void weigh(const struct attend *s, const float *q, long q_step, const float *keys, const unsigned char *seen,
-                  long padded, float *visible, float *weights) {
-    long size = s->dim / s->n_heads;
+static long padded_to_lanes(long n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Weights (m, padded) of a head's queries q on its n keys (d, padded): 0 where seen (m, n) is false, if it is given. */
+static void weigh(const struct attend *s, long m, long n, const float *q, long q_step, const float *keys,
+                  const unsigned char *seen, float *visible, float *weights) {
+    long size = s->dim / s->n_heads, padded = padded_to_lanes(n);
     float scale = 1.f / __builtin_sqrtf(size);
-    multiply(s->n_queries, padded, size, q, q_step, 1, keys, padded, weights, padded, 0);
-    for (long i = 0; i < s->n_queries; i++) {
+    multiply(m, padded, size, q, q_step, 1, keys, padded, weights, padded, 0);
+    for (long i = 0; i < m; i++) {
         float *row = weights + i * padded;
-        for (long j = 0; (i == 0 || s->each) && j < padded; j++)
-            visible[j] = j < s->length && seen[(s->each ? i * s->length : 0) + j];
+        for (long j = 0; (i == 0 || seen) && j < padded; j++) visible[j] = j < n && (!seen || seen[i * n + j]);
         vec largest = (vec){0} - 3e38f, total = {0};
         EACH(j, padded) {
             vec score = either(LOAD(visible + j) > 0.f, LOAD(row + j) * scale, (vec){0} - 3e38f);
@@ -635,45 +734,57 @@ static void weigh(const struct attend *s, const float *q, long q_step, const flo
 
 /* Weights of a head after dropout. */
 static void drop(const struct attend *s, long row, long head, const float *weights, long n, float *to) {
-    EACH(i, n) STORE(to + i, LOAD(weights + i) * kept(s->seed, (row * s->dim + head) * n + i, s->dropped));
+    long first = (row * s->dim + head) * s->n_queries * padded_to_lanes(s->length);
+    EACH(i, n) STORE(to + i, LOAD(weights + i) * kept(s->seed, first + i, s->dropped));
 }
 
 static void attend_share(void *args, long share, long shares) {
     const struct attend *s = args;
-    long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
-    long padded = (n + LANES - 1) / LANES * LANES, seen_row = n * (s->each ? m : 1), q_step = s->q ? dim : width;
-    float *keys = scratch(size, padded), *weights = scratch(m, padded), *visible = scratch(1, padded);
-    float *positions = scratch(n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
+    long size = dim / s->n_heads, q_step = s->q ? dim : width, *at = malloc(sizeof(long) * most_n);
+    float *keys = scratch(size, most), *weights = scratch(most_m, most), *visible = scratch(1, most);
+    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    float *made = scratch(most_m, dim);
     for (long row = share; row < s->n_rows; row += shares) {
+        long n = those_of(s->each ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long padded = padded_to_lanes(n);
+        const unsigned char *seen = s->each ? s->seen + row * m * n : 0;
         const float *q = s->q ? s->q + row * m * dim : positions;
-        look_up(s, row, positions);
+        float *out = s->q ? s->out + row * m * dim : made;
+        look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
             transpose(k + head, width, n, size, keys, padded);
-            weigh(s, q + head, q_step, keys, s->seen + row * seen_row, padded, visible, weights);
+            weigh(s, m, n, q + head, q_step, keys, seen, visible, weights);
             if (s->dropped) drop(s, row, head, weights, m * padded, weights);
-            multiply(m, size, n, weights, padded, 1, v + head, width, s->out + row * m * dim + head, dim, 0);
+            multiply(m, size, n, weights, padded, 1, v + head, width, out + head, dim, 0);
         }
+        if (!s->q) put_back(out, at, n, dim, row * most_n, most_n, s->out);
     }
-    free(keys), free(weights), free(visible), free(positions);
+    free(at), free(keys), free(weights), free(visible), free(positions), free(made);
 }
 KERNEL(attend)
 
 static void attend_back_share(void *args, long share, long shares) {
     const struct attend *s = args;
-    long m = s->n_queries, n = s->length, dim = s->dim, size = dim / s->n_heads, width = s->width;
-    long padded = (n + LANES - 1) / LANES * LANES, seen_row = n * (s->each ? m : 1), q_step = s->q ? dim : width;
-    float *turned = scratch(size, padded), *weights = scratch(m, padded), *change = scratch(m, padded);
-    float *visible = scratch(1, padded), *left = scratch(m, padded), scale = 1.f / __builtin_sqrtf(size);
-    float *positions = scratch(n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
+    long size = dim / s->n_heads, q_step = s->q ? dim : width, *at = malloc(sizeof(long) * most_n);
+    float *turned = scratch(size, most), *weights = scratch(most_m, most), *change = scratch(most_m, most);
+    float *visible = scratch(1, most), *left = scratch(most_m, most), scale = 1.f / __builtin_sqrtf(size);
+    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
+    float *own = scratch(most_m, dim);
     for (long row = share; row < s->n_rows; row += shares) {
+        long n = those_of(s->each ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long padded = padded_to_lanes(n);
+        const unsigned char *seen = s->each ? s->seen + row * m * n : 0;
         const float *q = s->q ? s->q + row * m * dim : positions;
-        float *dpositions = s->dpositions + row * n * width, *dk = dpositions + width - 2 * dim, *dv = dk + dim;
+        const float *all = s->q ? s->out + row * m * dim : taken(s->out, at, n, dim, own);
         float *dq = s->q ? s->dq + row * m * dim : dpositions;
-        look_up(s, row, positions);
+        look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
-            const float *dout = s->out + row * m * dim + head;
+            const float *dout = all + head;
             transpose(k + head, width, n, size, turned, padded);
-            weigh(s, q + head, q_step, turned, s->seen + row * seen_row, padded, visible, weights);
+            weigh(s, m, n, q + head, q_step, turned, seen, visible, weights);
             transpose(v + head, width, n, size, turned, padded);
             multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
             if (s->dropped) {
@@ -693,18 +804,22 @@ static void attend_back_share(void *args, long share, long shares) {
             multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
             multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
         }
+        put_back(dpositions, at, n, width, row * most_n, most_n, s->dpositions);
     }
-    free(turned), free(weights), free(change), free(visible), free(left), free(positions);
+    free(at), free(turned), free(weights), free(visible), free(positions), free(change), free(left);
+    free(dpositions), free(own);
 }
 KERNEL(attend_back)
 
 /* fused.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
-   relu of slope percent / 100 below 0. What lies between z and y stays in the cache; the gradient makes it again. */
+   relu of slope percent / 100 below 0; 0 in rows that do not count. The hidden units stay in the cache; the gradient
+   makes them again. */
 
 struct sublayer {
     const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
     const float *scale, *shift;                                 /* (D,): of the LayerNorm */
-    float *y;                                                   /* (N, D); dy in sublayer_back */
+    const unsigned char *mask;                                  /* (N,): the rows that count; null: all */
+    float *y, *normal, *rate; /* (N, D), dy in sublayer_back; (N, D) and (N,), for it, or null */
     long n, dim, n_in, hidden, percent;
     long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), of 2^32 */
     double eps;
@@ -715,28 +830,22 @@ struct sublayer {
     float *dscale, *dshift;               /* (shares, D) */
 };
 
-/* The hidden units u (rows, H) before f and after it, and the sum x + F(z) (rows, D). */
-static void sublayer_sum(const struct sublayer *s, long start, long rows, float *before, float *u, float *sum) {
-    long dim = s->dim, n_in = s->n_in, hidden = s->hidden;
-    const float *z = s->z + start * n_in;
+/* Dropout of x (n, width), rows `at` of all. */
+static void drop_rows(float *x, const long *at, long n, long width, long seed, long dropped) {
+    for (long i = 0; dropped && i < n; i++) EACH(j, width)
+        STORE(x + i * width + j, LOAD(x + i * width + j) * kept(seed, at[i] * width + j, dropped));
+}
+
+/* The hidden units (n, H) of z (n, K), before f and after it and dropout. */
+static void hidden_units(const struct sublayer *s, const float *z, const long *at, long n, float *before, float *u) {
     float slope = s->percent / 100.f;
-    if (hidden) {
-        affine(z, rows, n_in, s->weight_1, s->bias_1, hidden, before);
-        EACH(i, rows * hidden) {
-            vec keep = kept(s->seed, start * hidden + i, s->dropped_hidden), x = LOAD(before + i);
-            STORE(u + i, either(x > 0.f, x, x * slope) * keep);
-        }
-        affine(u, rows, hidden, s->weight_2, s->bias_2, dim, sum);
-    } else
-        multiply(rows, dim, n_in, z, n_in, 1, s->weight_2, dim, sum, dim, 0);
-    EACH(i, rows * dim) {
-        vec keep = kept(s->seed + 1, start * dim + i, s->dropped);
-        STORE(sum + i, LOAD(s->x + start * dim + i) + LOAD(sum + i) * keep);
-    }
+    affine(z, n, s->n_in, s->weight_1, s->bias_1, s->hidden, before);
+    EACH(i, n * s->hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(before + i), LOAD(before + i) * slope));
+    drop_rows(u, at, n, s->hidden, s->seed, s->dropped_hidden);
 }
 
 /* A row to mean 0 and variance 1, in place: 1 / deviation. */
-INLINE float normal(float *row, long dim, double eps) {
+INLINE float normalised(float *row, long dim, double eps) {
     vec first = {0}, second = {0};
     EACH(j, dim) first += LOAD(row + j);
     vec mean = sum_of(first) * (1.f / dim);
@@ -752,63 +861,83 @@ INLINE float normal(float *row, long dim, double eps) {
 
 static void sublayer_share(void *args, long share, long shares) {
     const struct sublayer *s = args;
-    long dim = s->dim;
-    float *before = scratch(BLOCK, s->hidden + 1), *u = scratch(BLOCK, s->hidden + 1);
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, at[BLOCK];
+    float *before = scratch(BLOCK, hidden), *u = scratch(BLOCK, hidden), *made = scratch(BLOCK, dim);
+    float *own_x = scratch(BLOCK, dim), *own_z = scratch(BLOCK, n_in);
     BLOCKS(start, rows, s->n) {
-        float *y = s->y + start * dim;
-        sublayer_sum(s, start, rows, before, u, y);
-        for (long i = 0; i < rows; i++) {
-            normal(y + i * dim, dim, s->eps);
-            EACH(j, dim) STORE(y + i * dim + j, LOAD(y + i * dim + j) * LOAD(s->scale + j) + LOAD(s->shift + j));
+        long n = those_of(s->mask, start, rows, at);
+        const float *x = taken(s->x, at, n, dim, own_x), *z = taken(s->z, at, n, n_in, own_z);
+        float *sum = s->normal ? s->normal + start * dim : made;
+        if (hidden) {
+            hidden_units(s, z, at, n, before, u);
+            affine(u, n, hidden, s->weight_2, s->bias_2, dim, sum);
+        } else
+            multiply(n, dim, n_in, z, n_in, 1, s->weight_2, dim, sum, dim, 0);
+        drop_rows(sum, at, n, dim, s->seed + 1, s->dropped);
+        memset(s->y + start * dim, 0, sizeof(float) * (n < rows ? rows * dim : 0));
+        for (long i = 0; i < n; i++) {
+            float *row = sum + i * dim, *y = s->y + at[i] * dim;
+            EACH(j, dim) STORE(row + j, LOAD(x + i * dim + j) + LOAD(row + j));
+            float rate = normalised(row, dim, s->eps);
+            if (s->rate) s->rate[start + i] = rate;
+            EACH(j, dim) STORE(y + j, LOAD(row + j) * LOAD(s->scale + j) + LOAD(s->shift + j));
         }
     }
-    free(before), free(u);
+    free(before), free(u), free(made), free(own_x), free(own_z);
 }
 KERNEL(sublayer)
 
+/* The gradient of x + F(z) (n, D) from that of y, rows `at`; scale's and shift's are added to. */
+static void normalised_back(const struct sublayer *s, const float *normal, const float *rate, const long *at, long n,
+                            float *dscale, float *dshift, float *dsum) {
+    long dim = s->dim;
+    for (long i = 0; i < n; i++, normal += dim, dsum += dim) {
+        const float *dy = s->y + at[i] * dim;
+        vec total = {0}, along = {0};
+        EACH(j, dim) {
+            vec change = LOAD(dy + j) * LOAD(s->scale + j);
+            total += change;
+            along += change * LOAD(normal + j);
+            STORE(dscale + j, LOAD(dscale + j) + LOAD(dy + j) * LOAD(normal + j));
+            STORE(dshift + j, LOAD(dshift + j) + LOAD(dy + j));
+            STORE(dsum + j, change);
+        }
+        vec mean = sum_of(total) * (1.f / dim), tilt = sum_of(along) * (1.f / dim);
+        EACH(j, dim) STORE(dsum + j, (LOAD(dsum + j) - mean - LOAD(normal + j) * tilt) * rate[i]);
+    }
+}
+
 static void sublayer_back_share(void *args, long share, long shares) {
     const struct sublayer *s = args;
-    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in;
-    float *before = scratch(BLOCK, hidden + 1), *made = scratch(BLOCK, hidden + 1), *sum = scratch(BLOCK, dim);
-    float *left = scratch(BLOCK, dim);
-    float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dweight_2 = s->dweight_2 + share * dim * n_u;
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in, at[BLOCK];
+    float *before = scratch(BLOCK, hidden), *u = scratch(BLOCK, hidden), *own = scratch(BLOCK, dim);
+    float *dropped = scratch(BLOCK, dim), *own_z = scratch(BLOCK, n_in), *own_dz = scratch(BLOCK, n_in);
+    float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dbias_1 = s->dbias_1 + share * hidden;
+    float *dweight_2 = s->dweight_2 + share * dim * n_u, *dbias_2 = s->dbias_2 + share * dim;
     float *dscale = s->dscale + share * dim, *dshift = s->dshift + share * dim, slope = s->percent / 100.f;
     BLOCKS(start, rows, s->n) {
-        const float *z = s->z + start * n_in;
-        float *dsum = s->dx + start * dim;
-        sublayer_sum(s, start, rows, before, made, sum);
-        for (long i = 0; i < rows; i++) {
-            float *row = sum + i * dim, rate = normal(row, dim, s->eps);
-            const float *dy = s->y + (start + i) * dim;
-            vec total = {0}, along = {0};
-            EACH(j, dim) {
-                vec change = LOAD(dy + j) * LOAD(s->scale + j);
-                total += change;
-                along += change * LOAD(row + j);
-                STORE(dscale + j, LOAD(dscale + j) + LOAD(dy + j) * LOAD(row + j));
-                STORE(dshift + j, LOAD(dshift + j) + LOAD(dy + j));
-            }
-            vec mean = sum_of(total) * (1.f / dim), tilt = sum_of(along) * (1.f / dim);
-            EACH(j, dim)
-                STORE(dsum + i * dim + j, (LOAD(dy + j) * LOAD(s->scale + j) - mean - LOAD(row + j) * tilt) * rate);
+        long n = those_of(s->mask, start, rows, at);
+        const float *z = taken(s->z, at, n, n_in, own_z);
+        float *dsum = n == rows ? s->dx + start * dim : own, *df = s->dropped ? dropped : dsum;
+        float *dz = !s->dz ? dsum : n == rows ? s->dz + start * n_in : own_dz;
+        normalised_back(s, s->normal + start * dim, s->rate + start, at, n, dscale, dshift, dsum);
+        if (s->dropped) memcpy(df, dsum, sizeof(float) * n * dim);
+        drop_rows(df, at, n, dim, s->seed + 1, s->dropped);
+        if (hidden) {
+            hidden_units(s, z, at, n, before, u);
+            affine_back(u, df, n, hidden, s->back_2, dim, dweight_2, dbias_2, u, 0);
+            drop_rows(u, at, n, hidden, s->seed, s->dropped_hidden);
+            EACH(i, n * hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(u + i), LOAD(u + i) * slope));
+            affine_back(z, u, n, n_in, s->back_1, hidden, dweight_1, dbias_1, dz, !s->dz);
+        } else {
+            multiply(dim, n_in, n, df, 1, dim, z, n_in, dweight_2, n_in, 1);
+            multiply(n, n_in, dim, df, dim, 1, s->back_2, n_in, dz, n_in, 0);
         }
-        const float *df = s->dropped ? left : dsum;
-        for (long i = 0; s->dropped && i < rows * dim; i += LANES)
-            STORE(left + i, LOAD(dsum + i) * kept(s->seed + 1, start * dim + i, s->dropped));
-        if (!hidden) {
-            multiply(dim, n_in, rows, df, 1, dim, z, n_in, dweight_2, n_in, 1);
-            multiply(rows, n_in, dim, df, dim, 1, s->back_2, n_in, s->dz + start * n_in, n_in, 0);
-            continue;
-        }
-        affine_back(made, df, rows, hidden, s->back_2, dim, dweight_2, s->dbias_2 + share * dim, made, 0);
-        EACH(i, rows * hidden) {
-            vec change = LOAD(made + i) * kept(s->seed, start * hidden + i, s->dropped_hidden);
-            STORE(made + i, either(LOAD(before + i) > 0.f, change, change * slope));
-        }
-        float *dz = s->dz ? s->dz + start * n_in : dsum;
-        affine_back(z, made, rows, n_in, s->back_1, hidden, dweight_1, s->dbias_1 + share * hidden, dz, !s->dz);
+        if (n == rows) continue;
+        put_back(dsum, at, n, dim, start, rows, s->dx);
+        if (s->dz) put_back(dz, at, n, n_in, start, rows, s->dz);
     }
-    free(before), free(made), free(sum), free(left);
+    free(before), free(u), free(own), free(dropped), free(own_z), free(own_dz);
 }
 KERNEL(sublayer_back)
 

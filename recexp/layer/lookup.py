@@ -57,6 +57,13 @@ def total(sources: Iterable[Events]) -> Tensor:
     return reduce(operator.add, (each.embedded() for each in sources))
 
 
+def weighted_sum(weights: Tensor, events: Events) -> Tensor:
+    """sum_s weights_s e_s of events e: weights (B, L), 0 of events that do not count -> (B, E)."""
+    if kernels(events.vectors, events.vectors.shape[1]) and weights.dtype is torch.float32:
+        return _WeightedSum.apply(weights, events.vectors, events.place)
+    return (weights[:, :, None] * events.embedded()).sum(1)
+
+
 def on_cpu(x: Tensor) -> bool:
     """Whether operations written for a CPU's caches take x: on one, and unless autocast is to round products."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
@@ -125,3 +132,24 @@ class _Total(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor):
         run, grad = known_kernels(grad, grad.shape[-1]), grad.contiguous()
         return None, *(scattered(run, grad, place, shape) for place, shape in zip(ctx.places, ctx.shapes, strict=True))
+
+
+class _WeightedSum(torch.autograd.Function):
+    """Weights (B, L), vectors (n, E), place (B, L) -> (B, E)."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, vectors: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(weights, vectors, place)
+        out = vectors.new_empty(len(place), vectors.shape[1])
+        run = known_kernels(vectors, vectors.shape[1])
+        run("weighted_sum", weights, vectors, place, out, *place.shape, vectors.shape[1], None, None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, vectors, place = ctx.saved_tensors
+        dweights, dvectors = weights.new_empty(weights.shape), torch.zeros_like(vectors)
+        run, sizes = known_kernels(dout, dout.shape[1]), (*place.shape, dout.shape[1])
+        run("weighted_sum_back", weights, vectors, place, dout, *sizes, dweights, dvectors)
+        return dweights, dvectors, None

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.layer.kernel import Kernels, kernels
 from recexp.layer.lookup import on_cpu
 
 ONEDNN = (
@@ -35,7 +36,7 @@ class Linear(nn.Linear):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as torch's linear: x (..., K), weight (N, K), bias (N,) -> (..., N)."""
-    if not (on_cpu(x) and _by_onednn(x, weight, LARGE)):
+    if not (on_cpu(x) and (_kernels(x, weight) or _by_onednn(x, weight, LARGE))):
         return F.linear(x, weight, bias)
     return _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
 
@@ -63,6 +64,11 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return torch.addmm(found[1][:, :, 0, 0], grad[n:].t(), x[n:])
 
 
+def _kernels(x: Tensor, weight: Tensor) -> Kernels | None:
+    n_out, n_in = weight.shape
+    return kernels(x, n_in, 0 if n_out == 1 else n_out) if x.numel() * n_out >= SMALL else None
+
+
 def _by_onednn(x: Tensor, weight: Tensor, least: int) -> bool:
     fits = ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and weight.dtype is torch.float32
     return fits and x.numel() * len(weight) >= least
@@ -74,6 +80,10 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        if run := _kernels(x, weight):
+            out = x.new_empty(len(x), len(weight))
+            run("linear", x, weight.t(), bias, out, *x.shape, len(weight), *[None] * 4)
+            return out
         return times(x, weight, bias)
 
     @staticmethod
@@ -81,6 +91,13 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        if run := _kernels(x, weight):
+            dx, sums = (
+                x.new_empty(x.shape),
+                [x.new_zeros(run.shares, *each) for each in (weight.shape, weight.shape[:1])],
+            )
+            run("linear_back", x, None, None, grad, *x.shape, len(weight), weight, dx, *sums)
+            return dx, sums[0].sum(0), sums[1].sum(0) if wants_bias else None
         grad = grad.contiguous()
         dx = times(grad, weight.t()) if wants_x else None
         dweight = weight_gradient(grad, x) if wants_weight else None

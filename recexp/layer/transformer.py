@@ -110,19 +110,20 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sublayer is outer(inner(x)): x (..., D), mask (...) -> (..., D)."""
+        """The sublayer is outer(inner(x)): x (..., D), mask (...) -> (..., D).
+
+        Where the mask is false it is 0 with post-norm, finite without meaning with pre-norm.
+        """
         if self.placement is Norm.pre:
             return x + self.dropout(_apply(outer, inner(self.norm(x)), mask))
         z = inner(x)
         if not self._by_kernel(x, outer):
-            return self.norm(x + self.dropout(_apply(outer, z, mask)))
+            return hide(self.norm(x + self.dropout(_apply(outer, z, mask))), mask)
         if not isinstance(outer, MLP):
-            return fused.sublayer(x, z, [outer], 0, (0, *fused.dropped(self.dropout)), self.norm)
+            return fused.sublayer(x, z, mask, [outer], 0, (0, *fused.dropped(self.dropout)), self.norm)
         hidden = outer.hidden[0]
-        drop = fused.dropped(hidden.dropout, self.dropout)
-        return fused.sublayer(
-            x, None if z is x else z, outer.linears, fused.SLOPES[type(hidden.activation)], drop, self.norm
-        )
+        drop, slope = fused.dropped(hidden.dropout, self.dropout), fused.SLOPES[type(hidden.activation)]
+        return fused.sublayer(x, None if z is x else z, mask, outer.linears, slope, drop, self.norm)
 
     def _by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
         linears = outer.linears if isinstance(outer, MLP) else [outer]
@@ -215,7 +216,7 @@ class Encoder(nn.Module):
         """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D)."""
         for layer in self.layers:
             x, sources = layer(x, mask, seen, sources), ()
-        return hide(self.norm(x), mask)
+        return x if isinstance(self.norm, nn.Identity) else hide(self.norm(x), mask)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """The output at the last position, which is no padding, all seeing all: (B, D)."""
@@ -249,7 +250,7 @@ class Decoder(nn.Module):
         """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D)."""
         for layer in self.layers:
             x = layer(x, mask, memory, seen)
-        return hide(self.norm(x), mask)
+        return x if isinstance(self.norm, nn.Identity) else hide(self.norm(x), mask)
 
 
 def final(dim: int, norm: Norm) -> nn.Module:

@@ -15,9 +15,9 @@ from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Interaction, Normalise, attention, meet_user, pool, weigh
+from recexp.layer.attention import Attention, Interaction, Normalise, attention, meet_user, weigh
 from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.lookup import Events
+from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.model import Output
@@ -62,18 +62,20 @@ class DIN(nn.Module):
 
     def judge(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
-        history = events.embedded()  # (B, L, E)
-        scores = self.scores(profile, target, history, events, mask)  # (B, L)
+        scores = self.scores(profile, target, events, mask)  # (B, L)
         weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
-        interest = pool(weights, history)  # (B, E), eq. 3
+        interest = weighted_sum(weights, events)  # (B, E), eq. 3
         logits = self.mlp(torch.cat([interest, target, profile], 1))[:, 0]  # (B,)
         return Output(logits, {"attention": weights})
 
-    def scores(self, profile: Tensor, target: Tensor, history: Tensor, events: Events, mask: Tensor) -> Tensor:
-        if self.user is not None:
-            target, history = meet_user(self.kind, target, history, self.user(profile))
+    def scores(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
+        """(B, L)."""
+        user = None if self.user is None else self.user(profile)  # (B, E)
         if isinstance(self.attention, Interaction):
-            return self.attention.over(target, events, mask)
+            return self.attention.over(target if user is None else target * user, events, mask)
+        history = events.embedded()  # (B, L, E)
+        if user is not None:
+            target, history = meet_user(self.kind, target, history, user)
         return self.attention(target, history, mask)
 
     def score(self, batch: Batch, targets: Tensor) -> Tensor:

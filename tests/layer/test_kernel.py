@@ -14,8 +14,9 @@ from recexp.layer import kernel
 from recexp.layer.activation import Activation, Dice
 from recexp.layer.attention import Interaction
 from recexp.layer.interaction import apart, terms
-from recexp.layer.lookup import Events, lookup, total
+from recexp.layer.lookup import Events, lookup, total, weighted_sum
 from recexp.layer.mlp import MLP
+from recexp.layer.product import SMALL, product
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.layer.transformer import DecoderLayer, EncoderLayer, MultiHeadAttention, Norm, causal
 
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.skipif(not kernel.installed(), reason="no kernels are c
 
 # Widths that both libraries take; more rows than a block has, and no multiple of it; histories of all lengths.
 B, L, D, H, N_ITEMS = 61, 21, 32, 48, 90
+LINEAR = ["linear", "linear_back"]
 MASK = torch.arange(L) < torch.linspace(L, 0, B).round()[:, None]
 
 
@@ -119,6 +121,27 @@ def test_sum_of_look_ups(library, threads, used):
     compare(lambda: total(sources), [one, two], used, "gather", "scatter")
 
 
+def test_weighted_sum_of_look_ups(library, threads, used):
+    weights, table = leaf(B, L), leaf(N_ITEMS, D)
+    events = Events(table, places(B, L))
+    compare(lambda: weighted_sum(weights * MASK, events), [weights, table], used, "weighted_sum", "weighted_sum_back")
+
+
+def test_a_weight_of_0_passes_over_what_is_not_finite(library):
+    table = leaf(N_ITEMS, D).detach()
+    table[7] = float("nan")
+    place = places(B, L)
+    assert weighted_sum((place != 7).float(), Events(table, place)).isfinite().all()
+
+
+@pytest.mark.parametrize("n_out", [1, 16, D + H])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias, n_out, library, threads, used):
+    x, weight, bias = leaf(SMALL // D // n_out + 5, D), leaf(n_out, D), leaf(n_out) if bias else None
+    parameters = [each for each in (x, weight, bias) if each is not None]
+    compare(lambda: product(x, weight, bias), parameters, used, *LINEAR, atol=1e-4)
+
+
 @pytest.mark.parametrize("n_hidden", [1, 2])
 def test_interaction_of_target_and_events_through_dice(n_hidden, library, threads, used):
     scorer = stirred(Interaction(MLP(4 * D, [H, 16][:n_hidden], Activation.dice, n_out=1)))
@@ -181,7 +204,8 @@ def test_gru(library, threads, used):
 def test_attention_gru(kind, library, threads, used):
     cell, x, weights = stirred(AttentionGRU(kind, D, H)), leaf(B, L, D), leaf(B, L)
     parameters = [x, weights, *(each for name, each in cell.named_parameters())]
-    compare(lambda: cell(x, weights.sigmoid(), MASK), parameters, used, "recurrence", "recurrence_back")
+    names = [*LINEAR, "recurrence", "recurrence_back"]
+    compare(lambda: cell(x, weights.sigmoid(), MASK), parameters, used, *names)
 
 
 @pytest.mark.parametrize("seen", ["events", "causal", "nothing"])
@@ -190,14 +214,15 @@ def test_attention(n_queries, seen, library, threads, used):
     attend, query, memory = stirred(MultiHeadAttention(D, 2, 0.0)), leaf(B, n_queries, D), leaf(B, L, D)
     visible = {"events": MASK, "causal": causal(MASK)[:, :n_queries], "nothing": torch.zeros_like(MASK)}[seen]
     parameters = [query, memory, *attend.parameters()]
-    compare(lambda: attend(query, memory, visible), parameters, used, "attend", "attend_back")
+    compare(lambda: attend(query, memory, visible), parameters, used, *LINEAR, "attend", "attend_back")
 
 
 @pytest.mark.parametrize("activation", [Activation.relu, Activation.leaky_relu])
 def test_encoder_layer(activation, library, threads, used):
     layer, x = stirred(EncoderLayer(D, 2, H, activation, 0.0, Norm.post)), leaf(B, L, D)
-    names = ["attend", "attend_back", "sublayer", "sublayer_back"]
-    compare(lambda: layer(x, MASK, causal(MASK)) * MASK[:, :, None], [x, *layer.parameters()], used, *names)
+    names = [*LINEAR, "attend", "attend_back", "sublayer", "sublayer_back"]
+    compare(lambda: layer(x, MASK, causal(MASK)), [x, *layer.parameters()], used, *names)
+    assert not layer(x, MASK, causal(MASK))[~MASK].any()
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -213,7 +238,7 @@ def test_encoder_layer_of_looked_up_vectors(last, library, threads, used):
 
     def encoded():
         x = total(sources)
-        return layer.last(x, mask, sources) if last else layer(x, mask, mask, sources) * mask[:, :, None]
+        return layer.last(x, mask, sources) if last else layer(x, mask, mask, sources)
 
     names = ["gather", "scatter", "attend", "attend_back", "sublayer", "sublayer_back"]
     compare(encoded, [vectors, positions, *layer.parameters()], used, *names)
@@ -222,10 +247,8 @@ def test_encoder_layer_of_looked_up_vectors(last, library, threads, used):
 def test_decoder_layer(library, threads, used):
     layer = stirred(DecoderLayer(D, 2, H, Activation.relu, 0.0, Norm.post))
     x, memory = leaf(B, 5, D), leaf(B, L, D)
-    names = ["attend", "attend_back", "sublayer", "sublayer_back"]
-    compare(
-        lambda: layer(x, MASK[:, :5], memory, MASK) * MASK[:, :5, None], [x, memory, *layer.parameters()], used, *names
-    )
+    names = [*LINEAR, "attend", "attend_back", "sublayer", "sublayer_back"]
+    compare(lambda: layer(x, MASK[:, :5], memory, MASK), [x, memory, *layer.parameters()], used, *names)
 
 
 @pytest.mark.parametrize("activation", [Activation.relu, Activation.leaky_relu])
@@ -297,7 +320,8 @@ def test_gradient_through_dropout_in_an_mlp(library):
     agree(lambda: mlp.after_first(x), by_torch, [x, *first.parameters(), *second.parameters()])
 
 
-def test_gradient_through_dropout_in_an_encoder_layer(library):
+@pytest.mark.parametrize("mask", [MASK, torch.ones_like(MASK)], ids=["padded", "whole"])
+def test_gradient_through_dropout_in_an_encoder_layer(mask, library):
     layer, x = stirred(EncoderLayer(D, 2, H, Activation.leaky_relu, 0.3, Norm.post)), leaf(B, L, D)
     of_weights, of_heads, of_feed = seeds(3)
     attend, (first, second) = layer.attend, layer.transform.linears
@@ -306,15 +330,14 @@ def test_gradient_through_dropout_in_an_encoder_layer(library):
 
     def by_torch():
         q, k, v = (each(x).unflatten(2, (2, -1)).transpose(1, 2) for each in (attend.query, attend.key, attend.value))
-        scores = (q @ k.transpose(2, 3) / 4).masked_fill(~causal(torch.ones_like(MASK))[:, None], -1e9)  # (B, 2, L, L)
-        heads = (scores.softmax(3) * held[:, :: D // 2, :, :L]) @ v
+        scores = (q @ k.transpose(2, 3) / 4).masked_fill(~causal(mask)[:, None], -1e9)  # (B, 2, L, L)
+        heads = (scores.softmax(3) * held[:, :: D // 2, :, :L]) @ v * causal(mask).any(2)[:, None, :, None]
         change = attend.output(heads.transpose(1, 2).flatten(2)) * kept(of_heads + 1, (B, L, D), 0.3)
         y = layer.attended.norm(x + change)
         hidden = F.leaky_relu(first(y)) * kept(of_feed, (B, L, H), 0.3)
-        return layer.transformed.norm(y + second(hidden) * kept(of_feed + 1, (B, L, D), 0.3))
+        return layer.transformed.norm(y + second(hidden) * kept(of_feed + 1, (B, L, D), 0.3)) * mask[:, :, None]
 
-    everything = torch.ones_like(MASK)
-    agree(lambda: layer(x, everything, causal(everything)), by_torch, [x, *layer.parameters()])
+    agree(lambda: layer(x, mask, causal(mask)), by_torch, [x, *layer.parameters()])
 
 
 def test_dropout_of_attention_is_right_on_average(library, used):
@@ -324,7 +347,7 @@ def test_dropout_of_attention_is_right_on_average(library, used):
         draws = torch.stack([attend(x, x, MASK) for _ in range(400)])
         expected = attend.eval()(x, x, MASK)
     error = (draws.mean(0) - expected) / (draws.std(0) / 20).clamp(min=1e-6)  # in standard errors
-    assert set(used) == {"attend"} and draws.std(0)[MASK].mean() > 0.01
+    assert set(used) == {"linear", "attend"} and draws.std(0)[MASK].mean() > 0.01
     assert error[MASK].std().item() == pytest.approx(1, abs=0.1) and error.abs().max() < 6
 
 

@@ -1,4 +1,4 @@
-"""Products by oneDNN: against torch's own in 64 bits, on both sides of every threshold, and to the same bits twice."""
+"""Products by kernels and by oneDNN: against torch's own in 64 bits, on both sides of every threshold, and to the same bits twice."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recexp.layer import kernel
 from recexp.layer import product as module
 from recexp.layer.product import LARGE, Linear, product, times, weight_gradient
 
@@ -21,6 +22,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     torch.set_num_threads(request.param)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=[True, False], ids=["kernels", "no kernels"], autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if not request.param:
+        monkeypatch.setattr(kernel, "installed", lambda: [])
+    return request.param
 
 
 @pytest.fixture
@@ -90,7 +98,9 @@ def test_what_needs_no_gradient_gets_none(draw: Callable) -> None:
 
 
 @needs_onednn
-def test_large_products_go_to_onednn_and_others_do_not(draw: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_products_go_to_onednn_and_others_do_not(
+    kernels: bool, draw: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def by_onednn(run: Callable[[], object]) -> bool:
         with torch.profiler.profile() as profile:
             run()
@@ -98,6 +108,8 @@ def test_large_products_go_to_onednn_and_others_do_not(draw: Callable, monkeypat
 
     x, weight, *_ = draw(SIZES["large"])
     assert x.numel() * len(weight) == LARGE
+    assert by_onednn(lambda: product(x, weight)) is not (kernels and bool(kernel.installed()))
+    monkeypatch.setattr(kernel, "installed", lambda: [])
     assert by_onednn(lambda: product(x, weight)) and not by_onednn(lambda: product(x[1:], weight))
     with torch.autocast("cpu", torch.bfloat16):
         assert not by_onednn(lambda: product(x, weight))
