@@ -134,10 +134,6 @@ class BatchNorm(nn.Module):
 
     def _distances(self, x: Tensor, valid: Tensor | None, shift: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of distances from the shift, and of their squares: (C,) each."""
-        if (run := kernels(x, x.shape[1])) and valid is None:
-            sums = x.new_zeros(run.shares, 2, x.shape[1])
-            run("moments", x, shift, sums, *x.shape)
-            return tuple(sums.sum(0))
         first, second = torch.zeros_like(shift), torch.zeros_like(shift)
         for rows in blocks(x):
             distance = counted(x[rows] - shift, valid, rows)
@@ -176,7 +172,11 @@ class Dice(nn.Module):
         valid = None if mask is None else mask.reshape(-1, 1).to(rows.dtype)
         weight, bias = (None, None) if linear is None else (linear.weight, linear.bias)
         n_out = x.shape[-1] if linear is None else linear.out_features
-        return _Dice.apply(rows, valid, self.alpha, self.norm, weight, bias).view(*x.shape[:-1], n_out)
+        if valid is None and _dice_kernels(rows, 0 if linear is None else n_out):
+            out = _DiceByKernel.apply(rows, self.alpha, self.norm, weight, bias)
+        else:
+            out = _Dice.apply(rows, valid, self.alpha, self.norm, weight, bias)
+        return out.view(*x.shape[:-1], n_out)
 
 
 class _Dice(torch.autograd.Function):
@@ -200,12 +200,7 @@ class _Dice(torch.autograd.Function):
     ) -> Tensor:
         mean, scale, share = norm.statistics(x, valid)
         ctx.save_for_backward(x, valid, alpha, mean, scale, share, weight, bias)
-        n_out = 0 if weight is None else len(weight)
-        out = x.new_empty(len(x), n_out or x.shape[1])
-        if run := _kernels(x, valid, n_out):
-            transposed = None if weight is None else weight.t()
-            run("dice", x, -mean * scale, scale, alpha, transposed, bias, out, *x.shape, n_out)
-            return out
+        out = x.new_empty(len(x), x.shape[1] if weight is None else len(weight))
         for rows in blocks(x):
             p = torch.addcmul(-mean * scale, x[rows], scale).sigmoid_()
             y = torch.addcmul(alpha, p, 1 - alpha).mul_(x[rows])
@@ -217,17 +212,6 @@ class _Dice(torch.autograd.Function):
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         x, valid, alpha, mean, scale, share, weight, bias = ctx.saved_tensors
         dx, inner = x.new_empty(x.shape), (1 - alpha) * scale
-        n_out = 0 if weight is None else len(weight)
-        if run := _kernels(x, valid, n_out):
-            sums, dweight, dbias = (
-                x.new_zeros(run.shares, *shape) for shape in ((3, len(alpha)), (n_out, len(alpha)), (n_out,))
-            )
-            run("dice_back", x, -mean * scale, scale, alpha, weight, dout, dx, sums, dweight, dbias, *x.shape, n_out)
-            dalpha, sum_g, sum_gz = sums.sum(0)
-            level, slope = inner * sum_g * share, inner * sum_gz * share * scale
-            run("settle", dx, x, level - mean * slope, slope, *x.shape)
-            of_weight, of_bias = None if weight is None else dweight.sum(0), None if bias is None else dbias.sum(0)
-            return dx, None, dalpha, None, of_weight, of_bias
         dalpha, sum_g, sum_gz = (torch.zeros_like(alpha) for _ in range(3))
         dweight = None if weight is None else torch.zeros_like(weight)
         for rows in blocks(x):
@@ -252,8 +236,34 @@ class _Dice(torch.autograd.Function):
         return dx, None, dalpha, None, dweight, dbias
 
 
-def _kernels(x: Tensor, valid: Tensor | None, n_out: int) -> Kernels | None:
-    return kernels(x, x.shape[1], 0 if n_out == 1 else n_out) if valid is None else None
+class _DiceByKernel(torch.autograd.Function):
+    """`_Dice` where all rows count."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, norm: BatchNorm, weight: Tensor | None, bias: Tensor | None):
+        n_rows, n_channels = x.shape
+        ctx.n_out, ctx.share = 0 if weight is None else len(weight), 1 / n_rows if n_rows > 1 else 0.0
+        x, shift, scale = x.contiguous(), torch.empty_like(alpha), torch.empty_like(alpha)
+        ctx.run, out = _dice_kernels(x, ctx.n_out), x.new_empty(n_rows, ctx.n_out or n_channels)
+        statistics = (norm.running_mean, norm.running_var, shift, scale)
+        ctx.run("moments", x, *statistics, *x.shape, norm.eps, norm.momentum, sums=[alpha.new_empty(2, n_channels)])
+        ctx.save_for_backward(x, shift, scale, alpha, weight)
+        ctx.run("dice", x, shift, scale, alpha, None if weight is None else weight.t(), bias, out, *x.shape, ctx.n_out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dout: Tensor):
+        x, shift, scale, alpha, weight = ctx.saved_tensors
+        dx, dalpha, of_statistics = torch.empty_like(x), torch.empty_like(alpha), alpha.new_empty(2, len(alpha))
+        dweight, dbias = (None, None) if weight is None else (torch.empty_like(weight), weight.new_empty(len(weight)))
+        sums = [dweight, dbias, dalpha, of_statistics]
+        ctx.run("dice_back", x, shift, scale, alpha, weight, dout, dx, *x.shape, ctx.n_out, ctx.share, sums=sums)
+        return dx, dalpha, None, dweight, dbias
+
+
+def _dice_kernels(x: Tensor, n_out: int) -> Kernels | None:
+    return kernels(x, x.shape[1], 0 if n_out == 1 else n_out)
 
 
 def counted(x: Tensor, valid: Tensor | None, rows: slice) -> Tensor:

@@ -156,11 +156,11 @@ class _Meet(torch.autograd.Function):
         dvectors, dtarget = vectors.new_zeros(vectors.shape), target.new_zeros(target.shape)
         dkey, dquery = dx.new_zeros(len(vectors), dx.shape[1]), dx.new_zeros(len(target), dx.shape[1])
         if run := kernels(dx, *weight.shape):
-            dmet, dweight = dx.new_empty(len(dx), vectors.shape[1]), dx.new_zeros(run.shares, *weight.shape)
+            dmet, dweight = dx.new_empty(len(dx), vectors.shape[1]), dx.new_empty(weight.shape)
             sizes = (len(dx), *weight.shape[::-1])
-            run("meet_back", vectors, target, weight, dx, place, row, dmet, dweight, *sizes)
+            run("meet_back", vectors, target, weight, dx, place, row, dmet, *sizes, sums=[dweight])
             run("meet_add", vectors, target, dx, dmet, place, row, dvectors, dtarget, dkey, dquery, *sizes)
-            return dvectors, None, dtarget, None, dkey, dquery, dweight.sum(0)
+            return dvectors, None, dtarget, None, dkey, dquery, dweight
         dweight = torch.zeros_like(weight)
         for each in blocks(place):
             p, r = place[each], row[each]

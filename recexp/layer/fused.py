@@ -109,7 +109,7 @@ class _Sublayer(torch.autograd.Function):
         parameters, z = (weight_1, bias_1, weight_2, bias_2, scale, shift, mask), x if z is None else z
         ctx.save_for_backward(z, *parameters, normal, rate)
         run, outcome = known_kernels(x, dim, n_in, hidden), (y, normal, rate)
-        run("sublayer", x, z, *_turned(*parameters), *outcome, *ctx.sizes, *[None] * 10)
+        run("sublayer", x, z, *_turned(*parameters), *outcome, *ctx.sizes, *[None] * 4)
         return y
 
     @staticmethod
@@ -120,13 +120,10 @@ class _Sublayer(torch.autograd.Function):
         dim, n_in, hidden = ctx.sizes[1:4]
         run = known_kernels(dy, dim, n_in, hidden)
         dx, dz = dy.new_empty(dy.shape), z.new_empty(z.shape) if ctx.beside else None
-        shapes = ((hidden, n_in), (hidden,), weight_2.shape, (dim,), (dim,), (dim,))
-        sums, given = [dy.new_zeros(run.shares, *shape) for shape in shapes], _turned(*parameters)
-        run("sublayer_back", None, z, *given, dy, normal, rate, *ctx.sizes, weight_1, weight_2, dx, dz, *sums)
-        dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift = (each.sum(0) for each in sums)
-        if weight_1 is None:
-            dweight_1 = dbias_1 = dbias_2 = None
-        return dx, dz, None, dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift, None, None
+        sums = [None if each is None else torch.empty_like(each) for each in parameters[:-1]]  # not of the mask
+        turned = _turned(*parameters)
+        run("sublayer_back", None, z, *turned, dy, normal, rate, *ctx.sizes, weight_1, weight_2, dx, dz, sums=sums)
+        return dx, dz, None, *sums, None, None
 
 
 def _turned(weight_1, bias_1, weight_2, bias_2, *rest):
@@ -153,7 +150,7 @@ class _Tail(torch.autograd.Function):
         out = x.new_empty(len(x), ctx.widths[-1])
         transposed = [each.t() for each in weights]
         _tail_kernels(x, ctx.widths)(
-            "tail", x, out, None, *ctx.sizes, *_filled(transposed), *_filled(biases), *[None] * 3 * DEEPEST
+            "tail", x, out, None, *ctx.sizes, *_filled(transposed), *_filled(biases), *_filled([])
         )
         return out
 
@@ -164,10 +161,11 @@ class _Tail(torch.autograd.Function):
         n_layers = len(parameters) // 2
         weights, biases = parameters[:n_layers], parameters[n_layers:]
         run, dx = _tail_kernels(x, ctx.widths), x.new_empty(x.shape)
-        sums = [x.new_zeros(run.shares, *each.shape) for each in parameters]
-        arrays = ([each.t() for each in weights], biases, weights, sums[:n_layers], sums[n_layers:])
-        run("tail_back", x, dout, dx, *ctx.sizes, *(each for array in arrays for each in _filled(array)))
-        return dx, None, *(each.sum(0) for each in sums)
+        dweights, dbiases = [torch.empty_like(each) for each in weights], [torch.empty_like(each) for each in biases]
+        transposed = [each.t() for each in weights]
+        arrays = (*_filled(transposed), *_filled(biases), *_filled(weights))
+        run("tail_back", x, dout, dx, *ctx.sizes, *arrays, sums=[*_filled(dweights), *dbiases])
+        return dx, None, *dweights, *dbiases
 
 
 def _tail_kernels(x: Tensor, widths: Sequence[int]) -> Kernels:

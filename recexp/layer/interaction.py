@@ -62,7 +62,7 @@ class _Terms(torch.autograd.Function):
         hidden, transposed = (0, None) if weight is None else (len(weight), weight.t())
         ctx.save_for_backward(e, weight)
         out = e.new_empty(len(e), 2 * e.shape[2] + hidden)
-        known_kernels(e, e.shape[2], hidden)("terms", e, transposed, out, *e.shape, hidden, None, None, None)
+        known_kernels(e, e.shape[2], hidden)("terms", e, transposed, out, *e.shape, hidden, None, None)
         return out
 
     @staticmethod
@@ -71,9 +71,9 @@ class _Terms(torch.autograd.Function):
         e, weight = ctx.saved_tensors
         shape = (0, 0) if weight is None else weight.shape
         run, de = known_kernels(e, e.shape[2], shape[0]), e.new_empty(e.shape)
-        dweight = e.new_zeros(run.shares, *shape)
-        run("terms_back", e, None, dout, *e.shape, shape[0], weight, de, dweight)
-        return de, None if weight is None else dweight.sum(0)
+        dweight = e.new_empty(shape)
+        run("terms_back", e, None, dout, *e.shape, shape[0], weight, de, sums=[dweight])
+        return de, None if weight is None else dweight
 
 
 class _Apart(torch.autograd.Function):
@@ -84,7 +84,7 @@ class _Apart(torch.autograd.Function):
         hidden = 0 if bias is None else len(bias)
         dim = (sums.shape[1] - hidden) // 2
         products, rest = sums.new_empty(len(sums), dim), sums.new_empty(len(sums), hidden)
-        known_kernels(sums, dim, hidden)("apart", sums, bias, products, rest, None, None, len(sums), dim, hidden)
+        known_kernels(sums, dim, hidden)("apart", sums, bias, products, rest, None, len(sums), dim, hidden)
         ctx.save_for_backward(sums)
         return products, rest
 
@@ -94,9 +94,9 @@ class _Apart(torch.autograd.Function):
         (sums,) = ctx.saved_tensors
         dim, hidden = dproducts.shape[1], drest.shape[1]
         run, dsums = known_kernels(sums, dim, hidden), sums.new_empty(sums.shape)
-        dbias = sums.new_zeros(run.shares, hidden)
-        run("apart_back", sums, None, dproducts, drest, dsums, dbias, len(sums), dim, hidden)
-        return dsums, dbias.sum(0) if hidden else None
+        dbias = sums.new_empty(hidden)
+        run("apart_back", sums, None, dproducts, drest, dsums, len(sums), dim, hidden, sums=[dbias])
+        return dsums, dbias if hidden else None
 
 
 def pair_products(e: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
    What torch does operation by operation goes through memory once an operation. Here a thread takes a block of rows,
    does all there is to do with it while it lies in the cache, and takes the next. Matrices are float, row after row;
    widths are multiples of LANES. Thread `share` of `shares` always does the same work, so sums come out the same to the
-   bit; what threads add up, each adds to rows of its own. */
+   bit. */
 
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +55,43 @@ static void run(Work *work, void *args, long shares) {
 
 #define KERNEL(name) \
     void name(void *args, long shares) { run(name##_share, args, shares); }
+
+/* Arrays that the shares add to, as gradients of weights: the last member of a kernel's structure. */
+
+enum { SUMS = 8 };
+struct sums {
+    float *to[SUMS]; /* null: none */
+    long size[SUMS];
+    float *own; /* (shares - 1, all sizes): every share but the first has its own */
+};
+
+/* Where a share adds to one of the arrays. */
+static float *sum_at(const struct sums *sums, long which, long share) {
+    if (!share) return sums->to[which];
+    long before = 0, all = 0;
+    for (long i = 0; i < SUMS; all += sums->size[i++])
+        if (i < which) before += sums->size[i];
+    return sums->own + (share - 1) * all + before;
+}
+
+static void run_summing(Work *work, void *args, struct sums *sums, long shares) {
+    long all = 0;
+    for (long i = 0; i < SUMS; all += sums->size[i++])
+        if (sums->size[i]) memset(sums->to[i], 0, sizeof(float) * sums->size[i]);
+    sums->own = calloc((shares - 1) * all + 1, sizeof(float));
+    run(work, args, shares);
+    for (long share = 1; share < shares; share++)
+        for (long i = 0; i < SUMS; i++) {
+            const float *own = sum_at(sums, i, share);
+            for (long j = 0; j < sums->size[i]; j++) sums->to[i][j] += own[j];
+        }
+    free(sums->own);
+}
+
+#define SUMMING_KERNEL(name, structure) \
+    void name(void *args, long shares) { \
+        run_summing(name##_share, args, &((struct structure *)args)->sums, shares); \
+    }
 /* The blocks of n rows that are this share's, each as its first row and its number of rows. */
 #define BLOCKS(start, rows, n) \
     for (long start = share * BLOCK, rows; rows = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); \
@@ -240,8 +277,9 @@ struct linear {
     const float *x, *weight, *bias; /* (N, C), (C, O), (O,) or null */
     float *out;                     /* (N, O); its gradient in linear_back */
     long n, width, n_out;
-    const float *back;           /* (O, C), of linear_back as all below */
-    float *dx, *dweight, *dbias; /* (N, C), (shares, O, C), (shares, O) */
+    const float *back; /* (O, C), of linear_back as all below */
+    float *dx;         /* (N, C) */
+    struct sums sums;  /* of the gradients of weight (O, C) and bias (O,) */
 };
 
 static void linear_share(void *args, long share, long shares) {
@@ -255,12 +293,12 @@ KERNEL(linear)
 static void linear_back_share(void *args, long share, long shares) {
     const struct linear *p = args;
     long width = p->width, n_out = p->n_out;
-    float *dweight = p->dweight + share * n_out * width, *dbias = p->dbias + share * n_out;
+    float *dweight = sum_at(&p->sums, 0, share), *dbias = sum_at(&p->sums, 1, share);
     BLOCKS(start, rows, p->n)
         affine_back(p->x + start * width, p->out + start * n_out, rows, width, p->back, n_out, dweight, dbias,
                     p->dx + start * width, 0);
 }
-KERNEL(linear_back)
+SUMMING_KERNEL(linear_back, linear)
 
 /* lookup.py: rows of a table by their places, and sums into these. */
 
@@ -384,14 +422,15 @@ KERNEL(meet)
 struct meet_back {
     const float *vectors, *target, *weight, *dx; /* weight (H, D) */
     const long *place, *row;
-    float *dmet, *dweight; /* (N, D), (shares, H, D) */
+    float *dmet; /* (N, D) */
     long n, dim, width;
+    struct sums sums; /* of the gradient of weight (H, D) */
 };
 
 static void meet_back_share(void *args, long share, long shares) {
     const struct meet_back *m = args;
     long dim = m->dim, width = m->width;
-    float *met = scratch(BLOCK, dim), *dweight = m->dweight + share * width * dim;
+    float *met = scratch(BLOCK, dim), *dweight = sum_at(&m->sums, 0, share);
     BLOCKS(start, rows, m->n) {
         const float *dx = m->dx + start * width;
         meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
@@ -400,7 +439,7 @@ static void meet_back_share(void *args, long share, long shares) {
     }
     free(met);
 }
-KERNEL(meet_back)
+SUMMING_KERNEL(meet_back, meet_back)
 
 /* What events bring to the rows they came from; a share takes columns, so no two write to one number. */
 
@@ -435,19 +474,22 @@ KERNEL(meet_add)
 /* activation.py, _Dice, and the linear layer after it. */
 
 struct moments {
-    const float *x, *shift; /* (N, C), (C,) */
-    float *sums;            /* (shares, 2, C): of distances from the shift, of their squares */
+    const float *x;                    /* (N, C) */
+    float *running_mean, *running_var; /* (C,), moved towards the batch's; used as they are for less than two rows */
+    float *shift, *scale;              /* (C,): z = x scale + shift has mean 0 and variance 1 */
     long n, width;
+    double eps, momentum;
+    struct sums sums; /* (2, C): of distances from the first row, which do not cancel, and of their squares */
 };
 
 static void moments_share(void *args, long share, long shares) {
     const struct moments *m = args;
     long width = m->width;
     BLOCKS(start, rows, m->n) EACH(j, width) {
-        float *sums = m->sums + share * 2 * width + j;
-        vec first = LOAD(sums), second = LOAD(sums + width), shift = LOAD(m->shift + j);
+        float *sums = sum_at(&m->sums, 0, share) + j;
+        vec first = LOAD(sums), second = LOAD(sums + width), near = LOAD(m->x + j);
         for (long i = start; i < start + rows; i++) {
-            vec distance = LOAD(m->x + i * width + j) - shift;
+            vec distance = LOAD(m->x + i * width + j) - near;
             first += distance;
             second += distance * distance;
         }
@@ -455,7 +497,24 @@ static void moments_share(void *args, long share, long shares) {
         STORE(sums + width, second);
     }
 }
-KERNEL(moments)
+
+void moments(void *args, long shares) {
+    struct moments *m = args;
+    run_summing(moments_share, args, &m->sums, shares);
+    const float *sums = m->sums.to[0], n = m->n;
+    for (long j = 0; j < m->width; j++) {
+        float mean = m->running_mean[j], var = m->running_var[j];
+        if (m->n > 1) {
+            float away = sums[j] / n, squares = sums[m->width + j] / n - away * away;
+            mean = m->x[j] + away;
+            var = squares < 0 ? 0 : squares;
+            m->running_mean[j] += (float)m->momentum * (mean - m->running_mean[j]);
+            m->running_var[j] += (float)m->momentum * (var * n / (n - 1) - m->running_var[j]);
+        }
+        m->scale[j] = 1.f / __builtin_sqrtf(var + (float)m->eps);
+        m->shift[j] = -mean * m->scale[j];
+    }
+}
 
 struct dice {
     const float *x, *shift, *scale, *alpha; /* (N, C), then (C,) each: z = x scale + shift */
@@ -485,15 +544,18 @@ KERNEL(dice)
 
 struct dice_back {
     const float *x, *shift, *scale, *alpha, *weight, *dout; /* weight (O, C), dout (N, O) */
-    float *dx, *sums, *dweight, *dbias;                     /* (N, C), (shares, 3, C), (shares, O, C), (shares, O) */
+    float *dx;                                              /* (N, C) */
     long n, width, n_out;
+    double share; /* of a row in the statistics: 1 / N, or 0 where they are the running ones */
+    struct sums sums; /* of the gradients of weight (O, C), bias (O,) and alpha (C,); (2, C): of g and g z */
 };
 
 static void dice_back_share(void *args, long share, long shares) {
     const struct dice_back *d = args;
     long width = d->width, n_out = d->n_out;
     float *p = scratch(BLOCK, width), *y = scratch(BLOCK, width), *made = scratch(BLOCK, width);
-    float *dweight = d->dweight + share * n_out * width, *dbias = d->dbias + share * n_out;
+    float *dweight = sum_at(&d->sums, 0, share), *dbias = sum_at(&d->sums, 1, share);
+    float *to_alpha = sum_at(&d->sums, 2, share), *to_g = sum_at(&d->sums, 3, share);
     BLOCKS(start, rows, d->n) {
         const float *x = d->x + start * width, *dout = d->dout + start * (n_out ? n_out : width);
         const float *dy = n_out ? made : dout;
@@ -508,8 +570,7 @@ static void dice_back_share(void *args, long share, long shares) {
         if (n_out) affine_back(y, dout, rows, width, d->weight, n_out, dweight, dbias, made, 0);
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
-            float *sums = d->sums + share * 3 * width + j;
-            vec dalpha = LOAD(sums), sum_g = LOAD(sums + width), sum_gz = LOAD(sums + 2 * width);
+            vec dalpha = LOAD(to_alpha + j), sum_g = LOAD(to_g + j), sum_gz = LOAD(to_g + width + j);
             for (long i = j; i < rows * width; i += width) {
                 vec q = LOAD(p + i), dq = LOAD(dy + i) * LOAD(x + i), g = dq * q * (1.f - q);
                 dalpha += dq * (1.f - q);
@@ -518,41 +579,40 @@ static void dice_back_share(void *args, long share, long shares) {
                 STORE(d->dx + start * width + i,
                       LOAD(dy + i) * (alpha + q * (1.f - alpha)) + g * ((1.f - alpha) * scale));
             }
-            STORE(sums, dalpha);
-            STORE(sums + width, sum_g);
-            STORE(sums + 2 * width, sum_gz);
+            STORE(to_alpha + j, dalpha), STORE(to_g + j, sum_g), STORE(to_g + width + j, sum_gz);
         }
     }
     free(p), free(y), free(made);
 }
-KERNEL(dice_back)
-
-/* dx -= level + slope x, by which the gradient goes through the batch's statistics. */
-
-struct settle {
-    float *dx;
-    const float *x, *level, *slope; /* (N, C), then (C,) each */
-    long n, width;
-};
-
+/* What a row has of the gradient of the statistics: with inner = (1 - alpha) scale
+       dx -= inner (E[g] + E[g z] z) */
 static void settle_share(void *args, long share, long shares) {
-    const struct settle *s = args;
-    BLOCKS(start, rows, s->n) EACH(j, s->width) {
-        vec level = LOAD(s->level + j), slope = LOAD(s->slope + j);
-        for (long i = start * s->width + j; i < (start + rows) * s->width; i += s->width)
-            STORE(s->dx + i, LOAD(s->dx + i) - level - LOAD(s->x + i) * slope);
+    const struct dice_back *d = args;
+    long width = d->width;
+    BLOCKS(start, rows, d->n) EACH(j, width) {
+        const float *sums = d->sums.to[3] + j;
+        vec scale = LOAD(d->scale + j), inner = (1.f - LOAD(d->alpha + j)) * scale * (float)d->share;
+        vec along = inner * LOAD(sums + width), level = inner * LOAD(sums) + along * LOAD(d->shift + j);
+        for (long i = start * width + j; i < (start + rows) * width; i += width)
+            STORE(d->dx + i, LOAD(d->dx + i) - level - LOAD(d->x + i) * (along * scale));
     }
 }
-KERNEL(settle)
 
-/* recurrent.py, _Recurrence: rows know nothing of one another, so a block of them goes through all its steps. */
+void dice_back(void *args, long shares) {
+    run_summing(dice_back_share, args, &((struct dice_back *)args)->sums, shares);
+    run(settle_share, args, shares);
+}
+
+/* recurrent.py, _Steps: rows know nothing of one another, so a block of them goes through all its steps. */
 
 struct recurrence {
-    float *gates;                    /* (L, B, 3H): the input's products, then r, u and the candidate */
-    const float *a, *weight, *bias;  /* (L, B) or null, (H, 3H), (H,) of the candidate */
-    float *h, *y_n;                  /* (L + 1, B, H), of which the first is given; (L, B, H) */
-    const long *active;              /* (L,) */
-    long n_steps, n_rows, width, update;
+    const float *x, *weight_x, *bias_x; /* (L, B, K), (K, 3H), (3H,); or, of null weight_x, products (n, 3H) and null */
+    const long *place;                  /* (L, B): which rows of the products */
+    const float *a;                     /* (B, L) or null */
+    const float *weight, *bias;         /* (H, 3H), (H,) of the candidate */
+    const unsigned char *mask;          /* (B, L) or null */
+    float *h, *gates, *y_n;             /* (L + 1, B, H), of which the first is given; (L, B, 3H); (L, B, H) */
+    long n_steps, n_rows, n_in, width, update;
 };
 
 INLINE vec share_of(float weight, vec u, long update) {
@@ -560,18 +620,28 @@ INLINE vec share_of(float weight, vec u, long update) {
     return (vec){0} + weight;
 }
 
+/* How many rows of a block go on at step t: up to the last that has an event. The others keep their state. */
+static long going_on(const unsigned char *mask, long start, long rows, long t, long n_steps) {
+    while (mask && rows && !mask[(start + rows - 1) * n_steps + t]) rows--;
+    return rows;
+}
+
 static void recurrence_share(void *args, long share, long shares) {
     const struct recurrence *c = args;
-    long width = c->width, all = 3 * width, n_rows = c->n_rows;
+    long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps;
     float *y = scratch(BLOCK, all);
-    BLOCKS(start, rows, n_rows) for (long t = 0; t < c->n_steps; t++) {
-        long at = t * n_rows + start, left = c->active[t] - start, n = left < 0 ? 0 : left < rows ? left : rows;
+    BLOCKS(start, rows, n_rows) for (long t = 0; t < n_steps; t++) {
+        long at = t * n_rows + start, n = going_on(c->mask, start, rows, t, n_steps);
         float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
         float *new = old + n_rows * width;
+        if (c->weight_x)
+            affine(c->x + at * c->n_in, n, c->n_in, c->weight_x, c->bias_x, all, gates);
+        else
+            for (long i = 0; i < n; i++) memcpy(gates + i * all, c->x + c->place[at + i] * all, sizeof(float) * all);
         multiply_onto(n, 2 * width, width, old, width, 1, c->weight, all, y, all, gates, all);
         multiply_onto(n, width, width, old, width, 1, c->weight + 2 * width, all, y + 2 * width, all, c->bias, 0);
         for (long i = 0; i < n; i++) EACH(j, width) {
-            float weight = c->a ? c->a[at + i] : 1.f;
+            float weight = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
             const float *from = y + i * all + j;
             float *to = gates + i * all + j;
             vec r = sigmoid(LOAD(from)), u = sigmoid(LOAD(from + width)), product = LOAD(from + 2 * width);
@@ -589,35 +659,39 @@ static void recurrence_share(void *args, long share, long shares) {
 KERNEL(recurrence)
 
 struct recurrence_back {
-    const float *gates, *a, *weight, *h, *y_n;   /* weight (3H, H) */
+    const float *x, *weight_x;                   /* (L, B, K), (3H, K); null with products */
+    const float *a, *weight;                     /* weight (3H, H) */
+    const unsigned char *mask;
+    const float *h, *gates, *y_n;
     const float *dstates, *dlast;                /* (L, B, H), (B, H); each may be null */
-    float *da, *dx, *dweight, *dbias;            /* (L, B) or null, (L, B, 3H), (shares, 3H, H), (shares, H) */
-    const long *active;
-    long n_steps, n_rows, width, update;
+    float *da, *dx;                              /* (B, L) or null; (L, B, K), with products (L, B, 3H) */
+    long n_steps, n_rows, n_in, width, update;
+    struct sums sums; /* of the gradients of weight (3H, H), bias (H,), weight_x (3H, K) and bias_x (3H,) */
 };
 
 static void recurrence_back_share(void *args, long share, long shares) {
     const struct recurrence_back *c = args;
-    long width = c->width, all = 3 * width, n_rows = c->n_rows;
-    float *dy = scratch(BLOCK, all), *dh = scratch(BLOCK, width);
-    float *dweight = c->dweight + share * all * width, *dbias = c->dbias + share * width;
+    long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps, n_in = c->weight_x ? c->n_in : all;
+    float *dy = scratch(BLOCK, all), *dh = scratch(BLOCK, width), *own = scratch(BLOCK, all);
+    float *dweight = sum_at(&c->sums, 0, share), *dbias = sum_at(&c->sums, 1, share);
+    float *dweight_x = sum_at(&c->sums, 2, share), *dbias_x = sum_at(&c->sums, 3, share);
     BLOCKS(start, rows, n_rows) {
         memset(dh, 0, sizeof(float) * rows * width);
         if (c->dlast) memcpy(dh, c->dlast + start * width, sizeof(float) * rows * width);
-        for (long t = c->n_steps - 1; t >= 0; t--) {
-            long at = t * n_rows + start, left = c->active[t] - start, n = left < 0 ? 0 : left < rows ? left : rows;
+        for (long t = n_steps - 1; t >= 0; t--) {
+            long at = t * n_rows + start, n = going_on(c->mask, start, rows, t, n_steps);
             const float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
-            float *dx = c->dx + at * all;
+            float *dx = c->dx + at * n_in, *dgates = c->weight_x ? own : dx;
             for (long i = 0; c->dstates && i < rows; i++) EACH(j, width) {
                 float *to = dh + i * width + j;
                 STORE(to, LOAD(to) + LOAD(c->dstates + (at + i) * width + j));
             }
             for (long i = 0; i < n; i++) {
-                float weight = c->a ? c->a[at + i] : 1.f;
+                float weight = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
                 vec da = {0};
                 EACH(j, width) {
                     const float *from = gates + i * all + j;
-                    float *to = dx + i * all + j, *hidden = dy + i * all + j, *grad = dh + i * width + j;
+                    float *to = dgates + i * all + j, *hidden = dy + i * all + j, *grad = dh + i * width + j;
                     vec r = LOAD(from), u = LOAD(from + width), candidate = LOAD(from + 2 * width);
                     vec through = LOAD(grad) * share_of(weight, u, c->update);
                     vec dk = LOAD(grad) * (candidate - LOAD(old + i * width + j));
@@ -633,16 +707,19 @@ static void recurrence_back_share(void *args, long share, long shares) {
                     STORE(hidden, dr), STORE(hidden + width, du), STORE(hidden + 2 * width, dyn);
                     STORE(dbias + j, LOAD(dbias + j) + dyn);
                 }
-                if (c->da) c->da[at + i] = sum_of(da)[0];
+                if (c->da) c->da[(start + i) * n_steps + t] = sum_of(da)[0];
             }
-            memset(dx + n * all, 0, sizeof(float) * (rows - n) * all);
+            for (long i = n; c->da && i < rows; i++) c->da[(start + i) * n_steps + t] = 0;
+            memset(dx + n * n_in, 0, sizeof(float) * (rows - n) * n_in);
             multiply(n, width, all, dy, all, 1, c->weight, width, dh, width, 1);
             multiply(all, width, n, dy, 1, all, old, width, dweight, width, 1);
+            if (c->weight_x)
+                affine_back(c->x + at * n_in, dgates, n, n_in, c->weight_x, all, dweight_x, dbias_x, dx, 0);
         }
     }
-    free(dy), free(dh);
+    free(dy), free(dh), free(own);
 }
-KERNEL(recurrence_back)
+SUMMING_KERNEL(recurrence_back, recurrence_back)
 
 /* fused.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. Positions
    that no query sees are left out; where they are queries as well, they get 0. */
@@ -825,9 +902,7 @@ struct sublayer {
     double eps;
     const float *back_1, *back_2;         /* (H, K), (D, H or K): as they are; of sublayer_back, as all below */
     float *dx, *dz;                       /* (N, D), (N, K); dz null where z is x, and dx has both */
-    float *dweight_1, *dbias_1;           /* (shares, H, K), (shares, H) */
-    float *dweight_2, *dbias_2;           /* (shares, D, H or K), (shares, D) */
-    float *dscale, *dshift;               /* (shares, D) */
+    struct sums sums; /* of the gradients of weight_1 (H, K), bias_1, weight_2 (D, H or K), bias_2, scale and shift */
 };
 
 /* Dropout of x (n, width), rows `at` of all. */
@@ -909,12 +984,12 @@ static void normalised_back(const struct sublayer *s, const float *normal, const
 
 static void sublayer_back_share(void *args, long share, long shares) {
     const struct sublayer *s = args;
-    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, n_u = hidden ? hidden : n_in, at[BLOCK];
+    long dim = s->dim, n_in = s->n_in, hidden = s->hidden, at[BLOCK];
     float *before = scratch(BLOCK, hidden), *u = scratch(BLOCK, hidden), *own = scratch(BLOCK, dim);
     float *dropped = scratch(BLOCK, dim), *own_z = scratch(BLOCK, n_in), *own_dz = scratch(BLOCK, n_in);
-    float *dweight_1 = s->dweight_1 + share * hidden * n_in, *dbias_1 = s->dbias_1 + share * hidden;
-    float *dweight_2 = s->dweight_2 + share * dim * n_u, *dbias_2 = s->dbias_2 + share * dim;
-    float *dscale = s->dscale + share * dim, *dshift = s->dshift + share * dim, slope = s->percent / 100.f;
+    float *dweight_1 = sum_at(&s->sums, 0, share), *dbias_1 = sum_at(&s->sums, 1, share);
+    float *dweight_2 = sum_at(&s->sums, 2, share), *dbias_2 = sum_at(&s->sums, 3, share);
+    float *dscale = sum_at(&s->sums, 4, share), *dshift = sum_at(&s->sums, 5, share), slope = s->percent / 100.f;
     BLOCKS(start, rows, s->n) {
         long n = those_of(s->mask, start, rows, at);
         const float *z = taken(s->z, at, n, n_in, own_z);
@@ -939,7 +1014,7 @@ static void sublayer_back_share(void *args, long share, long shares) {
     }
     free(before), free(u), free(own), free(dropped), free(own_z), free(own_dz);
 }
-KERNEL(sublayer_back)
+SUMMING_KERNEL(sublayer_back, sublayer)
 
 /* fused.py, _Tail: what follows the first product x (N, C_0) of an MLP: f, dropout and a Linear, layer by layer. */
 
@@ -951,7 +1026,7 @@ struct tail {
     long n, n_layers, percent, dropped, seed; /* dropped: of 2^32 */
     long width[DEEPEST + 1];                  /* C_0, ..., C_n, of which the last may be 1 */
     const float *weight[DEEPEST], *bias[DEEPEST], *back[DEEPEST]; /* (C_i, C_i+1), (C_i+1,), (C_i+1, C_i) */
-    float *dweight[DEEPEST], *dbias[DEEPEST];                     /* (shares, C_i+1, C_i), (shares, C_i+1) */
+    struct sums sums; /* of the gradients: of weights, from the first on (C_i+1, C_i), and from DEEPEST on of biases */
 };
 
 /* Hidden units u_i (rows, C_i) after f and dropout, of a block that starts at a row; `out` may be null. */
@@ -988,7 +1063,7 @@ static void tail_back_share(void *args, long share, long shares) {
         for (long layer = t->n_layers - 1; layer >= 0; dnext = du[layer--]) {
             long width = t->width[layer], n_out = t->width[layer + 1];
             float *dx = layer ? du[layer] : t->dx + start * width;
-            float *dweight = t->dweight[layer] + share * n_out * width, *dbias = t->dbias[layer] + share * n_out;
+            float *dweight = sum_at(&t->sums, layer, share), *dbias = sum_at(&t->sums, DEEPEST + layer, share);
             affine_back(u[layer], dnext, rows, width, t->back[layer], n_out, dweight, dbias, dx, 0);
             EACH(i, rows * width) {
                 vec keep = kept(t->seed + layer, start * width + i, t->dropped), change = LOAD(dx + i) * keep;
@@ -998,7 +1073,7 @@ static void tail_back_share(void *args, long share, long shares) {
     }
     for (long i = 0; i < t->n_layers; i++) free(u[i]), free(du[i]);
 }
-KERNEL(tail_back)
+SUMMING_KERNEL(tail_back, tail)
 
 /* interaction.py, _Terms: of fields e (n, F, D) of rows their sum, the sum of their squares and W e, side by side. */
 
@@ -1007,7 +1082,8 @@ struct terms {
     float *out;                        /* (n, 2 D + H); its gradient in terms_back */
     long n, n_fields, dim, hidden;
     const float *back;                 /* (H, F D), of terms_back as all below */
-    float *de, *dweight;               /* (n, F, D), (shares, H, F D) */
+    float *de;                         /* (n, F, D) */
+    struct sums sums;                  /* of the gradient of weight (H, F D) */
 };
 
 static void terms_share(void *args, long share, long shares) {
@@ -1034,6 +1110,7 @@ KERNEL(terms)
 static void terms_back_share(void *args, long share, long shares) {
     const struct terms *t = args;
     long dim = t->dim, all = t->n_fields * dim, width = 2 * dim + t->hidden;
+    float *dweight = sum_at(&t->sums, 0, share);
     BLOCKS(start, rows, t->n) {
         const float *e = t->e + start * all, *dout = t->out + start * width;
         float *de = t->de + start * all;
@@ -1043,25 +1120,26 @@ static void terms_back_share(void *args, long share, long shares) {
                 STORE(de + i * all + field + j, LOAD(dout + i * width + j) + 2.f * x * dsquares);
             }
         multiply(rows, all, t->hidden, dout + 2 * dim, width, 1, t->back, all, de, all, 1);
-        multiply(t->hidden, all, rows, dout + 2 * dim, 1, width, e, all, t->dweight + share * t->hidden * all, all, 1);
+        multiply(t->hidden, all, rows, dout + 2 * dim, 1, width, e, all, dweight, all, 1);
     }
 }
-KERNEL(terms_back)
+SUMMING_KERNEL(terms_back, terms)
 
 /* interaction.py, _Apart: the products of pairs (S^2 - Q) / 2 and the rest plus a bias, of sums [S, Q, rest]. */
 
 struct apart {
-    const float *sums, *bias; /* (n, 2 D + H), (H,) or null */
+    const float *terms, *bias; /* (n, 2 D + H), (H,) or null */
     float *products, *rest;   /* (n, D), (n, H); of apart_back their gradients */
-    float *dsums, *dbias;     /* (n, 2 D + H), (shares, H); of apart_back */
+    float *dterms;            /* (n, 2 D + H); of apart_back */
     long n, dim, hidden;
+    struct sums sums;         /* of the gradient of bias (H,) */
 };
 
 static void apart_share(void *args, long share, long shares) {
     const struct apart *p = args;
     long dim = p->dim, hidden = p->hidden;
     BLOCKS(start, rows, p->n) for (long i = start; i < start + rows; i++) {
-        const float *sum = p->sums + i * (2 * dim + hidden), *squares = sum + dim, *rest = squares + dim;
+        const float *sum = p->terms + i * (2 * dim + hidden), *squares = sum + dim, *rest = squares + dim;
         EACH(j, dim) STORE(p->products + i * dim + j, (LOAD(sum + j) * LOAD(sum + j) - LOAD(squares + j)) * .5f);
         EACH(j, hidden) STORE(p->rest + i * hidden + j, LOAD(rest + j) + LOAD(p->bias + j));
     }
@@ -1071,10 +1149,11 @@ KERNEL(apart)
 static void apart_back_share(void *args, long share, long shares) {
     const struct apart *p = args;
     long dim = p->dim, hidden = p->hidden, width = 2 * dim + hidden;
+    float *dbias = sum_at(&p->sums, 0, share);
     BLOCKS(start, rows, p->n) {
         for (long i = start; i < start + rows; i++) {
-            const float *sum = p->sums + i * width;
-            float *dsum = p->dsums + i * width;
+            const float *sum = p->terms + i * width;
+            float *dsum = p->dterms + i * width;
             EACH(j, dim) {
                 vec change = LOAD(p->products + i * dim + j);
                 STORE(dsum + j, LOAD(sum + j) * change);
@@ -1082,7 +1161,7 @@ static void apart_back_share(void *args, long share, long shares) {
             }
             memcpy(dsum + 2 * dim, p->rest + i * hidden, sizeof(float) * hidden);
         }
-        add_rows(p->rest + start * hidden, rows, hidden, p->dbias + share * hidden);
+        add_rows(p->rest + start * hidden, rows, hidden, dbias);
     }
 }
-KERNEL(apart_back)
+SUMMING_KERNEL(apart_back, apart)

@@ -7,6 +7,7 @@ time. environment.json says which kernels a run found.
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
 
 
 KNOWN = (torch.float32, torch.int64, torch.bool)  # what kernel.c calls float, long and unsigned char
+SUMS = 8  # of kernel.c
 
 
 class Kernels:
@@ -27,22 +29,18 @@ class Kernels:
         self._library.use_threads(ctypes.cast(pool.GOMP_parallel, ctypes.c_void_p))
         self.name, self.lanes = path.stem.removeprefix("kernel_"), self._library.lanes()
 
-    @property
-    def shares(self) -> int:
-        """How many threads work on a kernel, and add up sums of their own."""
-        return torch.get_num_threads()
-
-    def __call__(self, name: str, *members: Tensor | float | None) -> list[int]:
+    def __call__(self, name: str, *members: Tensor | float | None, sums: Sequence[Tensor | None] = ()) -> list[int]:
         """Runs a kernel on the members of its structure in kernel.c, in order, null for None; what it leaves there.
 
-        Tensors it writes to have to be contiguous; of others that are not it gets a copy.
+        sums: tensors that it fills with sums over rows, as gradients of weights are. Those and others that it writes
+        to have to be contiguous; of what is read and is not it gets a copy.
         """
-        tensors = [
-            each.contiguous() if isinstance(each, Tensor) else each for each in members
-        ]  # alive until it is done
-        structure = (ctypes.c_int64 * len(tensors))(*map(_word, tensors))
-        self._library[name](structure, ctypes.c_long(self.shares))
-        return list(structure)
+        alive = [each.contiguous() if isinstance(each, Tensor) else each for each in members]
+        sums = [*sums, *[None] * (SUMS - len(sums))]
+        words = [*alive, *sums, *(0 if each is None else each.numel() for each in sums), None]
+        structure = (ctypes.c_int64 * len(words))(*map(_word, words))
+        self._library[name](structure, ctypes.c_long(torch.get_num_threads()))
+        return structure[: len(members)]
 
 
 def _word(member: Tensor | float | None) -> int:

@@ -82,7 +82,7 @@ class _Product(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         if run := _kernels(x, weight):
             out = x.new_empty(len(x), len(weight))
-            run("linear", x, weight.t(), bias, out, *x.shape, len(weight), *[None] * 4)
+            run("linear", x, weight.t(), bias, out, *x.shape, len(weight), None, None)
             return out
         return times(x, weight, bias)
 
@@ -92,13 +92,10 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         if run := _kernels(x, weight):
-            dx, sums = (
-                x.new_empty(x.shape),
-                [x.new_zeros(run.shares, *each) for each in (weight.shape, weight.shape[:1])],
-            )
-            run("linear_back", x, None, None, grad, *x.shape, len(weight), weight, dx, *sums)
-            return dx, sums[0].sum(0), sums[1].sum(0) if wants_bias else None
+            dx, dweight, dbias = x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(len(weight))
+            run("linear_back", x, None, None, grad, *x.shape, len(weight), weight, dx, sums=[dweight, dbias])
+            return dx, dweight, dbias if wants_bias else None
         grad = grad.contiguous()
-        dx = times(grad, weight.t()) if wants_x else None
-        dweight = weight_gradient(grad, x) if wants_weight else None
-        return dx, dweight, grad.sum(0) if wants_bias else None
+        of_x = times(grad, weight.t()) if wants_x else None
+        of_weight = weight_gradient(grad, x) if wants_weight else None
+        return of_x, of_weight, grad.sum(0) if wants_bias else None

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, kernels
-from recexp.layer.lookup import Events, lookup, product_dtype
+from recexp.layer.kernel import kernels, known_kernels
+from recexp.layer.lookup import Events, lookup, product_dtype, scattered
 from recexp.layer.product import product, times, weight_gradient
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
@@ -56,9 +56,7 @@ class Recurrent(nn.Module):
         """x (B, L, n_in) -> states (B, L, H)."""
         if 0 in x.shape[:2]:  # torch refuses an empty sequence
             return x.new_zeros(*x.shape[:2], self.n_hidden)
-        if not self._by_hand(x):
-            return self.cell(x)[0]
-        return self._gru(self._product(x).transpose(0, 1), [len(x)] * x.shape[1])
+        return recurrence(x, *self._weights(), mask=None)[0] if self._by_hand(x) else self.cell(x)[0]
 
     def over(self, events: Events, mask: Tensor) -> Tensor:
         """The states (B, L, H) of forward(events.embedded()) where the mask (B, L) is true.
@@ -67,22 +65,15 @@ class Recurrent(nn.Module):
         """
         if mask.numel() == 0 or not self._by_hand(events.vectors):
             return self.forward(events.embedded())
-        return self._gru(lookup(self._product(events.vectors), events.place.t()), active(mask))
+        return recurrence(events, *self._weights(), mask=mask)[0]
 
     def _by_hand(self, x: Tensor) -> bool:
         """nn.GRU takes longer on a CPU (docs/performance.md)."""
         return isinstance(self.cell, nn.GRU) and x.device.type == "cpu"
 
-    def _product(self, x: Tensor) -> Tensor:
-        """x (..., n_in) -> (..., 3H)."""
-        weight_ih, _, bias_ih, bias_hh = self.cell.all_weights[0]
-        return input_product(x, weight_ih, bias_ih, bias_hh)
-
-    def _gru(self, x: Tensor, n_active: list[int]) -> Tensor:
-        """Products x (L, B, 3H), n_active as `active` -> states (B, L, H)."""
-        _, weight_hh, _, bias_hh = self.cell.all_weights[0]
-        states, _ = _Recurrence.apply(x, None, weight_hh, bias_hh, True, n_active)
-        return states.transpose(0, 1)
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        weight_ih, weight_hh, bias_ih, bias_hh = self.cell.all_weights[0]
+        return weight_ih, weight_hh, bias_ih, bias_hh
 
 
 def last(states: Tensor, mask: Tensor) -> Tensor:
@@ -117,17 +108,40 @@ class AttentionGRU(nn.Module):
         if self.kind is GRUType.aigru:  # eq. 9 is AUGRU of weight 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
-        x = input_product(inputs.transpose(0, 1), self.weight_ih, self.bias_ih, self.bias_hh)  # (L, B, 3H)
-        a = weights.t()[:, :, None].contiguous()
-        update = self.kind is not GRUType.agru
-        return _Recurrence.apply(x, a, self.weight_hh, self.bias_hh, update, active(mask))[1]
+        parameters = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return recurrence(inputs, *parameters, mask, weights, self.kind is not GRUType.agru)[1]
 
 
-def input_product(x: Tensor, weight_ih: Tensor, bias_ih: Tensor, bias_hh: Tensor) -> Tensor:
-    """What the steps of a GRU get of x (..., n_in): (..., 3H), for r, u, n. The state's biases of r and z are in it."""
-    n_gates = 2 * len(bias_hh) // 3
-    bias = bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2))
-    return product(x, flipped(weight_ih), flipped(bias)).to(weight_ih.dtype)
+def recurrence(
+    inputs: Tensor | Events,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    mask: Tensor | None,
+    weights: Tensor | None = None,
+    update: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """AUGRU (update=True; GRU without weights, which are then 1) or AGRU of inputs (B, L, n_in), weights (B, L).
+
+    Gives the states (B, L, H) and the last of them (B, H). After a row's last event in the mask (B, L) states may be
+    anything, but with weights of 0 there they stay.
+    """
+    n_gates, n_hidden = 2 * len(bias_hh) // 3, weight_hh.shape[1]
+    weight, bias = flipped(weight_ih), flipped(bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2)))
+    if isinstance(inputs, Events):
+        x, place = product(inputs.vectors, weight, bias).to(weight.dtype), inputs.place.t()
+    else:
+        x, place = inputs.transpose(0, 1), None  # (L, B, n_in)
+    if kernels(x, n_hidden, x.shape[-1]):
+        with_x = (None, None) if place is not None else (weight, bias)
+        states, last = _Steps.apply(x, place, *with_x, weights, weight_hh, bias_hh, mask, update)
+    else:
+        x = product(x, weight, bias).to(weight.dtype) if place is None else lookup(x, place)  # (L, B, 3H)
+        a = None if weights is None else weights.t()[:, :, None].contiguous()
+        n_active = [x.shape[1]] * len(x) if mask is None else active(mask)
+        states, last = _Recurrence.apply(x, a, weight_hh, bias_hh, update, n_active)
+    return states.transpose(0, 1), last
 
 
 def flipped(weight: Tensor) -> Tensor:
@@ -169,10 +183,9 @@ class _Recurrence(torch.autograd.Function):
     autograd would record some fifteen operations a step. With y = W_hh h + b, as torch.nn.GRUCell
         r, u = sigmoid(x_r + y_r), sigmoid(x_u + y_u),  n = tanh(x_n + r y_n)
         h' = h + k (n - h),  k = a u (AUGRU) or a (AGRU)
-    dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A kernel takes rows
-    through all their steps, in fp32 under autocast too. Without it a step takes one matrix product in forward and one
-    in backward, rounded as autocast says; states and sums are not. Its operations are so short that naming rows of
-    arrays takes as long: arrays are cut once for a run of steps.
+    dh' reaches n through k, k through n - h, and the step before through 1 - k and through y. A step takes one matrix
+    product in forward and one in backward, rounded as autocast says; states and sums are not. Its operations are so
+    short that naming rows of arrays takes as long: arrays are cut once for a run of steps.
     """
 
     @staticmethod
@@ -181,12 +194,6 @@ class _Recurrence(torch.autograd.Function):
         ctx.spans, ctx.update, ctx.dtype = spans(n_active), update, product_dtype(x)
         x, h = x.detach(), x.new_zeros(n_steps + 1, n_rows, n_hidden)
         ctx.set_materialize_grads(False)
-        if run := kernels(x, n_hidden):
-            x, y_n, ctx.active = x.contiguous(), torch.empty_like(h[1:]), torch.tensor(n_active)
-            weight, bias, sizes = flipped(weight_hh).t(), bias_hh[2 * n_hidden :], (*h[1:].shape, int(update))
-            run("recurrence", x, a, weight, bias, h, y_n, ctx.active, *sizes)
-            ctx.save_for_backward(x, a, weight_hh, h, y_n)
-            return h[1:], h[-1]
         products, minus_one = [], x.new_full((), -1)
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = flipped(weight_hh).to(ctx.dtype), F.pad(bias_hh[2 * n_hidden :], (2 * n_hidden, 0))
@@ -212,8 +219,6 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, dstates, dlast):
         gates, a, weight_hh, h, *products = ctx.saved_tensors
         n_hidden = weight_hh.shape[1]
-        if run := kernels(gates, n_hidden):
-            return _by_kernel(run, ctx, dstates, dlast)
         # Of the gates and the candidate before their nonlinearities: dy for the hidden product, dx for the input's.
         dy, dx_n = torch.empty_like(gates), torch.empty_like(h[1:])
         da = None if a is None else torch.zeros_like(a)
@@ -252,14 +257,43 @@ class _Recurrence(torch.autograd.Function):
         return dy, da, flipped(dweight), dbias, None, None
 
 
-def _by_kernel(run: Kernels, ctx: Any, dstates: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-    gates, a, weight_hh, h, y_n = ctx.saved_tensors
-    n_hidden = weight_hh.shape[1]
-    dx, da = torch.empty_like(gates), None if a is None else torch.zeros_like(a)
-    dweight, dbias = h.new_zeros(run.shares, 3 * n_hidden, n_hidden), h.new_zeros(run.shares, n_hidden)
-    grads, sizes = (dstates, dlast, da, dx, dweight, dbias), (*y_n.shape, int(ctx.update))
-    run("recurrence_back", gates, a, flipped(weight_hh), h, y_n, *grads, ctx.active, *sizes)
-    return dx, da, flipped(dweight.sum(0)), F.pad(dbias.sum(0), (2 * n_hidden, 0)), None, None
+class _Steps(torch.autograd.Function):
+    """`_Recurrence` by a kernel that takes rows through all their steps, in fp32 under autocast too.
+
+    x (L, B, n_in) with its product's weight (3H, n_in) and bias (3H,), or products (n, 3H) at places (L, B) without;
+    a (B, L) or None, mask (B, L) or None.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x, place, weight_x, bias_x, a, weight_hh, bias_hh, mask, update: bool):
+        n_steps, n_rows = x.shape[:2] if place is None else place.shape
+        width = weight_hh.shape[1]
+        ctx.sizes, ctx.shape = (n_steps, n_rows, x.shape[-1], width, int(update)), x.shape
+        ctx.set_materialize_grads(False)
+        x, h = x.contiguous(), x.new_empty(n_steps + 1, n_rows, width)
+        h[0] = 0
+        gates, y_n = x.new_empty(n_steps, n_rows, 3 * width), x.new_empty(n_steps, n_rows, width)
+        turned = None if weight_x is None else weight_x.t()
+        weights, bias = (a, flipped(weight_hh).t()), bias_hh[2 * width :]
+        run = known_kernels(h, width, x.shape[-1])
+        run("recurrence", x, turned, bias_x, place, *weights, bias, mask, h, gates, y_n, *ctx.sizes)
+        ctx.save_for_backward(None if weight_x is None else x, weight_x, place, a, weight_hh, mask, h, gates, y_n)
+        return h[1:], h[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dstates, dlast):
+        x, weight_x, place, a, weight_hh, *rest = ctx.saved_tensors
+        _, _, gates, _ = rest
+        n_gates, width = weight_hh.shape
+        run, da = known_kernels(gates, width, ctx.shape[-1]), None if a is None else torch.empty_like(a)
+        dx = torch.empty_like(gates) if x is None else torch.empty_like(x)
+        dweight, dbias = torch.empty_like(weight_hh), gates.new_empty(width)
+        of_x = [None, None] if x is None else [torch.empty_like(weight_x), gates.new_empty(n_gates)]
+        grads, sums = (dstates, dlast, da, dx), [dweight, dbias, *of_x]
+        run("recurrence_back", x, weight_x, a, flipped(weight_hh), *rest, *grads, *ctx.sizes, sums=sums)
+        dx = dx if place is None else scattered(run, dx, place, ctx.shape)
+        return dx, None, *of_x, da, flipped(dweight), F.pad(dbias, (2 * width, 0)), None, None
 
 
 def _cut(x: Tensor | None, steps: slice, n: int) -> Iterable[Any]:

@@ -49,7 +49,9 @@ def used(monkeypatch):
     names = []
     run = kernel.Kernels.__call__
     monkeypatch.setattr(
-        kernel.Kernels, "__call__", lambda self, name, *rest: (names.append(name), run(self, name, *rest))[1]
+        kernel.Kernels,
+        "__call__",
+        lambda self, name, *rest, **more: (names.append(name), run(self, name, *rest, **more))[1],
     )
     return names
 
@@ -147,7 +149,7 @@ def test_interaction_of_target_and_events_through_dice(n_hidden, library, thread
     scorer = stirred(Interaction(MLP(4 * D, [H, 16][:n_hidden], Activation.dice, n_out=1)))
     target, vectors = leaf(B, D), leaf(N_ITEMS, D)
     events = Events(vectors, places(B, L))
-    names = ["meet", "meet_back", "meet_add", "moments", "dice", "dice_back", "settle"]
+    names = ["meet", "meet_back", "meet_add", "moments", "dice", "dice_back"]
     parameters = [target, vectors, *scorer.parameters()]
 
     def score():
@@ -164,12 +166,22 @@ def test_dice_and_the_linear_after_it(n_out, library, threads, used):
     dice, linear = stirred(Dice(H)), None if n_out is None else stirred(nn.Linear(H, n_out))
     x = leaf(500, H)
     parameters = [x, dice.alpha, *([] if linear is None else linear.parameters())]
-    compare(lambda: dice.then(3 + 2 * x, None, linear), parameters, used, "moments", "dice", "dice_back", "settle")
+    compare(lambda: dice.then(3 + 2 * x, None, linear), parameters, used, "moments", "dice", "dice_back")
+
+
+def test_running_statistics_of_dice(library, threads, used, monkeypatch):
+    mine, theirs, x = Dice(H), Dice(H), 3 + 2 * leaf(500, H).detach()
+    mine(x), mine(x[:1]), mine(x[:0])
+    assert set(used) == {"moments", "dice"}
+    monkeypatch.setattr(kernel, "installed", lambda: [])
+    theirs(x), theirs(x[:1]), theirs(x[:0])
+    for one, other in zip(mine.norm.buffers(), theirs.norm.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_dice_of_rows_that_are_not_side_by_side(library, used):
     dice, x = stirred(Dice(H)), leaf(H, 50)
-    compare(lambda: dice.then(x.t(), None, None), [x, dice.alpha], used, "moments", "dice", "dice_back", "settle")
+    compare(lambda: dice.then(x.t(), None, None), [x, dice.alpha], used, "moments", "dice", "dice_back")
 
 
 def test_dice_in_evaluation(library, used):
@@ -195,17 +207,21 @@ def test_gru(library, threads, used):
     cell, vectors = stirred(Recurrent(Cell.gru, D, H)), leaf(N_ITEMS, D)
     events, valid = Events(vectors, places(B, L)), MASK[:, :, None]
     parameters = [vectors, *cell.parameters()]
-    compare(
-        lambda: cell.over(events, MASK) * valid, parameters, used, "gather", "scatter", "recurrence", "recurrence_back"
-    )
+    names = ["scatter", "recurrence", "recurrence_back"]
+    compare(lambda: cell.over(events, MASK) * valid, parameters, used, *names)
+
+
+def test_gru_of_what_no_mask_ends(library, threads, used):
+    cell, x = stirred(Recurrent(Cell.gru, D, H)), leaf(B, L, D)
+    compare(lambda: cell(x), [x, *cell.parameters()], used, "recurrence", "recurrence_back")
+    torch.testing.assert_close(cell(x), cell.cell(x)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", GRUType)
 def test_attention_gru(kind, library, threads, used):
     cell, x, weights = stirred(AttentionGRU(kind, D, H)), leaf(B, L, D), leaf(B, L)
     parameters = [x, weights, *(each for name, each in cell.named_parameters())]
-    names = [*LINEAR, "recurrence", "recurrence_back"]
-    compare(lambda: cell(x, weights.sigmoid(), MASK), parameters, used, *names)
+    compare(lambda: cell(x, weights.sigmoid(), MASK), parameters, used, "recurrence", "recurrence_back")
 
 
 @pytest.mark.parametrize("seen", ["events", "causal", "nothing"])
