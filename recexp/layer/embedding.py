@@ -142,13 +142,18 @@ class FeatureEmbedding(nn.Module):
 
     def distinct(self, side: str, table: Features, index: Tensor) -> tuple[Features, Tensor]:
         """The distinct users or items at `index` (...), n of them, and the place of each among these (...)."""
+        if self.takes_all(side, len(table.ids), index):
+            return table, index
         known, place = self.known(side, len(table.ids), index)
-        return (table if place is index else table.at(known)), place
+        return table.at(known), place
+
+    def takes_all(self, side: str, size: int, index: Tensor) -> bool:
+        """Whether all of a size cost less than to look for the distinct. A sparse gradient would name all rows."""
+        return index.numel() >= size and not self.sides[side].table.sparse
 
     def known(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct of `index` (...), each below `size`, and the place of each among these; or all of them."""
-        if index.numel() >= size and not self.sides[side].table.sparse:
-            # Cheaper than looking for the distinct. A sparse gradient would name all rows.
+        if self.takes_all(side, size, index):
             return torch.arange(size, device=index.device), index
         if index.device.type != "cpu":  # how many are distinct would have to be waited for
             return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)

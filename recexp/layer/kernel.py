@@ -35,22 +35,27 @@ class Kernels:
         sums: tensors that it fills with sums over rows, as gradients of weights are. Those and others that it writes
         to have to be contiguous; of what is read and is not it gets a copy.
         """
-        alive = [each.contiguous() if isinstance(each, Tensor) else each for each in members]
-        sums = [*sums, *[None] * (SUMS - len(sums))]
-        words = [*alive, *sums, *(0 if each is None else each.numel() for each in sums), None]
-        structure = (ctypes.c_int64 * len(words))(*map(_word, words))
-        self._library[name](structure, ctypes.c_long(torch.get_num_threads()))
+        alive = [each if each is None or isinstance(each, int | float) else each.contiguous() for each in members]
+        words = [*map(_word, alive)]
+        if sums:
+            none = [0] * (SUMS - len(sums))
+            sizes = [0 if each is None else each.numel() for each in sums]
+            words += [*map(_word, sums), *none, *sizes, *none, 0]
+        structure = (ctypes.c_int64 * len(words))(*words)
+        getattr(self._library, name)(structure, ctypes.c_long(torch.get_num_threads()))
         return structure[: len(members)]
 
 
 def _word(member: Tensor | float | None) -> int:
     """The 8 bytes of a pointer, a long or a double."""
-    if isinstance(member, Tensor):
-        assert member.dtype in KNOWN, member.dtype
-        return member.data_ptr()
+    if isinstance(member, int):
+        return member
+    if member is None:
+        return 0
     if isinstance(member, float):
         return ctypes.c_int64.from_buffer(ctypes.c_double(member)).value
-    return member or 0
+    assert member.dtype in KNOWN, member.dtype
+    return member.data_ptr()
 
 
 def kernels(x: Tensor, *widths: int) -> Kernels | None:

@@ -1,4 +1,4 @@
-"""Products by kernels and by oneDNN: against torch in 64 bits, on both sides of thresholds, and to the same bits twice."""
+"""Products by kernels and by oneDNN: against torch in 64 bits, on both sides of thresholds, to the same bits twice."""
 
 from collections.abc import Callable, Iterator
 
