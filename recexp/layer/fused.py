@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recexp.layer.kernel import Kernels, known_kernels
-from recexp.layer.lookup import scattered
+from recexp.layer.lookup import pair, scattered
 
 DEEPEST = 4  # hidden layers of an MLP
 SLOPES: dict[type[nn.Module], int] = {nn.ReLU: 0, nn.LeakyReLU: 1}  # activations, by their slope below 0 in percent
@@ -54,7 +54,7 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(q, seen, *tables)
         out = tables[0].new_empty(len(seen), n_queries, dim)
         run = known_kernels(out, ctx.size)
-        run("attend", q, *_pair(tables), *_pair(places), seen, out, *ctx.sizes, None, None)
+        run("attend", q, *pair(tables), *pair(places), seen, out, *ctx.sizes, None, None)
         return out
 
     @staticmethod
@@ -64,16 +64,11 @@ class _Attend(torch.autograd.Function):
         dq = None if q is None else q.new_empty(q.shape)
         dpositions = dout.new_empty(seen.shape[2] * len(seen), tables[0].shape[1])
         run = known_kernels(dout, ctx.size)
-        run("attend_back", q, *_pair(tables), *_pair(ctx.places), seen, dout, *ctx.sizes, dq, dpositions)
-        dtables = (
-            dpositions if place is None else scattered(run, dpositions, place, table.shape)
-            for place, table in zip(ctx.places, tables, strict=True)
-        )
+        run("attend_back", q, *pair(tables), *pair(ctx.places), seen, dout, *ctx.sizes, dq, dpositions)
+        if ctx.places[0] is None:
+            return dq, None, None, None, None, dpositions
+        dtables = scattered(run, dpositions, ctx.places, [table.shape for table in tables])
         return dq, None, None, None, None, *dtables
-
-
-def _pair(values: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [*values, None][:2]
 
 
 def sublayer(

@@ -300,26 +300,27 @@ static void linear_back_share(void *args, long share, long shares) {
 }
 SUMMING_KERNEL(linear_back, linear)
 
-/* lookup.py: rows of a table by their places, and sums into these. */
+/* lookup.py: rows of one table or two by their places, summed; and sums into the tables. */
 
 struct gather {
-    const float *table; /* (rows, W) */
-    const long *place;  /* (N,) */
-    float *out;         /* (N, W) */
-    long n, width, add, n_rows, amiss; /* whether a place is none of the rows */
+    const float *table_1, *table_2; /* (rows, W) each; table_2 may be null */
+    const long *place_1, *place_2;  /* (N,) */
+    float *out;                     /* (N, W) */
+    long n, width, n_rows_1, n_rows_2, amiss; /* whether a place is none of the rows */
 };
 
 static void gather_share(void *args, long share, long shares) {
     struct gather *g = args;
     BLOCKS(start, rows, g->n) for (long i = start; i < start + rows; i++) {
-        if (g->place[i] < 0 || g->place[i] >= g->n_rows) {
+        long first = g->place_1[i], second = g->table_2 ? g->place_2[i] : 0;
+        if (first < 0 || first >= g->n_rows_1 || (g->table_2 && (second < 0 || second >= g->n_rows_2))) {
             g->amiss = 1;
             return;
         }
-        const float *from = g->table + g->place[i] * g->width;
+        const float *from = g->table_1 + first * g->width, *other = g->table_2 + second * g->width;
         float *to = g->out + i * g->width;
-        if (g->add)
-            EACH(j, g->width) STORE(to + j, LOAD(to + j) + LOAD(from + j));
+        if (g->table_2)
+            EACH(j, g->width) STORE(to + j, LOAD(from + j) + LOAD(other + j));
         else
             memcpy(to, from, sizeof(float) * g->width);
     }
@@ -327,8 +328,8 @@ static void gather_share(void *args, long share, long shares) {
 KERNEL(gather)
 
 struct scatter {
-    float *table; /* of 0 */
-    const long *place;
+    float *table_1, *table_2; /* of 0; table_2 may be null */
+    const long *place_1, *place_2;
     const float *x; /* (N, W) */
     long n, width;
 };
@@ -337,9 +338,13 @@ struct scatter {
 static void scatter_share(void *args, long share, long shares) {
     const struct scatter *s = args;
     for (long i = 0; i < s->n; i++) {
-        float *to = s->table + s->place[i] * s->width;
-        const float *from = s->x + i * s->width;
-        for (long j = share * LANES; j < s->width; j += shares * LANES) STORE(to + j, LOAD(to + j) + LOAD(from + j));
+        float *to = s->table_1 + s->place_1[i] * s->width, *also = s->table_2;
+        if (also) also += s->place_2[i] * s->width;
+        for (long j = share * LANES; j < s->width; j += shares * LANES) {
+            vec x = LOAD(s->x + i * s->width + j);
+            STORE(to + j, LOAD(to + j) + x);
+            if (also) STORE(also + j, LOAD(also + j) + x);
+        }
     }
 }
 KERNEL(scatter)

@@ -4,7 +4,7 @@ n rows of the table, D its width, ids of any shape (...)
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -52,7 +52,7 @@ def total(sources: Iterable[Events]) -> Tensor:
     """The sum of what is looked up in each: (B, L, E)."""
     sources = list(sources)
     vectors, places = [each.vectors for each in sources], [each.place for each in sources]
-    if all(kernels(each, each.shape[1]) for each in vectors):
+    if len(sources) <= 2 and all(kernels(each, each.shape[1]) for each in vectors):
         return _Total.apply(places, *vectors)
     return reduce(operator.add, (each.embedded() for each in sources))
 
@@ -82,9 +82,7 @@ class _Lookup(torch.autograd.Function):
         ctx.save_for_backward(ids)
         ctx.shape, ctx.padding = table.shape, padding
         if run := kernels(table, table.shape[1]):
-            out = table.new_empty(*ids.shape, table.shape[1])
-            gather(run, table, ids, out)
-            return out
+            return gathered(run, [table], [ids])
         return table.index_select(0, ids.flatten()).view(*ids.shape, table.shape[1])
 
     @staticmethod
@@ -92,7 +90,7 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (ids,) = ctx.saved_tensors
         if run := kernels(grad, ctx.shape[1]):
-            total = scattered(run, grad, ids, ctx.shape)
+            (total,) = scattered(run, grad, [ids], [ctx.shape])
         else:
             total = grad.new_zeros(ctx.shape).index_add_(0, ids.flatten(), grad.reshape(-1, ctx.shape[1]))
         if ctx.padding is not None:
@@ -100,19 +98,30 @@ class _Lookup(torch.autograd.Function):
         return total, None, None
 
 
-def gather(run: Kernels, table: Tensor, ids: Tensor, out: Tensor, add: bool = False) -> None:
-    """Writes or adds rows of a table (n, W) by their ids (...) to out (..., W)."""
-    n_rows, width = table.shape
-    *_, amiss = run("gather", table, ids, out, ids.numel(), width, int(add), n_rows, 0)
-    if amiss:
-        raise IndexError(f"an id of {int(ids.min())} to {int(ids.max())} is none of the {n_rows} rows of a table")
+def gathered(run: Kernels, tables: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """The sum of rows of a table (n, W), or of two, by their places (...): (..., W).
+
+    Raises IndexError for a place that is none of the rows.
+    """
+    out = tables[0].new_empty(*places[0].shape, tables[0].shape[1])
+    sizes = [len(table) for table in tables]
+    *_, amiss = run("gather", *pair(tables), *pair(places), out, places[0].numel(), out.shape[-1], *pair(sizes), 0)
+    for place, size in zip(places, sizes, strict=True):
+        if amiss and (int(place.min()) < 0 or int(place.max()) >= size):
+            raise IndexError(f"an id of {int(place.min())} to {int(place.max())} is none of the {size} rows of a table")
+    return out
 
 
-def scattered(run: Kernels, grad: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
-    """The sum of rows of grad (..., W) by their places (...): (n, W)."""
-    total = grad.new_zeros(shape)
-    run("scatter", total, place, grad, place.numel(), shape[1])
-    return total
+def scattered(run: Kernels, grad: Tensor, places: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The sums of rows of grad (..., W) by their places (...) in one table or two of shapes (n, W)."""
+    totals = [grad.new_zeros(shape) for shape in shapes]
+    run("scatter", *pair(totals), *pair(places), grad, places[0].numel(), grad.shape[-1])
+    return totals
+
+
+def pair(values: Sequence[Any]) -> list[Any]:
+    """One value and None, or two."""
+    return [*values, None][:2]
 
 
 class _Total(torch.autograd.Function):
@@ -121,17 +130,12 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, places: list[Tensor], *tables: Tensor) -> Tensor:
         ctx.places, ctx.shapes = places, [each.shape for each in tables]
-        width = tables[0].shape[1]
-        out = tables[0].new_empty(*places[0].shape, width)
-        for i, (place, table) in enumerate(zip(places, tables, strict=True)):
-            gather(known_kernels(out, width), table, place, out, add=i > 0)
-        return out
+        return gathered(known_kernels(tables[0], tables[0].shape[1]), tables, places)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor):
-        run, grad = known_kernels(grad, grad.shape[-1]), grad.contiguous()
-        return None, *(scattered(run, grad, place, shape) for place, shape in zip(ctx.places, ctx.shapes, strict=True))
+        return None, *scattered(known_kernels(grad, grad.shape[-1]), grad, ctx.places, ctx.shapes)
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -292,7 +292,7 @@ class _Steps(torch.autograd.Function):
         of_x = [None, None] if x is None else [torch.empty_like(weight_x), gates.new_empty(n_gates)]
         grads, sums = (dstates, dlast, da, dx), [dweight, dbias, *of_x]
         run("recurrence_back", x, weight_x, a, flipped(weight_hh), *rest, *grads, *ctx.sizes, sums=sums)
-        dx = dx if place is None else scattered(run, dx, place, ctx.shape)
+        dx = dx if place is None else scattered(run, dx, [place], [ctx.shape])[0]
         return dx, None, *of_x, da, flipped(dweight), F.pad(dbias, (2 * width, 0)), None, None
 
 

@@ -115,6 +115,9 @@ def test_an_id_beyond_the_table_is_an_error(bad, library):
     ids[3, 4] = bad
     with pytest.raises(IndexError, match=rf"{bad}.* {N_ITEMS} rows"):
         lookup(leaf(N_ITEMS, D), ids)
+    sources = [Events(leaf(L, D), places(B, L, n=L)), Events(leaf(N_ITEMS, D), ids)]
+    with pytest.raises(IndexError, match=rf"{bad}.* {N_ITEMS} rows"):
+        total(sources)
 
 
 def test_sum_of_look_ups(library, threads, used):
