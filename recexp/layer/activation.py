@@ -255,11 +255,13 @@ class _DiceByKernel(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor):
         x, shift, scale, alpha, weight = ctx.saved_tensors
-        dx, dalpha, of_statistics = torch.empty_like(x), torch.empty_like(alpha), alpha.new_empty(2, len(alpha))
-        dweight, dbias = (None, None) if weight is None else (torch.empty_like(weight), weight.new_empty(len(weight)))
+        dx, dalpha, of_statistics = x.new_empty(x.shape), alpha.new_empty(len(alpha)), alpha.new_empty(2, len(alpha))
+        dweight = dbias = None
+        if weight is not None:
+            dweight, dbias = weight.new_empty(weight.shape), weight.new_empty(len(weight))
         sums = [dweight, dbias, dalpha, of_statistics]
         ctx.run("dice_back", x, shift, scale, alpha, weight, dout, dx, *x.shape, ctx.n_out, ctx.share, sums=sums)
-        return dx, dalpha, None, dweight, dbias
+        return dx, dalpha, None, dweight, dbias if ctx.needs_input_grad[4] else None
 
 
 def _dice_kernels(x: Tensor, n_out: int) -> Kernels | None:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from recexp.layer.activation import Activation, blocks
 from recexp.layer.kernel import kernels
-from recexp.layer.lookup import Events, on_cpu
+from recexp.layer.lookup import Events, on_cpu, require_rows
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import product, times, weight_gradient
 
@@ -112,9 +112,9 @@ class Interaction(Scorer):
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
     def over(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
-        """forward(target, events.embedded(), mask), the second term once a distinct event, and without the padding."""
+        """forward(target, events.embedded, mask), the second term once a distinct event, and without the padding."""
         if not on_cpu(target):
-            return self.forward(target, events.embedded(), mask)
+            return self.forward(target, events.embedded, mask)
         of_target, of_event, of_product = self.weights()
         row, place = mask.nonzero()[:, 0], events.place[mask]  # (N,) each, of the events
         key = product(events.vectors, of_event)  # (n, H)
@@ -141,7 +141,9 @@ class _Meet(torch.autograd.Function):
         x = key.new_empty(len(place), key.shape[1])
         ctx.save_for_backward(vectors, place, target, row, weight)
         if run := kernels(x, *weight.shape):
-            run("meet", vectors, target, key, query, weight.t(), place, row, x, len(x), *weight.shape[::-1])
+            sizes = (len(x), *weight.shape[::-1], len(vectors))
+            *_, amiss = run("meet", vectors, target, key, query, weight.t(), place, row, x, *sizes, 0)
+            require_rows(amiss, place, len(vectors))
             return x
         for each in blocks(place):
             p, r = place[each], row[each]

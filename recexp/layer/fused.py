@@ -82,10 +82,12 @@ def sublayer(
 ) -> Tensor:
     """LayerNorm(x + F(z)), 0 where the mask is false: x (..., D), z (..., K) or None for x, mask (...) -> (..., D).
 
-    F(z) = W_2 f(W_1 z + b_1) + b_2 of two linears, or W_2 z of one without a bias; f is a relu with a slope below 0.
+    F(z) = W_2 f(W_1 z + b_1) + b_2 of two linears, or W_2 z of one without a bias, whose z is given; f is a relu with a
+    slope below 0.
     drop: of the hidden units and of F(z), and a seed, as `dropped` gives them.
     """
     if len(linears) == 1:
+        assert z is not None
         parameters = [None, None, linears[0].weight, None]
     else:
         parameters = [each for linear in linears for each in (linear.weight, linear.bias)]
@@ -115,7 +117,7 @@ class _Sublayer(torch.autograd.Function):
         dim, n_in, hidden = ctx.sizes[1:4]
         run = known_kernels(dy, dim, n_in, hidden)
         dx, dz = dy.new_empty(dy.shape), z.new_empty(z.shape) if ctx.beside else None
-        sums = [None if each is None else torch.empty_like(each) for each in parameters[:-1]]  # not of the mask
+        sums = [None if each is None else each.new_empty(each.shape) for each in parameters[:-1]]  # not of the mask
         turned = _turned(*parameters)
         run("sublayer_back", None, z, *turned, dy, normal, rate, *ctx.sizes, weight_1, weight_2, dx, dz, sums=sums)
         return dx, dz, None, *sums, None, None
@@ -156,7 +158,7 @@ class _Tail(torch.autograd.Function):
         n_layers = len(parameters) // 2
         weights, biases = parameters[:n_layers], parameters[n_layers:]
         run, dx = _tail_kernels(x, ctx.widths), x.new_empty(x.shape)
-        dweights, dbiases = [torch.empty_like(each) for each in weights], [torch.empty_like(each) for each in biases]
+        dweights, dbiases = ([each.new_empty(each.shape) for each in array] for array in (weights, biases))
         transposed = [each.t() for each in weights]
         arrays = (*_filled(transposed), *_filled(biases), *_filled(weights))
         run("tail_back", x, dout, dx, *ctx.sizes, *arrays, sums=[*_filled(dweights), *dbiases])

@@ -355,18 +355,25 @@ struct weighted_sum {
     const float *weights, *table; /* (B, L), (rows, W) */
     const long *place;            /* (B, L) */
     float *out;                   /* (B, W); its gradient in weighted_sum_back */
-    long n, length, width;
+    long n, length, width, n_rows, amiss; /* whether a place is none of the rows */
     float *dweights, *dtable; /* (B, L), and (rows, W) of 0; of weighted_sum_back */
 };
 
 static void weighted_sum_share(void *args, long share, long shares) {
-    const struct weighted_sum *s = args;
+    struct weighted_sum *s = args;
     long length = s->length, width = s->width;
-    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++) EACH(j, width) {
-        vec sum = {0};
+    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++) {
         for (long k = i * length; k < (i + 1) * length; k++)
-            if (s->weights[k]) sum += s->weights[k] * LOAD(s->table + s->place[k] * width + j);
-        STORE(s->out + i * width + j, sum);
+            if (s->place[k] < 0 || s->place[k] >= s->n_rows) {
+                s->amiss = 1;
+                return;
+            }
+        EACH(j, width) {
+            vec sum = {0};
+            for (long k = i * length; k < (i + 1) * length; k++)
+                if (s->weights[k]) sum += s->weights[k] * LOAD(s->table + s->place[k] * width + j);
+            STORE(s->out + i * width + j, sum);
+        }
     }
 }
 KERNEL(weighted_sum)
@@ -396,7 +403,7 @@ struct meet {
     const float *vectors, *target, *key, *query, *weight; /* (n, D), (B, D), (n, H), (B, H), (D, H) */
     const long *place, *row;                              /* (N,) */
     float *x;                                             /* (N, H) */
-    long n, dim, width;
+    long n, dim, width, n_rows, amiss; /* whether a place is none of the rows of vectors and key */
 };
 
 /* v_p * t_r of events (rows, D). */
@@ -409,10 +416,12 @@ static void meet_rows(const float *vectors, const float *target, const long *pla
 }
 
 static void meet_share(void *args, long share, long shares) {
-    const struct meet *m = args;
+    struct meet *m = args;
     long dim = m->dim, width = m->width;
     float *met = scratch(BLOCK, dim);
     BLOCKS(start, rows, m->n) {
+        for (long i = start; i < start + rows; i++) m->amiss |= m->place[i] < 0 || m->place[i] >= m->n_rows;
+        if (m->amiss) break;
         meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
         for (long i = 0; i < rows; i++) {
             const float *key = m->key + m->place[start + i] * width, *query = m->query + m->row[start + i] * width;
@@ -476,7 +485,7 @@ static void meet_add_share(void *args, long share, long shares) {
 }
 KERNEL(meet_add)
 
-/* activation.py, _Dice, and the linear layer after it. */
+/* activation.py, _DiceByKernel: Dice and the linear layer after it. */
 
 struct moments {
     const float *x;                    /* (N, C) */
@@ -506,15 +515,16 @@ static void moments_share(void *args, long share, long shares) {
 void moments(void *args, long shares) {
     struct moments *m = args;
     run_summing(moments_share, args, &m->sums, shares);
-    const float *sums = m->sums.to[0], n = m->n;
+    const float *first = m->sums.to[0], *second = first + m->width;
+    float count = m->n, step = m->momentum;
     for (long j = 0; j < m->width; j++) {
         float mean = m->running_mean[j], var = m->running_var[j];
         if (m->n > 1) {
-            float away = sums[j] / n, squares = sums[m->width + j] / n - away * away;
+            float away = first[j] / count, squares = second[j] / count - away * away;
             mean = m->x[j] + away;
             var = squares < 0 ? 0 : squares;
-            m->running_mean[j] += (float)m->momentum * (mean - m->running_mean[j]);
-            m->running_var[j] += (float)m->momentum * (var * n / (n - 1) - m->running_var[j]);
+            m->running_mean[j] += step * (mean - m->running_mean[j]);
+            m->running_var[j] += step * (var * count / (count - 1) - m->running_var[j]);
         }
         m->scale[j] = 1.f / __builtin_sqrtf(var + (float)m->eps);
         m->shift[j] = -mean * m->scale[j];
@@ -551,7 +561,7 @@ struct dice_back {
     const float *x, *shift, *scale, *alpha, *weight, *dout; /* weight (O, C), dout (N, O) */
     float *dx;                                              /* (N, C) */
     long n, width, n_out;
-    double share; /* of a row in the statistics: 1 / N, or 0 where they are the running ones */
+    double of_row; /* its share in the statistics: 1 / N, or 0 where they are the running ones */
     struct sums sums; /* of the gradients of weight (O, C), bias (O,) and alpha (C,); (2, C): of g and g z */
 };
 
@@ -589,14 +599,14 @@ static void dice_back_share(void *args, long share, long shares) {
     }
     free(p), free(y), free(made);
 }
-/* What a row has of the gradient of the statistics: with inner = (1 - alpha) scale
-       dx -= inner (E[g] + E[g z] z) */
+
+/* What a row has of the gradient of the statistics: dx -= inner (E[g] + E[g z] z), inner = (1 - alpha) scale. */
 static void settle_share(void *args, long share, long shares) {
     const struct dice_back *d = args;
     long width = d->width;
     BLOCKS(start, rows, d->n) EACH(j, width) {
         const float *sums = d->sums.to[3] + j;
-        vec scale = LOAD(d->scale + j), inner = (1.f - LOAD(d->alpha + j)) * scale * (float)d->share;
+        vec scale = LOAD(d->scale + j), inner = (1.f - LOAD(d->alpha + j)) * scale * (float)d->of_row;
         vec along = inner * LOAD(sums + width), level = inner * LOAD(sums) + along * LOAD(d->shift + j);
         for (long i = start * width + j; i < (start + rows) * width; i += width)
             STORE(d->dx + i, LOAD(d->dx + i) - level - LOAD(d->x + i) * (along * scale));
@@ -611,13 +621,14 @@ void dice_back(void *args, long shares) {
 /* recurrent.py, _Steps: rows know nothing of one another, so a block of them goes through all its steps. */
 
 struct recurrence {
-    const float *x, *weight_x, *bias_x; /* (L, B, K), (K, 3H), (3H,); or, of null weight_x, products (n, 3H) and null */
-    const long *place;                  /* (L, B): which rows of the products */
+    const float *x, *weight_x, *bias_x; /* (L, B, K), (K, 3H), (3H,); or products (n, 3H), null and null */
+    const long *place;                  /* (L, B): which of the products; without it each step has its own */
     const float *a;                     /* (B, L) or null */
     const float *weight, *bias;         /* (H, 3H), (H,) of the candidate */
     const unsigned char *mask;          /* (B, L) or null */
     float *h, *gates, *y_n;             /* (L + 1, B, H), of which the first is given; (L, B, 3H); (L, B, H) */
     long n_steps, n_rows, n_in, width, update;
+    long n_products, amiss; /* whether a place is none of them */
 };
 
 INLINE vec share_of(float weight, vec u, long update) {
@@ -632,17 +643,21 @@ static long going_on(const unsigned char *mask, long start, long rows, long t, l
 }
 
 static void recurrence_share(void *args, long share, long shares) {
-    const struct recurrence *c = args;
+    struct recurrence *c = args;
     long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps;
     float *y = scratch(BLOCK, all);
     BLOCKS(start, rows, n_rows) for (long t = 0; t < n_steps; t++) {
         long at = t * n_rows + start, n = going_on(c->mask, start, rows, t, n_steps);
         float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
         float *new = old + n_rows * width;
-        if (c->weight_x)
-            affine(c->x + at * c->n_in, n, c->n_in, c->weight_x, c->bias_x, all, gates);
-        else
-            for (long i = 0; i < n; i++) memcpy(gates + i * all, c->x + c->place[at + i] * all, sizeof(float) * all);
+        if (c->weight_x) affine(c->x + at * c->n_in, n, c->n_in, c->weight_x, c->bias_x, all, gates);
+        for (long i = 0; !c->weight_x && i < n; i++) {
+            long place = c->place ? c->place[at + i] : at + i;
+            if (c->place && (place < 0 || place >= c->n_products))
+                c->amiss = 1;
+            else
+                memcpy(gates + i * all, c->x + place * all, sizeof(float) * all);
+        }
         multiply_onto(n, 2 * width, width, old, width, 1, c->weight, all, y, all, gates, all);
         multiply_onto(n, width, width, old, width, 1, c->weight + 2 * width, all, y + 2 * width, all, c->bias, 0);
         for (long i = 0; i < n; i++) EACH(j, width) {
@@ -664,19 +679,20 @@ static void recurrence_share(void *args, long share, long shares) {
 KERNEL(recurrence)
 
 struct recurrence_back {
-    const float *x, *weight_x;                   /* (L, B, K), (3H, K); null with products */
-    const float *a, *weight;                     /* weight (3H, H) */
+    const float *x, *weight_x;    /* (L, B, K), (3H, K); null with products */
+    const float *a, *weight;      /* weight (3H, H) */
     const unsigned char *mask;
     const float *h, *gates, *y_n;
-    const float *dstates, *dlast;                /* (L, B, H), (B, H); each may be null */
-    float *da, *dx;                              /* (B, L) or null; (L, B, K), with products (L, B, 3H) */
+    const float *dstates, *dlast; /* (L, B, H), (B, H); each may be null */
+    float *da, *dx;               /* (B, L) or null; (L, B, K), with products (L, B, 3H) */
     long n_steps, n_rows, n_in, width, update;
     struct sums sums; /* of the gradients of weight (3H, H), bias (H,), weight_x (3H, K) and bias_x (3H,) */
 };
 
 static void recurrence_back_share(void *args, long share, long shares) {
     const struct recurrence_back *c = args;
-    long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps, n_in = c->weight_x ? c->n_in : all;
+    long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps;
+    long n_in = c->weight_x ? c->n_in : all;
     float *dy = scratch(BLOCK, all), *dh = scratch(BLOCK, width), *own = scratch(BLOCK, all);
     float *dweight = sum_at(&c->sums, 0, share), *dbias = sum_at(&c->sums, 1, share);
     float *dweight_x = sum_at(&c->sums, 2, share), *dbias_x = sum_at(&c->sums, 3, share);
@@ -900,13 +916,14 @@ KERNEL(attend_back)
 struct sublayer {
     const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
     const float *scale, *shift;                                 /* (D,): of the LayerNorm */
-    const unsigned char *mask;                                  /* (N,): the rows that count; null: all */
-    float *y, *normal, *rate; /* (N, D), dy in sublayer_back; (N, D) and (N,), for it, or null */
+    const unsigned char *mask;                                  /* (N,): the rows that count */
+    float *y; /* (N, D), dy in sublayer_back */
+    float *normal, *rate; /* (N, D), (N,): for it, or null; what counts of a block one behind the other */
     long n, dim, n_in, hidden, percent;
     long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), of 2^32 */
     double eps;
-    const float *back_1, *back_2;         /* (H, K), (D, H or K): as they are; of sublayer_back, as all below */
-    float *dx, *dz;                       /* (N, D), (N, K); dz null where z is x, and dx has both */
+    const float *back_1, *back_2; /* (H, K), (D, H or K): as they are; of sublayer_back, as all below */
+    float *dx, *dz; /* (N, D), (N, K); dz null where z is x, which takes hidden units, and dx has both */
     struct sums sums; /* of the gradients of weight_1 (H, K), bias_1, weight_2 (D, H or K), bias_2, scale and shift */
 };
 
@@ -1083,12 +1100,12 @@ SUMMING_KERNEL(tail_back, tail)
 /* interaction.py, _Terms: of fields e (n, F, D) of rows their sum, the sum of their squares and W e, side by side. */
 
 struct terms {
-    const float *e, *weight;           /* (n, F, D), (F D, H) */
-    float *out;                        /* (n, 2 D + H); its gradient in terms_back */
+    const float *e, *weight; /* (n, F, D), (F D, H) */
+    float *out;              /* (n, 2 D + H); its gradient in terms_back */
     long n, n_fields, dim, hidden;
-    const float *back;                 /* (H, F D), of terms_back as all below */
-    float *de;                         /* (n, F, D) */
-    struct sums sums;                  /* of the gradient of weight (H, F D) */
+    const float *back; /* (H, F D), of terms_back as all below */
+    float *de;         /* (n, F, D) */
+    struct sums sums;  /* of the gradient of weight (H, F D) */
 };
 
 static void terms_share(void *args, long share, long shares) {
@@ -1134,10 +1151,10 @@ SUMMING_KERNEL(terms_back, terms)
 
 struct apart {
     const float *terms, *bias; /* (n, 2 D + H), (H,) or null */
-    float *products, *rest;   /* (n, D), (n, H); of apart_back their gradients */
-    float *dterms;            /* (n, 2 D + H); of apart_back */
+    float *products, *rest;    /* (n, D), (n, H); of apart_back their gradients */
+    float *dterms;             /* (n, 2 D + H); of apart_back */
     long n, dim, hidden;
-    struct sums sums;         /* of the gradient of bias (H,) */
+    struct sums sums; /* of the gradient of bias (H,) */
 };
 
 static void apart_share(void *args, long share, long shares) {

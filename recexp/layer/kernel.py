@@ -15,8 +15,6 @@ from torch import Tensor
 
 # By what torch says of the processor: the libraries it can run, the one with the widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
-
-
 KNOWN = (torch.float32, torch.int64, torch.bool)  # what kernel.c calls float, long and unsigned char
 SUMS = 8  # of kernel.c
 
@@ -38,6 +36,7 @@ class Kernels:
         alive = [each if each is None or isinstance(each, int | float) else each.contiguous() for each in members]
         words = [*map(_word, alive)]
         if sums:
+            assert all(each is None or each.is_contiguous() for each in sums)
             none = [0] * (SUMS - len(sums))
             sizes = [0 if each is None else each.numel() for each in sums]
             words += [*map(_word, sums), *none, *sizes, *none, 0]

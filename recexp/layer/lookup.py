@@ -6,7 +6,7 @@ n rows of the table, D its width, ids of any shape (...)
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Events:
     vectors: Tensor  # (n, E)
     place: Tensor  # (B, L) int64: rows of vectors
 
+    @cached_property
     def embedded(self) -> Tensor:
         """(B, L, E)."""
         return lookup(self.vectors, self.place)
@@ -52,16 +53,20 @@ def total(sources: Iterable[Events]) -> Tensor:
     """The sum of what is looked up in each: (B, L, E)."""
     sources = list(sources)
     vectors, places = [each.vectors for each in sources], [each.place for each in sources]
-    if len(sources) <= 2 and all(kernels(each, each.shape[1]) for each in vectors):
+    alike = len({(each.place.shape, each.vectors.shape[1]) for each in sources}) == 1
+    if len(sources) <= 2 and alike and all(kernels(each, each.shape[1]) for each in vectors):
         return _Total.apply(places, *vectors)
-    return reduce(operator.add, (each.embedded() for each in sources))
+    return reduce(operator.add, (each.embedded for each in sources))
 
 
 def weighted_sum(weights: Tensor, events: Events) -> Tensor:
-    """sum_s weights_s e_s of events e: weights (B, L), 0 of events that do not count -> (B, E)."""
+    """sum_s weights_s e_s of events e: weights (B, L), 0 of those that do not count -> (B, E).
+
+    A kernel passes over a weight of 0, whatever the event holds.
+    """
     if kernels(events.vectors, events.vectors.shape[1]) and weights.dtype is torch.float32:
         return _WeightedSum.apply(weights, events.vectors, events.place)
-    return (weights[:, :, None] * events.embedded()).sum(1)
+    return (weights[:, :, None] * events.embedded).sum(1)
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -107,9 +112,14 @@ def gathered(run: Kernels, tables: Sequence[Tensor], places: Sequence[Tensor]) -
     sizes = [len(table) for table in tables]
     *_, amiss = run("gather", *pair(tables), *pair(places), out, places[0].numel(), out.shape[-1], *pair(sizes), 0)
     for place, size in zip(places, sizes, strict=True):
-        if amiss and (int(place.min()) < 0 or int(place.max()) >= size):
-            raise IndexError(f"an id of {int(place.min())} to {int(place.max())} is none of the {size} rows of a table")
+        require_rows(amiss, place, size)
     return out
+
+
+def require_rows(amiss: int, place: Tensor, n_rows: int) -> None:
+    """Raises IndexError where a kernel has met places that are none of the rows, and these do."""
+    if amiss and (int(place.min()) < 0 or int(place.max()) >= n_rows):
+        raise IndexError(f"an id of {int(place.min())} to {int(place.max())} is none of the {n_rows} rows of a table")
 
 
 def scattered(run: Kernels, grad: Tensor, places: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
@@ -125,7 +135,7 @@ def pair(values: Sequence[Any]) -> list[Any]:
 
 
 class _Total(torch.autograd.Function):
-    """The sum of rows of several tables (n, E), at the places (...) of each: (..., E)."""
+    """The sum of rows of one table or two (n, E), at the places (...) of each: (..., E)."""
 
     @staticmethod
     def forward(ctx: Any, places: list[Tensor], *tables: Tensor) -> Tensor:
@@ -146,14 +156,16 @@ class _WeightedSum(torch.autograd.Function):
         ctx.save_for_backward(weights, vectors, place)
         out = vectors.new_empty(len(place), vectors.shape[1])
         run = known_kernels(vectors, vectors.shape[1])
-        run("weighted_sum", weights, vectors, place, out, *place.shape, vectors.shape[1], None, None)
+        sizes = (*place.shape, *vectors.shape[::-1])
+        *_, amiss, _, _ = run("weighted_sum", weights, vectors, place, out, *sizes, 0, None, None)
+        require_rows(amiss, place, len(vectors))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor, Tensor, None]:
         weights, vectors, place = ctx.saved_tensors
-        dweights, dvectors = weights.new_empty(weights.shape), torch.zeros_like(vectors)
-        run, sizes = known_kernels(dout, dout.shape[1]), (*place.shape, dout.shape[1])
-        run("weighted_sum_back", weights, vectors, place, dout, *sizes, dweights, dvectors)
+        dweights, dvectors = weights.new_empty(weights.shape), vectors.new_zeros(vectors.shape)
+        run, sizes = known_kernels(dout, dout.shape[1]), (*place.shape, *vectors.shape[::-1])
+        run("weighted_sum_back", weights, vectors, place, dout, *sizes, 0, dweights, dvectors)
         return dweights, dvectors, None

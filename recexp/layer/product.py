@@ -1,7 +1,7 @@
-"""Matrix products of 32-bit floats on a CPU by oneDNN, where torch's own take MKL.
+"""Matrix products of 32-bit floats on a CPU: by a kernel, by oneDNN where none takes their widths, or by torch.
 
-On AMD's processors MKL has no AVX-512 kernels, so that oneDNN takes half its time, or less (docs/performance.md); both
-are in every torch for x86. Elsewhere, and for small products, torch decides.
+On AMD's processors MKL, which torch takes, has no AVX-512 kernels, so that oneDNN takes half its time, or less
+(docs/performance.md); both are in every torch for x86. Elsewhere, and for small products, torch decides.
 
 M rows, K inputs, N outputs
 """
@@ -22,7 +22,8 @@ ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-# From how many multiplications on oneDNN spares more than its start costs: without a gradient, and with one.
+# From how many multiplications on a kernel, or oneDNN without a gradient, spares more than its start costs; and oneDNN
+# with one.
 SMALL, LARGE = 2**21, 2**23
 
 
@@ -92,7 +93,7 @@ class _Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         if run := _kernels(x, weight):
-            dx, dweight, dbias = x.new_empty(x.shape), torch.empty_like(weight), weight.new_empty(len(weight))
+            dx, dweight, dbias = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
             run("linear_back", x, None, None, grad, *x.shape, len(weight), weight, dx, sums=[dweight, dbias])
             return dx, dweight, dbias if wants_bias else None
         grad = grad.contiguous()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from recexp.layer.kernel import kernels, known_kernels
-from recexp.layer.lookup import Events, lookup, product_dtype, scattered
+from recexp.layer.lookup import Events, lookup, product_dtype, require_rows, scattered
 from recexp.layer.product import product, times, weight_gradient
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
@@ -59,12 +59,12 @@ class Recurrent(nn.Module):
         return recurrence(x, *self._weights(), mask=None)[0] if self._by_hand(x) else self.cell(x)[0]
 
     def over(self, events: Events, mask: Tensor) -> Tensor:
-        """The states (B, L, H) of forward(events.embedded()) where the mask (B, L) is true.
+        """The states (B, L, H) of forward(events.embedded) where the mask (B, L) is true.
 
         The input's product is computed once for each distinct event.
         """
         if mask.numel() == 0 or not self._by_hand(events.vectors):
-            return self.forward(events.embedded())
+            return self.forward(events.embedded)
         return recurrence(events, *self._weights(), mask=mask)[0]
 
     def _by_hand(self, x: Tensor) -> bool:
@@ -124,8 +124,9 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """AUGRU (update=True; GRU without weights, which are then 1) or AGRU of inputs (B, L, n_in), weights (B, L).
 
-    Gives the states (B, L, H) and the last of them (B, H). After a row's last event in the mask (B, L) states may be
-    anything, but with weights of 0 there they stay.
+    Gives the states (B, L, H) and the last of them (B, H). Of inputs that are Events the product is computed once for
+    each distinct one. The mask (B, L), right-padded, says from where on states may be anything; with weights of 0 there
+    they stay.
     """
     n_gates, n_hidden = 2 * len(bias_hh) // 3, weight_hh.shape[1]
     weight, bias = flipped(weight_ih), flipped(bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2)))
@@ -133,15 +134,19 @@ def recurrence(
         x, place = product(inputs.vectors, weight, bias).to(weight.dtype), inputs.place.t()
     else:
         x, place = inputs.transpose(0, 1), None  # (L, B, n_in)
-    if kernels(x, n_hidden, x.shape[-1]):
-        with_x = (None, None) if place is not None else (weight, bias)
-        states, last = _Steps.apply(x, place, *with_x, weights, weight_hh, bias_hh, mask, update)
+    by_kernel = kernels(x, n_hidden) is not None
+    inside = by_kernel and place is None and kernels(x, n_hidden, x.shape[2]) is not None
+    if place is None and not inside:
+        x = product(x, weight, bias).to(weight.dtype)  # (L, B, 3H)
+    if by_kernel:
+        of_x = (weight, bias) if inside else (None, None)
+        states, end = _Steps.apply(x, place, *of_x, weights, weight_hh, bias_hh, mask, update)
     else:
-        x = product(x, weight, bias).to(weight.dtype) if place is None else lookup(x, place)  # (L, B, 3H)
+        x = x if place is None else lookup(x, place)  # (L, B, 3H)
         a = None if weights is None else weights.t()[:, :, None].contiguous()
         n_active = [x.shape[1]] * len(x) if mask is None else active(mask)
-        states, last = _Recurrence.apply(x, a, weight_hh, bias_hh, update, n_active)
-    return states.transpose(0, 1), last
+        states, end = _Recurrence.apply(x, a, weight_hh, bias_hh, update, n_active)
+    return states.transpose(0, 1), end
 
 
 def flipped(weight: Tensor) -> Tensor:
@@ -260,8 +265,8 @@ class _Recurrence(torch.autograd.Function):
 class _Steps(torch.autograd.Function):
     """`_Recurrence` by a kernel that takes rows through all their steps, in fp32 under autocast too.
 
-    x (L, B, n_in) with its product's weight (3H, n_in) and bias (3H,), or products (n, 3H) at places (L, B) without;
-    a (B, L) or None, mask (B, L) or None.
+    x (L, B, n_in) with its product's weight (3H, n_in) and bias (3H,); or, without them, products (n, 3H) at places
+    (L, B), or products (L, B, 3H). a (B, L) or None, mask (B, L) or None.
     """
 
     @staticmethod
@@ -273,25 +278,26 @@ class _Steps(torch.autograd.Function):
         x, h = x.contiguous(), x.new_empty(n_steps + 1, n_rows, width)
         h[0] = 0
         gates, y_n = x.new_empty(n_steps, n_rows, 3 * width), x.new_empty(n_steps, n_rows, width)
-        turned = None if weight_x is None else weight_x.t()
-        weights, bias = (a, flipped(weight_hh).t()), bias_hh[2 * width :]
+        given = (x, None if weight_x is None else weight_x.t(), bias_x, place, a)
+        parameters, made = (flipped(weight_hh).t(), bias_hh[2 * width :]), (h, gates, y_n)
         run = known_kernels(h, width, x.shape[-1])
-        run("recurrence", x, turned, bias_x, place, *weights, bias, mask, h, gates, y_n, *ctx.sizes)
+        *_, amiss = run("recurrence", *given, *parameters, mask, *made, *ctx.sizes, len(x), 0)
+        if amiss:
+            require_rows(amiss, place, len(x))
         ctx.save_for_backward(None if weight_x is None else x, weight_x, place, a, weight_hh, mask, h, gates, y_n)
         return h[1:], h[-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dstates, dlast):
-        x, weight_x, place, a, weight_hh, *rest = ctx.saved_tensors
-        _, _, gates, _ = rest
+        x, weight_x, place, a, weight_hh, mask, h, gates, y_n = ctx.saved_tensors
         n_gates, width = weight_hh.shape
-        run, da = known_kernels(gates, width, ctx.shape[-1]), None if a is None else torch.empty_like(a)
-        dx = torch.empty_like(gates) if x is None else torch.empty_like(x)
-        dweight, dbias = torch.empty_like(weight_hh), gates.new_empty(width)
-        of_x = [None, None] if x is None else [torch.empty_like(weight_x), gates.new_empty(n_gates)]
-        grads, sums = (dstates, dlast, da, dx), [dweight, dbias, *of_x]
-        run("recurrence_back", x, weight_x, a, flipped(weight_hh), *rest, *grads, *ctx.sizes, sums=sums)
+        run, da = known_kernels(gates, width, ctx.shape[-1]), None if a is None else a.new_empty(a.shape)
+        dx = gates.new_empty((gates if x is None else x).shape)
+        dweight, dbias = h.new_empty(n_gates, width), h.new_empty(width)
+        of_x = [None, None] if x is None else [h.new_empty(weight_x.shape), h.new_empty(n_gates)]
+        made, grads, sums = (mask, h, gates, y_n), (dstates, dlast, da, dx), [dweight, dbias, *of_x]
+        run("recurrence_back", x, weight_x, a, flipped(weight_hh), *made, *grads, *ctx.sizes, sums=sums)
         dx = dx if place is None else scattered(run, dx, [place], [ctx.shape])[0]
         return dx, None, *of_x, da, flipped(dweight), F.pad(dbias, (2 * width, 0)), None, None
 

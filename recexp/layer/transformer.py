@@ -63,7 +63,8 @@ class MultiHeadAttention(nn.Module):
     def over(self, sources: Sequence[Events], seen: Tensor, query: Tensor | None = None) -> Tensor:
         """side_by_side of x, the sum of the sources (B, L), with itself or a query (B, M, D): (B, M, D).
 
-        Products are computed once for each vector of the sources. On a CPU.
+        Products are computed once for each vector of the sources. On a CPU. Without a query, what a position gets that
+        is not seen has no meaning.
         """
         q = None if query is None else self.query(query)
         weights = [each.weight for each in (self.query, self.key, self.value)][0 if q is None else 1 :]
@@ -110,7 +111,7 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor]) -> Tensor:
-        """The sublayer is outer(inner(x)): x (..., D), mask (...) -> (..., D).
+        """The sublayer is outer(inner(x)): x (B, L, D), mask (B, L) -> (B, L, D).
 
         Where the mask is false it is 0 with post-norm, finite without meaning with pre-norm.
         """
@@ -146,7 +147,7 @@ class EncoderLayer(nn.Module):
         self.attended, self.transformed = Residual(dim, dropout, norm), Residual(dim, dropout, norm)
 
     def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), finite without meaning where masked."""
+        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), where masked as `Residual`."""
         attend = self.attend
         if self.looks_up(x, sources):  # finite where the mask is false
             x = self.attended(x, mask, attend.output, lambda x: attend.over(sources, seen))

@@ -126,6 +126,24 @@ def test_sum_of_look_ups(library, threads, used):
     compare(lambda: total(sources), [one, two], used, "gather", "scatter")
 
 
+@pytest.mark.parametrize("bad", [-1, N_ITEMS])
+def test_an_id_beyond_what_other_kernels_look_up_is_an_error(bad, library):
+    place, scorer = places(B, L), Interaction(MLP(4 * D, [H], Activation.dice, n_out=1))
+    place[3, 4] = bad
+    events, found = Events(leaf(N_ITEMS, D), place), rf"{bad}.* {N_ITEMS} rows"
+    with pytest.raises(IndexError, match=found):
+        weighted_sum(torch.ones(B, L), events)
+    with pytest.raises(IndexError, match=found):
+        scorer.over(leaf(B, D), events, torch.ones_like(MASK))
+    with pytest.raises(IndexError, match=found):
+        Recurrent(Cell.gru, D, H).over(events, torch.ones_like(MASK))
+
+
+def test_sums_of_look_ups_that_differ_in_shape_are_left_to_torch(library, used):
+    one, two = Events(leaf(N_ITEMS, D), places(B, L)), Events(leaf(L, D), places(1, L, n=L))
+    torch.testing.assert_close(total([one, two]), one.embedded + two.embedded)
+
+
 def test_weighted_sum_of_look_ups(library, threads, used):
     weights, table = leaf(B, L), leaf(N_ITEMS, D)
     events = Events(table, places(B, L))
@@ -182,6 +200,19 @@ def test_running_statistics_of_dice(library, threads, used, monkeypatch):
         torch.testing.assert_close(one, other)
 
 
+def test_gradients_of_arrays_with_gaps(library):
+    x, weight, table = leaf(SMALL // D // H + 5, D), leaf(D, H), leaf(D, N_ITEMS)
+    agree(lambda: product(x, weight.t()), lambda: x @ weight, [x, weight])
+    events = Events(table.t(), places(B, L))
+    agree(lambda: weighted_sum(torch.ones(B, L), events), lambda: table.t()[events.place].sum(1), [table])
+
+
+def test_dice_and_a_linear_without_bias(library, threads, used):
+    dice, linear, x = stirred(Dice(H)), nn.Linear(H, 16, bias=False), leaf(500, H)
+    parameters = [x, dice.alpha, linear.weight]
+    compare(lambda: dice.then(x, None, linear), parameters, used, "moments", "dice", "dice_back")
+
+
 def test_dice_of_rows_that_are_not_side_by_side(library, used):
     dice, x = stirred(Dice(H)), leaf(H, 50)
     compare(lambda: dice.then(x.t(), None, None), [x, dice.alpha], used, "moments", "dice", "dice_back")
@@ -212,6 +243,38 @@ def test_gru(library, threads, used):
     parameters = [vectors, *cell.parameters()]
     names = ["scatter", "recurrence", "recurrence_back"]
     compare(lambda: cell.over(events, MASK) * valid, parameters, used, *names)
+
+
+def test_gru_of_inputs_of_a_width_that_no_kernel_takes(library, threads, used):
+    cell, x = stirred(Recurrent(Cell.gru, 7, H)), leaf(B, L, 7)
+    compare(lambda: cell(x), [x, *cell.parameters()], used, "recurrence", "recurrence_back")
+
+
+@pytest.mark.parametrize("length", [0, 5])
+def test_attention_gru_without_events(length, library, used):
+    cell, x = stirred(AttentionGRU(GRUType.augru, D, H)), leaf(B, length, D)
+    weights = torch.rand(B, length).requires_grad_()
+    nothing = torch.zeros(B, length, dtype=torch.bool)
+    with torch.no_grad():
+        x[:] = 1e30  # padding may hold anything
+    state = cell(x, weights, nothing)
+    assert not state.any() and used == ["recurrence"]
+    for grad in torch.autograd.grad(state.sum(), [x, weights, *cell.parameters()]):
+        assert not grad.any()
+
+
+def test_gradients_twice(library):
+    cell, x = stirred(Recurrent(Cell.gru, D, H)), leaf(B, L, D)
+    aim = cell(x).square().sum()
+    first = torch.autograd.grad(aim, [x, *cell.parameters()], retain_graph=True)
+    assert all(map(torch.equal, first, torch.autograd.grad(aim, [x, *cell.parameters()])))
+
+
+def test_recurrence_under_autocast_is_in_32_bits(library):
+    cell, x, weights = stirred(AttentionGRU(GRUType.augru, D, H)), leaf(B, L, D), leaf(B, L).sigmoid()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = cell(x, weights, MASK)
+    assert torch.equal(rounded, cell(x, weights, MASK))
 
 
 def test_gru_of_what_no_mask_ends(library, threads, used):
