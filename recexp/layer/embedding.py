@@ -194,7 +194,7 @@ class SequenceEmbedding(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Profile (B, P), target (B, E) and history (B, L, E)."""
         target, events = self.events(batch)
-        return self.profile(batch), target, events.embedded
+        return self.profile(batch), target, events.embedded()
 
     def events(self, batch: Batch) -> tuple[Tensor, Events]:
         """Target (B, E) and the history's events."""

@@ -43,9 +43,12 @@ class Events:
     vectors: Tensor  # (n, E)
     place: Tensor  # (B, L) int64: rows of vectors
 
-    @cached_property
     def embedded(self) -> Tensor:
-        """(B, L, E)."""
+        """(B, L, E), looked up once."""
+        return self._embedded
+
+    @cached_property
+    def _embedded(self) -> Tensor:
         return lookup(self.vectors, self.place)
 
 
@@ -56,7 +59,7 @@ def total(sources: Iterable[Events]) -> Tensor:
     alike = len({(each.place.shape, each.vectors.shape[1]) for each in sources}) == 1
     if len(sources) <= 2 and alike and all(kernels(each, each.shape[1]) for each in vectors):
         return _Total.apply(places, *vectors)
-    return reduce(operator.add, (each.embedded for each in sources))
+    return reduce(operator.add, (each.embedded() for each in sources))
 
 
 def weighted_sum(weights: Tensor, events: Events) -> Tensor:
@@ -66,7 +69,7 @@ def weighted_sum(weights: Tensor, events: Events) -> Tensor:
     """
     if kernels(events.vectors, events.vectors.shape[1]) and weights.dtype is torch.float32:
         return _WeightedSum.apply(weights, events.vectors, events.place)
-    return (weights[:, :, None] * events.embedded).sum(1)
+    return (weights[:, :, None] * events.embedded()).sum(1)
 
 
 def on_cpu(x: Tensor) -> bool:

@@ -59,12 +59,12 @@ class Recurrent(nn.Module):
         return recurrence(x, *self._weights(), mask=None)[0] if self._by_hand(x) else self.cell(x)[0]
 
     def over(self, events: Events, mask: Tensor) -> Tensor:
-        """The states (B, L, H) of forward(events.embedded) where the mask (B, L) is true.
+        """The states (B, L, H) of forward(events.embedded()) where the mask (B, L) is true.
 
         The input's product is computed once for each distinct event.
         """
         if mask.numel() == 0 or not self._by_hand(events.vectors):
-            return self.forward(events.embedded)
+            return self.forward(events.embedded())
         return recurrence(events, *self._weights(), mask=mask)[0]
 
     def _by_hand(self, x: Tensor) -> bool:

@@ -74,7 +74,7 @@ class DIEN(nn.Module):
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
         pooled = []
         if self.pooling:
-            history = pool_all(events.embedded, batch.mask, self.pooling)  # (B, E)
+            history = pool_all(events.embedded(), batch.mask, self.pooling)  # (B, E)
             pooled = [history, target * history]
         logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})

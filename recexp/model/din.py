@@ -73,7 +73,7 @@ class DIN(nn.Module):
         user = None if self.user is None else self.user(profile)  # (B, E)
         if isinstance(self.attention, Interaction):
             return self.attention.over(target if user is None else target * user, events, mask)
-        history = events.embedded  # (B, L, E)
+        history = events.embedded()  # (B, L, E)
         if user is not None:
             target, history = meet_user(self.kind, target, history, user)
         return self.attention(target, history, mask)

@@ -57,7 +57,7 @@ class RNN(nn.Module):
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         if self.target is Target.last_step:
-            steps, mask = append(events.embedded, target, batch.mask)  # (B, L + 1, E), (B, L + 1)
+            steps, mask = append(events.embedded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
             found = [last(self.recurrent(steps), mask), profile]
         else:
             found = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]

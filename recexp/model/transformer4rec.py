@@ -114,7 +114,7 @@ class Transformer4Rec(nn.Module):
             return Output(logits)
         if self.auxiliary is Auxiliary.labels:
             return Output(logits, {"states": self.before_labels(batch)})
-        history = Events(events.vectors, events.place[:, :-1]).embedded  # (B, L, E)
+        history = Events(events.vectors, events.place[:, :-1]).embedded()  # (B, L, E)
         decoded = self.decode(history, batch.mask)  # (B, 1 + L, E)
         return Output(logits, {"decoded": decoded, "states": decoded[:, 1:]})
 

@@ -141,7 +141,7 @@ def test_an_id_beyond_what_other_kernels_look_up_is_an_error(bad, library):
 
 def test_sums_of_look_ups_that_differ_in_shape_are_left_to_torch(library, used):
     one, two = Events(leaf(N_ITEMS, D), places(B, L)), Events(leaf(L, D), places(1, L, n=L))
-    torch.testing.assert_close(total([one, two]), one.embedded + two.embedded)
+    torch.testing.assert_close(total([one, two]), one.embedded() + two.embedded())
 
 
 def test_weighted_sum_of_look_ups(library, threads, used):

@@ -163,7 +163,7 @@ def test_every_event_counts_and_no_padding(
     position: Position, output: Reading, bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = bst(position=position, output=output)
-    events = model.embed.together(mixed).embedded.detach().requires_grad_()  # (B, L + 1, E): a vector each
+    events = model.embed.together(mixed).embedded().detach().requires_grad_()  # (B, L + 1, E): a vector each
     place = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
     monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), place))
     model(mixed).logits.sum().backward()

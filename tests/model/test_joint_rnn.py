@@ -129,7 +129,7 @@ def test_states_see_nothing_of_later_events(cell: Cell, make: Make, mixed: Batch
 
 def test_loss_has_no_gradient_by_events_after_those_it_judges(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
-    history = model.embed.events(mixed)[1].embedded.detach().requires_grad_()
+    history = model.embed.events(mixed)[1].embedded().detach().requires_grad_()
     upto = replace(mixed, mask=mixed.mask & (torch.arange(mixed.mask.shape[1]) <= 4))  # next items up to event 4
     loss = model.next(model.recurrent(history), upto, model.embed.embed.sides["item"])
     (gradient,) = torch.autograd.grad(loss, history)
