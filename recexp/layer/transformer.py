@@ -4,7 +4,6 @@ B batch, L length of what is attended to, M of what attends, D model size, h hea
 eq. 1      Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V
 sec. 3.2   MultiHead(x, y) = [head_1, ..., head_h] W^O,  head_i = Attention(x W_i^Q, y W_i^K, y W_i^V)
 eq. 2      FFN(x) = f(x W_1 + b_1) W_2 + b_2
-sec. 3.5   PE(p, 2i) = sin(p / 10000^(2i/D)),  PE(p, 2i+1) = cos(p / 10000^(2i/D))
 
 A `mask` (B, L) is true where there is an event. `seen` is true where an event may be attended to: (B, L) by all
 queries, (B, M, L) by each. What a mask hides may hold anything.
@@ -21,7 +20,7 @@ from recexp.config import require
 from recexp.layer import fused
 from recexp.layer.activation import Activation
 from recexp.layer.kernel import kernels
-from recexp.layer.lookup import Events, Table, on_cpu, total
+from recexp.layer.lookup import Events, on_cpu, total
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import Linear, product
 
@@ -276,85 +275,6 @@ def causal(mask: Tensor) -> Tensor:
     """What position s of a sequence may see, its events up to s itself: mask (B, L) -> (B, L, L)."""
     length = mask.shape[1]
     return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-
-
-def distance(mask: Tensor) -> Tensor:
-    """How many events follow each position, 0 at the last event: mask (B, L) -> (B, L) int64.
-
-    Positions are counted from the end, for histories of any length end at the target.
-    """
-    return mask.sum(1, keepdim=True) - mask.cumsum(1)
-
-
-def sinusoid(n: int, dim: int) -> Tensor:
-    """The table PE of sec. 3.5: (n, D). An odd D lacks the last cosine."""
-    rate = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (ceil(D / 2),)
-    angle = torch.arange(n, dtype=torch.float64)[:, None] * rate
-    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :dim].float()
-
-
-class Sinusoid(nn.Module):
-    """Fixed vectors of positions."""
-
-    table: Tensor
-
-    def __init__(self, n_positions: int, dim: int):
-        super().__init__()
-        self.register_buffer("table", sinusoid(n_positions, dim), persistent=False)
-
-    @property
-    def vectors(self) -> Tensor:
-        """(n_positions, D)."""
-        return self.table
-
-    def forward(self, position: Tensor) -> Tensor:
-        """position (...), from 0 and below n_positions -> (..., D)."""
-        return self.table[position]
-
-
-class LearntPosition(nn.Module):
-    """A learnt vector for each position."""
-
-    def __init__(self, n_positions: int, dim: int, std: float):
-        super().__init__()
-        self.table = Table(n_positions, dim)
-        nn.init.normal_(self.table.weight, std=std)
-
-    @property
-    def vectors(self) -> Tensor:
-        """(n_positions, D)."""
-        return self.table.weight
-
-    def forward(self, position: Tensor) -> Tensor:
-        """position (...), from 0 and below n_positions -> (..., D)."""
-        return self.table(position)
-
-
-class AgePosition(nn.Module):
-    """A learnt vector for each bucket of the time since an event: the position of Chen et al., BST, DLP-KDD 2019.
-
-    Bucket k holds ages from 2^k - 1 to below 2^(k+1) - 1, the last bucket all above.
-    """
-
-    def __init__(self, n_buckets: int, dim: int, std: float):
-        super().__init__()
-        self.n_buckets = n_buckets
-        self.table = Table(n_buckets, dim)
-        nn.init.normal_(self.table.weight, std=std)
-
-    @property
-    def vectors(self) -> Tensor:
-        """(n_buckets, D)."""
-        return self.table.weight
-
-    def forward(self, age: Tensor) -> Tensor:
-        """age (...) float, 0 or more -> (..., D)."""
-        return self.table(self.bucket(age))
-
-    def bucket(self, age: Tensor) -> Tensor:
-        """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) int64."""
-        exponent = torch.frexp(1 + age)[1]  # exact where log2 rounds: 1 + age = m 2^exponent, 1/2 <= m < 1
-        return (exponent - 1).clamp(0, self.n_buckets - 1).long()
 
 
 def require_divisor(n_heads: int, width: int) -> None:

@@ -25,7 +25,8 @@ from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.lookup import Events, lookup, total
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
-from recexp.layer.transformer import AgePosition, Encoder, LearntPosition, Norm, Sinusoid, distance, require_divisor
+from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance
+from recexp.layer.transformer import Encoder, Norm, require_divisor
 from recexp.model import Output
 from recexp.registry import register
 

@@ -29,14 +29,12 @@ from recexp.layer.lookup import Events, total
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
+from recexp.layer.position import LearntPosition, Sinusoid, distance
 from recexp.layer.transformer import (
     Decoder,
     Encoder,
-    LearntPosition,
     Norm,
-    Sinusoid,
     causal,
-    distance,
     require_divisor,
 )
 from recexp.model import Output
