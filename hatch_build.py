@@ -1,4 +1,4 @@
-"""Compiles recexp/layer/kernel.c when a wheel is built or recexp is installed for editing.
+"""Compiles recexp/kernel/kernel.c when a wheel is built or recexp is installed for editing.
 
 Without a C compiler, or on another system than Linux, there is nothing to compile: torch does the work of the kernels.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("recexp", "layer", "kernel.c")
+SOURCE = Path("recexp", "kernel", "kernel.c")
 # By the processor, the names of libraries and what they may use of it; kernel.py takes what the machine at hand has.
 LIBRARIES = {"x86_64": {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}}
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 import recexp
-from recexp.run.leaderboard import Choice, leaderboard
+from recexp.report.leaderboard import Choice, leaderboard
+from recexp.report.statistics import holm
 from recexp.run.record import Record, read_all
-from recexp.run.statistics import holm
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # (random, n) -> n figures of equal models
 LEVEL = 0.05

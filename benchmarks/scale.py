@@ -26,12 +26,12 @@ from matplotlib.figure import Figure
 
 import recexp
 from recexp import registry
-from recexp.cli import own_process
 from recexp.config import Config
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import prepare
 from recexp.model import Train
+from recexp.process import own_process
 from recexp.run.result import peak_memory_mb
 from recexp.trainer.default import Trainer
 from recexp.trainer.step import Step

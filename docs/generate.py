@@ -11,10 +11,10 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.catalogue import options
 from recexp.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
+from recexp.verb.catalogue import options
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/models.md"

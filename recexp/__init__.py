@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "load_config": "recexp.cli",
+    "load_config": "recexp.compose",
     "build": "recexp.experiment",
     "train": "recexp.experiment",
     "load_runs": "recexp.run.record",

@@ -310,7 +310,7 @@ def flat(config: DictConfig | dict[str, Any], prefix: str = "") -> Iterator[tupl
 
 def check_metric(key: str, name: str) -> None:
     """Raises ConfigError for a name that no monitored metric has."""
-    from recexp.trainer.metric import HIGHER_IS_BETTER  # numpy: needed only where values are checked
+    from recexp.metric.binary import HIGHER_IS_BETTER  # numpy: needed only where values are checked
 
     if name not in HIGHER_IS_BETTER:
         raise ConfigError(f"{key} = {name}: no such metric. {choices(name, HIGHER_IS_BETTER)}")

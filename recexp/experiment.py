@@ -14,7 +14,7 @@ from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, Terminated, UserError, choices
-from recexp.layer.kernel import installed
+from recexp.kernel.library import installed
 from recexp.process import terminable
 from recexp.run import picture, result, table
 from recexp.run.directory import Run, read_json

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recexp.run.leaderboard import Choice, Leaderboard, leaderboard
+from recexp.report.leaderboard import Choice, Leaderboard, leaderboard
 from recexp.run.record import Record
 
 AUC = (0.70, 0.72, 0.69)  # of seeds 0, 1, 2

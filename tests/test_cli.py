@@ -14,8 +14,10 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.cli import conf_folder, help_text, run
+from recexp.cli import run
 from recexp.config import to_dict
+from recexp.groups import conf_folder
+from recexp.verb.help import help_text
 
 SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]
 

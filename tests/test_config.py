@@ -8,11 +8,12 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.catalogue import options, schema
-from recexp.cli import compose, conf_folder, model_file
+from recexp.compose import compose, model_file
 from recexp.config import to_dict
 from recexp.error import ConfigError, choices
+from recexp.groups import conf_folder
 from recexp.validate import check
+from recexp.verb.catalogue import options, schema
 
 FILES = [
     path

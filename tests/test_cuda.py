@@ -10,12 +10,13 @@ import torch
 from recorder import Recorder, Stopped, same, state, stop_after
 from torch import Tensor, nn
 
-from recexp import check, contract, registry
+from recexp import contract, registry
 from recexp.config import Config, Precision, Schedule
 from recexp.dataset.batch import Batch, Features
 from recexp.layer.loss import bce
 from recexp.model import Output
 from recexp.trainer.default import Trainer
+from recexp.verb import check
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")

@@ -34,7 +34,7 @@ def build(tmp_path):
 @pytest.mark.skipif(not shutil.which("cc") or platform.machine() != "x86_64", reason="no C compiler for x86-64")
 def test_a_wheel_has_a_library_for_each_kind_of_processor(build):
     data, warnings = build()
-    assert data["artifacts"] == [f"/recexp/layer/kernel_{name}.so" for name in ("avx512", "avx2")]
+    assert data["artifacts"] == [f"/recexp/kernel/kernel_{name}.so" for name in ("avx512", "avx2")]
     assert data["tag"] == "py3-none-linux_x86_64" and not data["pure_python"] and not warnings
     assert all((build.source.parent / f"kernel_{name}.so").exists() for name in ("avx512", "avx2"))
 

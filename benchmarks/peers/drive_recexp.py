@@ -37,7 +37,7 @@ def timed_within(job: Job, overrides: list[str]) -> dict[str, Any]:
     from recexp import registry
     from recexp.dataset.batch import Batches
     from recexp.dataset.prepare import load
-    from recexp.trainer.metric import evaluate
+    from recexp.metric.binary import evaluate
 
     seconds = {"import": time.perf_counter() - began}
     torch.set_num_threads(job.threads)

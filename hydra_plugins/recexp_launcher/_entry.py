@@ -8,12 +8,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from recexp.cli import OWN, call_hydra, log_to_terminal, one_line
+from recexp.compose import OWN, call_hydra, one_line
 from recexp.error import ConfigError, RunError, UserError
 from recexp.process import terminable
-from recexp.sweep import summary
+from recexp.report import sweep as summary
 from recexp.sweep.folder import ENDED, PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
 from recexp.sweep.pool import Task
+from recexp.terminal import log_to_terminal
 
 logger = logging.getLogger("recexp.sweep")
 

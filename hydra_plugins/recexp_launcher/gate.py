@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from recexp.cli import model_file, yaml_folders
+from recexp.compose import model_file, yaml_folders
 from recexp.error import UserError
 from recexp.process import cores
 from recexp.run.directory import check_reopens, read_config

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from recexp.trainer.metric import HIGHER_IS_BETTER
+from recexp.metric.binary import HIGHER_IS_BETTER
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running elsewhere"}
 

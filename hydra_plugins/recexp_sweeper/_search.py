@@ -14,7 +14,7 @@ from hydra_plugins.recexp_sweeper._closing import best_trial
 from hydra_plugins.recexp_sweeper._options import Options, Sampler
 from hydra_plugins.recexp_sweeper._study import open_study, sampler
 from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
-from recexp.cli import one_line
+from recexp.compose import one_line
 from recexp.config import Config
 from recexp.error import ConfigError, UserError
 from recexp.run.directory import read_json, read_status

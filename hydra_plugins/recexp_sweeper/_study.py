@@ -14,7 +14,7 @@ from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions
 from hydra_plugins.recexp_sweeper._space import Space
 from recexp.config import Config, flat, to_dict
 from recexp.error import ConfigError, RunError
-from recexp.trainer.metric import HIGHER_IS_BETTER
+from recexp.metric.binary import HIGHER_IS_BETTER
 
 SEARCHED = "searched"  # the study's attribute that says what is
 # Keys that may differ between the processes of a search.

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.recexp_launcher.gate import at_once
 from hydra_plugins.recexp_sweeper._options import Options
-from recexp.cli import model_file, yaml_folders
+from recexp.compose import model_file, yaml_folders
 from recexp.config import Config
 from recexp.error import ConfigError
 from recexp.validate import check, typed

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, kernels
+from recexp.kernel.library import Kernels, kernels
 from recexp.layer.product import times, weight_gradient
 
 

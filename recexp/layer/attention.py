@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recexp.kernel.library import kernels
 from recexp.layer.activation import Activation, blocks
-from recexp.layer.kernel import kernels
 from recexp.layer.lookup import Events, on_cpu, require_rows
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import product, times, weight_gradient

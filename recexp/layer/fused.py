@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, known_kernels
+from recexp.kernel.library import Kernels, known_kernels
 from recexp.layer.lookup import pair, scattered
 
 DEEPEST = 4  # hidden layers of an MLP

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import kernels, known_kernels
+from recexp.kernel.library import kernels, known_kernels
 from recexp.layer.lookup import on_cpu
 from recexp.layer.product import product
 

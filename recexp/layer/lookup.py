@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, kernels, known_kernels
+from recexp.kernel.library import Kernels, kernels, known_kernels
 
 
 def lookup(table: Tensor, ids: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:

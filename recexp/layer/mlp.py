@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from recexp.kernel.library import kernels
 from recexp.layer import fused
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
-from recexp.layer.kernel import kernels
 from recexp.layer.lookup import on_cpu
 from recexp.layer.product import Linear
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import kernels, known_kernels
+from recexp.kernel.library import kernels, known_kernels
 from recexp.layer.lookup import Events, lookup, product_dtype, require_rows, scattered
 from recexp.layer.product import product, times, weight_gradient
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.config import require
+from recexp.kernel.library import kernels
 from recexp.layer import fused
 from recexp.layer.activation import Activation
-from recexp.layer.kernel import kernels
 from recexp.layer.lookup import Events, on_cpu, total
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.product import Linear, product

@@ -12,8 +12,8 @@ from torch import nn
 
 from recexp.config import Config
 from recexp.dataset.log import Dataset
+from recexp.metric.binary import Metrics, evaluate
 from recexp.trainer.default import Result, Scores
-from recexp.trainer.metric import Metrics, evaluate
 
 
 def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from recexp.config import Optimizer, Schedule, TrainerConfig
 from recexp.dataset.batch import Batches, Samples
+from recexp.metric.binary import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
 from recexp.model import Fit, Stage, Train, reads_history, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
-from recexp.trainer.metric import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
 from recexp.trainer.optimizer import own_optimizers
 from recexp.trainer.replay import Replay
 from recexp.trainer.step import Step, autocast

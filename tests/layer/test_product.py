@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recexp.layer import kernel
+from recexp.kernel import library as kernel
 from recexp.layer import product as module
 from recexp.layer.product import LARGE, Linear, product, times, weight_gradient
 

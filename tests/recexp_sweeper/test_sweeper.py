@@ -169,7 +169,7 @@ def test_search_through_submitit(empty: Path) -> None:
 
 
 def test_submitit_that_is_missing_is_one_line() -> None:
-    from recexp.cli import one_line
+    from recexp.compose import one_line
 
     told = one_line(Exception("In 'hydra/config': Could not find 'hydra/launcher/submitit_slurm'\n\n"), [])
     assert str(told) == "hydra/launcher = submitit_slurm: is not installed; pip install 'recexp[slurm]'"

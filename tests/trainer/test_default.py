@@ -22,13 +22,13 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import bi_interaction
 from recexp.layer.loss import bce
+from recexp.metric.binary import Metrics, evaluate
 from recexp.model import Fit, Output, Stage, Train, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
 from recexp.trainer import checkpoint, default
 from recexp.trainer import step as step_module
 from recexp.trainer.default import Result, Trainer
-from recexp.trainer.metric import Metrics, evaluate
 from recexp.trainer.optimizer import rate_factor
 
 CPU = torch.device("cpu")
