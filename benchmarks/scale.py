@@ -120,7 +120,7 @@ def accounting(dataset: Dataset, batches: Batches) -> dict[str, float]:
     n = len(dataset.log.label)
     kept = {name: array.nbytes for name, array in dataset.log.arrays().items() if len(array) == n}
     kept["rows of the parts"] = sum(rows.nbytes for rows in batches.rows.values())
-    kept["popular"] = batches.popular.nbytes
+    kept["sampling pool"] = batches.catalogue.sampling_pool.nbytes
     return {name: size / n for name, size in kept.items() if size}
 
 

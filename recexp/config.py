@@ -6,7 +6,7 @@ composed configuration against them.
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -64,6 +64,45 @@ class Precision(Enum):
 class L2Rows(Enum):
     all = "the whole table in every step: (l/2)|E|^2 in the loss"
     batch = "rows of the batch, each divided by its count in training (DIN's mini-batch-aware form)"
+
+
+@dataclass(frozen=True)
+class Range:
+    """What values an option allows: the test, and the words that an error says."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def option(holds: Callable[[Any], bool], words: str) -> Any:
+    """A dataclass field whose value must hold; None always does, where the field's type allows it."""
+    return field(metadata={"range": Range(holds, words)})
+
+
+def at_least(bound: float) -> Any:
+    return option(lambda value: value >= bound, f"{bound} or more")
+
+
+def above(bound: float) -> Any:
+    return option(lambda value: value > bound, f"above {bound}")
+
+
+def fraction() -> Any:
+    """A share, as of dropout."""
+    return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
+def layer_sizes() -> Any:
+    """A list of layer sizes, which may be empty."""
+    return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
+
+
+def check_ranges(config: Any, prefix: str) -> None:
+    """Raises ConfigError for the first field of a dataclass whose value its range does not allow."""
+    for item in fields(config):
+        allowed, value = item.metadata.get("range"), getattr(config, item.name)
+        if allowed is not None and value is not None:
+            require(allowed.holds(value), f"{prefix}.{item.name}", value, allowed.words)
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -237,27 +276,6 @@ class RunConfig:
     fail_fast: bool
 
 
-def _sizes(value: list[int]) -> bool:
-    return all(size >= 1 for size in value)
-
-
-# Options that mean the same in every model that has them.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "embedding_dim": (lambda value: value >= 1, "1 or more"),
-    "embedding_std": (lambda value: value > 0, "above 0"),
-    "embedding_l2": (lambda value: value >= 0, "0 or more"),
-    "hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "attention_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "auxiliary_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "state_size": (lambda value: value >= 1, "1 or more"),
-    "n_heads": (lambda value: value >= 1, "1 or more"),
-    "n_layers": (lambda value: value >= 1, "1 or more"),
-    "feedforward_size": (lambda value: value >= 1, "1 or more"),
-    "n_sampled": (lambda value: value >= 1, "1 or more"),
-    "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What every model understands; a model's own Config adds its options."""
@@ -268,9 +286,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for part, weight in self.loss_weights.items():
             require(weight >= 0, f"model.loss_weights.{part}", weight, "0 or more")
-        for option, (holds, allowed) in RANGES.items():
-            if hasattr(self, option):
-                require(holds(getattr(self, option)), f"model.{option}", getattr(self, option), allowed)
+        check_ranges(self, "model")
 
 
 @dataclass(kw_only=True)

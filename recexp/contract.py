@@ -265,8 +265,8 @@ def unsound(found: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]) -> str |
 
 def differs(case: Case, other: Batch, advice: str) -> str | None:
     """How logits or gradients on another batch differ from those on the mixed one."""
-    other = replace(other, popular=other.popular[:1])  # sampled items are all this one, however many are drawn
-    mixed = replace(case.mixed, popular=case.mixed.popular[:1])
+    other = one_sampled(other)  # sampled items are all this one, however many are drawn
+    mixed = one_sampled(case.mixed)
     left, right = step(without_draws(case.make()), other), step(without_draws(case.make()), mixed)
     if fault := moved(left[0], right[0], advice):
         return fault
@@ -312,7 +312,7 @@ def without_draws(model: nn.Module) -> nn.Module:
 def with_garbage(batch: Batch) -> Batch:
     """The batch with random events on padding."""
     mask = batch.mask
-    noise = torch.randint(1, len(batch.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.randint(1, len(batch.catalogue.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
     return replace(
         batch,
         history=torch.where(mask, batch.history, noise.to(mask.device)),
@@ -337,7 +337,14 @@ def all_unknown(batch: Batch) -> Batch:
     def unknown(features: Features) -> Features:
         return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
 
-    return replace(batch, users=unknown(batch.users), items=unknown(batch.items), context=unknown(batch.context))
+    catalogue = batch.catalogue
+    unknowns = replace(catalogue, users=unknown(catalogue.users), items=unknown(catalogue.items))
+    return replace(batch, catalogue=unknowns, context=unknown(batch.context))
+
+
+def one_sampled(batch: Batch) -> Batch:
+    """The batch whose sampled items are all the same one, however many are drawn."""
+    return replace(batch, catalogue=replace(batch.catalogue, sampling_pool=batch.catalogue.sampling_pool[:1]))
 
 
 def apart(case: Case, n: int) -> Tensor:

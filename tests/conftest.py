@@ -129,7 +129,7 @@ def field_vectors() -> "Callable[[FeatureEmbedding, Batch, int], list[Tensor]]":
 
 def _field_vectors(embed: "FeatureEmbedding", batch: "Batch", row: int) -> "list[Tensor]":
     found: list[torch.Tensor] = []
-    rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target)}
+    rows = {"user": (batch.catalogue.users, batch.user), "item": (batch.catalogue.items, batch.target)}
     for name, side in embed.sides.items():
         table = side.table.weight.detach()
         features, index = rows.get(name, (batch.context, None))

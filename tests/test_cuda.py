@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, Stopped, same, state, stop_after
 from torch import Tensor, nn
 
@@ -56,7 +57,9 @@ def test_every_check_holds(name: str, case: Callable[..., contract.Case]) -> Non
 @each_model
 def test_logits_and_gradients_are_those_of_a_cpu(name: str, case: Callable[..., contract.Case]) -> None:
     subject = case(name)
-    batch = replace(subject.mixed, popular=subject.mixed.popular[:1])  # sampled items are all this one
+    batch = with_catalogue(
+        subject.mixed, sampling_pool=subject.mixed.catalogue.sampling_pool[:1]
+    )  # sampled items are all this one
     there = contract.step(contract.without_draws(subject.make()), batch)
     here = contract.step(contract.without_draws(subject.make()).cpu(), on_cpu(batch))
     torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-4, atol=1e-5)

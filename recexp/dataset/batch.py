@@ -29,12 +29,25 @@ class Features:
         return Features(self.ids[index], self.values[index])
 
 
+@dataclass(frozen=True)
+class Catalogue:
+    """All users and items, which every batch shares. Row 0 of each table is padding."""
+
+    users: Features  # (U + 1, .)
+    items: Features  # (I + 1, .)
+    sampling_pool: Tensor  # (N_train,) items of the training events: a random entry is drawn by popularity
+
+    def draw_items(self, like: Tensor) -> Tensor:
+        """Random items in the shape of `like`, by their frequency in the training split."""
+        return self.sampling_pool[torch.randint(len(self.sampling_pool), like.shape, device=like.device)].long()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """B samples: a user, a target item, the context, and the user's events strictly before.
 
-    Users and items are rows of the feature tables `users` and `items`, whose row 0 is padding. A table without users
-    and time has only context and label; its other tensors have no columns.
+    Users and items are rows of the catalogue's tables. A table without users and time has only context and label; its
+    other tensors have no columns.
     """
 
     label: Tensor  # (B,) float32, 0 or 1
@@ -45,16 +58,10 @@ class Batch:
     history_label: Tensor  # (B, L) float32
     history_age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps; 0 on padding
     mask: Tensor  # (B, L) bool, False on padding
-    users: Features  # (U + 1, .)
-    items: Features  # (I + 1, .)
-    popular: Tensor  # (N_train,) items of the training events: a random entry is drawn by popularity
+    catalogue: Catalogue
 
     def __len__(self) -> int:
         return len(self.label)
-
-    def draw_items(self, like: Tensor) -> Tensor:
-        """Random items in the shape of `like`, by their frequency in the training part."""
-        return self.popular[torch.randint(len(self.popular), like.shape, device=like.device)].long()
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,6 @@ class Batches:
         self.max_history = dataset.schema.max_history
         schema = dataset.schema
         self.vocabulary = {name: getattr(schema, name).vocabulary for name in ("user", "item", "context")}
-        self.users = self._features("user", log)
-        self.items = self._features("item", log)
         self.negatives = config.negatives if config.label is LabelKind.implicit else 0
         if self.max_history:
             allowed = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log.label), bool)
@@ -112,11 +117,12 @@ class Batches:
             whole = view(allowed, self.device)
             train = whole if ordered else view(allowed & (log.part == 0), self.device)
             self.views = {"train": train, "valid": whole, "test": whole}
-            self.popular = self.log["item"][self.rows["train"]]
+            pool = self.log["item"][self.rows["train"]]
         else:
-            self.popular = torch.zeros(0, dtype=torch.int32, device=self.device)
+            pool = torch.zeros(0, dtype=torch.int32, device=self.device)
+        self.catalogue = Catalogue(self._features("user", log), self._features("item", log), pool)
         if self.negatives:
-            self.trained = torch.unique(self.popular).long()
+            self.trained = torch.unique(self.catalogue.sampling_pool).long()
             met = self._meetings(slice(None))
             self.met = {"train": met if ordered else self._meetings(self.rows["train"]), "valid": met, "test": met}
 
@@ -135,7 +141,7 @@ class Batches:
             for column in self.log["context_ids"].T:
                 counts += torch.bincount(column[rows], minlength=size)
         else:
-            ids = (self.users if side == "user" else self.items).ids
+            ids = (self.catalogue.users if side == "user" else self.catalogue.items).ids
             times = torch.bincount(self.log[side][rows], minlength=len(ids))
             counts.index_add_(0, ids.flatten(), times.repeat_interleave(ids.shape[1]))
         return counts.clamp(min=1)
@@ -184,9 +190,7 @@ class Batches:
             target=target,
             context=context,
             **(self._histories(part, row, user, longest) if longest else self._no_histories(len(row))),
-            users=self.users,
-            items=self.items,
-            popular=self.popular,
+            catalogue=self.catalogue,
         )
 
     def _histories(self, part: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:

@@ -112,11 +112,11 @@ class Interaction(Scorer):
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
     def over(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
-        """forward(target, events.embedded(), mask), the second term once a distinct event, and without the padding."""
+        """forward(target, events.expanded(), mask), the second term once a distinct event, and without the padding."""
         if not on_cpu(target):
-            return self.forward(target, events.embedded(), mask)
+            return self.forward(target, events.expanded(), mask)
         of_target, of_event, of_product = self.weights()
-        row, place = mask.nonzero()[:, 0], events.place[mask]  # (N,) each, of the events
+        row, place = mask.nonzero()[:, 0], events.index[mask]  # (N,) each, of the events
         key = product(events.vectors, of_event)  # (n, H)
         query = product(target, of_target, self.mlp.first.bias)  # (B, H)
         x = _Meet.apply(events.vectors, place, target, row, key, query, of_product)  # (N, H)

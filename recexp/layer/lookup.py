@@ -38,28 +38,28 @@ class Table(nn.Embedding):
 
 @dataclass(frozen=True)
 class Events:
-    """The events of a batch's histories, each distinct one once: what is a function of single events is computed so."""
+    """Unique events plus the index that expands them, so per-event work runs once."""
 
     vectors: Tensor  # (n, E)
-    place: Tensor  # (B, L) int64: rows of vectors
+    index: Tensor  # (B, L) int64: rows of vectors
 
-    def embedded(self) -> Tensor:
+    def expanded(self) -> Tensor:
         """(B, L, E), looked up once."""
-        return self._embedded
+        return self._expanded
 
     @cached_property
-    def _embedded(self) -> Tensor:
-        return lookup(self.vectors, self.place)
+    def _expanded(self) -> Tensor:
+        return lookup(self.vectors, self.index)
 
 
 def total(sources: Iterable[Events]) -> Tensor:
     """The sum of what is looked up in each: (B, L, E)."""
     sources = list(sources)
-    vectors, places = [each.vectors for each in sources], [each.place for each in sources]
-    alike = len({(each.place.shape, each.vectors.shape[1]) for each in sources}) == 1
+    vectors, places = [each.vectors for each in sources], [each.index for each in sources]
+    alike = len({(each.index.shape, each.vectors.shape[1]) for each in sources}) == 1
     if len(sources) <= 2 and alike and all(kernels(each, each.shape[1]) for each in vectors):
         return _Total.apply(places, *vectors)
-    return reduce(operator.add, (each.embedded() for each in sources))
+    return reduce(operator.add, (each.expanded() for each in sources))
 
 
 def weighted_sum(weights: Tensor, events: Events) -> Tensor:
@@ -68,8 +68,8 @@ def weighted_sum(weights: Tensor, events: Events) -> Tensor:
     A kernel passes over a weight of 0, whatever the event holds.
     """
     if kernels(events.vectors, events.vectors.shape[1]) and weights.dtype is torch.float32:
-        return _WeightedSum.apply(weights, events.vectors, events.place)
-    return (weights[:, :, None] * events.embedded()).sum(1)
+        return _WeightedSum.apply(weights, events.vectors, events.index)
+    return (weights[:, :, None] * events.expanded()).sum(1)
 
 
 def on_cpu(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.dataset.batch import Batch
+from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
@@ -38,22 +38,25 @@ class Draw:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.popular: Tensor | None = None
+        self.catalogue: Catalogue | None = None
         self.log_share = torch.zeros(0)  # (V,)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Known items, counted from 0, one draw for all pairs of the batch, and log(n p) of each: (n,) both."""
-        if self.popular is not batch.popular:
-            self.popular = batch.popular
+        if self.catalogue is not batch.catalogue:
+            self.catalogue = batch.catalogue
             self.log_share = log_share(batch)
-        drawn = batch.items.ids[batch.draw_items(batch.popular.new_empty(self.n)), 0] - FIRST
+        drawn = (
+            batch.catalogue.items.ids[batch.catalogue.draw_items(batch.catalogue.sampling_pool.new_empty(self.n)), 0]
+            - FIRST
+        )
         return drawn, self.log_share[drawn] + math.log(self.n)
 
 
 def log_share(batch: Batch) -> Tensor:
     """log p of each known item, the logarithm of its share of training events: (V,), or fewer if the last have none."""
-    count = torch.bincount(batch.items.ids[batch.popular, 0] - FIRST)
-    return count.float().log() - math.log(len(batch.popular))
+    count = torch.bincount(batch.catalogue.items.ids[batch.catalogue.sampling_pool, 0] - FIRST)
+    return count.float().log() - math.log(len(batch.catalogue.sampling_pool))
 
 
 class NextItem(nn.Module):
@@ -102,7 +105,7 @@ def successors(batch: Batch) -> Tensor:
 
     The target, which comes after the last event, is the successor of none: the model is asked about it.
     """
-    following = batch.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
+    following = batch.catalogue.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
     return torch.where(batch.mask[:, 1:] & (following > UNKNOWN), following - FIRST, NONE)
 
 

@@ -50,9 +50,17 @@ class Poly2(nn.Module):
         user, item, context = self.sides
         parts = []
         if user.fields:
-            parts.append(side_bags(user, Features(batch.users.ids[batch.user], batch.users.values[batch.user])))
+            parts.append(
+                side_bags(
+                    user, Features(batch.catalogue.users.ids[batch.user], batch.catalogue.users.values[batch.user])
+                )
+            )
         if item.fields:
-            parts.append(side_bags(item, Features(batch.items.ids[batch.target], batch.items.values[batch.target])))
+            parts.append(
+                side_bags(
+                    item, Features(batch.catalogue.items.ids[batch.target], batch.catalogue.items.values[batch.target])
+                )
+            )
         if context.fields:
             parts.append(side_bags(context, batch.context))
         ids, x = zip(*parts, strict=True)

@@ -59,12 +59,12 @@ class Recurrent(nn.Module):
         return recurrence(x, *self._weights(), mask=None)[0] if self._by_hand(x) else self.cell(x)[0]
 
     def over(self, events: Events, mask: Tensor) -> Tensor:
-        """The states (B, L, H) of forward(events.embedded()) where the mask (B, L) is true.
+        """The states (B, L, H) of forward(events.expanded()) where the mask (B, L) is true.
 
         The input's product is computed once for each distinct event.
         """
         if mask.numel() == 0 or not self._by_hand(events.vectors):
-            return self.forward(events.embedded())
+            return self.forward(events.expanded())
         return recurrence(events, *self._weights(), mask=mask)[0]
 
     def _by_hand(self, x: Tensor) -> bool:
@@ -131,7 +131,7 @@ def recurrence(
     n_gates, n_hidden = 2 * len(bias_hh) // 3, weight_hh.shape[1]
     weight, bias = flipped(weight_ih), flipped(bias_ih + F.pad(bias_hh[:n_gates], (0, n_gates // 2)))
     if isinstance(inputs, Events):
-        x, place = product(inputs.vectors, weight, bias).to(weight.dtype), inputs.place.t()
+        x, place = product(inputs.vectors, weight, bias).to(weight.dtype), inputs.index.t()
     else:
         x, place = inputs.transpose(0, 1), None  # (L, B, n_in)
     by_kernel = kernels(x, n_hidden) is not None

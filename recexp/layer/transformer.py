@@ -69,7 +69,7 @@ class MultiHeadAttention(nn.Module):
         weights = [each.weight for each in (self.query, self.key, self.value)][0 if q is None else 1 :]
         if self._by_kernel(sources[0].vectors) and len(sources) <= 2:
             tables = [product(each.vectors, torch.cat(weights)) for each in sources]
-            return fused.attend(q, tables, [each.place for each in sources], seen, self.heads[0], self.dropout)
+            return fused.attend(q, tables, [each.index for each in sources], seen, self.heads[0], self.dropout)
         parts = [looked_up(sources, each) for each in weights]
         q, k, v = parts if q is None else (q, *parts)
         return self.between(q, k, v, seen)
@@ -260,7 +260,7 @@ def final(dim: int, norm: Norm) -> nn.Module:
 
 def looked_up(sources: Sequence[Events], weight: Tensor) -> Tensor:
     """weight(x) of x, the sum of the sources (B, L), once for each of their vectors: (B, L, D). weight has no bias."""
-    return total(Events(product(each.vectors, weight), each.place) for each in sources)
+    return total(Events(product(each.vectors, weight), each.index) for each in sources)
 
 
 def hide(x: Tensor, mask: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig, at_least, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding, require_items
@@ -38,7 +38,7 @@ class ALS(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
+        embedding_dim: int = at_least(1)
         feedback: Feedback
         iterations: int
         regularisation: float
@@ -112,7 +112,7 @@ class ALS(nn.Module):
 
 def ids(batch: Batch) -> tuple[Tensor, Tensor]:
     """Ids of user and target (B,), the rows of their tables."""
-    return batch.users.ids[batch.user, 0], batch.items.ids[batch.target, 0]
+    return batch.catalogue.users.ids[batch.user, 0], batch.catalogue.items.ids[batch.target, 0]
 
 
 def positives(user: Tensor, item: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -39,17 +39,17 @@ class ALSMLP(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
+        embedding_dim: int = at_least(1)
         feedback: Feedback
         iterations: int
         regularisation: float
         alpha: float
         combine: Combine
         freeze: bool
-        embedding_l2: float
-        hidden_sizes: list[int]
+        embedding_l2: float = at_least(0)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -51,19 +51,19 @@ class Reading(Enum):
 class BST(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         position: Position
-        n_heads: int
-        n_layers: int
-        feedforward_size: int
+        n_heads: int = at_least(1)
+        n_layers: int = at_least(1)
+        feedforward_size: int = at_least(1)
         norm: Norm
         output: Reading
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class BST(nn.Module):
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         read = [self.read(self.sources(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
-            read.append(lookup(events.vectors, events.place[:, -1]))  # (B, E)
+            read.append(lookup(events.vectors, events.index[:, -1]))  # (B, E)
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
     def sources(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
@@ -104,7 +104,7 @@ class BST(nn.Module):
         age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
         n_item, n_age = events.vectors.shape[1], self.place.vectors.shape[1]
         return [  # side by side, as a sum
-            Events(functional.pad(events.vectors, (0, n_age)), events.place),
+            Events(functional.pad(events.vectors, (0, n_age)), events.index),
             Events(functional.pad(self.place.vectors, (n_item, 0)), self.place.bucket(age)),
         ]
 

@@ -15,7 +15,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -38,18 +38,18 @@ class Auxiliary(Enum):
 class DIEN(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
-        state_size: int
+        state_size: int = at_least(1)
         gru_type: GRUType
         auxiliary: Auxiliary
-        auxiliary_hidden_sizes: list[int]
+        auxiliary_hidden_sizes: list[int] = layer_sizes()
         pooling: Pooling | None
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class DIEN(nn.Module):
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
         pooled = []
         if self.pooling:
-            history = pool_all(events.embedded(), batch.mask, self.pooling)  # (B, E)
+            history = pool_all(events.expanded(), batch.mask, self.pooling)  # (B, E)
             pooled = [history, target * history]
         logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
@@ -91,7 +91,7 @@ class DIEN(nn.Module):
         valid = batch.mask[:, 1:]
         if self.auxiliary is Auxiliary.labels:
             return masked_bce(self.judge(states, following, batch, valid), batch.history_label[:, 1:], valid)
-        drawn = batch.draw_items(following)
+        drawn = batch.catalogue.draw_items(following)
         differs = valid & (drawn != following)
         real = self.judge(states, following, batch, valid)
         fake = self.judge(states, drawn, batch, differs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -28,19 +28,19 @@ from recexp.registry import register
 class DIN(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         features: bool
         attention: Attention
-        attention_hidden_sizes: list[int]
+        attention_hidden_sizes: list[int] = layer_sizes()
         attention_activation: Activation
         normalise: Normalise
         user_vector: bool
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class DIN(nn.Module):
         user = None if self.user is None else self.user(profile)  # (B, E)
         if isinstance(self.attention, Interaction):
             return self.attention.over(target if user is None else target * user, events, mask)
-        history = events.embedded()  # (B, L, E)
+        history = events.expanded()  # (B, L, E)
         if user is not None:
             target, history = meet_user(self.kind, target, history, user)
         return self.attention(target, history, mask)
@@ -82,7 +82,7 @@ class DIN(nn.Module):
         """Logits (B, N) of N targets (B, N), rows of items, for each user; events are embedded once."""
         profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
         n_targets = targets.shape[1]
-        profile, place, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.place, batch.mask))
+        profile, place, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.index, batch.mask))
         target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
         return self.judge(profile, target, Events(events.vectors, place), mask).logits.view_as(targets)
 

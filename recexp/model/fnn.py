@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -27,14 +27,14 @@ class FNN(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         fm_epochs: int
         freeze: bool
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
         def __post_init__(self) -> None:
             super().__post_init__()

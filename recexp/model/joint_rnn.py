@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
@@ -40,20 +40,20 @@ class Auxiliary(Enum):
 class JointRNN(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         features: bool
         cell: Cell
-        state_size: int
+        state_size: int = at_least(1)
         head: Head
         output: Vectors
         auxiliary: Auxiliary
-        n_sampled: int
-        hidden_sizes: list[int]
+        n_sampled: int = at_least(1)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear
@@ -23,7 +23,7 @@ class LogisticRegression(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_l2: float
+        embedding_l2: float = at_least(0)
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class Popularity(nn.Module):
         self.register_buffer("score", torch.zeros(schema.n_items))  # by item id; padding and unknown: no events
 
     def forward(self, batch: Batch) -> Output:
-        return Output(logits=self.score[batch.items.ids[batch.target, 0]])
+        return Output(logits=self.score[batch.catalogue.items.ids[batch.target, 0]])
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}
@@ -50,7 +50,7 @@ class Popularity(nn.Module):
         return [Fit(name="count", model=self, fit=self.count)]
 
     def count(self, training: Batch) -> None:
-        item = training.items.ids[training.target, 0]
+        item = training.catalogue.items.ids[training.target, 0]
         n_items = len(self.score)
         events = torch.bincount(item, minlength=n_items).double()
         positives = torch.bincount(item[training.label == 1], minlength=n_items).double()

@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -33,16 +33,16 @@ class Target(Enum):
 class RNN(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         cell: Cell
-        state_size: int
+        state_size: int = at_least(1)
         target: Target
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class RNN(nn.Module):
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         if self.target is Target.last_step:
-            steps, mask = append(events.embedded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
+            steps, mask = append(events.expanded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
             found = [last(self.recurrent(steps), mask), profile]
         else:
             found = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]

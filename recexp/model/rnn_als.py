@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig, above, at_least, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear, SequenceEmbedding, require_items
@@ -28,9 +28,9 @@ from recexp.registry import register
 class RNNALS(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         cell: Cell
         pretrain: bool

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -62,21 +62,21 @@ class Memory(Enum):
 class Transformer4Rec(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         history_labels: bool
         position: Position
-        n_heads: int
-        n_layers: int
-        feedforward_size: int
+        n_heads: int = at_least(1)
+        n_layers: int = at_least(1)
+        feedforward_size: int = at_least(1)
         norm: Norm
         auxiliary: Auxiliary
         memory: Memory
-        n_sampled: int
-        hidden_sizes: list[int]
+        n_sampled: int = at_least(1)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Transformer4Rec(nn.Module):
             return Output(logits)
         if self.auxiliary is Auxiliary.labels:
             return Output(logits, {"states": self.before_labels(batch)})
-        history = Events(events.vectors, events.place[:, :-1]).embedded()  # (B, L, E)
+        history = Events(events.vectors, events.index[:, :-1]).expanded()  # (B, L, E)
         decoded = self.decode(history, batch.mask)  # (B, 1 + L, E)
         return Output(logits, {"decoded": decoded, "states": decoded[:, 1:]})
 

@@ -11,7 +11,7 @@ from enum import Enum
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, Optimizer, require
+from recexp.config import ModelConfig, Optimizer, above, at_least, fraction, layer_sizes, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -36,16 +36,16 @@ class WideDeep(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         wide: Wide
         wide_fields: list[str] | None
         n_buckets: int
         deep_fields: list[str] | None
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
         optimizers: dict[str, Optimizer]
 
         def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ VERBS = {  # name: (module, function, arguments, what it does)
         "KEY [override...]",
         "the value of a key, and which file or override set it",
     ),
-    "runs": ("recexp.verb.show", "runs", "[DIR...]", "the run directories below DIR (outputs), filtered and sorted"),
+    "runs": ("recexp.verb.runs", "runs", "[DIR...]", "the run directories below DIR (outputs), filtered and sorted"),
     "show": ("recexp.verb.show", "show", "RUN", "one run: its configuration, epochs and figures"),
     "compare": ("recexp.verb.compare", "compare", "A B", "two runs: what differs, and whether the figures really do"),
     "report": ("recexp.verb.report", "report", "DIR...", "a leaderboard over seeds, as text, table or offline page"),

@@ -195,8 +195,8 @@ def test_fields_of_user_item_and_context_are_those_of_the_raw_row(tiny_config: M
             "device": raw.context["device"][row],
         }
         ids = {
-            "city": batch.users.ids[batch.user[place], 1],
-            "brand": batch.items.ids[batch.target[place], 1],
+            "city": batch.catalogue.users.ids[batch.user[place], 1],
+            "brand": batch.catalogue.items.ids[batch.target[place], 1],
             "device": batch.context.ids[place, 0],
         }
         for name, value in values.items():
@@ -211,8 +211,8 @@ def test_counts_are_those_of_a_loop_over_the_training_rows(side: str, batches: B
     expected = [0] * batches.vocabulary[side]
     for row in range(len(batch)):
         ids = {
-            "user": batch.users.ids[batch.user[row]],
-            "item": batch.items.ids[batch.target[row]],
+            "user": batch.catalogue.users.ids[batch.user[row]],
+            "item": batch.catalogue.items.ids[batch.target[row]],
             "context": batch.context.ids[row],
         }[side]
         for index in ids.tolist():
@@ -230,7 +230,7 @@ def test_all_training_rows_at_once_come_without_histories(batches: Batches) -> N
 def test_drawn_items_follow_their_share_of_the_training_events(batches: Batches) -> None:
     batch = whole(batches, "train")
     torch.manual_seed(0)
-    drawn = batch.draw_items(torch.empty(200, 300))
+    drawn = batch.catalogue.draw_items(torch.empty(200, 300))
     assert drawn.shape == (200, 300)
     share = torch.bincount(drawn.flatten(), minlength=20) / drawn.numel()
     expected = torch.bincount(batch.target, minlength=20) / len(batch)
@@ -243,7 +243,7 @@ def test_draws_repeat_with_the_global_seed(batches: Batches) -> None:
     draws = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        draws.append(batch.draw_items(batch.history).tolist())
+        draws.append(batch.catalogue.draw_items(batch.history).tolist())
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -366,7 +366,7 @@ def test_a_table_gives_its_rows_and_no_more(tiny_config: MakeConfig, tiny_table:
         assert batch.context.ids.shape == batch.context.values.shape == (len(rows), 1)
         for tensor in (batch.user, batch.target, batch.history, batch.mask, batch.history_label):
             assert tensor.shape == (len(rows), 0)
-        assert batch.users.ids.shape == batch.items.ids.shape == (1, 0)
+        assert batch.catalogue.users.ids.shape == batch.catalogue.items.ids.shape == (1, 0)
     assert batches.counts("context").sum() == len(batches.rows["train"]) + 2  # padding and unknown count as 1
     assert len(batches.training()) == len(batches.rows["train"])
 
@@ -384,5 +384,5 @@ def test_an_event_takes_at_most_40_bytes_and_its_columns_lie_in_memory_once(comp
     columns = {name: array for name, array in dataset.log.arrays().items() if len(array) == n}
     for name in batches.log.keys() & columns:
         assert np.shares_memory(batches.log[name].numpy(), columns[name]) or not columns[name].size, name
-    own = [*batches.rows.values(), batches.popular]
+    own = [*batches.rows.values(), batches.catalogue.sampling_pool]
     assert sum(array.nbytes for array in columns.values()) + sum(tensor.nbytes for tensor in own) <= 40 * n

@@ -43,7 +43,11 @@ def everything(batches: Batches, part: str) -> Batch:
 def seen(batch: Batch) -> Iterator[torch.Tensor]:
     """All that a model sees of a batch: labels, fields of user, target, context and history."""
     yield from (batch.label, batch.context.ids, batch.context.values, batch.mask, batch.history_label)
-    for table, index in ((batch.users, batch.user), (batch.items, batch.target), (batch.items, batch.history)):
+    for table, index in (
+        (batch.catalogue.users, batch.user),
+        (batch.catalogue.items, batch.target),
+        (batch.catalogue.items, batch.history),
+    ):
         yield from (table.ids[index], table.values[index])
 
 
@@ -53,9 +57,9 @@ def in_raw_ids(dataset: Dataset, batch: Batch, row: int) -> tuple:
     length = int(batch.mask[row].sum())
     history = [str(log.raw_item[item]) for item in batch.history[row, :length]]
     fields = [
-        *batch.users.ids[batch.user[row]].tolist(),
-        *batch.users.values[batch.user[row]].tolist(),
-        *batch.items.ids[batch.target[row], :2].tolist(),
+        *batch.catalogue.users.ids[batch.user[row]].tolist(),
+        *batch.catalogue.users.values[batch.user[row]].tolist(),
+        *batch.catalogue.items.ids[batch.target[row], :2].tolist(),
         *batch.context.ids[row].tolist(),
         *batch.context.values[row].tolist(),
     ]
@@ -261,7 +265,7 @@ def test_another_future_leaves_every_training_batch_equal_to_the_bit(
     one, two = (Batches(dataset, config) for dataset in (first, second))
     for before, after in zip(one.epoch("train", 7, seed=3), two.epoch("train", 7, seed=3), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(seen(before), seen(after), strict=True))
-        assert torch.equal(before.popular, after.popular)
+        assert torch.equal(before.catalogue.sampling_pool, after.catalogue.sampling_pool)
     for side in ("user", "item", "context"):
         assert torch.equal(one.counts(side), two.counts(side))
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor
 
 from recexp.dataset.batch import Batch, Features
@@ -56,7 +57,7 @@ def pairs(batch: Batch) -> list[tuple[int, int, int]]:
     """(row, s, item id of event s + 1), one by one."""
     found = []
     for row, length in enumerate(batch.mask.sum(1).tolist()):
-        found += [(row, s, int(batch.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
+        found += [(row, s, int(batch.catalogue.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
     return found
 
 
@@ -92,8 +93,8 @@ def test_sampled_loss_counts_each_drawn_item_by_its_expected_number(
     torch.manual_seed(1)
     loss = module(states, mixed, item)
     torch.manual_seed(1)
-    drawn = mixed.items.ids[mixed.draw_items(torch.zeros(20)), 0].tolist()
-    trained = mixed.items.ids[mixed.popular, 0].tolist()
+    drawn = mixed.catalogue.items.ids[mixed.catalogue.draw_items(torch.zeros(20)), 0].tolist()
+    trained = mixed.catalogue.items.ids[mixed.catalogue.sampling_pool, 0].tolist()
     expected = {i: 20 * trained.count(i) / len(trained) for i in drawn}
     surprise, hits = [], 0
     for row, s, following in pairs(mixed):
@@ -135,9 +136,13 @@ def test_many_draws_approach_the_full_loss_and_gradient_though_items_are_not_equ
 
 def test_expected_numbers_are_those_of_the_training_events_that_batches_come_with(mixed: Batch) -> None:
     draw = Draw(6)
-    for popular in (mixed.popular, mixed.popular[:5], mixed.popular[:1]):
-        drawn, log_expected = draw(replace(mixed, popular=popular))
-        trained = (mixed.items.ids[popular, 0] - FIRST).tolist()
+    for popular in (
+        mixed.catalogue.sampling_pool,
+        mixed.catalogue.sampling_pool[:5],
+        mixed.catalogue.sampling_pool[:1],
+    ):
+        drawn, log_expected = draw(with_catalogue(mixed, sampling_pool=popular))
+        trained = (mixed.catalogue.items.ids[popular, 0] - FIRST).tolist()
         wanted = [6 * trained.count(i) / len(trained) for i in drawn.tolist()]
         torch.testing.assert_close(log_expected.exp(), torch.tensor(wanted))
 
@@ -153,7 +158,7 @@ def test_next_item_drawn_by_chance_does_not_count_against_itself(
     head: Callable, item: SideEmbedding, mixed: Batch
 ) -> None:
     only = mixed.history[mixed.mask][0]
-    batch = replace(mixed, popular=only[None], history=torch.where(mixed.mask, only, 0))
+    batch = replace(with_catalogue(mixed, sampling_pool=only[None]), history=torch.where(mixed.mask, only, 0))
     assert head(Vectors.tied, Draw(4))(states_of(batch), batch, item).item() == 0
 
 
@@ -188,10 +193,10 @@ def test_target_and_last_state_play_no_part(
 def test_unknown_next_item_is_no_pair(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
     module, states = head(Vectors.tied, draw), states_of(mixed)
     forgotten = int(mixed.history[-1, 3])
-    ids = mixed.items.ids.clone()
+    ids = mixed.catalogue.items.ids.clone()
     ids[forgotten, 0] = UNKNOWN
-    known = mixed.popular[mixed.popular != forgotten]
-    batch = replace(mixed, items=Features(ids, mixed.items.values), popular=known)
+    known = mixed.catalogue.sampling_pool[mixed.catalogue.sampling_pool != forgotten]
+    batch = with_catalogue(mixed, items=Features(ids, mixed.catalogue.items.values), sampling_pool=known)
     (gradient,) = torch.autograd.grad(module(states, batch, item), states)
     wanted = mixed.mask[:, 1:] & (mixed.history[:, 1:] != forgotten)
     assert torch.equal(gradient[:, :-1].any(2), wanted)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from recexp.config import Config, FeatureKind
-from recexp.dataset.batch import Batch, Batches, Features
+from recexp.dataset.batch import Batch, Batches, Catalogue, Features
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Field, Schema, Side
 from recexp.layer.poly2 import Poly2
@@ -20,7 +20,11 @@ Bag = dict[int, float]
 def bags(schema: Schema, batch: Batch, row: int) -> list[Bag]:
     """Each field of a sample as ids and coefficients."""
     found = []
-    rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target), "context": (batch.context, None)}
+    rows = {
+        "user": (batch.catalogue.users, batch.user),
+        "item": (batch.catalogue.items, batch.target),
+        "context": (batch.context, None),
+    }
     for name, (features, index) in rows.items():
         for field in getattr(schema, name).fields:
             at = row if index is None else int(index[row])
@@ -110,7 +114,7 @@ def test_each_pair_of_fields_counts_once_and_none_with_itself(dataset: Dataset, 
 
 def test_padding_contributes_nothing(dataset: Dataset, mixed: Batch) -> None:
     padded = replace(mixed, target=torch.zeros_like(mixed.target))
-    assert not padded.items.ids[0].any()
+    assert not padded.catalogue.items.ids[0].any()
     without = replace(dataset.schema, item=Side())
     assert require_dense(dataset.schema, padded) >= require_dense(without, padded) > 10
 
@@ -130,8 +134,8 @@ def context_only(features: Features) -> Batch:
     none = torch.zeros((len(features.ids), 0), dtype=torch.long)
     empty = Features(none, none.float())
     return Batch(label=torch.zeros(len(none)), user=none, target=none, context=features, history=none,
-                 history_label=none.float(), history_age=none.float(), mask=none.bool(), users=empty, items=empty,
-                 popular=none[:, 0:0].flatten())  # fmt: skip
+                 history_label=none.float(), history_age=none.float(), mask=none.bool(),
+                 catalogue=Catalogue(empty, empty, none[:, 0:0].flatten()))  # fmt: skip
 
 
 def test_linear_part_is_added(dataset: Dataset, mixed: Batch) -> None:

@@ -563,7 +563,7 @@ def sources() -> list[Events]:
 def test_products_of_distinct_vectors_are_those_of_each_position(norm, layers, read):
     encoder = stir(Encoder(layers, D, HEADS, HIDDEN, Activation.relu, 0.0, norm))
     parts, mask = sources(), MASK.clone()
-    x = sum(each.embedded() for each in parts)
+    x = sum(each.expanded() for each in parts)
     if read == "last":
         mask[:, -1] = True
         found, wanted = encoder.last(x, mask, parts), encoder.last(x, mask)
@@ -596,7 +596,7 @@ def test_the_first_layer_multiplies_each_distinct_vector_once(read, monkeypatch)
     true_product = product.product
     monkeypatch.setattr(product, "product", spy)
     monkeypatch.setattr(transformer, "product", spy)
-    x = sum(each.embedded() for each in parts)
+    x = sum(each.expanded() for each in parts)
     if read == "last":
         encoder.last(x, mask, parts)
     else:

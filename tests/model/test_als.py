@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder
 from torch import Tensor, nn
 
@@ -38,15 +39,15 @@ def factors(model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 def events(training: Batch) -> list[tuple[int, int, float]]:
     """User id, item id and label of each."""
-    user, item = training.users.ids[training.user, 0], training.items.ids[training.target, 0]
+    user, item = training.catalogue.users.ids[training.user, 0], training.catalogue.items.ids[training.target, 0]
     return list(zip(user.tolist(), item.tolist(), training.label.tolist(), strict=True))
 
 
 def planted(training: Batch, n_events: int, label: Callable[[Tensor, Tensor], Tensor]) -> Batch:
     """Random events of the dataset's users and items, labelled by a law."""
     generator = torch.Generator().manual_seed(0)
-    user = torch.randint(1, len(training.users.ids), (n_events,), generator=generator)
-    item = torch.randint(1, len(training.items.ids), (n_events,), generator=generator)
+    user = torch.randint(1, len(training.catalogue.users.ids), (n_events,), generator=generator)
+    item = torch.randint(1, len(training.catalogue.items.ids), (n_events,), generator=generator)
     return replace(training, user=user, target=item, label=label(user, item))
 
 
@@ -159,14 +160,19 @@ def test_objective_falls_from_iteration_to_iteration(feedback: Feedback, make: M
 def test_planted_preferences_of_rank_2_are_recovered(make: Make, batches: Batches) -> None:
     generator = torch.Generator().manual_seed(1)
     training = batches.training()
-    a, b = (torch.randn(len(side.ids), 2, generator=generator) for side in (training.users, training.items))
+    a, b = (
+        torch.randn(len(side.ids), 2, generator=generator)
+        for side in (training.catalogue.users, training.catalogue.items)
+    )
 
     def likes(user: Tensor, item: Tensor) -> Tensor:
         return ((a[user] * b[item]).sum(1) > 0).float()
 
     model = fit(make("als", embedding_dim=4, regularisation=0.02), planted(training, 3000, likes))
     users, items = torch.meshgrid(
-        torch.arange(1, len(training.users.ids)), torch.arange(1, len(training.items.ids)), indexing="ij"
+        torch.arange(1, len(training.catalogue.users.ids)),
+        torch.arange(1, len(training.catalogue.items.ids)),
+        indexing="ij",
     )
     every = planted(training, 1, likes)
     every = replace(every, user=users.flatten(), target=items.flatten())
@@ -184,10 +190,12 @@ def test_unknown_user_and_item_have_neither_factor_nor_bias(
     model = fit(make("als", feedback=feedback), batches.training())
     for table in factors(model):
         assert not table[:FIRST].any() and table[FIRST:].any(1).all()
-    neither = model(replace(mixed, users=unknown(mixed.users), items=unknown(mixed.items))).logits
+    neither = model(
+        with_catalogue(mixed, users=unknown(mixed.catalogue.users), items=unknown(mixed.catalogue.items))
+    ).logits
     torch.testing.assert_close(neither, (4 * (model.mean - 0.5)).expand(len(mixed)))
-    item_alone = model(replace(mixed, users=unknown(mixed.users))).logits
-    item = mixed.items.ids[mixed.target, 0]
+    item_alone = model(with_catalogue(mixed, users=unknown(mixed.catalogue.users))).logits
+    item = mixed.catalogue.items.ids[mixed.target, 0]
     torch.testing.assert_close(item_alone, 4 * (model.mean + model.item_bias[item] - 0.5))
 
 

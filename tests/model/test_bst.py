@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor, nn
 
 from recexp.config import FeatureKind
@@ -67,8 +68,11 @@ def test_logit_equals_a_plain_loop_over_rows_heads_and_positions(
 
 def in_double(batch: Batch) -> Batch:
     """The batch with its numeric features in double precision."""
-    sides = {name: getattr(batch, name) for name in ("users", "items", "context")}
-    return replace(batch, **{name: replace(each, values=each.values.double()) for name, each in sides.items()})
+    users, items, context = (
+        replace(each, values=each.values.double())
+        for each in (batch.catalogue.users, batch.catalogue.items, batch.context)
+    )
+    return replace(with_catalogue(batch, users=users, items=items), context=context)
 
 
 def plain_place(model: nn.Module, position: Position, event: Tensor, age: float, distance: int) -> Tensor:
@@ -163,7 +167,7 @@ def test_every_event_counts_and_no_padding(
     position: Position, output: Reading, bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = bst(position=position, output=output)
-    events = model.embed.together(mixed).embedded().detach().requires_grad_()  # (B, L + 1, E): a vector each
+    events = model.embed.together(mixed).expanded().detach().requires_grad_()  # (B, L + 1, E): a vector each
     place = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
     monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), place))
     model(mixed).logits.sum().backward()
@@ -320,7 +324,7 @@ def test_sizes_and_dropout_are_those_asked_for(make: Make) -> None:
 
 def test_vectors_are_drawn_with_the_std(make: Make) -> None:
     aged, learnt = (make("bst", position=each, embedding_std=0.5) for each in (Position.age, Position.learnt))
-    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.place.table):
+    for table in (aged.embed.embed.sides["user"].table, aged.index.table, learnt.index.table):
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.1)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from batches import with_catalogue
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -199,7 +200,7 @@ def test_content_of_padding_changes_nothing(name: str, options: dict, make: Make
 
 @each_variant
 def test_length_of_padding_changes_nothing(name: str, options: dict, make: Make, mixed: Batch) -> None:
-    batch = replace(mixed, popular=mixed.popular[:1])  # sampled items are all this one
+    batch = with_catalogue(mixed, sampling_pool=mixed.catalogue.sampling_pool[:1])  # sampled items are all this one
     model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
     require_equal(step(model, longer(batch, 5)), step(same, batch))
     torch.testing.assert_close(model.eval()(longer(batch, 5)).logits, same.eval()(batch).logits, rtol=1e-5, atol=1e-6)

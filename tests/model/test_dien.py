@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import with_catalogue
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch
@@ -106,7 +107,7 @@ def test_auxiliary_loss_is_the_mean_over_events_and_their_successors(
 ) -> None:
     model = make("dien", auxiliary=auxiliary).eval()
     item = int(mixed.history[mixed.mask][3])
-    batch = replace(mixed, popular=torch.tensor([item]))  # the only item that is ever sampled
+    batch = with_catalogue(mixed, sampling_pool=torch.tensor([item]))  # the only item that is ever sampled
     states = model(batch).parts["states"]
 
     def judged(row: int, s: int, following: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Features
@@ -155,12 +156,8 @@ def test_term_of_the_target_alone_cancels_under_softmax(mixed: Batch) -> None:
 
 def test_ids_alone_see_no_feature(din: Callable[..., nn.Module], mixed: Batch) -> None:
     ids, features = din(features=False), din(features=True)
-    other = replace(
-        mixed,
-        users=blank(mixed.users),
-        items=blank(mixed.items),
-        context=blank(mixed.context, kept=0),
-    )
+    blanked = with_catalogue(mixed, users=blank(mixed.catalogue.users), items=blank(mixed.catalogue.items))
+    other = replace(blanked, context=blank(mixed.context, kept=0))
     assert torch.equal(ids(other).logits, ids(mixed).logits)
     assert (features(other).logits != features(mixed).logits).all()
 

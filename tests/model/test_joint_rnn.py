@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import with_catalogue
 from torch import nn
 
 from recexp.dataset.batch import Batch, Features
@@ -64,9 +65,11 @@ def with_users(make: Make, model: nn.Module, features: bool) -> nn.Module:
 
 def test_dot_head_knows_nothing_of_user_and_context(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", head=Head.dot).eval()
-    users = Features(torch.full_like(mixed.users.ids, UNKNOWN), torch.zeros_like(mixed.users.values))
+    users = Features(
+        torch.full_like(mixed.catalogue.users.ids, UNKNOWN), torch.zeros_like(mixed.catalogue.users.values)
+    )
     context = Features(torch.full_like(mixed.context.ids, UNKNOWN), torch.zeros_like(mixed.context.values))
-    assert torch.equal(model(replace(mixed, users=users, context=context)).logits, model(mixed).logits)
+    assert torch.equal(model(replace(with_catalogue(mixed, users=users), context=context)).logits, model(mixed).logits)
     assert list(model.embed.embed.sides) == ["item"]
 
 
@@ -76,7 +79,7 @@ def test_without_features_ids_alone_count(head: Head, make: Make, mixed: Batch) 
         others = torch.full_like(features.ids[:, 1:], UNKNOWN)
         return Features(torch.cat([features.ids[:, :1], others], 1), torch.zeros_like(features.values))
 
-    blank = replace(mixed, users=ids_alone(mixed.users), items=ids_alone(mixed.items))
+    blank = with_catalogue(mixed, users=ids_alone(mixed.catalogue.users), items=ids_alone(mixed.catalogue.items))
     blind = make("joint_rnn", head=head, features=False).eval()
     assert torch.equal(blind(blank).logits, blind(mixed).logits)
     assert blind.embed.n_item == 16
@@ -95,7 +98,7 @@ def test_auxiliary_loss_tells_the_item_of_the_next_event_from_all_others(
     each = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
         for s in range(length - 1):
-            following = int(mixed.items.ids[mixed.history[row, s + 1], 0])
+            following = int(mixed.catalogue.items.ids[mixed.history[row, s + 1], 0])
             if output is Vectors.tied:
                 z = known @ (model.next.project.weight @ states[row, s])
             else:
@@ -129,7 +132,7 @@ def test_states_see_nothing_of_later_events(cell: Cell, make: Make, mixed: Batch
 
 def test_loss_has_no_gradient_by_events_after_those_it_judges(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
-    history = model.embed.events(mixed)[1].embedded().detach().requires_grad_()
+    history = model.embed.events(mixed)[1].expanded().detach().requires_grad_()
     upto = replace(mixed, mask=mixed.mask & (torch.arange(mixed.mask.shape[1]) <= 4))  # next items up to event 4
     loss = model.next(model.recurrent(history), upto, model.embed.embed.sides["item"])
     (gradient,) = torch.autograd.grad(loss, history)

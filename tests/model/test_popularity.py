@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import nn
 
 from recexp.config import Config, LabelKind
@@ -48,7 +49,9 @@ def test_logit_is_the_smoothed_rate_of_the_item(make: Make, dataset: Dataset, ba
 
 def test_unknown_item_gets_the_rate_of_all(make: Make, dataset: Dataset, batches: Batches, mixed: Batch) -> None:
     model = fit(make("popularity"), batches)
-    unknown = replace(mixed, items=Features(torch.full_like(mixed.items.ids, UNKNOWN), mixed.items.values))
+    unknown = with_catalogue(
+        mixed, items=Features(torch.full_like(mixed.catalogue.items.ids, UNKNOWN), mixed.catalogue.items.values)
+    )
     rate = float(dataset.log.label[dataset.log.rows("train")].mean())
     torch.testing.assert_close(model(unknown).logits, torch.full((len(mixed),), logit(rate)))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, trained_states
 from torch import Tensor, nn
 
@@ -89,8 +90,11 @@ def test_logit_matches_the_moved_user_with_the_target(
     b_user, b_item = (model.factors.linear.weights.sides[side].table.weight[:, 0] for side in ("user", "item"))
     logits = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
-        user, target = int(mixed.users.ids[mixed.user[row], 0]), int(mixed.items.ids[mixed.target[row], 0])
-        events = items[mixed.items.ids[mixed.history[row, :length], 0]]
+        user, target = (
+            int(mixed.catalogue.users.ids[mixed.user[row], 0]),
+            int(mixed.catalogue.items.ids[mixed.target[row], 0]),
+        )
+        events = items[mixed.catalogue.items.ids[mixed.history[row, :length], 0]]
         if history_labels:
             events = events + model.factors.embed.label.weight[1 + mixed.history_label[row, :length].long()]
         moved = last_state(model, cell, events) + users[user]
@@ -127,9 +131,9 @@ def test_unknown_user_and_item_have_neither_vector_nor_bias(make: Make, mixed: B
     model = fitted(make("rnn_als"), batches)
     users, items = (
         Features(torch.full_like(each.ids, UNKNOWN), torch.zeros_like(each.values))
-        for each in (mixed.users, mixed.items)
+        for each in (mixed.catalogue.users, mixed.catalogue.items)
     )
-    logits = model(replace(mixed, users=users, items=items)).logits
+    logits = model(with_catalogue(mixed, users=users, items=items)).logits
     assert torch.equal(logits, model.factors.linear.bias.expand(len(mixed)))
 
 
@@ -159,7 +163,7 @@ def test_fields_beside_the_ids_play_no_part(make: Make, mixed: Batch) -> None:
         return Features(torch.cat([features.ids[:, :1], others], 1), torch.zeros_like(features.values))
 
     model = make("rnn_als").eval()
-    blank = replace(mixed, users=ids_alone(mixed.users), items=ids_alone(mixed.items))
+    blank = with_catalogue(mixed, users=ids_alone(mixed.catalogue.users), items=ids_alone(mixed.catalogue.items))
     assert torch.equal(model(blank).logits, model(mixed).logits)
 
 

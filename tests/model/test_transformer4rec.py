@@ -178,7 +178,7 @@ def test_each_next_item_is_told_from_all_others_by_the_events_before_it(
         for s in range(c, n):  # event s + 1, at index s
             d = decoded(model, memory, history[row, :s], c)
             z = known @ (model.next.project.weight @ d) + model.next.bias
-            item = mixed.items.ids[mixed.history[row, s], 0]
+            item = mixed.catalogue.items.ids[mixed.history[row, s], 0]
             each.append(F.cross_entropy(z, item - 2))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
     torch.testing.assert_close(loss, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, Stopped, stop_after
 from torch import Tensor, nn
 
@@ -78,9 +79,9 @@ def test_each_part_sees_its_own_fields(
     options = {"wide_fields": ["user", "category"], "deep_fields": ["tags", "price", "segment"]}
     model = drawn(make("wide_deep", wide=wide, n_buckets=1000, **options))
     (column,) = (each.column for each in dataset.schema.item.fields if each.name == field)
-    ids = mixed.items.ids.clone()
+    ids = mixed.catalogue.items.ids.clone()
     ids[:, column] = UNKNOWN
-    other = replace(mixed, items=replace(mixed.items, ids=ids))
+    other = with_catalogue(mixed, items=replace(mixed.catalogue.items, ids=ids))
     assert bool((model.wide(other) != model.wide(mixed)).all()) == in_wide
     assert bool((model.wide(other) != model.wide(mixed)).any()) == in_wide
     assert bool((model.deep(other) != model.deep(mixed)).any()) == in_deep

@@ -79,14 +79,14 @@ def test_l2_of_the_batch_decays_its_rows_by_their_share_of_training(
     for each, before in zip(backward(model, mixed, sparse), bare, strict=True):
         add_l2(each, 0.3, L2Rows.batch, batches.counts(each.name))
         ids = {
-            "user": mixed.users.ids[mixed.user],
-            "item": mixed.items.ids[mixed.target],
+            "user": mixed.catalogue.users.ids[mixed.user],
+            "item": mixed.catalogue.items.ids[mixed.target],
             "context": mixed.context.ids,
         }[each.name]
         every = next(batches.epoch("train", 10**6))
         training = {
-            "user": every.users.ids[every.user],
-            "item": every.items.ids[every.target],
+            "user": every.catalogue.users.ids[every.user],
+            "item": every.catalogue.items.ids[every.target],
             "context": every.context.ids,
         }[each.name]
         weight = each.table.weight.detach()

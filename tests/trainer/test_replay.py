@@ -23,7 +23,9 @@ def meta_step(monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], d
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # knows no meta tensors
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
     # Counted in the first step, which is not recorded.
-    monkeypatch.setattr(next_item, "log_share", lambda batch: torch.zeros(len(batch.items.ids), device="meta"))
+    monkeypatch.setattr(
+        next_item, "log_share", lambda batch: torch.zeros(len(batch.catalogue.items.ids), device="meta")
+    )
     batches = Batches(dataset, compose().dataset, "meta")
 
     def meta_step(model: nn.Module, n_rows: int) -> None:

@@ -114,9 +114,9 @@ class FeatureEmbedding(nn.Module):
         """Every field of user, target and context: (B, F, D)."""
         parts = []
         if "user" in self.sides:
-            parts.append(self.rows("user", batch.users, batch.user))
+            parts.append(self.rows("user", batch.catalogue.users, batch.user))
         if "item" in self.sides:
-            parts.append(self.rows("item", batch.items, batch.target))
+            parts.append(self.rows("item", batch.catalogue.items, batch.target))
         if "context" in self.sides:
             parts.append(self.sides["context"](batch.context))
         return torch.cat(parts, 1)
@@ -127,7 +127,10 @@ class FeatureEmbedding(nn.Module):
         What is a sum over fields, as linear terms, sums of pairs and an MLP's first product are: (B, K).
         """
         sources = []
-        for side, table, index in (("user", batch.users, batch.user), ("item", batch.items, batch.target)):
+        for side, table, index in (
+            ("user", batch.catalogue.users, batch.user),
+            ("item", batch.catalogue.items, batch.target),
+        ):
             if side in self.sides:
                 rows, place = self.distinct(side, table, index)
                 sources.append(Events(term(side, self.sides[side](rows)), place))
@@ -194,27 +197,27 @@ class SequenceEmbedding(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Profile (B, P), target (B, E) and history (B, L, E)."""
         target, events = self.events(batch)
-        return self.profile(batch), target, events.embedded()
+        return self.profile(batch), target, events.expanded()
 
     def events(self, batch: Batch) -> tuple[Tensor, Events]:
         """Target (B, E) and the history's events."""
         together = self.together(batch)
         # Two look-ups: slices of a single one would each have a gradient of its whole size.
-        target = lookup(together.vectors, together.place[:, -1])
-        return target, Events(together.vectors, together.place[:, :-1])
+        target = lookup(together.vectors, together.index[:, -1])
+        return target, Events(together.vectors, together.index[:, :-1])
 
     def together(self, batch: Batch) -> Events:
         """The history's events and, behind them, the target: places (B, L + 1)."""
         index, side = torch.cat([batch.history, batch.target[:, None]], 1), self.embed.sides["item"]
         if self.label is None:
-            rows, place = self.embed.distinct("item", batch.items, index)
+            rows, place = self.embed.distinct("item", batch.catalogue.items, index)
             items = side(rows).flatten(1)  # (n, E)
         else:  # a target is an item whose label is not known
             n_labels = self.label.num_embeddings
             label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
             index = n_labels * index + functional.pad(label, (0, 1), value=PADDING)
-            known, place = self.embed.known("item", n_labels * len(batch.items.ids), index)
-            rows = batch.items.at(known // n_labels)
+            known, place = self.embed.known("item", n_labels * len(batch.catalogue.items.ids), index)
+            rows = batch.catalogue.items.at(known // n_labels)
             items = side(rows).flatten(1) + self.label(known % n_labels)
         return Events(items, place)
 
@@ -224,10 +227,10 @@ class SequenceEmbedding(nn.Module):
 
     def items(self, batch: Batch, index: Tensor) -> Tensor:
         """Items (...) without labels: (..., E)."""
-        return self.embed.rows("item", batch.items, index).flatten(-2)
+        return self.embed.rows("item", batch.catalogue.items, index).flatten(-2)
 
     def profile(self, batch: Batch) -> Tensor:
-        fields = self.embed.rows("user", batch.users, batch.user)
+        fields = self.embed.rows("user", batch.catalogue.users, batch.user)
         if "context" in self.embed.sides:
             fields = torch.cat([fields, self.embed.sides["context"](batch.context)], 1)
         return fields.flatten(1)
