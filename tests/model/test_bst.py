@@ -324,7 +324,7 @@ def test_sizes_and_dropout_are_those_asked_for(make: Make) -> None:
 
 def test_vectors_are_drawn_with_the_std(make: Make) -> None:
     aged, learnt = (make("bst", position=each, embedding_std=0.5) for each in (Position.age, Position.learnt))
-    for table in (aged.embed.embed.sides["user"].table, aged.index.table, learnt.index.table):
+    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.index.table):
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.1)
 
 
