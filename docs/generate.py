@@ -13,8 +13,8 @@ import recexp
 from recexp import registry
 from recexp.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
+from recexp.describe import options
 from recexp.error import ConfigError
-from recexp.verb.catalogue import options
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/models.md"

@@ -15,8 +15,8 @@ import yaml
 import recexp
 from recexp import registry
 from recexp.cli import run
-from recexp.config import to_dict
 from recexp.groups import conf_folder
+from recexp.tree import to_dict
 from recexp.verb.help import help_text
 
 SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]

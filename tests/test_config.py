@@ -9,11 +9,11 @@ import yaml
 import recexp
 from recexp import registry
 from recexp.compose import compose, model_file
-from recexp.config import to_dict
+from recexp.describe import options, schema
 from recexp.error import ConfigError, choices
 from recexp.groups import conf_folder
+from recexp.tree import to_dict
 from recexp.validate import check
-from recexp.verb.catalogue import options, schema
 
 FILES = [
     path

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -16,14 +15,13 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from recexp.compose import model_file, yaml_folders
+from recexp.compose import compose_job
 from recexp.error import UserError
 from recexp.process import cores
 from recexp.run.directory import check_reopens, read_config
 from recexp.sweep.folder import PLACE, Job, Stopped, begin, check_data, find_job, job_path, quoted
 from recexp.sweep.job import objective
 from recexp.sweep.pool import Task
-from recexp.validate import check
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # in this process, for a debugger
 logger = logging.getLogger("recexp.sweep")
@@ -80,16 +78,7 @@ class Gate(Launcher):
         words = [word for word in words if not PLACE.match(word)]
         if before := find_job(self.sweep.folder, number):
             threads = read_config(before)["trainer"]["threads"]  # as it began
-        raw = self.loader.load_sweep_config(self.config, words)
-        outside = HydraConfig.instance().cfg
-        with open_dict(raw):
-            raw.hydra.job.num, raw.hydra.job.id = number, str(number)
-            HydraConfig.instance().set_config(raw)  # what ${hydra:...} refers to
-            del raw["hydra"]
-        try:
-            config = check(raw, model_file(raw, yaml_folders(HydraConfig.get())), threads)
-        finally:
-            HydraConfig.instance().cfg = outside
+        config = compose_job(self.loader, self.config, words, number, threads)
         path = job_path(self.sweep.folder, number, config)
         config.run.dir = str(path)
         return Job(number, path, config, words)

@@ -6,8 +6,9 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import ConfigError
+from recexp.tree import flat, to_dict
 
 Space = dict[str, BaseDistribution]  # key, with its + where it has one: distribution
 GRAMMAR = "interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b,step), choice(a,b,...) or a,b,..."

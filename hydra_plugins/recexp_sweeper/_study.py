@@ -12,9 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions, Sampler
 from hydra_plugins.recexp_sweeper._space import Space
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import ConfigError, RunError
 from recexp.metric.binary import HIGHER_IS_BETTER
+from recexp.tree import flat, to_dict
 
 SEARCHED = "searched"  # the study's attribute that says what is
 # Keys that may differ between the processes of a search.

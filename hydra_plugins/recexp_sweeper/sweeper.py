@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.recexp_launcher.gate import at_once
 from hydra_plugins.recexp_sweeper._options import Options
-from recexp.compose import model_file, yaml_folders
+from recexp.compose import compose_job
 from recexp.config import Config
 from recexp.error import ConfigError
-from recexp.validate import check, typed
+from recexp.validate import typed
 
 logger = logging.getLogger("recexp.search")
 INSTALL = "pip install 'recexp[optuna]'"
@@ -68,11 +68,7 @@ class OptunaSweeper(Sweeper):
     def job(self, words: list[str]) -> Config:
         """The checked configuration of a job. Raises ConfigError, or what Hydra raises."""
         assert self.config is not None and self.hydra_context is not None
-        raw = self.hydra_context.config_loader.load_sweep_config(self.config, words)
-        folders = yaml_folders(raw.hydra)
-        with open_dict(raw):
-            del raw["hydra"]
-        return check(raw, model_file(raw, folders))
+        return compose_job(self.hydra_context.config_loader, self.config, words)
 
 
 def _require_optuna() -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
+from recexp.config import DatasetConfig, LabelKind, SplitKind, require
 from recexp.dataset.log import PARTS
 from recexp.dataset.raw import Raw
 from recexp.dataset.sheet import Sheet, Table, constant_features, features_by_id
 from recexp.error import ConfigError, DataError
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp import registry
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind, to_dict
+from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset import cache
 from recexp.dataset.derive import derive
 from recexp.dataset.encode import Encoded, encode_side
@@ -17,6 +17,7 @@ from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import UNKNOWN, Schema, Side
 from recexp.dataset.split import by_name, by_row, split
 from recexp.error import ConfigError, DataError, choices
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recexp import registry
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import ConfigError
+from recexp.tree import flat, to_dict
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import RunError
 from recexp.logger import guarded
 from recexp.run.table import epoch_line
+from recexp.tree import flat, to_dict
 
 logger = logging.getLogger(__name__)
 NO_IDENTITY = ("run", "logger", "device")  # keys that say where and on what a configuration runs, not what it is

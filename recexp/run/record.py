@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.config import flat
 from recexp.error import RunError
 from recexp.run.directory import find_runs, read_config, read_epochs, read_json, read_status
+from recexp.tree import flat
 
 if TYPE_CHECKING:
     import pandas as pd

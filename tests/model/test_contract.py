@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from recexp import registry
 from recexp.config import ModelConfig
-from recexp.contract import all_unknown, in_closed_form, longer, step, with_garbage, without_draws
+from recexp.contract.measure import in_closed_form, step, without_draws
+from recexp.contract.variant import all_unknown, longer, with_garbage
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
+from recexp.config import DatasetConfig, LabelKind, SplitKind, require
 from recexp.dataset import frame
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.sheet import Sheet, features_by_id
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
