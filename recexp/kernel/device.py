@@ -1,7 +1,5 @@
 """What other code has to ask of the hardware. Answers change how long results take, not what they are."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -36,9 +34,3 @@ def unique(index: Tensor) -> tuple[Tensor, Tensor]:
         return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)
     values, inverse = torch.unique(index, return_inverse=True)
     return values, inverse
-
-
-def blocks(x: Tensor, size: int = 2048) -> Iterator[slice]:
-    """The rows of x (N, C) in blocks of which a few arrays of 64 channels fit in a core's cache; whole on a GPU."""
-    size = max(1, len(x)) if waits(x) else size
-    return (slice(start, start + size) for start in range(0, len(x), size))
