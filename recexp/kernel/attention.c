@@ -1,83 +1,85 @@
-/* attention.py, _Meet: x_i = key_p + query_r + W (v_p * t_r), event i having place p and row r. */
+/* attention.py: what a target makes of each event (target_interaction), and multi-head attention (attend). */
 
 #include "kernel.h"
 
 
-STRUCT(meet,
+/* x = key_i + query_r + W (v_i * t_r) of each of N events, i being its index among the vectors and r its row. */
+
+STRUCT(target_interaction,
     const float *vectors, *target, *key, *query, *weight; /* (n, D), (B, D), (n, H), (B, H), (D, H) */
-    const long *place, *row;                              /* (N,) */
+    const long *index, *row;                              /* (N,) */
     float *x;                                             /* (N, H) */
-    long n, dim, width, n_rows, out_of_range; /* whether a place is none of the rows of vectors and key */
+    long n, dim, width, n_vectors, out_of_range; /* whether an index is none of the vectors */
 )
 
-/* v_p * t_r of events (rows, D). */
-static void meet_rows(const float *vectors, const float *target, const long *place, const long *row, long rows,
-                      long dim, float *met) {
+/* v_i * t_r of some events (rows, D). */
+static void multiply_rows(const float *vectors, const float *target, const long *index, const long *row, long rows,
+                          long dim, float *product) {
     for (long i = 0; i < rows; i++) {
-        const float *v = vectors + place[i] * dim, *t = target + row[i] * dim;
-        EACH(j, dim) STORE(met + i * dim + j, LOAD(v + j) * LOAD(t + j));
+        const float *v = vectors + index[i] * dim, *t = target + row[i] * dim;
+        EACH(j, dim) STORE(product + i * dim + j, LOAD(v + j) * LOAD(t + j));
     }
 }
 
-static void meet_thread(void *args, long thread, long n_threads) {
-    struct meet *m = args;
+static void target_interaction_thread(void *args, long thread, long n_threads) {
+    struct target_interaction *m = args;
     long dim = m->dim, width = m->width;
-    float *met = scratch(BLOCK, dim);
+    float *product = scratch(BLOCK, dim);
     BLOCKS(start, rows, m->n) {
-        for (long i = start; i < start + rows; i++) m->out_of_range |= m->place[i] < 0 || m->place[i] >= m->n_rows;
+        for (long i = start; i < start + rows; i++) m->out_of_range |= m->index[i] < 0 || m->index[i] >= m->n_vectors;
         if (m->out_of_range) break;
-        meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
+        multiply_rows(m->vectors, m->target, m->index + start, m->row + start, rows, dim, product);
         for (long i = 0; i < rows; i++) {
-            const float *key = m->key + m->place[start + i] * width, *query = m->query + m->row[start + i] * width;
+            const float *key = m->key + m->index[start + i] * width, *query = m->query + m->row[start + i] * width;
             EACH(j, width) STORE(m->x + (start + i) * width + j, LOAD(key + j) + LOAD(query + j));
         }
-        multiply(rows, width, dim, met, dim, 1, m->weight, width, m->x + start * width, width, 1);
+        multiply(rows, width, dim, product, dim, 1, m->weight, width, m->x + start * width, width, 1);
     }
-    free(met);
+    free(product);
 }
-KERNEL(meet, meet)
+KERNEL(target_interaction, target_interaction)
 
-STRUCT(meet_back,
+STRUCT(target_interaction_back,
     const float *vectors, *target, *weight, *dx; /* weight (H, D) */
-    const long *place, *row;
-    float *dmet; /* (N, D) */
+    const long *index, *row;
+    float *dproduct; /* (N, D) */
     long n, dim, width;
-    struct sum dweight; /* of the gradient of weight (H, D) */
+    struct sum dweight; /* (H, D) */
 )
 
-static void meet_back_thread(void *args, long thread, long n_threads) {
-    const struct meet_back *m = args;
+static void target_interaction_back_thread(void *args, long thread, long n_threads) {
+    const struct target_interaction_back *m = args;
     long dim = m->dim, width = m->width;
-    float *met = scratch(BLOCK, dim), *dweight = sum_at(&m->dweight, thread);
+    float *product = scratch(BLOCK, dim), *dweight = sum_at(&m->dweight, thread);
     BLOCKS(start, rows, m->n) {
         const float *dx = m->dx + start * width;
-        meet_rows(m->vectors, m->target, m->place + start, m->row + start, rows, dim, met);
-        multiply(width, dim, rows, dx, 1, width, met, dim, dweight, dim, 1);
-        multiply(rows, dim, width, dx, width, 1, m->weight, dim, m->dmet + start * dim, dim, 0);
+        multiply_rows(m->vectors, m->target, m->index + start, m->row + start, rows, dim, product);
+        multiply(width, dim, rows, dx, 1, width, product, dim, dweight, dim, 1);
+        multiply(rows, dim, width, dx, width, 1, m->weight, dim, m->dproduct + start * dim, dim, 0);
     }
-    free(met);
+    free(product);
 }
-SUMMING_KERNEL(meet_back, meet_back, dweight)
+SUMMING_KERNEL(target_interaction_back, target_interaction_back, dweight)
 
-/* What events bring to the rows they came from; a thread takes columns, so no two write to one number. */
+/* Adds the events' gradients to the rows they came from. A thread takes columns, so no two write to one number. */
 
-STRUCT(meet_add,
-    const float *vectors, *target, *dx, *dmet;
-    const long *place, *row;
-    float *dvectors, *dtarget, *dkey, *dquery; /* as the four are, from 0 */
+STRUCT(target_interaction_add,
+    const float *vectors, *target, *dx, *dproduct;
+    const long *index, *row;
+    float *dvectors, *dtarget, *dkey, *dquery; /* shaped as the four, 0 before */
     long n, dim, width;
 )
 
-static void meet_add_thread(void *args, long thread, long n_threads) {
-    const struct meet_add *m = args;
+static void target_interaction_add_thread(void *args, long thread, long n_threads) {
+    const struct target_interaction_add *m = args;
     long dim = m->dim, width = m->width;
     for (long i = 0; i < m->n; i++) {
-        long p = m->place[i], r = m->row[i];
+        long p = m->index[i], r = m->row[i];
         for (long j = thread * LANES; j < dim; j += n_threads * LANES) {
-            vec dmet = LOAD(m->dmet + i * dim + j);
+            vec dproduct = LOAD(m->dproduct + i * dim + j);
             float *dv = m->dvectors + p * dim + j, *dt = m->dtarget + r * dim + j;
-            STORE(dv, LOAD(dv) + dmet * LOAD(m->target + r * dim + j));
-            STORE(dt, LOAD(dt) + dmet * LOAD(m->vectors + p * dim + j));
+            STORE(dv, LOAD(dv) + dproduct * LOAD(m->target + r * dim + j));
+            STORE(dt, LOAD(dt) + dproduct * LOAD(m->vectors + p * dim + j));
         }
         for (long j = thread * LANES; j < width; j += n_threads * LANES) {
             vec dx = LOAD(m->dx + i * width + j);
@@ -87,37 +89,48 @@ static void meet_add_thread(void *args, long thread, long n_threads) {
         }
     }
 }
-KERNEL(meet_add, meet_add)
+KERNEL(target_interaction_add, target_interaction_add)
 
-/* fused.py, _Attend: softmax(q k^T / sqrt(d)) v, a head of a row at a time; a query that sees nothing gets 0. Positions
-   that no query sees are left out; where they are queries as well, they get 0. */
+/* softmax(q k^T / sqrt(d)) v, one head of one row at a time. A query that sees nothing gets 0. Positions that no query
+   sees are left out; where positions are the queries as well, these get 0. */
 
 STRUCT(attend,
-    const float *q;                   /* (B, M, D), or null: the first D numbers of each position are its query */
-    const float *table_1, *table_2;   /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of rows of both */
-    const long *place_1, *place_2;    /* (B, L): which rows; without them each position has its own */
-    const unsigned char *seen;        /* (B, M or 1, L) */
-    float *out;                       /* (B, M, D); dout in attend_back */
+    const float *OPTIONAL q;       /* (B, M, D); without it the first D numbers of each position */
+    const float *table[2];         /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of a row of each */
+    const long *OPTIONAL index[2]; /* (B, L) each: which row; without it each position has its own */
+    const unsigned char *seen;     /* (B, M or 1, L) */
     long n_rows, n_queries, length, dim, n_heads, width;
-    long each;                        /* whether each query has a row of seen */
-    long dropped, seed;               /* dropout of the weights, of 2^32 */
-    float *dq, *dpositions;           /* (B, M, D) or null, (B, L, W); of attend_back */
+    long by_query;      /* whether seen has a row for each query */
+    long dropped, seed; /* dropout of the weights, units of 2^-32 */
+    float *out;         /* (B, M, D) */
 )
 
-/* What positions `at` of all hold: (n, W). */
+STRUCT(attend_back,
+    const float *OPTIONAL q; /* up to the seed the members of attend */
+    const float *table[2];
+    const long *OPTIONAL index[2];
+    const unsigned char *seen;
+    long n_rows, n_queries, length, dim, n_heads, width;
+    long by_query;
+    long dropped, seed;
+    const float *dout;
+    float *OPTIONAL dq, *dpositions; /* (B, M, D), with q; (B, L, W) */
+)
+
+/* What the positions `at` hold: (n, W). */
 static void look_up(const struct attend *s, const long *at, long n, float *to) {
     long width = s->width;
     for (long i = 0; i < n; i++, to += width) {
-        const float *first = s->table_1 + (s->place_1 ? s->place_1[at[i]] : at[i]) * width;
-        if (s->table_2) {
-            const float *second = s->table_2 + (s->place_2 ? s->place_2[at[i]] : at[i]) * width;
+        const float *first = s->table[0] + (s->index[0] ? s->index[0][at[i]] : at[i]) * width;
+        if (s->table[1]) {
+            const float *second = s->table[1] + (s->index[1] ? s->index[1][at[i]] : at[i]) * width;
             EACH(j, width) STORE(to + j, LOAD(first + j) + LOAD(second + j));
         } else
             memcpy(to, first, sizeof(float) * width);
     }
 }
 
-/* One round of a square's transposition: what lies off the diagonal of squares of 2 half changes places. */
+/* One round of the transposition of a square: exchanges what lies off the diagonal of its squares of size 2 half. */
 INLINE void turn(vec *square, const int half) {
     ivec upper, lower; /* where the two rows' numbers come from, those from LANES on being the second row's */
 #pragma GCC unroll 16
@@ -191,9 +204,9 @@ static void attend_thread(void *args, long thread, long n_threads) {
     float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
     float *made = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->each ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
         long padded = padded_to_lanes(n);
-        const unsigned char *seen = s->each ? s->seen + row * m * n : 0;
+        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = s->q ? s->q + row * m * dim : positions;
         float *out = s->q ? s->out + row * m * dim : made;
         look_up(s, at, n, positions);
@@ -210,6 +223,7 @@ static void attend_thread(void *args, long thread, long n_threads) {
 KERNEL(attend, attend)
 
 static void attend_back_thread(void *args, long thread, long n_threads) {
+    const struct attend_back *b = args;
     const struct attend *s = args;
     long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
     long size = dim / s->n_heads, q_step = s->q ? dim : width, *at = malloc(sizeof(long) * most_n);
@@ -219,12 +233,12 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
     float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
     float *own = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->each ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
         long padded = padded_to_lanes(n);
-        const unsigned char *seen = s->each ? s->seen + row * m * n : 0;
+        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = s->q ? s->q + row * m * dim : positions;
-        const float *all = s->q ? s->out + row * m * dim : taken(s->out, at, n, dim, own);
-        float *dq = s->q ? s->dq + row * m * dim : dpositions;
+        const float *all = s->q ? b->dout + row * m * dim : taken(b->dout, at, n, dim, own);
+        float *dq = s->q ? b->dq + row * m * dim : dpositions;
         look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
             const float *dout = all + head;
@@ -249,9 +263,9 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
             multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
             multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
         }
-        put_back(dpositions, at, n, width, row * most_n, most_n, s->dpositions);
+        put_back(dpositions, at, n, width, row * most_n, most_n, b->dpositions);
     }
     free(at), free(turned), free(weights), free(visible), free(positions), free(change), free(left);
     free(dpositions), free(own);
 }
-KERNEL(attend_back, attend)
+KERNEL(attend_back, attend_back)

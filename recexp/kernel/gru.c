@@ -1,26 +1,30 @@
-/* recurrent.py, _Steps: rows know nothing of one another, so a block of them goes through all its steps. */
+/* gru.py: a GRU, AUGRU or AGRU over sequences. Rows do not depend on one another, so a thread takes a block of rows
+   through all of its steps. */
 
 #include "kernel.h"
 
 
 STRUCT(recurrence,
-    const float *x, *weight_x, *bias_x; /* (L, B, K), (K, 3H), (3H,); or products (n, 3H), null and null */
-    const long *place;                  /* (L, B): which of the products; without it each step has its own */
-    const float *a;                     /* (B, L) or null */
-    const float *weight, *bias;         /* (H, 3H), (H,) of the candidate */
-    const unsigned char *mask;          /* (B, L) or null */
-    float *h, *gates, *y_n;             /* (L + 1, B, H), of which the first is given; (L, B, 3H); (L, B, H) */
-    long n_steps, n_rows, n_in, width, update;
-    long n_products, out_of_range; /* whether a place is none of them */
+    const float *x;                          /* (L, B, K), with the two below; or products of inputs (n, 3H) */
+    const float *OPTIONAL weight_x, *OPTIONAL bias_x; /* (K, 3H), (3H,) */
+    const long *OPTIONAL index;              /* (L, B): rows of the products; without it each step has its own */
+    const float *OPTIONAL a;                 /* (B, L): attention, 1 without it */
+    const float *weight, *bias;              /* (H, 3H), (H,) of the candidate */
+    const unsigned char *OPTIONAL mask;      /* (B, L) */
+    float *h, *gates, *y_n;                  /* (L + 1, B, H), the first step given; (L, B, 3H); (L, B, H) */
+    long n_steps, n_rows, n_in, width;
+    long update;                             /* whether attention scales the update gate (AUGRU) or replaces it (AGRU) */
+    long n_products, out_of_range;           /* whether an index is none of the products */
 )
 
-INLINE vec share_of(float weight, vec u, long update) {
-    if (update) return weight * u;
-    return (vec){0} + weight;
+/* The weight of the candidate in the new state. */
+INLINE vec candidate_weight(float attention, vec u, long update) {
+    if (update) return attention * u;
+    return (vec){0} + attention;
 }
 
-/* How many rows of a block go on at step t: up to the last that has an event. The others keep their state. */
-static long going_on(const unsigned char *mask, long start, long rows, long t, long n_steps) {
+/* The number of rows of a block that have an event at step t, or stand before one that has. Others keep their state. */
+static long active_rows(const unsigned char *mask, long start, long rows, long t, long n_steps) {
     while (mask && rows && !mask[(start + rows - 1) * n_steps + t]) rows--;
     return rows;
 }
@@ -30,21 +34,21 @@ static void recurrence_thread(void *args, long thread, long n_threads) {
     long width = c->width, all = 3 * width, n_rows = c->n_rows, n_steps = c->n_steps;
     float *y = scratch(BLOCK, all);
     BLOCKS(start, rows, n_rows) for (long t = 0; t < n_steps; t++) {
-        long at = t * n_rows + start, n = going_on(c->mask, start, rows, t, n_steps);
+        long at = t * n_rows + start, n = active_rows(c->mask, start, rows, t, n_steps);
         float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
         float *new = old + n_rows * width;
         if (c->weight_x) affine(c->x + at * c->n_in, n, c->n_in, c->weight_x, c->bias_x, all, gates);
         for (long i = 0; !c->weight_x && i < n; i++) {
-            long place = c->place ? c->place[at + i] : at + i;
-            if (c->place && (place < 0 || place >= c->n_products))
+            long index = c->index ? c->index[at + i] : at + i;
+            if (c->index && (index < 0 || index >= c->n_products))
                 c->out_of_range = 1;
             else
-                memcpy(gates + i * all, c->x + place * all, sizeof(float) * all);
+                memcpy(gates + i * all, c->x + index * all, sizeof(float) * all);
         }
         multiply_onto(n, 2 * width, width, old, width, 1, c->weight, all, y, all, gates, all);
         multiply_onto(n, width, width, old, width, 1, c->weight + 2 * width, all, y + 2 * width, all, c->bias, 0);
         for (long i = 0; i < n; i++) EACH(j, width) {
-            float weight = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
+            float attention = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
             const float *from = y + i * all + j;
             float *to = gates + i * all + j;
             vec r = sigmoid(LOAD(from)), u = sigmoid(LOAD(from + width)), product = LOAD(from + 2 * width);
@@ -53,7 +57,7 @@ static void recurrence_thread(void *args, long thread, long n_threads) {
             STORE(to + width, u);
             STORE(to + 2 * width, candidate);
             STORE(y_n + i * width + j, product);
-            STORE(new + i * width + j, h + share_of(weight, u, c->update) * (candidate - h));
+            STORE(new + i * width + j, h + candidate_weight(attention, u, c->update) * (candidate - h));
         }
         memcpy(new + n * width, old + n * width, sizeof(float) * (rows - n) * width);
     }
@@ -62,14 +66,15 @@ static void recurrence_thread(void *args, long thread, long n_threads) {
 KERNEL(recurrence, recurrence)
 
 STRUCT(recurrence_back,
-    const float *x, *weight_x;    /* (L, B, K), (3H, K); null with products */
-    const float *a, *weight;      /* weight (3H, H) */
-    const unsigned char *mask;
+    const float *OPTIONAL x, *OPTIONAL weight_x;    /* (L, B, K), (3H, K); neither with products */
+    const float *OPTIONAL a, *weight;               /* weight (3H, H) */
+    const unsigned char *OPTIONAL mask;
     const float *h, *gates, *y_n;
-    const float *dstates, *dlast; /* (L, B, H), (B, H); each may be null */
-    float *da, *dx;               /* (B, L) or null; (L, B, K), with products (L, B, 3H) */
+    const float *OPTIONAL dstates, *OPTIONAL dlast; /* (L, B, H), (B, H) */
+    float *OPTIONAL da, *dx;                        /* (B, L); (L, B, K), with products (L, B, 3H) */
     long n_steps, n_rows, n_in, width, update;
-    struct sum dweight, dbias, dweight_x, dbias_x; /* of the gradients of weight (3H, H), bias (H,), weight_x (3H, K) and bias_x (3H,) */
+    struct sum dweight, dbias;                      /* (3H, H), (H,) */
+    struct sum OPTIONAL dweight_x, OPTIONAL dbias_x; /* (3H, K), (3H,) */
 )
 
 static void recurrence_back_thread(void *args, long thread, long n_threads) {
@@ -83,7 +88,7 @@ static void recurrence_back_thread(void *args, long thread, long n_threads) {
         memset(dh, 0, sizeof(float) * rows * width);
         if (c->dlast) memcpy(dh, c->dlast + start * width, sizeof(float) * rows * width);
         for (long t = n_steps - 1; t >= 0; t--) {
-            long at = t * n_rows + start, n = going_on(c->mask, start, rows, t, n_steps);
+            long at = t * n_rows + start, n = active_rows(c->mask, start, rows, t, n_steps);
             const float *gates = c->gates + at * all, *y_n = c->y_n + at * width, *old = c->h + at * width;
             float *dx = c->dx + at * n_in, *dgates = c->weight_x ? own : dx;
             for (long i = 0; c->dstates && i < rows; i++) EACH(j, width) {
@@ -91,19 +96,19 @@ static void recurrence_back_thread(void *args, long thread, long n_threads) {
                 STORE(to, LOAD(to) + LOAD(c->dstates + (at + i) * width + j));
             }
             for (long i = 0; i < n; i++) {
-                float weight = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
+                float attention = c->a ? c->a[(start + i) * n_steps + t] : 1.f;
                 vec da = {0};
                 EACH(j, width) {
                     const float *from = gates + i * all + j;
                     float *to = dgates + i * all + j, *hidden = dy + i * all + j, *grad = dh + i * width + j;
                     vec r = LOAD(from), u = LOAD(from + width), candidate = LOAD(from + 2 * width);
-                    vec through = LOAD(grad) * share_of(weight, u, c->update);
+                    vec through = LOAD(grad) * candidate_weight(attention, u, c->update);
                     vec dk = LOAD(grad) * (candidate - LOAD(old + i * width + j));
                     vec dn = through * (1.f - candidate * candidate), dyn = dn * r;
                     vec dr = dyn * LOAD(y_n + i * width + j) * (1.f - r), du = {0};
                     if (c->update) {
                         da += dk * u;
-                        du = dk * weight * u * (1.f - u);
+                        du = dk * attention * u * (1.f - u);
                     } else
                         da += dk;
                     STORE(grad, LOAD(grad) - through);

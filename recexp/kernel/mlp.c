@@ -1,22 +1,30 @@
-/* fused.py, _Tail: what follows the first product x (N, C_0) of an MLP: f, dropout and a Linear, layer by layer. */
+/* mlp.py: what follows the first product x (N, C_0) of an MLP: f, dropout and a Linear, layer by layer. f is a relu with
+   a slope below 0. The gradient computes the hidden units again. */
 
 #include "kernel.h"
 
 
-enum { DEEPEST = 4 };
+enum { DEEPEST = 4 }; /* layers; as in mlp.py */
 
 STRUCT(tail,
-    const float *x;  /* (N, C_0) */
-    float *out, *dx; /* (N, C_n), dout in tail_back; (N, C_0) of tail_back, as all that starts with d */
-    long n, n_layers, percent, dropped, seed; /* dropped: of 2^32 */
-    long width[5];                  /* C_0, ..., C_n, of which the last may be 1 */
-    const float *weight[4], *OPTIONAL bias[4], *OPTIONAL back[4]; /* (C_i, C_i+1), (C_i+1,), (C_i+1, C_i) */
-    struct sum dweight[4], dbias[4]; /* of the gradients: of weights, from the first on (C_i+1, C_i), and from DEEPEST on of biases */
+    const float *x, *weight[4], *bias[4];      /* (N, C_0), (C_i, C_i+1), (C_i+1,) */
+    long n, n_layers, width[5], dropped, seed; /* width: C_0, ..., C_n, the last may be 1; dropped: units of 2^-32 */
+    double slope;
+    float *out; /* (N, C_n) */
+)
+
+STRUCT(tail_back,
+    const float *x, *weight[4], *bias[4]; /* up to the slope the members of tail */
+    long n, n_layers, width[5], dropped, seed;
+    double slope;
+    const float *back[4], *dout;     /* (C_i+1, C_i), (N, C_n) */
+    float *dx;                       /* (N, C_0) */
+    struct sum dweight[4], dbias[4]; /* (C_i+1, C_i), (C_i+1,) */
 )
 
 /* Hidden units u_i (rows, C_i) after f and dropout, of a block that starts at a row; `out` may be null. */
 static void tail_hidden(const struct tail *t, long start, long rows, float **u, float *out) {
-    float slope = t->percent / 100.f;
+    float slope = t->slope;
     memcpy(u[0], t->x + start * t->width[0], sizeof(float) * rows * t->width[0]);
     for (long layer = 0; layer < t->n_layers; layer++) {
         long width = t->width[layer], n_out = t->width[layer + 1];
@@ -39,12 +47,12 @@ static void tail_thread(void *args, long thread, long n_threads) {
 KERNEL(tail, tail)
 
 static void tail_back_thread(void *args, long thread, long n_threads) {
-    const struct tail *t = args;
-    float *u[DEEPEST], *du[DEEPEST], slope = t->percent / 100.f;
+    const struct tail_back *t = args;
+    float *u[DEEPEST], *du[DEEPEST], slope = t->slope;
     for (long i = 0; i < t->n_layers; i++) u[i] = scratch(BLOCK, t->width[i]), du[i] = scratch(BLOCK, t->width[i]);
     BLOCKS(start, rows, t->n) {
-        const float *dnext = t->out + start * t->width[t->n_layers];
-        tail_hidden(t, start, rows, u, 0);
+        const float *dnext = t->dout + start * t->width[t->n_layers];
+        tail_hidden(args, start, rows, u, 0);
         for (long layer = t->n_layers - 1; layer >= 0; dnext = du[layer--]) {
             long width = t->width[layer], n_out = t->width[layer + 1];
             float *dx = layer ? du[layer] : t->dx + start * width;
@@ -58,4 +66,4 @@ static void tail_back_thread(void *args, long thread, long n_threads) {
     }
     for (long i = 0; i < t->n_layers; i++) free(u[i]), free(du[i]);
 }
-SUMMING_KERNEL(tail_back, tail, dweight)
+SUMMING_KERNEL(tail_back, tail_back, dweight)

@@ -1,22 +1,35 @@
-/* fused.py, _Sublayer: y = LayerNorm(x + F(z)), F(z) = W_2 f(W_1 z + b_1) + b_2 or, without hidden units, W_2 z; f a
-   relu of slope percent / 100 below 0; 0 in rows that do not count. The hidden units stay in the cache; the gradient
-   makes them again. */
+/* sublayer.py: y = LayerNorm(x + F(z)) in the rows that count, 0 in the others. F(z) = W_2 f(W_1 z + b_1) + b_2 with f a
+   relu with a slope below 0, or W_2 z without hidden units. Hidden units stay in the cache; the gradient computes them
+   again. */
 
 #include "kernel.h"
 
 
 STRUCT(sublayer,
-    const float *x, *z, *weight_1, *bias_1, *weight_2, *bias_2; /* (N, D), (N, K), (K, H), (H,), (H or K, D), (D,) */
-    const float *scale, *shift;                                 /* (D,): of the LayerNorm */
-    const unsigned char *mask;                                  /* (N,): the rows that count */
-    float *y; /* (N, D), dy in sublayer_back */
-    float *normal, *rate; /* (N, D), (N,): for it, or null; what counts of a block one behind the other */
-    long n, dim, n_in, hidden, percent;
-    long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), of 2^32 */
-    double eps;
-    const float *back_1, *back_2; /* (H, K), (D, H or K): as they are; of sublayer_back, as all below */
-    float *dx, *dz; /* (N, D), (N, K); dz null where z is x, which takes hidden units, and dx has both */
-    struct sum dweight_1, dbias_1, dweight_2, dbias_2, dscale, dshift; /* of the gradients of weight_1 (H, K), bias_1, weight_2 (D, H or K), bias_2, scale and shift */
+    const float *z, *OPTIONAL weight_1, *OPTIONAL bias_1; /* (N, K), (K, H), (H,) */
+    const float *weight_2, *OPTIONAL bias_2;              /* (H or K, D), (D,) */
+    const float *scale, *shift;                           /* (D,): of the LayerNorm */
+    const unsigned char *mask;                            /* (N,): the rows that count */
+    long n, dim, n_in, hidden;
+    long dropped_hidden, dropped, seed; /* dropout of the hidden units and of F(z), units of 2^-32 */
+    double slope, eps;
+    const float *x;                             /* (N, D) */
+    float *y, *OPTIONAL normal, *OPTIONAL rate; /* (N, D); for the gradient, each block's rows packed: (N, D), (N,) */
+)
+
+STRUCT(sublayer_back,
+    const float *z, *OPTIONAL weight_1, *OPTIONAL bias_1; /* up to eps the members of sublayer */
+    const float *weight_2, *OPTIONAL bias_2;
+    const float *scale, *shift;
+    const unsigned char *mask;
+    long n, dim, n_in, hidden;
+    long dropped_hidden, dropped, seed;
+    double slope, eps;
+    const float *OPTIONAL back_1, *back_2;         /* (H, K), (D, H or K) */
+    const float *dy, *normal, *rate;
+    float *dx, *OPTIONAL dz;                       /* (N, D), (N, K); without dz, z is x and dx is of both */
+    struct sum OPTIONAL dweight_1, OPTIONAL dbias_1; /* (H, K), (H,) */
+    struct sum dweight_2, OPTIONAL dbias_2, dscale, dshift; /* (D, H or K), (D,) each */
 )
 
 /* Dropout of x (n, width), rows `at` of all. */
@@ -27,7 +40,7 @@ static void drop_rows(float *x, const long *at, long n, long width, long seed, l
 
 /* The hidden units (n, H) of z (n, K), before f and after it and dropout. */
 static void hidden_units(const struct sublayer *s, const float *z, const long *at, long n, float *before, float *u) {
-    float slope = s->percent / 100.f;
+    float slope = s->slope;
     affine(z, n, s->n_in, s->weight_1, s->bias_1, s->hidden, before);
     EACH(i, n * s->hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(before + i), LOAD(before + i) * slope));
     drop_rows(u, at, n, s->hidden, s->seed, s->dropped_hidden);
@@ -77,11 +90,11 @@ static void sublayer_thread(void *args, long thread, long n_threads) {
 KERNEL(sublayer, sublayer)
 
 /* The gradient of x + F(z) (n, D) from that of y, rows `at`; scale's and shift's are added to. */
-static void normalised_back(const struct sublayer *s, const float *normal, const float *rate, const long *at, long n,
+static void normalised_back(const struct sublayer_back *s, const float *normal, const float *rate, const long *at, long n,
                             float *dscale, float *dshift, float *dsum) {
     long dim = s->dim;
     for (long i = 0; i < n; i++, normal += dim, dsum += dim) {
-        const float *dy = s->y + at[i] * dim;
+        const float *dy = s->dy + at[i] * dim;
         vec total = {0}, along = {0};
         EACH(j, dim) {
             vec change = LOAD(dy + j) * LOAD(s->scale + j);
@@ -97,13 +110,13 @@ static void normalised_back(const struct sublayer *s, const float *normal, const
 }
 
 static void sublayer_back_thread(void *args, long thread, long n_threads) {
-    const struct sublayer *s = args;
+    const struct sublayer_back *s = args;
     long dim = s->dim, n_in = s->n_in, hidden = s->hidden, at[BLOCK];
     float *before = scratch(BLOCK, hidden), *u = scratch(BLOCK, hidden), *own = scratch(BLOCK, dim);
     float *dropped = scratch(BLOCK, dim), *own_z = scratch(BLOCK, n_in), *own_dz = scratch(BLOCK, n_in);
     float *dweight_1 = sum_at(&s->dweight_1, thread), *dbias_1 = sum_at(&s->dbias_1, thread);
     float *dweight_2 = sum_at(&s->dweight_2, thread), *dbias_2 = sum_at(&s->dbias_2, thread);
-    float *dscale = sum_at(&s->dscale, thread), *dshift = sum_at(&s->dshift, thread), slope = s->percent / 100.f;
+    float *dscale = sum_at(&s->dscale, thread), *dshift = sum_at(&s->dshift, thread), slope = s->slope;
     BLOCKS(start, rows, s->n) {
         long n = those_of(s->mask, start, rows, at);
         const float *z = taken(s->z, at, n, n_in, own_z);
@@ -113,7 +126,7 @@ static void sublayer_back_thread(void *args, long thread, long n_threads) {
         if (s->dropped) memcpy(df, dsum, sizeof(float) * n * dim);
         drop_rows(df, at, n, dim, s->seed + 1, s->dropped);
         if (hidden) {
-            hidden_units(s, z, at, n, before, u);
+            hidden_units(args, z, at, n, before, u);
             affine_back(u, df, n, hidden, s->back_2, dim, dweight_2, dbias_2, u, 0);
             drop_rows(u, at, n, hidden, s->seed, s->dropped_hidden);
             EACH(i, n * hidden) STORE(u + i, either(LOAD(before + i) > 0.f, LOAD(u + i), LOAD(u + i) * slope));
@@ -128,4 +141,4 @@ static void sublayer_back_thread(void *args, long thread, long n_threads) {
     }
     free(before), free(u), free(own), free(dropped), free(own_z), free(own_dz);
 }
-SUMMING_KERNEL(sublayer_back, sublayer, dweight_1)
+SUMMING_KERNEL(sublayer_back, sublayer_back, dweight_1)

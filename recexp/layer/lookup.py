@@ -37,6 +37,15 @@ class Events:
         return lookup(self.vectors, self.index)
 
 
+def beside(events: Events, others: Events) -> list[Events]:
+    """Two of equal length that are side by side, [e, o], as a sum: [e, 0] + [0, o]."""
+    n_event, n_other = events.vectors.shape[1], others.vectors.shape[1]
+    return [
+        Events(F.pad(events.vectors, (0, n_other)), events.index),
+        Events(F.pad(others.vectors, (n_event, 0)), others.index),
+    ]
+
+
 def total(sources: Iterable[Events]) -> Tensor:
     """The sum of expanded events: (B, L, E)."""
     sources = list(sources)
