@@ -22,7 +22,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.lookup import Events, lookup, total
+from recexp.layer.lookup import Events, beside, lookup
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance
@@ -90,30 +90,25 @@ class BST(nn.Module):
     def forward(self, batch: Batch) -> Output:
         profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        read = [self.read(self.sources(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
+        read = [self.read(self.inputs(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
             read.append(lookup(events.vectors, events.index[:, -1]))  # (B, E)
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
-    def sources(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
-        """What the encoder's input (B, L + 1, W) is the sum of: the events and their positions."""
+    def inputs(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
+        """The events and their positions, of which x (B, L + 1, W) is the sum."""
         if self.place is None:
             return [events]
         if not isinstance(self.place, AgePosition):
             return [events, Events(self.place.vectors, distance(mask))]
         age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
-        n_item, n_age = events.vectors.shape[1], self.place.vectors.shape[1]
-        return [  # side by side, as a sum
-            Events(functional.pad(events.vectors, (0, n_age)), events.index),
-            Events(functional.pad(self.place.vectors, (n_item, 0)), self.place.bucket(age)),
-        ]
+        return beside(events, Events(self.place.vectors, self.place.bucket(age)))
 
-    def read(self, sources: list[Events], mask: Tensor) -> Tensor:
+    def read(self, inputs: list[Events], mask: Tensor) -> Tensor:
         """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
-        events = total(sources)  # (B, L + 1, W)
         if self.output is Reading.target:
-            return self.encoder.last(events, mask, sources)
-        encoded = self.encoder(events, mask, mask, sources)  # (B, L + 1, W), 0 on padding
+            return self.encoder.last(inputs, mask)
+        encoded = self.encoder(inputs, mask, mask)  # (B, L + 1, W), 0 on padding
         if self.output in (Reading.mean, Reading.mean_and_target):
             return encoded.sum(1) / mask.sum(1, keepdim=True)
         return side_by_side(encoded, mask, self.n_positions)

@@ -15,7 +15,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Interaction, Normalise, attention, meet_user, weigh
+from recexp.layer.attention import Attention, Normalise, attention, meet_user, weigh
 from recexp.layer.embedding import SequenceEmbedding, require_items
 from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.loss import bce
@@ -70,13 +70,9 @@ class DIN(nn.Module):
 
     def scores(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
         """(B, L)."""
-        user = None if self.user is None else self.user(profile)  # (B, E)
-        if isinstance(self.attention, Interaction):
-            return self.attention.over(target if user is None else target * user, events, mask)
-        history = events.expanded()  # (B, L, E)
-        if user is not None:
-            target, history = meet_user(self.kind, target, history, user)
-        return self.attention(target, history, mask)
+        if self.user is not None:
+            target, events = meet_user(self.kind, target, events, self.user(profile))
+        return self.attention(target, events, mask)
 
     def score(self, batch: Batch, targets: Tensor) -> Tensor:
         """Logits (B, N) of N targets (B, N), rows of items, for each user; events are embedded once."""

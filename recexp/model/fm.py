@@ -13,7 +13,7 @@ from recexp.config import ModelConfig, above, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import moments, pairs
+from recexp.layer.interaction import bi_interaction_of
 from recexp.layer.loss import bce
 from recexp.model import Output
 from recexp.registry import register
@@ -36,8 +36,7 @@ class FM(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
 
     def forward(self, batch: Batch) -> Output:
-        sums = self.embed.total(batch, lambda side, e: moments(e))  # (B, 2 D)
-        return Output(logits=self.linear(batch) + pairs(sums).sum(1))  # (B,), eq. 1 and 5
+        return Output(logits=self.linear(batch) + bi_interaction_of(self.embed, batch).sum(1))  # (B,), eq. 1, 5
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

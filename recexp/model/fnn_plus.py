@@ -14,7 +14,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, require_fields
-from recexp.layer.interaction import moments, pairs
+from recexp.layer.interaction import bi_interaction_of
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.model import Output
@@ -41,8 +41,7 @@ class FNNPlus(nn.Module):
         self.mlp = MLP(config.embedding_dim, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        sums = self.embed.total(batch, lambda side, e: moments(e))  # (B, 2 D)
-        return Output(logits=self.mlp(pairs(sums))[:, 0])  # (B,), eq. 3, 4
+        return Output(logits=self.mlp(bi_interaction_of(self.embed, batch))[:, 0])  # (B,), eq. 3, 4
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return {"target": bce(output.logits, batch.label)}

@@ -25,18 +25,12 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.lookup import Events, total
+from recexp.layer.lookup import Events
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.position import LearntPosition, Sinusoid, distance
-from recexp.layer.transformer import (
-    Decoder,
-    Encoder,
-    Norm,
-    causal,
-    require_divisor,
-)
+from recexp.layer.transformer import Decoder, Encoder, Norm, causal, require_divisor
 from recexp.model import Output
 from recexp.registry import register
 
@@ -106,7 +100,7 @@ class Transformer4Rec(nn.Module):
         profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         sources = [events] if self.place is None else [events, Events(self.place.vectors, distance(mask))]
-        encoded = self.encoder.last(total(sources), mask, sources)  # (B, E), y_t
+        encoded = self.encoder.last(sources, mask)  # (B, E), y_t
         logits = self.mlp(torch.cat([encoded, profile], 1))[:, 0]  # (B,)
         if self.auxiliary is None:
             return Output(logits)
