@@ -27,6 +27,7 @@ from recexp.config import (
     HistoryKind,
     L2Rows,
     LabelKind,
+    Labels,
     ModelConfig,
     RunConfig,
     TrainerConfig,
@@ -161,26 +162,15 @@ def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Options that mean the same in every model and need labels of both kinds."""
-    explicit = getattr(getattr(model, "feedback", None), "name", None) == "explicit"
-    if explicit and dataset.label is LabelKind.implicit:
-        raise ConfigError(
-            "model.feedback = explicit: needs labels of both kinds, but dataset.label is implicit; "
-            "set model.feedback=implicit."
-        )
-    if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
-        return
-    auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get(
-        "auxiliary"
-    )
-    wanted = {
-        "model.history_labels = true": getattr(model, "history_labels", False),
-        "model.auxiliary = labels": auxiliary,
-    }
-    why = "dataset.label is implicit" if dataset.label is LabelKind.implicit else "dataset.history is liked"
-    for option, on in wanted.items():
-        if on:
-            raise ConfigError(f"{option}: needs labels that vary within histories, but {why}.")
+    """Options of the model that need labels which the dataset lacks."""
+    implicit = dataset.label is LabelKind.implicit
+    varied = not implicit and dataset.history is HistoryKind.all
+    why = "dataset.label is implicit" if implicit else "dataset.history is liked"
+    for option, labels in model.label_needs().items():
+        if labels is Labels.both and implicit:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}; set model.feedback=implicit.")
+        if labels is Labels.varied and not varied:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}.")
 
 
 def _reader_schema(raw: DictConfig) -> Any:

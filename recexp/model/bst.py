@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, lookup, total
-from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
 from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance
 from recexp.layer.transformer import Encoder, Norm, require_divisor
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
@@ -49,12 +48,14 @@ class Reading(Enum):
 
 @register("bst")
 class BST(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        history_labels: bool
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         position: Position
         n_heads: int = at_least(1)
         n_layers: int = at_least(1)
@@ -67,13 +68,12 @@ class BST(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.output = config.output
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.n_positions = schema.max_history + 1
-        width = self.embed.n_item + (config.embedding_dim if config.position is Position.age else 0)
+        width = self.embed.item_dim + (config.embedding_dim if config.position is Position.age else 0)
         require_divisor(config.n_heads, width)
-        self.place = position(config, self.n_positions, self.embed.n_item)
+        self.place = position(config, self.n_positions, self.embed.item_dim)
         self.encoder = Encoder(
             config.n_layers,
             width,
@@ -83,8 +83,8 @@ class BST(nn.Module):
             config.dropout,
             config.norm,
         )
-        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + self.embed.n_item}
-        n_in = n_read.get(config.output, width) + self.embed.n_profile
+        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + self.embed.item_dim}
+        n_in = n_read.get(config.output, width) + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
@@ -117,9 +117,6 @@ class BST(nn.Module):
         if self.output in (Reading.mean, Reading.mean_and_target):
             return encoded.sum(1) / mask.sum(1, keepdim=True)
         return side_by_side(encoded, mask, self.n_positions)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
 
 
 def position(config: BST.Config, n_positions: int, n_item: int) -> LearntPosition | Sinusoid | AgePosition | None:

@@ -15,16 +15,16 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Normalise, weigh
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.model.seq_pooling import Pooling, pool_all
 from recexp.registry import register
 
@@ -36,12 +36,14 @@ class Auxiliary(Enum):
 
 @register("dien")
 class DIEN(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        history_labels: bool
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         state_size: int = at_least(1)
         gru_type: GRUType
         auxiliary: Auxiliary
@@ -53,17 +55,16 @@ class DIEN(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
         self.pooling = config.pooling
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item, n_state = self.embed.n_item, config.state_size
+        n_item, n_state = self.embed.item_dim, config.state_size
         self.extract = Recurrent(Cell.gru, n_item, n_state)
         self.project = linear(n_item, n_state, bias=False)
         self.evolve = AttentionGRU(config.gru_type, n_state, n_state)
         if self.auxiliary:
             self.next = MLP(n_state + n_item, config.auxiliary_hidden_sizes, config.activation, n_out=1)
-        n_in = n_state + (3 if self.pooling else 1) * n_item + self.embed.n_profile
+        n_in = n_state + (3 if self.pooling else 1) * n_item + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:

@@ -13,16 +13,16 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.recurrent import Cell, Recurrent, last
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -38,12 +38,14 @@ class Auxiliary(Enum):
 
 @register("joint_rnn")
 class JointRNN(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        history_labels: bool
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         features: bool
         cell: Cell
         state_size: int = at_least(1)
@@ -57,19 +59,18 @@ class JointRNN(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         schema = schema if config.features else schema.ids
         if config.head is Head.dot:
             schema = replace(schema, user=Side(), context=Side())  # which it does not read
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item, n_state = self.embed.n_item, config.state_size
+        n_item, n_state = self.embed.item_dim, config.state_size
         self.recurrent = Recurrent(config.cell, n_item, n_state)
         if config.head is Head.dot:
             self.mlp = None
             self.project = linear(n_state, n_item, bias=False)
             self.bias = nn.Parameter(torch.zeros(()))
         else:
-            n_in = n_state + n_item + self.embed.n_profile
+            n_in = n_state + n_item + self.embed.profile_dim
             self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
         self.next = None
         if config.loss_weights.get("auxiliary"):

@@ -13,25 +13,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, require
+from recexp.config import Labels, ModelConfig, above, at_least, needs_labels, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.embedding import Linear, SequenceEmbedding, require_items
-from recexp.layer.loss import bce
+from recexp.layer.embedding import Linear, SequenceEmbedding
 from recexp.layer.recurrent import Cell, Recurrent, last
-from recexp.model import Fit, Output, Stage, Train
+from recexp.model import Fit, Inputs, Needs, Output, Stage, Train
 from recexp.model.als import ALS, Feedback
 from recexp.registry import register
 
 
 @register("rnn_als")
 class RNNALS(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        history_labels: bool
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         cell: Cell
         pretrain: bool
         freeze: bool
@@ -61,7 +62,6 @@ class RNNALS(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.config, self.schema = config, schema
         self.factors = Factorisation(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.recurrent = Recurrent(config.cell, config.embedding_dim, config.embedding_dim)
@@ -70,9 +70,6 @@ class RNNALS(nn.Module):
         p, y, history = self.factors.embed(batch)  # (B, D), (B, D), (B, L, D)
         h = last(self.recurrent(history), batch.mask)  # (B, D)
         return Output(logits=self.factors.judge(h + p, y, batch))
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
 
     def stages(self) -> list[Stage]:
         if not self.config.pretrain:

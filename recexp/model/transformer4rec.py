@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, total
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
@@ -37,7 +37,7 @@ from recexp.layer.transformer import (
     causal,
     require_divisor,
 )
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -60,12 +60,14 @@ class Memory(Enum):
 
 @register("transformer4rec")
 class Transformer4Rec(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        history_labels: bool
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         position: Position
         n_heads: int = at_least(1)
         n_layers: int = at_least(1)
@@ -80,17 +82,16 @@ class Transformer4Rec(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
         self.memory = config.memory
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item, n_positions = self.embed.n_item, schema.max_history + 1
+        n_item, n_positions = self.embed.item_dim, schema.max_history + 1
         require_divisor(config.n_heads, n_item)
         self.place = position(config, n_positions, n_item)
         # The layers' activation is not for choice: Dice would mix the statistics of both tasks in the one encoder.
         sizes = config.n_layers, n_item, config.n_heads, config.feedforward_size, Activation.leaky_relu
         self.encoder = Encoder(*sizes, config.dropout, config.norm)
-        n_in = n_item + self.embed.n_profile
+        n_in = n_item + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
         if self.auxiliary:
             self.order = position(config, n_positions, n_item)
