@@ -14,6 +14,7 @@ from recexp import registry
 from recexp.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
+from recexp.model import create
 from recexp.verb.catalogue import options
 
 ROOT = Path(__file__).parent.parent
@@ -82,12 +83,12 @@ def needs(name: str) -> str:
     config = recexp.load_config([f"model={name}", "trainer.threads=1"]).model
     found = []
     try:
-        registry.get("model", name)(config, table(3))
+        create(config, table(3))
         found.append("fields of a table or a log")
     except ConfigError:
         found.append("a log")
     try:
-        registry.get("model", name)(config, table(1))
+        create(config, table(1))
     except ConfigError:
         if found[0] != "a log":
             found.append("two fields")

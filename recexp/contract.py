@@ -16,7 +16,7 @@ from recexp.dataset.batch import Batch, Batches, Features, Samples
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.layer.loss import bce
-from recexp.model import Fit, Train, stages
+from recexp.model import Fit, Train, losses, stages
 from recexp.trainer.default import Trainer, set_mode
 from recexp.trainer.loss import joint
 
@@ -181,7 +181,7 @@ def overfits(case: Case) -> str | None:
     adam = torch.optim.Adam(trained, 1e-2)
     for _ in range(STEPS):
         adam.zero_grad()
-        parts = last.model.losses(last.model(batch), batch)  # type: ignore[operator]
+        parts = losses(last.model, last.model(batch), batch)
         joint(parts, weights).backward()
         adam.step()
     loss = bce(last.model(batch).logits, batch.label).item()
@@ -242,7 +242,7 @@ def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dic
     output = model(batch)
     if output.logits.shape != (len(batch),):
         raise ValueError(f"logits have shape {tuple(output.logits.shape)}, not ({len(batch)},)")
-    parts = model.losses(output, batch)  # type: ignore[operator]
+    parts = losses(model, output, batch)
     loss = joint(parts, dict.fromkeys(parts, 1.0))
     if loss.requires_grad:  # a model fitted in closed form has no gradient
         loss.backward()

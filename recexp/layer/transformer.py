@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import require
 from recexp.kernel.library import kernels
 from recexp.layer import fused
 from recexp.layer.activation import Activation
@@ -275,9 +274,3 @@ def causal(mask: Tensor) -> Tensor:
     """What position s of a sequence may see, its events up to s itself: mask (B, L) -> (B, L, L)."""
     length = mask.shape[1]
     return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-
-
-def require_divisor(n_heads: int, width: int) -> None:
-    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
-    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

@@ -3,7 +3,7 @@
 B batch, L history length, n events of one history, E item size, W width of the encoder, P profile size
 sec. 2.1    x_s = [h_s, p_k],  k = bucket(time(t) - time(s))      position=age; x_t = [t, p_0]
             x_s = h_s + p_d,  d = n + 1 - s                       position=learnt, sinusoid; x_t = t + p_0
-sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      all see all; without events, the target sees itself
+sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      each sees all; without events, the target sees itself
 sec. 2.3    logit = MLP([y_t, profile])                           output=target
             logit = MLP([mean(y_1, ..., y_n, y_t), profile])      output=mean
             logit = MLP([mean(y_1, ..., y_n, y_t), t, profile])   output=mean_and_target
@@ -24,9 +24,9 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, lookup, total
 from recexp.layer.mlp import MLP
-from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance
-from recexp.layer.transformer import Encoder, Norm, require_divisor
-from recexp.model import Inputs, Needs, Output
+from recexp.layer.position import AgePosition, distance, position
+from recexp.layer.transformer import Encoder, Norm
+from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
 
 AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
@@ -71,19 +71,16 @@ class BST(nn.Module):
         self.output = config.output
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.n_positions = schema.max_history + 1
-        width = self.embed.item_dim + (config.embedding_dim if config.position is Position.age else 0)
+        item_dim, std = self.embed.item_dim, config.embedding_std
+        width = item_dim + (config.embedding_dim if config.position is Position.age else 0)
         require_divisor(config.n_heads, width)
-        self.place = position(config, self.n_positions, self.embed.item_dim)
-        self.encoder = Encoder(
-            config.n_layers,
-            width,
-            config.n_heads,
-            config.feedforward_size,
-            config.activation,
-            config.dropout,
-            config.norm,
-        )
-        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + self.embed.item_dim}
+        if config.position is Position.age:
+            self.position = AgePosition(AGE_BUCKETS, config.embedding_dim, std)
+        else:
+            self.position = position(config.position.name, self.n_positions, item_dim, std)
+        sizes = config.n_layers, width, config.n_heads, config.feedforward_size
+        self.encoder = Encoder(*sizes, config.activation, config.dropout, config.norm)
+        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + item_dim}
         n_in = n_read.get(config.output, width) + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
@@ -96,20 +93,20 @@ class BST(nn.Module):
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
     def sources(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
-        """What the encoder's input (B, L + 1, W) is the sum of: the events and their positions."""
-        if self.place is None:
+        """The events and their positions, whose sum is the encoder's input (B, L + 1, W)."""
+        if self.position is None:
             return [events]
-        if not isinstance(self.place, AgePosition):
-            return [events, Events(self.place.vectors, distance(mask))]
-        age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
-        n_item, n_age = events.vectors.shape[1], self.place.vectors.shape[1]
+        if not isinstance(self.position, AgePosition):
+            return [events, Events(self.position.vectors, distance(mask))]
+        age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), 0 of the target
+        item_dim, age_dim = events.vectors.shape[1], self.position.vectors.shape[1]
         return [  # side by side, as a sum
-            Events(functional.pad(events.vectors, (0, n_age)), events.index),
-            Events(functional.pad(self.place.vectors, (n_item, 0)), self.place.bucket(age)),
+            Events(functional.pad(events.vectors, (0, age_dim)), events.index),
+            Events(functional.pad(self.position.vectors, (item_dim, 0)), self.position.bucket(age)),
         ]
 
     def read(self, sources: list[Events], mask: Tensor) -> Tensor:
-        """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
+        """What the MLP reads of the encoder's output: (B, W), or (B, n_positions W)."""
         events = total(sources)  # (B, L + 1, W)
         if self.output is Reading.target:
             return self.encoder.last(events, mask, sources)
@@ -119,23 +116,11 @@ class BST(nn.Module):
         return side_by_side(encoded, mask, self.n_positions)
 
 
-def position(config: BST.Config, n_positions: int, n_item: int) -> LearntPosition | Sinusoid | AgePosition | None:
-    match config.position:
-        case Position.age:
-            return AgePosition(AGE_BUCKETS, config.embedding_dim, config.embedding_std)
-        case Position.learnt:
-            return LearntPosition(n_positions, n_item, config.embedding_std)
-        case Position.sinusoid:
-            return Sinusoid(n_positions, n_item)
-        case Position.none:
-            return None
-
-
 def side_by_side(encoded: Tensor, mask: Tensor, n_positions: int) -> Tensor:
     """Outputs (B, L + 1, W) by their distance from the target, 0 where there is no event: (B, n_positions W).
 
-    So the same distance meets the same weights, however long the history is.
+    So the same distance meets the same weights in histories of any length.
     """
-    place = distance(mask)[:, :, None].expand_as(encoded)
+    index = distance(mask)[:, :, None].expand_as(encoded)
     aligned = encoded.new_zeros(len(encoded), n_positions, encoded.shape[2])
-    return aligned.scatter_add(1, place, encoded).flatten(1)  # padding, which is 0, shares a place with an event
+    return aligned.scatter_add(1, index, encoded).flatten(1)  # padding adds 0 at the index of the last event

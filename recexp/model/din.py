@@ -3,7 +3,7 @@
 B batch, L history length, E item size, P profile size
 eq. 3   v_U = sum_s a(h_s, t) h_s       interest in the target, weights not normalised
         logit = MLP([v_U, t, profile])
-        a(h_s, t, u), u = W profile     with user_vector: whom the target is shown to matters too
+        a(h_s, t, u), u = W profile     with user_vector: weights depend on the user too
 """
 
 from dataclasses import dataclass
@@ -48,19 +48,21 @@ class DIN(nn.Module):
         self.kind, self.normalise = config.attention, config.normalise
         schema = schema if config.features else schema.ids
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item = self.embed.item_dim
-        self.attention = attention(config.attention, n_item, config.attention_hidden_sizes, config.attention_activation)
-        self.user = linear(self.embed.profile_dim, n_item) if config.user_vector else None
+        item_dim = self.embed.item_dim
+        self.attention = attention(
+            config.attention, item_dim, config.attention_hidden_sizes, config.attention_activation
+        )
+        self.user = linear(self.embed.profile_dim, item_dim) if config.user_vector else None
         if self.user is not None:
             nn.init.ones_(self.user.bias)  # a product with small vectors would hide the target from the attention
-        n_in = 2 * n_item + self.embed.profile_dim
+        n_in = 2 * item_dim + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
-        return self.judge(profile, target, events, batch.mask)
+        return self.predict(profile, target, events, batch.mask)
 
-    def judge(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
+    def predict(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
         scores = self.scores(profile, target, events, mask)  # (B, L)
         weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
@@ -79,9 +81,9 @@ class DIN(nn.Module):
         return self.attention(target, history, mask)
 
     def score(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Logits (B, N) of N targets (B, N), rows of items, for each user; events are embedded once."""
+        """Logits (B, N) of N targets for each user, rows of items (B, N); events are embedded once."""
         profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
         n_targets = targets.shape[1]
-        profile, place, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.index, batch.mask))
+        profile, index, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.index, batch.mask))
         target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
-        return self.judge(profile, target, Events(events.vectors, place), mask).logits.view_as(targets)
+        return self.predict(profile, target, Events(events.vectors, index), mask).logits.view_as(targets)

@@ -58,16 +58,16 @@ class RNN(nn.Module):
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         if self.target is Target.last_step:
             steps, mask = append(events.expanded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
-            found = [last(self.recurrent(steps), mask), profile]
+            inputs = [last(self.recurrent(steps), mask), profile]
         else:
-            found = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
-        return Output(logits=self.mlp(torch.cat(found, 1))[:, 0])  # (B,)
+            inputs = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
+        return Output(logits=self.mlp(torch.cat(inputs, 1))[:, 0])  # (B,)
 
 
 def append(history: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The target (B, E) right after the last event of each history (B, L, E); padding stays on the right."""
     length = mask.sum(1)
     longer = torch.cat([history, torch.zeros_like(target)[:, None]], 1)
-    place = torch.arange(longer.shape[1], device=length.device)
-    longer = torch.where((place == length[:, None])[:, :, None], target[:, None], longer)
-    return longer, place <= length[:, None]
+    step = torch.arange(longer.shape[1], device=length.device)
+    longer = torch.where((step == length[:, None])[:, :, None], target[:, None], longer)
+    return longer, step <= length[:, None]

@@ -22,13 +22,13 @@ from recexp.registry import register
 
 class Pooling(Enum):
     sum = "the sum over events: a long history is a large vector"
-    mean = "the mean over events; 0 without any"
+    mean = "the mean over events; 0 if there are none"
 
 
 def pool_all(history: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """history (B, L, E), mask (B, L) -> (B, E)."""
-    total = torch.where(mask[:, :, None], history, 0).sum(1)
-    return total if pooling is Pooling.sum else total / mask.sum(1, keepdim=True).clamp(min=1)
+    pooled = torch.where(mask[:, :, None], history, 0).sum(1)
+    return pooled if pooling is Pooling.sum else pooled / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 @register("seq_pooling")

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from recexp import registry
 from recexp.config import Config
 from recexp.contract import CHECKS, Case, Skip
 from recexp.dataset.batch import Batches, Samples
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.experiment import resolve_device
+from recexp.model import create
 
 N_EVENTS = 20_000  # of the log that is looked at
 
@@ -60,7 +60,7 @@ def build(config: Config, n_events: int = N_EVENTS) -> Case:
 
     def make(other: int = 0) -> nn.Module:
         torch.manual_seed(config.seed + other)
-        return registry.get("model", config.model.name)(config.model, dataset.schema).to(device)
+        return create(config.model, dataset.schema).to(device)
 
     make()  # a model that refuses the dataset says so here
     batches = Batches(dataset, config.dataset, device)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import PADDING, Schema
 from recexp.layer.embedding.fields import FeatureEmbedding
+from recexp.layer.embedding.side import SideEmbedding
 from recexp.layer.lookup import Events, Table, lookup
 
 
@@ -45,17 +46,23 @@ class SequenceEmbedding(nn.Module):
 
     def together(self, batch: Batch) -> Events:
         """The history's events and, after the padding, the target: of index (B, L + 1)."""
-        items, side = batch.catalogue.items, self.embed.sides["item"]
+        items = batch.catalogue.items
         index = torch.cat([batch.history, batch.target[:, None]], 1)  # (B, L + 1)
         if self.label is None:
             features, index = self.embed.unique_rows("item", items, index)
-            return Events(side(features).flatten(1), index)
+            return Events(self.item(features).flatten(1), index)
         # Unique pairs of an item and its label; a target is an item of unknown label.
         n_labels = self.label.num_embeddings
         label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
         index = n_labels * index + functional.pad(label, (0, 1), value=PADDING)
         pairs, index = self.embed.unique("item", n_labels * len(items.ids), index)
-        return Events(side(items.at(pairs // n_labels)).flatten(1) + self.label(pairs % n_labels), index)
+        vectors = self.item(items.at(pairs // n_labels)).flatten(1) + self.label(pairs % n_labels)  # (n, E)
+        return Events(vectors, index)
+
+    @property
+    def item(self) -> SideEmbedding:
+        """The embedding of items."""
+        return self.embed.sides["item"]
 
     def labelled(self, events: Tensor, label: Tensor, mask: Tensor) -> Tensor:
         """Events (B, L, E) plus the vectors of their labels (B, L) where the mask (B, L) is true."""
