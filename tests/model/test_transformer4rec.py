@@ -155,7 +155,7 @@ def test_auxiliary_task_changes_no_logit(task: str, transformer: Make, mixed: Ba
 def test_auxiliary_loss_of_weight_0_costs_no_parameters(transformer: Make, mixed: Batch) -> None:
     for task in TASKS.values():
         model = transformer(loss_weights=TARGET_ALONE, **task)
-        assert [name for name, _ in model.named_children()] == ["embed", "place", "encoder", "mlp"]
+        assert [name for name, _ in model.named_children()] == ["embed", "position", "encoder", "mlp"]
         assert not hasattr(model, "begin")
         assert model(mixed).parts == {}
 
@@ -368,7 +368,7 @@ def test_auxiliary_loss_alone_teaches_the_encoder_of_the_logit(task: str, make: 
     model = make("transformer4rec", **TASKS[task])
     model.losses(model(mixed), mixed)["auxiliary"].backward()
     reached = [name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()]
-    own = {"judge"} if task == "labels" else {"begin", "decoder", "next"}
+    own = {"score"} if task == "labels" else {"begin", "decoder", "next"}
     assert {name.split(".")[0] for name in reached} == {"embed", "encoder", "order", *own}
     assert {"embed.embed.sides.item.direction", "embed.label.weight"} <= set(reached)  # not as a label's vector alone
     assert all(each.grad.any() for each in model.encoder.parameters())
