@@ -15,6 +15,7 @@ from recexp.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.describe import options
 from recexp.error import ConfigError
+from recexp.model import create
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/models.md"
@@ -82,12 +83,12 @@ def needs(name: str) -> str:
     config = recexp.load_config([f"model={name}", "trainer.threads=1"]).model
     found = []
     try:
-        registry.get("model", name)(config, table(3))
+        create(config, table(3))
         found.append("fields of a table or a log")
     except ConfigError:
         found.append("a log")
     try:
-        registry.get("model", name)(config, table(1))
+        create(config, table(1))
     except ConfigError:
         if found[0] != "a log":
             found.append("two fields")

@@ -99,6 +99,18 @@ def layer_sizes() -> Any:
     return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
 
 
+class Labels(Enum):
+    """What a value of an option may need of the data's labels."""
+
+    both = "labels of both kinds"
+    varied = "labels that vary within histories"
+
+
+def needs_labels(labels: Labels, when: object) -> Any:
+    """A dataclass field that needs such labels when it has that value."""
+    return field(metadata={"labels": (labels, when)})
+
+
 def check_ranges(config: Any, prefix: str) -> None:
     """Raises ConfigError for the first field of a dataclass whose value is out of its range.
 
@@ -283,6 +295,16 @@ class ModelConfig:
         for name, weight in self.loss_weights.items():
             require(weight >= 0, f"model.loss_weights.{name}", weight, "0 or more")
         check_ranges(self, "model")
+
+    def label_needs(self) -> dict[str, Labels]:
+        """The options that need certain labels, as `key = value`; an option of a loss of weight 0 needs none."""
+        needs = {}
+        for item in fields(self):
+            labels, value = item.metadata.get("labels", (None, None))
+            if labels and getattr(self, item.name) == value and self.loss_weights.get(item.name, 1):
+                shown = value.name if isinstance(value, Enum) else str(value).lower()
+                needs[f"model.{item.name} = {shown}"] = labels
+        return needs
 
 
 @dataclass(kw_only=True)

@@ -15,6 +15,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, Terminated, UserError, choices
 from recexp.kernel.library import installed
+from recexp.model import create
 from recexp.process import terminable
 from recexp.run import picture, result, table
 from recexp.run.directory import Run, read_json
@@ -36,7 +37,7 @@ def build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     torch.manual_seed(config.seed)
-    model = registry.get("model", config.model.name)(config.model, dataset.schema).to(device)
+    model = create(config.model, dataset.schema).to(device)
     trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
     return Experiment(config, dataset, model, trainer)
 

@@ -22,7 +22,17 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import Config, DatasetConfig, HistoryKind, L2Rows, LabelKind, ModelConfig, RunConfig, TrainerConfig
+from recexp.config import (
+    Config,
+    DatasetConfig,
+    HistoryKind,
+    L2Rows,
+    LabelKind,
+    Labels,
+    ModelConfig,
+    RunConfig,
+    TrainerConfig,
+)
 from recexp.error import ConfigError, choices
 from recexp.process import cores
 from recexp.run.directory import read_config
@@ -198,26 +208,15 @@ def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Options that mean the same in every model and need labels of both kinds."""
-    explicit = getattr(getattr(model, "feedback", None), "name", None) == "explicit"
-    if explicit and dataset.label is LabelKind.implicit:
-        raise ConfigError(
-            "model.feedback = explicit: needs labels of both kinds, but dataset.label is implicit; "
-            "set model.feedback=implicit."
-        )
-    if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
-        return
-    auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get(
-        "auxiliary"
-    )
-    wanted = {
-        "model.history_labels = true": getattr(model, "history_labels", False),
-        "model.auxiliary = labels": auxiliary,
-    }
-    why = "dataset.label is implicit" if dataset.label is LabelKind.implicit else "dataset.history is liked"
-    for option, on in wanted.items():
-        if on:
-            raise ConfigError(f"{option}: needs labels that vary within histories, but {why}.")
+    """Options of the model that need labels which the dataset lacks."""
+    implicit = dataset.label is LabelKind.implicit
+    varied = not implicit and dataset.history is HistoryKind.all
+    why = "dataset.label is implicit" if implicit else "dataset.history is liked"
+    for option, labels in model.label_needs().items():
+        if labels is Labels.both and implicit:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}; set model.feedback=implicit.")
+        if labels is Labels.varied and not varied:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}.")
 
 
 def _reader_schema(raw: DictConfig) -> Any:

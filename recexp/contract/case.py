@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.experiment import resolve_device
+from recexp.model import create
 
 N_EVENTS = 20_000  # of the log, about
 
@@ -44,7 +44,7 @@ def build(config: Config, n_events: int = N_EVENTS) -> Case:
 
     def make(offset: int = 0) -> nn.Module:
         torch.manual_seed(config.seed + offset)
-        return registry.get("model", config.model.name)(config.model, dataset.schema).to(device)
+        return create(config.model, dataset.schema).to(device)
 
     make()  # a model that refuses the dataset says so here
     batches = Batches(dataset, config.dataset, device)

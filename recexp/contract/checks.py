@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recexp import model as models
 from recexp.contract.case import Case, Skip
 from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
@@ -173,7 +174,7 @@ def overfits(case: Case) -> str | None:
     adam = torch.optim.Adam(trained, 1e-2)
     for _ in range(STEPS):
         adam.zero_grad()
-        losses = last.model.losses(last.model(batch), batch)  # type: ignore[operator]
+        losses = models.losses(last.model, last.model(batch), batch)
         joint(losses, weights).backward()
         adam.step()
     loss = bce(last.model(batch).logits, batch.label).item()

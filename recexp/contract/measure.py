@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from recexp import model as models
 from recexp.contract.case import Case
 from recexp.contract.variant import one_sampled
 from recexp.dataset.batch import Batch, Batches
@@ -18,7 +19,7 @@ def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dic
     output = model(batch)
     if output.logits.shape != (len(batch),):
         raise ValueError(f"logits have shape {tuple(output.logits.shape)}, not ({len(batch)},)")
-    losses = model.losses(output, batch)  # type: ignore[operator]
+    losses = models.losses(model, output, batch)
     loss = joint(losses, dict.fromkeys(losses, 1.0))
     if loss.requires_grad:  # a model fitted in closed form has no gradient
         loss.backward()

@@ -15,7 +15,6 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import require
 from recexp.kernel.attention import attend
 from recexp.kernel.sublayer import hide, sublayer
 from recexp.layer.activation import Activation
@@ -116,7 +115,7 @@ class EncoderLayer(nn.Module):
         return self.transformed(x, here, self.transform, lambda x: x)
 
     def _inputs(self, x: Tensor, mask: Tensor, sources: Sequence[Events]) -> tuple[Tensor, Sequence[Events]]:
-        """x, finite where the mask is false, and what it is the sum of, unless attention sees it through a LayerNorm."""
+        """x, finite where the mask is false, and what it is the sum of, unless a LayerNorm precedes the attention."""
         if sources and self.attended.placement is Norm.post:
             return x, sources
         return hide(x, mask), ()
@@ -209,9 +208,3 @@ def causal(mask: Tensor) -> Tensor:
     """What position s of a sequence may see: its events up to s itself. mask (B, L) -> (B, L, L)."""
     length = mask.shape[1]
     return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-
-
-def require_divisor(n_heads: int, width: int) -> None:
-    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
-    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

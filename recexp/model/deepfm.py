@@ -17,11 +17,10 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
+from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction, bi_interaction_and_linear
-from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -32,7 +31,7 @@ class Combine(Enum):
 
 @register("deepfm")
 class DeepFM(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
@@ -46,7 +45,6 @@ class DeepFM(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_fields(schema, config.name)
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
@@ -69,6 +67,3 @@ class DeepFM(nn.Module):
             return bi_interaction(e), e.flatten(1)
         pairs, x = bi_interaction_and_linear(self.embed, self.deep.first, batch)
         return pairs, self.deep.after_first(x)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}

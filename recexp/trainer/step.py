@@ -10,7 +10,7 @@ from recexp.config import L2Rows, Optimizer, Precision, TrainerConfig
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.poly2 import Poly2
-from recexp.model import Train, reads_history
+from recexp.model import Train, losses, reads_history
 from recexp.trainer.loss import add_l2, clip, joint
 from recexp.trainer.optimizer import optimizer, rate_factor
 
@@ -77,7 +77,7 @@ class Step:
         for each in self.optimizers:
             each.zero_grad()
         with autocast(self.config, batch.label.device):
-            parts = self.model.losses(self.model(batch), batch)  # type: ignore[operator]
+            parts = losses(self.model, self.model(batch), batch)
             loss = joint(parts, self.weights)
         loss.backward()
         self._finish_gradients()

@@ -37,7 +37,7 @@ class Pooling(nn.Module):
     def __init__(self, schema: object) -> None:
         super().__init__()
         self.embed = SequenceEmbedding(schema, 4, history_labels=True, std=0.3)
-        self.head = nn.Linear(2 * self.embed.n_item + self.embed.n_profile, 1)
+        self.head = nn.Linear(2 * self.embed.item_dim + self.embed.profile_dim, 1)
 
     def interest(self, history: Tensor, batch: Batch) -> Tensor:
         return torch.where(batch.mask[:, :, None], history, 0).sum(1) / batch.mask.sum(1, keepdim=True).clamp(min=1)

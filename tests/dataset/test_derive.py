@@ -22,6 +22,7 @@ from recexp.dataset.raw import Raw
 from recexp.dataset.reader.movielens import MovieLens
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
+from recexp.model import losses
 
 MakeConfig = Callable[..., DatasetConfig]
 MakeRaw = Callable[..., Raw]
@@ -338,7 +339,7 @@ def test_models_name_derived_fields_like_any_other(compose: Callable[..., Config
     chosen = dataset.schema.select([*names, "user"], "model.wide")
     assert [field.name for field in chosen.context.fields] == names
     model, batch = make("fm", schema=dataset.schema), next(Batches(dataset, config).epoch("train", 10_000))
-    model.losses(model(batch), batch)["target"].backward()
+    losses(model, model(batch), batch)["target"].backward()
     gradient = model.embed.sides["context"].table.weight.grad
     for field in dataset.schema.context.fields:
         rows = slice(2 + field.offset, 2 + field.offset + field.size)
@@ -360,7 +361,7 @@ def test_a_model_over_fields_learns_what_a_derived_field_alone_tells(
         adam, batch = torch.optim.Adam(model.parameters(), 0.05), next(batches.epoch("train", 10_000))
         for _ in range(60):
             adam.zero_grad()
-            model.losses(model(batch), batch)["target"].backward()
+            losses(model, model(batch), batch)["target"].backward()
             adam.step()
         test = next(batches.epoch("test", 10_000))
         right[last_items] = float(((model(test).logits > 0) == test.label.bool()).float().mean())

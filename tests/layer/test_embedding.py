@@ -7,14 +7,7 @@ from torch import Tensor
 from recexp.config import FeatureKind
 from recexp.dataset.batch import Batch, Catalogue, Features
 from recexp.dataset.schema import PADDING, UNKNOWN, Field, Schema, Side
-from recexp.error import ConfigError
-from recexp.layer.embedding import (
-    FeatureEmbedding,
-    Linear,
-    SequenceEmbedding,
-    SideEmbedding,
-    require_items,
-)
+from recexp.layer.embedding import FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
 
 D = 3
 USER = Side(fields=(Field(name="user", kind=FeatureKind.categorical, column=0, size=6),))
@@ -225,16 +218,10 @@ def test_a_sequence_is_items_side_by_side_with_a_vector_for_each_label(size: int
                 expected = expected + sequence.label.weight[1 + int(batch.history_label[row, step])]
             torch.testing.assert_close(history[row, step], expected)
     assert not history[~batch.mask].any()
-    assert (profile.shape[1], target.shape[1]) == (sequence.n_profile, sequence.n_item)
+    assert (profile.shape[1], target.shape[1]) == (sequence.profile_dim, sequence.item_dim)
 
 
 def test_a_batch_without_any_history_has_one_of_length_0() -> None:
     sequence, batch = SequenceEmbedding(SCHEMA, D, True), random_batch(3, longest=0)
     _, target, history = sequence(batch)
     assert (target.shape, history.shape) == ((3, 5 * D), (3, 0, 5 * D))
-
-
-def test_a_model_of_items_refuses_a_table() -> None:
-    require_items(SCHEMA, "din")
-    with pytest.raises(ConfigError, match=r"model = din: .* this dataset is a table"):
-        require_items(Schema(context=CONTEXT), "din")

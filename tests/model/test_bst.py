@@ -17,6 +17,7 @@ from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
 from recexp.layer.transformer import Norm
+from recexp.model import losses
 from recexp.model.bst import Position, Reading, side_by_side
 
 Make = Callable[..., nn.Module]
@@ -53,7 +54,7 @@ def test_logit_equals_a_plain_loop_over_rows_heads_and_positions(
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
         events = [*history[row, :length], target[row]]
         ages = [*mixed.history_age[row, :length].tolist(), 0.0]
-        x = [plain_place(model, position, event, ages[s], length - s) for s, event in enumerate(events)]
+        x = [plain_position(model, position, event, ages[s], length - s) for s, event in enumerate(events)]
         y = plain_encoder(model.encoder, torch.stack(x), n_heads=4, norm=norm)
         blank = [torch.zeros_like(y[0])] * (model.n_positions - len(y))
         read = {
@@ -75,15 +76,15 @@ def in_double(batch: Batch) -> Batch:
     return replace(with_catalogue(batch, users=users, items=items), context=context)
 
 
-def plain_place(model: nn.Module, position: Position, event: Tensor, age: float, distance: int) -> Tensor:
+def plain_position(model: nn.Module, position: Position, event: Tensor, age: float, distance: int) -> Tensor:
     """Sec. 2.1: the event with its age's vector beside it, or its distance's added."""
     if position is Position.none:
         return event
     if position is Position.age:
         bucket = min(k for k in range(40) if age < 2 ** (k + 1) - 1)
-        return torch.cat([event, model.place.table.weight[bucket]])
+        return torch.cat([event, model.position.table.weight[bucket]])
     if position is Position.learnt:
-        return event + model.place.table.weight[distance]
+        return event + model.position.table.weight[distance]
     dim = len(event)
     angles = [distance / 10000 ** ((j - j % 2) / dim) for j in range(dim)]
     return event + torch.tensor([(math.cos if j % 2 else math.sin)(angle) for j, angle in enumerate(angles)])
@@ -239,7 +240,7 @@ def test_without_events_all_outputs_are_that_at_the_target(
                          strict=False)  # fmt: skip
     weight, n = model.mlp.first.weight.detach(), model.encoder.layers[0].attended.norm.weight.numel()
     wide_weight = torch.randn_like(wide.mlp.first.weight)  # of distances where no event is
-    wide_weight[:, :n], wide_weight[:, -model.embed.n_profile :] = weight[:, :n], weight[:, n:]
+    wide_weight[:, :n], wide_weight[:, -model.embed.profile_dim :] = weight[:, :n], weight[:, n:]
     wide.mlp.first.weight.data = wide_weight
     wanted = model(batch).logits
     for other in (models[Reading.mean], wide):
@@ -268,7 +269,7 @@ def test_two_deterministic_runs_are_equal_to_the_bit(
     def run() -> list[Tensor]:
         model = make("bst", position=position, output=output)
         out = model(mixed)
-        model.losses(out, mixed)["target"].backward()
+        losses(model, out, mixed)["target"].backward()
         return [out.logits, *(each.grad for each in model.parameters())]
 
     before = torch.are_deterministic_algorithms_enabled()
@@ -324,7 +325,7 @@ def test_sizes_and_dropout_are_those_asked_for(make: Make) -> None:
 
 def test_vectors_are_drawn_with_the_std(make: Make) -> None:
     aged, learnt = (make("bst", position=each, embedding_std=0.5) for each in (Position.age, Position.learnt))
-    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.index.table):
+    for table in (aged.embed.embed.sides["user"].table, aged.position.table, learnt.position.table):
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.1)
 
 

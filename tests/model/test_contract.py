@@ -22,7 +22,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.embedding import SideEmbedding
-from recexp.model import Train, reads_history, stages
+from recexp.model import Inputs, Needs, Train, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
 MODELS = registry.names("model")
@@ -44,8 +44,12 @@ def variants() -> list[Any]:
 
 each_model = pytest.mark.parametrize("name", MODELS)
 each_variant = pytest.mark.parametrize(("name", "options"), variants())
-blind_variant = pytest.mark.parametrize(
-    ("name", "options"), [each for each in variants() if not reads_history(registry.get("model", each.values[0]))]
+blind_variant, orderless_variant = (
+    pytest.mark.parametrize(
+        ("name", "options"),
+        [variant for variant in variants() if registry.get("model", variant.values[0]).needs.inputs in inputs],
+    )
+    for inputs in ((Inputs.fields, Inputs.ids), (Inputs.history,))
 )
 
 
@@ -74,6 +78,19 @@ def test_a_model_that_says_so_does_not_read_histories(name: str, options: dict, 
     histories = ("history", "history_label", "history_age", "mask")
     blind = replace(mixed, **{column: getattr(mixed, column)[:, :0] for column in histories})
     assert torch.equal(model(blind).logits, model(mixed).logits)
+
+
+@orderless_variant
+def test_a_model_of_histories_in_any_order_ignores_their_order(
+    name: str, options: dict, make: Make, mixed: Batch, reverse: Callable[[Batch], Batch]
+) -> None:
+    model = make(name, **options).eval()
+    torch.testing.assert_close(model(reverse(mixed)).logits, model(mixed).logits)
+
+
+@each_model
+def test_every_model_declares_what_it_needs(name: str) -> None:
+    assert isinstance(registry.get("model", name).needs, Needs)
 
 
 @each_model

@@ -15,6 +15,7 @@ from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.next_item import Vectors
 from recexp.layer.recurrent import Cell
+from recexp.model import losses
 from recexp.model.joint_rnn import Auxiliary, Head
 from recexp.model.rnn import Target
 
@@ -33,7 +34,7 @@ def test_mlp_head_is_the_rnn_of_the_same_weights(cell: Cell, make: Make, mixed: 
 def test_auxiliary_loss_of_weight_0_leaves_the_rnn(make: Make, mixed: Batch) -> None:
     model, rnn = make("joint_rnn", loss_weights=TARGET_ALONE, dropout=0.0), make("rnn", dropout=0.0)
     rnn.load_state_dict(model.state_dict())
-    found, wanted = (each.losses(each(mixed), mixed) for each in (model, rnn))
+    found, wanted = (losses(each, each(mixed), mixed) for each in (model, rnn))
     assert found.keys() == {"target"}
     gradients = [
         torch.autograd.grad(each["target"], list(m.parameters())) for m, each in ((model, found), (rnn, wanted))
@@ -82,7 +83,7 @@ def test_without_features_ids_alone_count(head: Head, make: Make, mixed: Batch) 
     blank = with_catalogue(mixed, users=ids_alone(mixed.catalogue.users), items=ids_alone(mixed.catalogue.items))
     blind = make("joint_rnn", head=head, features=False).eval()
     assert torch.equal(blind(blank).logits, blind(mixed).logits)
-    assert blind.embed.n_item == 16
+    assert blind.embed.item_dim == 16
     known = make("joint_rnn", head=head, features=True).eval()
     assert (known(blank).logits != known(mixed).logits).any()
 
@@ -111,9 +112,9 @@ def test_auxiliary_loss_tells_the_item_of_the_next_event_from_all_others(
 def test_sampled_loss_of_many_items_approaches_that_of_all(make: Make, mixed: Batch) -> None:
     full = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     sampled = make("joint_rnn", auxiliary=Auxiliary.sampled, n_sampled=20_000).eval()
-    losses = [model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled)]
-    assert not torch.equal(losses[1], losses[0])
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    whole, estimate = (model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled))
+    assert not torch.equal(estimate, whole)
+    torch.testing.assert_close(estimate, whole, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("cell", Cell)

@@ -16,7 +16,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.recurrent import Cell
-from recexp.model import Fit, stages
+from recexp.model import Fit, losses, stages
 from recexp.model.als import Feedback
 from recexp.trainer.default import Result, Trainer
 
@@ -171,7 +171,7 @@ def test_fields_beside_the_ids_play_no_part(make: Make, mixed: Batch) -> None:
 @pytest.mark.parametrize("pretrain", [True, False])
 def test_every_parameter_is_trained(pretrain: bool, history_labels: bool, make: Make, mixed: Batch) -> None:
     model = make("rnn_als", pretrain=pretrain, history_labels=history_labels)
-    model.losses(model(mixed), mixed)["target"].backward()
+    losses(model, model(mixed), mixed)["target"].backward()
     assert [name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()] == []
 
 

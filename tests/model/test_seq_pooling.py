@@ -20,7 +20,7 @@ def read_interest(model: nn.Module) -> None:
     model.mlp = nn.Linear(model.mlp.linears[0].in_features, 1)
     nn.init.zeros_(model.mlp.weight)
     nn.init.zeros_(model.mlp.bias)
-    nn.init.ones_(model.mlp.weight[:, : model.embed.n_item])
+    nn.init.ones_(model.mlp.weight[:, : model.embed.item_dim])
 
 
 def event(model: nn.Module, batch: Batch, row: int, place: int) -> Tensor:

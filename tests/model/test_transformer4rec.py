@@ -13,7 +13,7 @@ from recexp.dataset.log import Dataset
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.transformer import Norm
-from recexp.model import bst
+from recexp.model import bst, losses
 from recexp.model.transformer4rec import Auxiliary, Memory, Position
 
 Make = Callable[..., nn.Module]
@@ -101,7 +101,7 @@ def test_auxiliary_loss_of_weight_0_leaves_the_behaviour_sequence_transformer(
     model = make("transformer4rec", position=position, loss_weights=TARGET_ALONE, **options)
     other = make("bst", position=bst.Position[position.name], output=bst.Reading.target, **options)
     other.load_state_dict(model.state_dict())
-    found, wanted = (each.losses(each(mixed), mixed) for each in (model, other))
+    found, wanted = (losses(each, each(mixed), mixed) for each in (model, other))
     assert found.keys() == {"target"}
     gradients = [
         torch.autograd.grad(each["target"], list(m.parameters())) for m, each in ((model, found), (other, wanted))
@@ -124,8 +124,8 @@ def test_logit_is_read_at_the_target_behind_its_history(norm: Norm, transformer:
     profile, target, history = model.embed(mixed)
     logits = []
     for row, n in enumerate(mixed.mask.sum(1).tolist()):
-        events = [history[row, s] + model.place.table.weight[n - s] for s in range(n)]
-        y = theirs(torch.stack([*events, target[row] + model.place.table.weight[0]])[None])
+        events = [history[row, s] + model.position.table.weight[n - s] for s in range(n)]
+        y = theirs(torch.stack([*events, target[row] + model.position.table.weight[0]])[None])
         y_t = model.encoder.norm(y[0, -1])
         logits.append(model.mlp(torch.cat([y_t, profile[row]])[None])[0, 0])
     torch.testing.assert_close(model(mixed).logits, torch.stack(logits), rtol=1e-4, atol=1e-5)
@@ -155,7 +155,7 @@ def test_auxiliary_task_changes_no_logit(task: str, transformer: Make, mixed: Ba
 def test_auxiliary_loss_of_weight_0_costs_no_parameters(transformer: Make, mixed: Batch) -> None:
     for task in TASKS.values():
         model = transformer(loss_weights=TARGET_ALONE, **task)
-        assert [name for name, _ in model.named_children()] == ["embed", "place", "encoder", "mlp"]
+        assert [name for name, _ in model.named_children()] == ["embed", "position", "encoder", "mlp"]
         assert not hasattr(model, "begin")
         assert model(mixed).parts == {}
 
@@ -285,9 +285,9 @@ def test_target_has_no_part_in_the_auxiliary_task(task: str, transformer: Make, 
 def test_sampled_loss_of_many_items_approaches_that_of_all(memory: Memory, make: Make, mixed: Batch) -> None:
     full = make("transformer4rec", auxiliary=Auxiliary.next, memory=memory).eval()
     sampled = make("transformer4rec", memory=memory, auxiliary=Auxiliary.sampled, n_sampled=20_000).eval()
-    losses = [model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled)]
-    assert not torch.equal(losses[1], losses[0])
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    whole, estimate = (model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled))
+    assert not torch.equal(estimate, whole)
+    torch.testing.assert_close(estimate, whole, rtol=0.02, atol=0)
 
 
 # The labels.
@@ -311,7 +311,7 @@ def test_each_label_is_predicted_from_its_item_and_the_events_before(
                     events[i] = events[i] + model.embed.label.weight[1 + int(mixed.history_label[row, i - 1])]
             below = true(1, s + 1, s + 1).tril()
             m = model.encoder(torch.stack(events)[None], true(1, s + 1), below)[0, -1]
-            z = model.judge.weight[0] @ m + model.judge.bias[0]
+            z = model.score.weight[0] @ m + model.score.bias[0]
             y = mixed.history_label[row, s]
             each.append(-(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
@@ -334,7 +334,7 @@ def test_gradient_of_what_predicts_a_label_by_later_events_is_0(
     model = transformer(auxiliary=Auxiliary.labels, n_layers=2)
     inputs: list[Tensor] = []
     monkeypatch.setattr(model.encoder, "forward", keep(inputs, model.encoder.forward))
-    logits = model.judge(model.before_labels(mixed))[:, :, 0]
+    logits = model.score(model.before_labels(mixed))[:, :, 0]
     for s in range(logits.shape[1]):
         (gradient,) = torch.autograd.grad(logits[:, s].sum(), inputs, retain_graph=True)
         assert gradient[-2:, : s + 1].any(2).all()
@@ -368,7 +368,7 @@ def test_auxiliary_loss_alone_teaches_the_encoder_of_the_logit(task: str, make: 
     model = make("transformer4rec", **TASKS[task])
     model.losses(model(mixed), mixed)["auxiliary"].backward()
     reached = [name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()]
-    own = {"judge"} if task == "labels" else {"begin", "decoder", "next"}
+    own = {"score"} if task == "labels" else {"begin", "decoder", "next"}
     assert {name.split(".")[0] for name in reached} == {"embed", "encoder", "order", *own}
     assert {"embed.embed.sides.item.direction", "embed.label.weight"} <= set(reached)  # not as a label's vector alone
     assert all(each.grad.any() for each in model.encoder.parameters())
@@ -417,8 +417,8 @@ def test_next_items_need_no_labels(task: str, transformer: Make, mixed: Batch) -
 def test_training_repeats_itself_to_the_bit_in_deterministic_mode(task: str, make: Make, mixed: Batch) -> None:
     def run() -> list[Tensor]:
         model = make("transformer4rec", **TASKS[task])
-        losses = model.losses(model(mixed), mixed)
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), list(model.parameters()))]
+        parts = model.losses(model(mixed), mixed)
+        return [*parts.values(), *torch.autograd.grad(sum(parts.values()), list(model.parameters()))]
 
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)

@@ -10,6 +10,7 @@ from recexp.config import L2Rows
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import ConfigError
 from recexp.layer.embedding import SideEmbedding
+from recexp.model import losses
 from recexp.trainer.loss import add_l2, clip, joint
 
 
@@ -22,7 +23,7 @@ def backward(model: nn.Module, batch: Batch, sparse: bool = False) -> list[SideE
     found = tables(model)
     for each in found:
         each.table.sparse = sparse
-    model.losses(model(batch), batch)["target"].backward()
+    losses(model, model(batch), batch)["target"].backward()
     for each in found:
         if sparse:
             each.table.weight.grad = each.table.weight.grad.coalesce()
@@ -64,7 +65,7 @@ def test_l2_of_all_rows_is_the_gradient_of_half_the_squared_norm(make: Callable,
     model, same = make("fm"), make("fm")
     for each in backward(model, mixed):
         add_l2(each, 0.3, L2Rows.all, None)
-    loss = same.losses(same(mixed), mixed)["target"]
+    loss = losses(same, same(mixed), mixed)["target"]
     (loss + sum(0.3 / 2 * each.table.weight.square().sum() for each in tables(same))).backward()
     for found, wanted in zip(tables(model), tables(same), strict=True):
         torch.testing.assert_close(found.table.weight.grad, wanted.table.weight.grad)

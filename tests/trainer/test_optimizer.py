@@ -11,7 +11,7 @@ from recexp.config import Config, FTRLConfig, L2Rows, Optimizer, Schedule
 from recexp.dataset.batch import Batches
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
-from recexp.model import Train
+from recexp.model import Train, losses
 from recexp.model.wide_deep import Wide
 from recexp.trainer.ftrl import FTRL
 from recexp.trainer.optimizer import optimizer, own_optimizers, rate_factor
@@ -185,7 +185,7 @@ def test_steps_of_two_optimizers_equal_a_loop_by_hand(
     clipped = 0
     for index, batch in enumerate(list(batches.epoch("train", 256, 0))[:STEPS]):
         plain.zero_grad()
-        loss = plain.losses(plain(batch), batch)["target"] + L2 / 2 * sum(table.square().sum() for table in tables)
+        loss = losses(plain, plain(batch), batch)["target"] + L2 / 2 * sum(table.square().sum() for table in tables)
         loss.backward()
         clipped += int(nn.utils.clip_grad_norm_(plain.parameters(), 0.05) > 0.05)
         for each, rate in zip(made, (0.3, 0.02), strict=True):
@@ -266,13 +266,13 @@ def test_whole_model_is_trained_by_ftrl(make: Make, compose: Callable[..., Confi
         model = make(name)
         trainer = replace(compose().trainer, optimizer=Optimizer.ftrl)
         whole = next(batches.epoch("train", 10**6))
-        before = model.eval().losses(model(whole), whole)["target"].item()
+        before = losses(model, model.eval()(whole), whole)["target"].item()
         step = Step(Train(name="t", model=model), {"target": 1.0}, 1e-3, trainer, batches, 10)
         assert {type(each) for each in step.optimizers} == {FTRL}
         for epoch in range(10):
             for batch in batches.epoch("train", 256, epoch):
                 step(batch, 0, 1.0)
-        assert model.eval().losses(model(whole), whole)["target"].item() < before - 0.03
+        assert losses(model, model.eval()(whole), whole)["target"].item() < before - 0.03
 
 
 # Learning rates
