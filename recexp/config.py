@@ -97,6 +97,21 @@ def layer_sizes() -> Any:
     return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
 
 
+class _Undeclared:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __get__(self, config: Any, owner: type) -> Any:
+        if config is None:  # dataclass looks here for the default of a subclass's field: it has none
+            raise AttributeError
+        return self.value
+
+
+def undeclared(value: Any) -> Any:
+    """What an option is in those subclasses of a config that do not declare it; no default for those that do."""
+    return _Undeclared(value)
+
+
 def check_ranges(config: Any, prefix: str) -> None:
     """Raises ConfigError for the first field of a dataclass whose value its range does not allow."""
     for item in fields(config):
@@ -282,6 +297,8 @@ class ModelConfig:
 
     name: str
     loss_weights: dict[str, float]
+    embedding_l2 = undeclared(0.0)  # a model whose tables have an L2 term declares the option
+    optimizers = undeclared({})  # a model with optimizers for its parts declares the option
 
     def __post_init__(self) -> None:
         for part, weight in self.loss_weights.items():

@@ -17,8 +17,10 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.layer.loss import bce
 from recexp.model import Fit, Train, stages
-from recexp.trainer.default import Trainer, set_mode
+from recexp.trainer.default import Trainer
+from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
+from recexp.trainer.recorder import NullRecorder
 
 OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at rate 1e-2
 HISTORIES = ("history", "history_label", "history_age", "mask")
@@ -199,14 +201,14 @@ def shuffled_labels(case: Case) -> str | None:
     config = replace(case.config.trainer, epochs=1, batch_size=min(256, case.config.trainer.batch_size))
     model = case.make()
     trainer = Trainer(config, case.batches.device, case.config.seed)
-    l2 = getattr(case.config.model, "embedding_l2", 0.0)
+    options = case.config.model
     with tempfile.TemporaryDirectory() as folder:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
-        weights, own = case.config.model.loss_weights, getattr(case.config.model, "optimizers", {})
-        result = trainer.fit(model, batches, weights, l2, Unrecorded(Path(folder)), own)
+        recorder = NullRecorder(Path(folder))
+        result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
     assert result.test and result.test_scores  # nothing stops it before its time
-    auc, n_positive = result.test.values["auc"], int(result.test_scores.label.sum())
-    n_negative = len(result.test_scores.label) - n_positive
+    auc, n_positive = result.test.values["auc"], int(result.test_scores.labels.sum())
+    n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:
         raise Skip("the test rows have one label")
     # The deviation of an AUC under no effect, doubled and doubled again.
@@ -219,19 +221,6 @@ CHECKS = (
     one_row, every_length, named_losses, all_trained, padding_content, padding_length, label_unseen, strictly_before,
     causal_states, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
 )  # fmt: skip
-
-
-class Unrecorded:
-    """Where the lines of a training go that nobody reads."""
-
-    def __init__(self, folder: Path) -> None:
-        self.checkpoints = folder
-
-    def epoch(self, line: dict[str, Any]) -> None: ...
-    def rewind(self, lines: int) -> None: ...
-
-    def stopped(self) -> bool:
-        return False
 
 
 def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:

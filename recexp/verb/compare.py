@@ -5,7 +5,7 @@ from pathlib import Path
 from recexp.report.compare import configuration, figures, tested
 from recexp.report.protocol import require_one
 from recexp.run.record import read
-from recexp.run.table import columns
+from recexp.terminal import columns
 from recexp.verb.options import parse
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from recexp.error import ConfigError
-from recexp.run.directory import read_config
+from recexp.run.read import read_config
 from recexp.sweep.folder import begun
 
 

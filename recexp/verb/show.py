@@ -4,8 +4,9 @@ from pathlib import Path
 
 import yaml
 
-from recexp.run.directory import read_config, read_epochs, read_json, read_status
-from recexp.run.table import epoch_line, result_lines
+from recexp.run.lines import epoch_line, result_lines
+from recexp.run.read import read_config, read_epochs, read_json
+from recexp.run.status import read_status
 from recexp.verb.options import parse
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Schema, Side
 from recexp.error import ConfigError
-from recexp.layer.lookup import Events, Table, lookup, total
+from recexp.layer.lookup import Events, Origin, Table, lookup, total
 
 
 class SideEmbedding(nn.Module):
@@ -36,6 +36,7 @@ class SideEmbedding(nn.Module):
         self.register_buffer("shift", torch.tensor(_shifts(side), dtype=torch.long), persistent=False)  # (C,)
         self.moved = any(_shifts(side))
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
+        self.table.rowwise, self.table.origin = True, Origin(name, _source(side))
         nn.init.normal_(self.table.weight, std=std)
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
@@ -70,11 +71,11 @@ class SideEmbedding(nn.Module):
             ids = ids.index_select(1, self.columns)
         return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.moved else ids
 
-    def source(self) -> Tensor:
-        """The data's id of each row of the table: (vocabulary,)."""
-        parts = [torch.arange(FIRST)]
-        parts += [torch.arange(field.size) + FIRST + field.offset for field in self.side.fields if not field.numeric]
-        return torch.cat(parts).to(self.table.weight.device)
+
+def _source(side: Side) -> Tensor:
+    """The data's id of each row of a side's table: (vocabulary,)."""
+    known = [torch.arange(field.size) + FIRST + field.offset for field in side.fields if not field.numeric]
+    return torch.cat([torch.arange(FIRST), *known])
 
 
 def _shifts(side: Side) -> list[int]:
