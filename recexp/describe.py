@@ -13,7 +13,7 @@ from recexp import registry
 from recexp.config import TrainerConfig
 from recexp.error import ConfigError, choices
 from recexp.groups import conf_folder
-from recexp.run.table import columns
+from recexp.terminal import columns
 
 
 def listing(group: str, arguments: list[str]) -> list[str]:

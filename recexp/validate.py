@@ -35,7 +35,7 @@ from recexp.config import (
 )
 from recexp.error import ConfigError, choices
 from recexp.process import cores
-from recexp.run.directory import read_config
+from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
 
 

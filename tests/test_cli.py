@@ -323,7 +323,7 @@ def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
 
 
 def test_a_killed_run_reads_as_interrupted(empty):
-    from recexp.run.directory import read_status
+    from recexp.run.status import read_status
 
     assert run([*SMOKE, "run.dir=a"]) == 0
     status = json.loads(Path("a/status.json").read_text())

@@ -44,8 +44,8 @@ def trained(subject: Case, recorder: Recorder, **options: Any) -> nn.Module:
     """The model after three epochs."""
     model = subject.make()
     trainer = Trainer(replace(subject.config.trainer, epochs=3, patience=None, **options), CUDA, seed=0)
-    l2, own = getattr(subject.config.model, "embedding_l2", 0.0), getattr(subject.config.model, "optimizers", {})
-    trainer.fit(model, subject.batches, subject.config.model.loss_weights, l2, recorder, own)
+    chosen = subject.config.model
+    trainer.fit(model, subject.batches, chosen.loss_weights, chosen.embedding_l2, recorder, chosen.optimizers)
     return model
 
 

@@ -17,7 +17,8 @@ import recexp
 from recexp import registry
 from recexp.cli import run
 from recexp.groups import conf_folder, options
-from recexp.run.directory import read_config, read_json, read_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import read_status
 from recexp.sweep.pool import Pool
 
 SMOKE = ["-m", "+experiment=smoke", "model=fm"]

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, open_dict
 from recexp.compose import compose_job
 from recexp.error import UserError
 from recexp.process import cores
-from recexp.run.directory import check_reopens, read_config
+from recexp.run.directory import check_reopens
+from recexp.run.read import read_config
 from recexp.sweep.folder import PLACE, Job, Stopped, begin, check_data, find_job, job_path, quoted
 from recexp.sweep.job import objective
 from recexp.sweep.pool import Task

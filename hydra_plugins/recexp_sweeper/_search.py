@@ -17,7 +17,8 @@ from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
 from recexp.compose import one_line
 from recexp.config import Config
 from recexp.error import ConfigError, UserError
-from recexp.run.directory import read_json, read_status
+from recexp.run.read import read_json
+from recexp.run.status import read_status
 from recexp.sweep.folder import ENDED
 
 logger = logging.getLogger("recexp.search")

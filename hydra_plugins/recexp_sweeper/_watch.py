@@ -9,7 +9,7 @@ from types import TracebackType
 
 import optuna
 
-from recexp.run.directory import read_epochs
+from recexp.run.read import read_epochs
 
 LOOK_SECONDS = 0.25  # between two looks at the directories
 

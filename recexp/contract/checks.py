@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,10 @@ from recexp.contract.variant import all_unknown, longer, single_row, with_garbag
 from recexp.dataset.batch import Batches
 from recexp.layer.loss import bce
 from recexp.model import Fit, Train, stages
-from recexp.trainer.default import Trainer, set_mode
+from recexp.trainer.default import Trainer
+from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
+from recexp.trainer.recorder import NullRecorder
 
 OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
 Check = Callable[[Case], str | None]
@@ -195,11 +196,11 @@ def shuffled_labels(case: Case) -> str | None:
     options = case.config.model
     with tempfile.TemporaryDirectory() as folder:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
-        recorder = Unrecorded(Path(folder))
+        recorder = NullRecorder(Path(folder))
         result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
     assert result.test and result.test_scores  # nothing stops it before its time
-    auc, n_positive = result.test.values["auc"], int(result.test_scores.label.sum())
-    n_negative = len(result.test_scores.label) - n_positive
+    auc, n_positive = result.test.values["auc"], int(result.test_scores.labels.sum())
+    n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:
         raise Skip("the test rows have one label")
     # Four standard deviations of the AUC of random scores.
@@ -212,16 +213,3 @@ CHECKS = (
     one_row, every_length, named_losses, all_trained, padding_content, padding_length, label_unseen, strictly_before,
     causal_states, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
 )  # fmt: skip
-
-
-class Unrecorded:
-    """A recorder that keeps nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.checkpoints = folder
-
-    def epoch(self, line: dict[str, Any]) -> None: ...
-    def rewind(self, lines: int) -> None: ...
-
-    def stopped(self) -> bool:
-        return False

@@ -14,8 +14,24 @@ from recexp.kernel import lookup as kernel
 from recexp.kernel.lookup import lookup
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The ids of the data that the n rows of a table stand for."""
+
+    side: str  # user, item or context
+    ids: Tensor  # (n,) int64
+
+
 class Table(nn.Embedding):
-    """An nn.Embedding that is looked up by `lookup`."""
+    """An nn.Embedding that is looked up by `lookup`. A layer says here what the trainer may do with it."""
+
+    rowwise = False  # whether optimizers may update only the rows that a batch holds
+    origin: Origin | None = None  # where rows stand for ids of the data
+
+    @property
+    def decayed(self) -> bool:
+        """Whether the L2 term of embeddings holds for it."""
+        return self.origin is not None
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) int64 -> (..., E)."""

@@ -29,6 +29,7 @@ class Poly2(nn.Module):
         self.sides = (schema.user, schema.item, schema.context)
         self.linear = Linear(schema)
         self.table = Table(n_buckets, 1)
+        self.table.rowwise = True
         nn.init.zeros_(self.table.weight)  # a pair that training does not hold adds nothing
         fields = [field for side in self.sides for field in side.fields]
         field = torch.repeat_interleave(torch.tensor([field.width for field in fields]))  # (C,)

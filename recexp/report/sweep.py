@@ -14,10 +14,12 @@ from typing import Any
 import yaml
 
 from recexp.metric.binary import HIGHER_IS_BETTER
-from recexp.run.directory import read_config, read_json, write_json, write_text
-from recexp.run.table import columns, number
+from recexp.run.lines import number
+from recexp.run.read import read_config, read_json
+from recexp.run.write import write_json, write_text
 from recexp.sweep.folder import ENDED, find_jobs, read_typed, state
 from recexp.sweep.job import objective_name
+from recexp.terminal import columns
 
 SHOWN = ("auc", "gauc", "logloss")
 N_SETTINGS, N_BEST = 20, 10  # of more settings, the closing table shows the best

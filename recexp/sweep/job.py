@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from recexp.error import UserError
-from recexp.run.directory import read_config, read_json, write_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import write_status
 
 logger = logging.getLogger(__name__)
 

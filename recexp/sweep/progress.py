@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recexp.run.directory import read_config, read_json
-from recexp.run.table import number
+from recexp.run.lines import number
+from recexp.run.read import read_config, read_json
 from recexp.sweep.folder import ENDED, find_jobs, state
 from recexp.sweep.job import objective_name
 

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     from recexp.report.compare import configuration, figures, tested
     from recexp.report.protocol import require_one
     from recexp.run.record import read
-    from recexp.run.table import columns
+    from recexp.terminal import columns
 
     typed = parse("compare", OPTIONS, arguments)
     a, b = read(Path(typed.a)), read(Path(typed.b))

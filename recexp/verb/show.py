@@ -13,8 +13,9 @@ def run(arguments: list[str]) -> int:
     """Raises RunError for a folder that is not a run."""
     import yaml
 
-    from recexp.run.directory import read_config, read_epochs, read_json, read_status
-    from recexp.run.table import epoch_line, result_lines
+    from recexp.run.lines import epoch_line, result_lines
+    from recexp.run.read import read_config, read_epochs, read_json
+    from recexp.run.status import read_status
 
     path = Path(parse("show", OPTIONS, arguments).run)
     config, status = read_config(path), read_status(path)

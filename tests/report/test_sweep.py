@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from recexp.report import sweep as summary
-from recexp.run.directory import read_json
+from recexp.run.read import read_json
 
 
 @pytest.fixture

@@ -10,15 +10,9 @@ from pathlib import Path
 import pytest
 
 from recexp.error import RunError
-from recexp.run.directory import (
-    find_runs,
-    read_config,
-    read_epochs,
-    read_json,
-    read_status,
-    remove,
-    unique_folder,
-)
+from recexp.run.folder import remove, unique_folder
+from recexp.run.read import find_runs, read_config, read_epochs, read_json
+from recexp.run.status import read_status
 
 
 def test_folders_asked_for_at_once_are_all_different(tmp_path):

@@ -22,14 +22,17 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import bi_interaction
 from recexp.layer.loss import bce
+from recexp.metric import scoring
 from recexp.metric.binary import Metrics, evaluate
+from recexp.metric.scoring import score
 from recexp.model import Fit, Output, Stage, Train, losses, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
-from recexp.trainer import checkpoint, default
+from recexp.trainer import checkpoint
 from recexp.trainer import step as step_module
 from recexp.trainer.default import Result, Trainer
-from recexp.trainer.optimizer import rate_factor
+from recexp.trainer.loop import set_mode
+from recexp.trainer.optimizer import learning_rate_factor
 
 CPU = torch.device("cpu")
 Make = Callable[..., nn.Module]
@@ -68,7 +71,7 @@ def valid_auc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             found = evaluate(*arguments)
             return replace(found, values={**found.values, "auc": value, "logloss": value})
 
-        monkeypatch.setattr(default, "evaluate", scripted)
+        monkeypatch.setattr(scoring, "evaluate", scripted)
 
     return script
 
@@ -89,7 +92,9 @@ def by_hand(model: nn.Module, batches: Batches, config: Any, l2: float, made: to
         (loss + l2 / 2 * sum(table.square().sum() for table in tables)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         for group in made.param_groups:
-            group["lr"] = config.learning_rate * rate_factor(config.schedule, step, n_steps, config.warmup_steps)
+            group["lr"] = config.learning_rate * learning_rate_factor(
+                config.schedule, step, n_steps, config.warmup_steps
+            )
         made.step()
     assert step == 4
     return model
@@ -198,28 +203,27 @@ def test_evaluation_batch_size_changes_no_figure(make: Make, compose: Callable[.
     model = make("dien")
     found = []
     for size in (1, 7, 5000):
-        config = replace(compose().trainer, eval_batch_size=size)
-        scores = Trainer(config, CPU, 0).score(model, batches, "test")
-        found.append((scores, evaluate(scores.label, scores.logits, scores.user, 0.0).values))
-    for scores, figures in found[1:]:
+        scores = score(model, batches, "test", size)
+        found.append((scores, evaluate(scores.labels, scores.logits, scores.users, 0.0).values))
+    for scores, metrics in found[1:]:
         np.testing.assert_allclose(scores.logits, found[0][0].logits, rtol=0, atol=1e-5)  # float32 sums of order 1
-        assert np.array_equal(scores.user, found[0][0].user) and np.array_equal(scores.item, found[0][0].item)
-        assert figures == pytest.approx(found[0][1], rel=1e-5)
+        assert np.array_equal(scores.users, found[0][0].users) and np.array_equal(scores.items, found[0][0].items)
+        assert metrics == pytest.approx(found[0][1], rel=1e-5)
 
 
 def test_scores_stand_in_the_order_of_the_log(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
-    scores = Trainer(compose().trainer, CPU, 0).score(make("fm"), Batches(dataset, compose().dataset), "valid")
+    scores = score(make("fm"), Batches(dataset, compose().dataset), "valid", 512)
     rows = dataset.log.rows("valid")
-    assert np.array_equal(scores.label, dataset.log.label[rows])
-    assert np.array_equal(scores.user, dataset.log.user[rows])
-    assert np.array_equal(scores.item, dataset.log.item[rows])
+    assert np.array_equal(scores.labels, dataset.log.label[rows])
+    assert np.array_equal(scores.users, dataset.log.user[rows])
+    assert np.array_equal(scores.items, dataset.log.item[rows])
 
 
 def test_table_is_trained_on_without_users(
     make: Make, fit: Callable, table: Dataset, compose: Callable[..., Config]
 ) -> None:
     result, _ = fit(make("fm", schema=table.schema), data=Batches(table, compose().dataset))
-    assert result.test_scores.user is None
+    assert result.test_scores.users is None
     assert result.test.values["auc"] is not None and result.test.values["gauc"] is None
 
 
@@ -264,8 +268,8 @@ def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, dataset:
     best = max(recorder.lines, key=lambda line: line["valid"]["auc"])
     assert result.progress.best_epoch == best["epoch"]
     assert result.valid.values == best["valid"]
-    assert np.array_equal(result.test_scores.label, dataset.log.label[dataset.log.rows("test")])
-    assert result.test.values["auc"] == evaluate(result.test_scores.label, result.test_scores.logits).values["auc"]
+    assert np.array_equal(result.test_scores.labels, dataset.log.label[dataset.log.rows("test")])
+    assert result.test.values["auc"] == evaluate(result.test_scores.labels, result.test_scores.logits).values["auc"]
 
 
 def test_epoch_is_not_chosen_by_the_test_part(
@@ -295,8 +299,8 @@ def test_last_epoch_is_the_best_without_a_valid_part(
 def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, list[float]]:
     """A recorder, and the list to which it adds the learning rate of each epoch's last step."""
     built: list[torch.optim.Optimizer] = []
-    real = step_module.optimizer
-    monkeypatch.setattr(step_module, "optimizer", lambda *arguments: built.extend(real(*arguments)) or built)
+    real = step_module.make_optimizers
+    monkeypatch.setattr(step_module, "make_optimizers", lambda *arguments: built.extend(real(*arguments)) or built)
     found: list[float] = []
     return Recorder(tmp_path / "rates", lambda lines: found.append(built[0].param_groups[0]["lr"])), found
 
@@ -656,5 +660,5 @@ def test_part_that_is_not_trained_keeps_its_statistics_and_draws_nothing(
     fit(model)
     assert changed(start, state(model)) == {"own"}
     assert not model.part.training
-    default.set_mode(Train(name="all", model=model))
+    set_mode(Train(name="all", model=model))
     assert model.part.deep.hidden[0].dropout.training

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Side
-from recexp.layer.lookup import Table
+from recexp.layer.lookup import Origin, Table
 
 
 class SideEmbedding(nn.Module):
@@ -31,6 +31,7 @@ class SideEmbedding(nn.Module):
         self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
         self.shifted = any(shifts)
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
+        self.table.rowwise, self.table.origin = True, Origin(name, _source(side))
         nn.init.normal_(self.table.weight, std=std)
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
@@ -65,11 +66,11 @@ class SideEmbedding(nn.Module):
             ids = ids.index_select(1, self.columns)
         return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.shifted else ids
 
-    def source(self) -> Tensor:
-        """The data's id of each row of the table: (vocabulary,)."""
-        ids = [torch.arange(FIRST)]
-        ids += [torch.arange(field.size) + FIRST + field.offset for field in self.side.fields if not field.numeric]
-        return torch.cat(ids).to(self.table.weight.device)
+
+def _source(side: Side) -> Tensor:
+    """The data's id of each row of a side's table: (vocabulary,)."""
+    ids = [torch.arange(field.size) + FIRST + field.offset for field in side.fields if not field.numeric]
+    return torch.cat([torch.arange(FIRST), *ids])
 
 
 def _shifts(side: Side) -> list[int]:
