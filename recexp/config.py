@@ -257,7 +257,6 @@ class TrainerConfig:
         require(self.clip_norm is None or self.clip_norm > 0, "trainer.clip_norm", self.clip_norm, "above 0, or null")
         require(self.patience is None or self.patience >= 1, "trainer.patience", self.patience, "1 or more, or null")
         require(self.threads is None or self.threads >= 1, "trainer.threads", self.threads, "1 or more, or null")
-        check_metric("trainer.monitor", self.monitor)
         require_rowwise("trainer.optimizer", self.optimizer, self.sparse)
         if self.optimizer is Optimizer.ftrl and self.weight_decay:
             raise ConfigError(f"trainer.weight_decay = {self.weight_decay}: ftrl has none; use trainer.ftrl.l2.")
@@ -322,14 +321,6 @@ def flat(config: DictConfig | dict[str, Any], prefix: str = "") -> Iterator[tupl
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def check_metric(key: str, name: str) -> None:
-    """Raises ConfigError for a name that no monitored metric has."""
-    from recexp.metric.binary import HIGHER_IS_BETTER  # numpy: needed only where values are checked
-
-    if name not in HIGHER_IS_BETTER:
-        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, HIGHER_IS_BETTER)}")
 
 
 def _plain(value: Any) -> Any:

@@ -30,9 +30,9 @@ from recexp.config import (
     ModelConfig,
     RunConfig,
     TrainerConfig,
-    check_metric,
 )
 from recexp.error import ConfigError, choices
+from recexp.metric.table import MONITORED
 from recexp.process import cores
 
 
@@ -55,6 +55,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
             _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
     dataset = _absolute(typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
     trainer = typed(TrainerConfig, raw.trainer, "trainer")
+    _check_metric("trainer.monitor", trainer.monitor)
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     _check_l2(raw, trainer)
@@ -149,7 +150,12 @@ def _check_scalars(raw: DictConfig) -> None:
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
     if raw.objective is not None:
-        check_metric("objective", raw.objective)
+        _check_metric("objective", raw.objective)
+
+
+def _check_metric(key: str, name: str) -> None:
+    if name not in MONITORED:
+        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, MONITORED)}")
 
 
 def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:

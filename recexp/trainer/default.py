@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from recexp.config import Optimizer, Schedule, TrainerConfig
 from recexp.dataset.batch import Batches, Samples
-from recexp.metric.binary import HIGHER_IS_BETTER, Metrics, best_threshold, evaluate
+from recexp.metric.binary import Metrics, best_threshold, evaluate
+from recexp.metric.table import MONITORED
 from recexp.model import Fit, Stage, Train, reads_history, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
@@ -172,7 +173,7 @@ class Trainer:
             progress.speeds.append(task.batches.size("train") / seconds)
             progress.seconds += time.perf_counter() - began
             value = valid.values[config.monitor] if valid else None
-            progress.judge(value, 1 if HIGHER_IS_BETTER[config.monitor] else -1, losses)
+            progress.judge(value, MONITORED[config.monitor].sign, losses)
             if config.schedule is Schedule.plateau and progress.bad_epochs:
                 progress.rate *= 0.1
             self._record(stage, task, progress, losses, valid, seconds)
