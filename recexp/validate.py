@@ -34,6 +34,7 @@ from recexp.config import (
     TrainerConfig,
 )
 from recexp.error import ConfigError, choices
+from recexp.metric.table import MONITORED
 from recexp.process import cores
 from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
@@ -193,10 +194,8 @@ def _check_scalars(raw: DictConfig) -> None:
 
 
 def _check_metric(key: str, name: str) -> None:
-    from recexp.metric.binary import HIGHER_IS_BETTER  # numpy: needed only when values are checked
-
-    if name not in HIGHER_IS_BETTER:
-        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, HIGHER_IS_BETTER)}")
+    if name not in MONITORED:
+        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, MONITORED)}")
 
 
 def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:

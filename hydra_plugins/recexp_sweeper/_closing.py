@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from recexp.metric.binary import HIGHER_IS_BETTER
+from recexp.metric.table import MONITORED
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running elsewhere"}
 
@@ -21,6 +21,6 @@ def count(trials: Sequence[FrozenTrial]) -> str:
 def best_trial(trials: Sequence[FrozenTrial], objective: str) -> FrozenTrial | None:
     """Of those that ran to their end. One that did before it saw that it was pruned is among them."""
     key = f"valid.{objective}"
-    sign = 1 if HIGHER_IS_BETTER[objective] else -1
+    sign = MONITORED[objective].sign
     ended = [each for each in trials if each.user_attrs.get("state") == "finished" and key in each.user_attrs]
     return max(ended, key=lambda each: (sign * each.user_attrs[key], -each.number), default=None)

@@ -14,7 +14,7 @@ from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions
 from hydra_plugins.recexp_sweeper._space import Space
 from recexp.config import Config
 from recexp.error import ConfigError, RunError
-from recexp.metric.binary import HIGHER_IS_BETTER
+from recexp.metric.table import MONITORED
 from recexp.tree import flat, to_dict
 
 SEARCHED = "searched"  # the study's attribute that says what is
@@ -36,7 +36,7 @@ def open_study(options: Options, config: Config, folder: Path, objective: str, s
             storage=url,
             study_name=name,
             pruner=_pruner(options.pruner),
-            direction="maximize" if HIGHER_IS_BETTER[objective] else "minimize",
+            direction="maximize" if MONITORED[objective].higher_is_better else "minimize",
             load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:

@@ -1,69 +1,89 @@
 """Metrics of binary prediction, from labels and logits. numpy alone, float64 throughout.
 
 N rows; score is the logit, p = sigmoid(score) the probability; score >= threshold predicts a positive.
-Whatever cannot be computed (one class, no rows, no users) is None beside its reason, never 0 or NaN.
+A metric is a function from Predictions to a value, or to the reason why there is none (one class, no rows, no users):
+never 0 or NaN instead.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-# All that trainer.monitor and objective may name. gauc_users and predicted_observed, reported beside these,
-# have no better direction.
-HIGHER_IS_BETTER: dict[str, bool] = {
-    "auc": True,
-    "gauc": True,
-    "logloss": False,
-    "accuracy": True,
-    "precision": True,
-    "recall": True,
-    "f1": True,
-    "accuracy@best": True,
-    "precision@best": True,
-    "recall@best": True,
-    "f1@best": True,
-    "ece": False,
-}
+from recexp.metric.table import PREDICTION_METRICS
+
 N_BINS = 10  # of ece, equally wide
-RATES = ("accuracy", "precision", "recall", "f1")
+NO_ROWS = "no rows"
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Every metric by name, and for each None among them why it could not be computed."""
+    """Every prediction metric by name, and for each None among them the reason."""
 
     values: dict[str, float | None]
     reasons: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Labels and scores of N rows, with what several metrics share computed once."""
+
+    positive: np.ndarray  # (N,) bool, the labels
+    score: np.ndarray  # (N,) float64, logits
+    user: np.ndarray | None  # (N,) ids
+    threshold: float | None  # of the score; None if the validation split gave none
+
+    @cached_property
+    def probability(self) -> np.ndarray:
+        """(N,)"""
+        return np.exp(-np.logaddexp(0, -self.score))
+
+    @cached_property
+    def auc_by_user(self) -> tuple[np.ndarray, np.ndarray]:
+        """AUC and number of rows of each user."""
+        assert self.user is not None
+        return auc_by_group(self.positive, self.score, self.user)
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """(N,) bool: the rows predicted to be positive."""
+        assert self.threshold is not None
+        return self.score >= self.threshold
+
+    @cached_property
+    def counts(self) -> tuple[int, int, int]:
+        """Numbers of true positives, of positive labels and of rows predicted positive."""
+        true_positive = self.positive & self.predicted
+        return int(np.sum(true_positive)), int(np.sum(self.positive)), int(np.sum(self.predicted))
+
+
 def evaluate(
     label: ArrayLike, score: ArrayLike, user: ArrayLike | None = None, threshold: float | None = None
 ) -> Metrics:
-    """All metrics of (N,) labels 0 or 1 and (N,) logits.
+    """All prediction metrics of (N,) labels 0 or 1 and (N,) logits.
 
-    user: (N,) ids, for gauc. threshold: the logit at which the `@best` metrics cut, which is `best_threshold`
-    of the validation part, whichever part is evaluated here.
+    user: (N,) ids, for gauc. threshold: the logit at which the `@best` metrics predict a positive, which is
+    `best_threshold` of the validation split, whichever split is evaluated here.
     Raises ValueError for scores that are not finite, labels other than 0 and 1, or lengths that differ.
     """
     positive, score = _checked(label, score)
-    found: dict[str, float | str] = {"auc": _auc(positive, score)}
-    found["gauc"], found["gauc_users"] = _gauc(positive, score, user)
-    found["logloss"] = _logloss(positive, score)
-    found |= _confusion(positive, score >= 0)  # a probability of 0.5 is a logit of 0
-    if threshold is None:
-        found |= {f"{name}@best": "no threshold from the validation part" for name in RATES}
-    else:
-        found |= {f"{name}@best": rate for name, rate in _confusion(positive, score >= threshold).items()}
-    found["ece"], found["predicted_observed"] = _calibration(positive, score)
+    user = None if user is None else np.asarray(user)
+    if user is not None and user.shape != score.shape:
+        raise ValueError(f"user must be (N,) as score is; got {user.shape} and {score.shape}.")
+    at_half = Predictions(positive, score, user, threshold=0.0)  # a probability of 0.5 is a logit of 0
+    at_best = replace(at_half, threshold=threshold)
+    results = {
+        name: metric.compute(at_best if metric.at_best else at_half) for name, metric in PREDICTION_METRICS.items()
+    }
     return Metrics(
-        values={name: None if isinstance(value, str) else float(value) for name, value in found.items()},
-        reasons={name: value for name, value in found.items() if isinstance(value, str)},
+        values={name: None if isinstance(value, str) else float(value) for name, value in results.items()},
+        reasons={name: value for name, value in results.items() if isinstance(value, str)},
     )
 
 
 def best_threshold(label: ArrayLike, score: ArrayLike) -> float | None:
-    """The score that as threshold gives the highest F1 of all cuts; the highest such; None without positives.
+    """The highest score that as threshold gives the highest F1 of all thresholds; None without positives.
 
     Raises ValueError as `evaluate` does.
     """
@@ -72,11 +92,11 @@ def best_threshold(label: ArrayLike, score: ArrayLike) -> float | None:
         return None
     order = np.argsort(-score, kind="stable")
     ranked = score[order]
-    last = np.append(ranked[1:] != ranked[:-1], True)  # a cut goes through no tie
-    true_positive = np.cumsum(positive[order])[last]
-    predicted = np.flatnonzero(last) + 1
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)  # a threshold divides no tie
+    true_positive = np.cumsum(positive[order])[last_of_tie]
+    predicted = np.flatnonzero(last_of_tie) + 1
     f1 = 2 * true_positive / (predicted + positive.sum())
-    return float(ranked[last][np.argmax(f1)])
+    return float(ranked[last_of_tie][np.argmax(f1)])
 
 
 def _checked(label: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +113,7 @@ def _checked(label: ArrayLike, score: ArrayLike) -> tuple[np.ndarray, np.ndarray
 
 
 def auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUC and number of rows of each group, in the groups' order; NaN where a group lacks a class.
+    """AUC and number of rows of each group, in the groups' order; NaN for a group that lacks a class.
 
     AUC = P(s+ > s-) + P(s+ = s-) / 2, counted in integers: exact under ties and in any order of rows.
     """
@@ -105,7 +125,7 @@ def auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> 
     tie_positive = np.add.reduceat(positive, ties)
     tie_negative = np.add.reduceat(1 - positive, ties)
     first_tie = np.flatnonzero(starts_group[ties])  # of each group
-    below = np.cumsum(tie_negative) - tie_negative  # negatives of lower score, earlier groups' included
+    below = np.cumsum(tie_negative) - tie_negative  # negatives of a lower score, including those of earlier groups
     below -= np.repeat(below[first_tie], np.diff(np.append(first_tie, len(ties))))
     twice_won = np.add.reduceat(tie_positive * (2 * below + tie_negative), first_tie)
     n_positive, n_rows = np.add.reduceat(positive, groups), np.diff(np.append(groups, len(score)))
@@ -113,58 +133,87 @@ def auc_by_group(positive: np.ndarray, score: np.ndarray, group: np.ndarray) -> 
     return np.where(pairs > 0, twice_won / np.maximum(2 * pairs, 1), np.nan), n_rows
 
 
-def _one_class(positive: np.ndarray) -> str | None:
-    """Why these labels allow no AUC, if they don't."""
+def auc(predictions: Predictions) -> float | str:
+    positive, score = predictions.positive, predictions.score
     if not len(positive):
-        return "no rows"
-    return f"one class only: every label is {int(positive[0])}" if positive.all() or not positive.any() else None
-
-
-def _auc(positive: np.ndarray, score: np.ndarray) -> float | str:
-    if reason := _one_class(positive):
-        return reason
+        return NO_ROWS
+    if positive.all() or not positive.any():
+        return f"one class only: every label is {int(positive[0])}"
     return auc_by_group(positive, score, np.zeros(len(score), np.int8))[0][0]
 
 
-def _gauc(positive: np.ndarray, score: np.ndarray, user: ArrayLike | None) -> tuple[float | str, float | str]:
-    """AUC within users with both classes, weighted by their rows, and such users' share (Zhu, KDD 2017)."""
-    if user is None:
-        return "no users", "no users"
-    user = np.asarray(user)
-    if user.shape != score.shape:
-        raise ValueError(f"user must be (N,) as score is; got {user.shape} and {score.shape}.")
-    if not len(score):
-        return "no rows", "no rows"
-    auc, n_rows = auc_by_group(positive, score, user)
+def gauc(predictions: Predictions) -> float | str:
+    """AUC within users with both classes, weighted by their rows (Zhu et al., KDD 2017)."""
+    if reason := _no_users(predictions):
+        return reason
+    auc, n_rows = predictions.auc_by_user
     covered = ~np.isnan(auc)
-    if not covered.any():
-        return "no user has both classes", 0.0
-    return np.average(auc[covered], weights=n_rows[covered]), covered.mean()
+    return np.average(auc[covered], weights=n_rows[covered]) if covered.any() else "no user has both classes"
 
 
-def _logloss(positive: np.ndarray, score: np.ndarray) -> float | str:
+def gauc_users(predictions: Predictions) -> float | str:
+    """The share of users with both classes, whom gauc covers."""
+    return _no_users(predictions) or (~np.isnan(predictions.auc_by_user[0])).mean()
+
+
+def logloss(predictions: Predictions) -> float | str:
     """Mean of log(1 + exp(-s)) for positives and of log(1 + exp(s)) for negatives: no log of a rounded 0."""
-    return np.logaddexp(0, np.where(positive, -score, score)).mean() if len(score) else "no rows"
+    positive, score = predictions.positive, predictions.score
+    return np.logaddexp(0, np.where(positive, -score, score)).mean() if len(score) else NO_ROWS
 
 
-def _confusion(positive: np.ndarray, predicted: np.ndarray) -> dict[str, float | str]:
-    n_hit, n_positive, n_predicted = (int(np.sum(part)) for part in (positive & predicted, positive, predicted))
-    if not len(positive):
-        return dict.fromkeys(RATES, "no rows")
-    return {
-        "accuracy": np.mean(positive == predicted),
-        "precision": n_hit / n_predicted if n_predicted else "no row is predicted positive",
-        "recall": n_hit / n_positive if n_positive else "no label is 1",
-        "f1": 2 * n_hit / (n_positive + n_predicted) if n_positive else "no label is 1",
-    }
+def accuracy(predictions: Predictions) -> float | str:
+    return _no_threshold(predictions) or np.mean(predictions.positive == predictions.predicted)
 
 
-def _calibration(positive: np.ndarray, score: np.ndarray) -> tuple[float | str, float | str]:
-    """Expected calibration error over bins [0, .1), ... [.9, 1], and mean prediction over label rate."""
-    if not len(score):
-        return "no rows", "no rows"
-    p = np.exp(-np.logaddexp(0, -score))
+def precision(predictions: Predictions) -> float | str:
+    if reason := _no_threshold(predictions):
+        return reason
+    n_true, _, n_predicted = predictions.counts
+    return n_true / n_predicted if n_predicted else "no row is predicted positive"
+
+
+def recall(predictions: Predictions) -> float | str:
+    if reason := _no_threshold(predictions):
+        return reason
+    n_true, n_positive, _ = predictions.counts
+    return n_true / n_positive if n_positive else "no label is 1"
+
+
+def f1(predictions: Predictions) -> float | str:
+    if reason := _no_threshold(predictions):
+        return reason
+    n_true, n_positive, n_predicted = predictions.counts
+    return 2 * n_true / (n_positive + n_predicted) if n_positive else "no label is 1"
+
+
+def ece(predictions: Predictions) -> float | str:
+    """Expected calibration error over bins of probability [0, .1), ... [.9, 1]."""
+    p = predictions.probability
+    if not len(p):
+        return NO_ROWS
     bins = np.minimum((p * N_BINS).astype(np.int64), N_BINS - 1)
-    gap = np.bincount(bins, positive, N_BINS) - np.bincount(bins, p, N_BINS)
-    ece = np.abs(gap).sum() / len(score)
-    return ece, p.mean() / positive.mean() if positive.any() else "no label is 1"
+    gap = np.bincount(bins, predictions.positive, N_BINS) - np.bincount(bins, p, N_BINS)
+    return np.abs(gap).sum() / len(p)
+
+
+def predicted_observed(predictions: Predictions) -> float | str:
+    """Mean predicted probability over the rate of label 1."""
+    positive = predictions.positive
+    if not len(positive):
+        return NO_ROWS
+    return predictions.probability.mean() / positive.mean() if positive.any() else "no label is 1"
+
+
+def _no_users(predictions: Predictions) -> str | None:
+    """Why there is no AUC by user."""
+    if predictions.user is None:
+        return "no users"
+    return None if len(predictions.score) else NO_ROWS
+
+
+def _no_threshold(predictions: Predictions) -> str | None:
+    """Why no row is predicted to be positive or negative."""
+    if predictions.threshold is None:
+        return "no threshold from the validation split"
+    return None if len(predictions.score) else NO_ROWS

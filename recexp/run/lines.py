@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recexp.metric.table import HEADLINE, SUMMARY
+
 if TYPE_CHECKING:
     import torch
 
     from recexp.config import Config
     from recexp.dataset.log import Dataset
-
-SHOWN = ("auc", "gauc", "logloss", "accuracy@best", "f1@best", "ece")
 
 
 def data_line(name: str, dataset: "Dataset") -> str:
@@ -34,7 +34,7 @@ def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device
 def epoch_line(line: dict[str, Any], monitor: str) -> str:
     """An epoch in one line: losses, valid metrics, speed."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
-    names = dict.fromkeys([monitor, "auc", "gauc", "logloss"])
+    names = dict.fromkeys([monitor, *HEADLINE])
     valid = "  ".join(f"{name} {number(line['valid'].get(name))}" for name in names if name in line["valid"])
     speed = f"{line['samples_per_second']:,.0f} samples/s"
     return f"{line['stage']} {line['epoch']:>3}  {losses}{'  |  ' if losses else ''}valid {valid}  |  {speed}"
@@ -44,7 +44,7 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
     """The closing table, and the run directory."""
     columns = [column for column in ("valid", "test", "oracle") if metrics.get(column)]
     lines = ["", f"{'':14}" + "".join(f"{column:>10}" for column in columns)]
-    for name in SHOWN:
+    for name in SUMMARY:
         lines.append(f"{name:14}" + "".join(f"{number(metrics[column].get(name)):>10}" for column in columns))
     if (share := metrics.get("share_of_oracle")) is not None:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")

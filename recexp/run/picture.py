@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from recexp.metric.table import HEADLINE
 from recexp.run.read import read_epochs, read_json
 
-METRICS = ("auc", "gauc", "logloss")
 INK, MUTED, PAPER = "#1f2430", "#8a8f9c", "#ffffff"
 COLOURS = ("#2f6db5", "#d9822b", "#3a9b6e", "#a34ea1", "#c0483f")
 
@@ -19,7 +19,7 @@ def draw(path: Path) -> None:
         return
     metrics = read_json(path / "metrics.json") or {}
     losses = list(dict.fromkeys(name for line in epochs for name in line["losses"]))
-    valid = [name for name in METRICS if any(line["valid"].get(name) is not None for line in epochs)]
+    valid = [name for name in HEADLINE if any(line["valid"].get(name) is not None for line in epochs)]
     panels = [("loss", name) for name in losses] + [("valid", name) for name in valid]
     if not panels:
         return

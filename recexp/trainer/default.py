@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from recexp.config import Optimizer, Schedule, TrainerConfig
 from recexp.dataset.batch import Batches
-from recexp.metric.binary import HIGHER_IS_BETTER, Metrics, evaluate
+from recexp.metric.binary import Metrics, evaluate
 from recexp.metric.scoring import Scores, evaluate_split, score
+from recexp.metric.table import MONITORED
 from recexp.model import Fit, Stage, Train, stages
 from recexp.registry import register
 from recexp.trainer import checkpoint
@@ -136,7 +137,7 @@ class Trainer:
         valid, _ = self._validate(stage.model, task.batches)
         progress.speeds.append(task.batches.size("train") / seconds)
         progress.seconds += time.perf_counter() - began
-        progress.end_epoch(valid.values[monitor] if valid else None, 1 if HIGHER_IS_BETTER[monitor] else -1, losses)
+        progress.end_epoch(valid.values[monitor] if valid else None, MONITORED[monitor].sign, losses)
         if self.config.schedule is Schedule.plateau and progress.bad_epochs:
             progress.learning_rate_scale *= 0.1
         self._record(stage, task, progress, losses, valid, seconds)
