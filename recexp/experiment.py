@@ -10,6 +10,7 @@ from torch import nn
 
 from recexp import registry
 from recexp.config import Config
+from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
@@ -59,6 +60,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         logger.info("run    %s", run.path)
         hardware = {"device": str(device), "kernels": [each.name for each in installed()]}
         run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, hardware)
+        artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         logger.info(table.data_line(config.dataset.name, experiment.dataset))
         logger.info(table.model_line(config, experiment.model, device))
         metrics = _fill(experiment, run)

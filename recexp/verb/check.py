@@ -5,10 +5,7 @@ The data are cut to the first users with some thousands of events, so that a che
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +13,6 @@ from recexp import registry
 from recexp.config import Config
 from recexp.contract import CHECKS, Case, Skip
 from recexp.dataset.batch import Batches, Samples
-from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.experiment import resolve_device
 
@@ -30,7 +26,7 @@ def check(arguments: list[str]) -> int:
     overrides, config_dir = split_flags(arguments)
     config = load_config(overrides, config_dir)
     case = build(config)
-    print(f"check  {config.model.name} on {config.dataset.name}, {len(case.dataset.log.label):,} of its events")
+    print(f"check  {config.model.name} on {config.dataset.name}, {len(case.dataset.log):,} of its events")
     began, failed = time.perf_counter(), 0
     torch.set_num_threads(config.trainer.threads or torch.get_num_threads())
     for each in CHECKS:
@@ -56,7 +52,7 @@ def verdict(each: "Callable[[Case], str | None]", case: Case) -> tuple[str, str]
 def build(config: Config, n_events: int = N_EVENTS) -> Case:
     """The case of a configuration. Raises ConfigError or DataError."""
     device = resolve_device(config.device)
-    dataset = first_users(load(config.dataset), n_events)
+    dataset = load(config.dataset).head(n_events)
 
     def make(other: int = 0) -> nn.Module:
         torch.manual_seed(config.seed + other)
@@ -69,17 +65,3 @@ def build(config: Config, n_events: int = N_EVENTS) -> Case:
     wanted = {0, 1, 2, int(length.float().median()), int(length.max())}
     chosen = torch.cat([torch.nonzero(length == n)[:2, 0] for n in sorted(wanted)])
     return Case(config, dataset, batches, batches.gather(rows.take(chosen), "train"), make)
-
-
-def first_users(dataset: Dataset, n_events: int) -> Dataset:
-    """The data of the first users that together have at least n_events; of a table, the first rows."""
-    log = dataset.log
-    n_rows = len(log.label)
-    n = min(n_events, n_rows)
-    offsets = log.offsets
-    if offsets is not None:
-        n = int(offsets[min(int(np.searchsorted(offsets, n)), len(offsets) - 1)])
-        offsets = np.minimum(offsets, n)
-    sides = ("user_ids", "user_values", "item_ids", "item_values", "raw_user", "raw_item", "offsets")
-    cut: dict[str, Any] = {name: array[:n] for name, array in log.arrays().items() if name not in sides}
-    return replace(dataset, log=replace(log, **cut, offsets=offsets))

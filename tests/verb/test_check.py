@@ -179,12 +179,12 @@ def test_history_that_holds_the_present_is_found(case: Callable[[str], contract.
 
 def test_the_data_are_cut_to_whole_users(case: Callable[[str], contract.Case]) -> None:
     whole = case("fm").dataset
-    few = check.first_users(whole, 100)
-    n = len(few.log.label)
+    few = whole.head(100)
+    n = len(few.log)
     assert 100 <= n < 250 and few.log.offsets[-1] == n
     assert whole.log.user[n] != whole.log.user[n - 1]
     rows = Batches(few, case("fm").config.dataset).epoch("test", 512)
-    assert sum(len(batch) for batch in rows) == (few.log.part == 2).sum() > 0
+    assert sum(len(batch) for batch in rows) == (few.log.split == 2).sum() > 0
 
 
 def test_models_of_the_users_own_are_checked_on_the_command_line(
