@@ -117,9 +117,9 @@ def a_row(taken: list[float]) -> float:
 
 def accounting(dataset: Dataset, batches: Batches) -> dict[str, float]:
     """Bytes an event of all that is kept for each, by name. On the CPU the batches' columns are the log's memory."""
-    n = len(dataset.log.label)
+    n = len(dataset.log)
     kept = {name: array.nbytes for name, array in dataset.log.arrays().items() if len(array) == n}
-    kept["rows of the parts"] = sum(rows.nbytes for rows in batches.rows.values())
+    kept["rows of the splits"] = sum(rows.nbytes for rows in batches.rows.values())
     kept["sampling pool"] = batches.catalogue.sampling_pool.nbytes
     return {name: size / n for name, size in kept.items() if size}
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from recexp import registry
 from recexp.config import Config
+from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
@@ -54,6 +55,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
             return metrics
         experiment = build(config)
         _announce(experiment, run)
+        artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         return _fill(experiment, run)
 
 

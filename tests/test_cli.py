@@ -138,8 +138,10 @@ def test_a_run_fills_its_directory_and_leaves_the_working_directory_alone(empty,
     assert [path.name for path in empty.iterdir()] == ["a"]
     found = {str(path.relative_to("a/b")) for path in Path("a/b").rglob("*") if path.is_file()}
     tensors = {name for name in found if name.endswith(".safetensors")}
+    encoder = {name for name in found if name.startswith("encoder/")}
     assert len(tensors) == 2
-    assert found - tensors == {
+    assert {"encoder/dataset.json", "encoder/encoder.json", "encoder/item.npy", "encoder/users.raw.npy"} <= encoder
+    assert found - tensors - encoder == {
         "config.yaml", "overrides.yaml", "environment.json", "status.json", "metrics.jsonl", "metrics.json",
         "predictions.parquet", "checkpoints/best.json", "checkpoints/last.json", "curves.png", "log.txt",
     }  # fmt: skip

@@ -20,7 +20,7 @@ import pandas as pd
 from worker import MODELS, PARTS, Rows
 
 import recexp
-from recexp.dataset.log import Dataset, Log, in_order
+from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST, Field
 
@@ -74,10 +74,10 @@ def write_small_movielens(folder: Path, n_events: int) -> None:
     """
     size = [f"dataset.n_events={n_events}", f"dataset.n_users={n_events // 50}", "dataset.n_items=100"]
     log = load(recexp.load_config(["dataset=synthetic", *size]).dataset).log
-    assert log.user is not None and log.item is not None and log.raw_user is not None and log.raw_item is not None
-    user, item = log.raw_user[1:], log.raw_item[1:]
+    assert isinstance(log, Log)
+    user, item = log.users.raw[1:], log.items.raw[1:]
     tables = {
-        "inter": {"user_id": log.raw_user[log.user], "item_id": log.raw_item[log.item],
+        "inter": {"user_id": log.users.raw[log.user], "item_id": log.items.raw[log.item],
                   "rating": 3 + log.label.astype(int), "timestamp": log.timestamp},
         "user": {"user_id": user, "age": 18 + user % 50, "gender": np.where(user % 2, "F", "M"),
                  "occupation": user % 8, "zip_code": 10000 + 100 * (user % 90)},
@@ -112,7 +112,8 @@ def rows_of(dataset: Dataset, part: str) -> Rows:
     rows = log.rows(part)
     label = log.label[rows].astype(np.float32)
     columns = {name: column[rows] for name, column in _columns(dataset).items()}
-    if not in_order(log):  # a history would hold events of valid and test
+    assert isinstance(log, Log)
+    if not log.chronological:  # a history would hold events of valid and test
         return Rows(label, columns)
     ids = {name: columns[name] for name in ("user", "item")}
     return Rows(label, ids, *histories(log, rows, dataset.schema.max_history))
@@ -120,13 +121,11 @@ def rows_of(dataset: Dataset, part: str) -> Rows:
 
 def histories(log: Log, rows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Item ids (n, L) of the last events strictly before each row (n,), and how many there are (n,)."""
-    assert log.user is not None and log.item is not None and log.item_ids is not None
-    assert log.before is not None and log.offsets is not None
     end = log.before[rows].astype(np.int64)
     length = np.minimum(end - log.offsets[log.user[rows]], longest).astype(np.int32)
     step = np.arange(longest)
     position = np.minimum((end - length)[:, None] + step, len(log.item) - 1)
-    ids = log.item_ids[log.item[position], 0].astype(np.int32)
+    ids = log.items.ids[log.item[position], 0].astype(np.int32)
     return np.where(step < length[:, None], ids, np.int32(0)), length
 
 
@@ -138,8 +137,8 @@ def vocabulary(dataset: Dataset) -> dict[str, int]:
 def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
     """Each field's ids (N,), counted in the field's own vocabulary."""
     log, everyone = dataset.log, np.arange(len(dataset.log.label))
-    assert log.user_ids is not None and log.item_ids is not None and log.context_ids is not None
-    tables = (log.user_ids, log.user), (log.item_ids, log.item), (log.context_ids, everyone)
+    assert isinstance(log, Log)
+    tables = (log.users.ids, log.user), (log.items.ids, log.item), (log.context.ids, everyone)
     columns = {}
     for side, (ids, row) in zip(_sides(dataset), tables, strict=True):
         for field in side:
@@ -171,8 +170,8 @@ def _arrays(rows: Rows) -> dict[str, np.ndarray]:
 def _events(dataset: Dataset) -> pd.DataFrame:
     log = dataset.log
     columns = _columns(dataset)
-    assert log.raw_user is not None and log.raw_item is not None
-    columns |= {"user": log.raw_user[log.user], "item": log.raw_item[log.item]}
+    assert isinstance(log, Log)
+    columns |= {"user": log.users.raw[log.user], "item": log.items.raw[log.item]}
     return pd.DataFrame(columns | {"label": log.label.astype(np.int8), "timestamp": log.timestamp})
 
 

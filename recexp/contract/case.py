@@ -1,10 +1,8 @@
 """What is checked: a configuration's model on the first users of its data, so that a check takes seconds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +38,7 @@ class Case:
 def build(config: Config, n_events: int = N_EVENTS) -> Case:
     """The case of a configuration. Raises ConfigError or DataError."""
     device = resolve_device(config.device)
-    dataset = first_users(load(config.dataset), n_events)
+    dataset = load(config.dataset).head(n_events)
 
     def make(offset: int = 0) -> nn.Module:
         torch.manual_seed(config.seed + offset)
@@ -53,17 +51,3 @@ def build(config: Config, n_events: int = N_EVENTS) -> Case:
     lengths = {0, 1, 2, int(length.float().median()), int(length.max())}
     mixed = torch.cat([torch.nonzero(length == n)[:2, 0] for n in sorted(lengths)])
     return Case(config, dataset, batches, batches.gather(rows.take(mixed), "train"), make)
-
-
-def first_users(dataset: Dataset, n_events: int) -> Dataset:
-    """The data of the first users who together have at least n_events; of a table, the first rows."""
-    log = dataset.log
-    n_rows = len(log.label)
-    n = min(n_events, n_rows)
-    offsets = log.offsets
-    if offsets is not None:
-        n = int(offsets[min(int(np.searchsorted(offsets, n)), len(offsets) - 1)])
-        offsets = np.minimum(offsets, n)
-    sides = ("user_ids", "user_values", "item_ids", "item_values", "raw_user", "raw_item", "offsets")
-    cut: dict[str, Any] = {name: array[:n] for name, array in log.arrays().items() if name not in sides}
-    return replace(dataset, log=replace(log, **cut, offsets=offsets))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from recexp.config import Config
-from recexp.dataset.log import Dataset
+from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
 from recexp.metric.scoring import Scores
 from recexp.trainer.default import Result
@@ -83,13 +83,13 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
     rows = log.rows("test")
     rows = np.repeat(rows, len(scores.labels) // len(rows))  # sampled negatives follow their event
     columns: dict[str, np.ndarray] = {}
-    if log.raw_user is not None and log.raw_item is not None and log.timestamp is not None:
+    if isinstance(log, Log):
         columns = {
-            "user": log.raw_user[scores.users],
-            "item": log.raw_item[scores.items],
+            "user": log.users.raw[scores.users],
+            "item": log.items.raw[scores.items],
             "timestamp": widened(log.timestamp[rows]),
         }
-    elif log.row is not None:
+    else:
         columns = {"row": log.row[rows]}
     columns |= {"label": scores.labels.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
     temporary = path / ".predictions.parquet.writing"

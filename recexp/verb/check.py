@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
 
     config = load_config(*split_flags(arguments))
     case = build(config)
-    print(f"check  {config.model.name} on {config.dataset.name}, {len(case.dataset.log.label):,} of its events")
+    print(f"check  {config.model.name} on {config.dataset.name}, {len(case.dataset.log):,} of its events")
     began, n_failed = time.perf_counter(), 0
     torch.set_num_threads(config.trainer.threads or torch.get_num_threads())
     for check in CHECKS:

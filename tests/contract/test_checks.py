@@ -11,7 +11,7 @@ from recexp import registry
 from recexp.config import Config
 from recexp.contract import case as cases
 from recexp.contract import checks
-from recexp.contract.case import Case, build, first_users
+from recexp.contract.case import Case, build
 from recexp.contract.checks import CHECKS, verdict
 from recexp.dataset.batch import Batch, Batches
 from recexp.layer.embedding import SequenceEmbedding
@@ -180,12 +180,12 @@ def test_history_that_holds_the_present_is_found(case: Callable[[str], Case]) ->
 
 def test_the_data_are_cut_to_whole_users(case: Callable[[str], Case]) -> None:
     whole = case("fm").dataset
-    few = first_users(whole, 100)
-    n = len(few.log.label)
+    few = whole.head(100)
+    n = len(few.log)
     assert 100 <= n < 250 and few.log.offsets[-1] == n
     assert whole.log.user[n] != whole.log.user[n - 1]
     rows = Batches(few, case("fm").config.dataset).epoch("test", 512)
-    assert sum(len(batch) for batch in rows) == (few.log.part == 2).sum() > 0
+    assert sum(len(batch) for batch in rows) == (few.log.split == 2).sum() > 0
 
 
 def test_table_is_checked_too(table: object, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

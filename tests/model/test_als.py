@@ -225,7 +225,7 @@ def test_trainer_fits_training_rows_alone_in_one_stage(
     compose: Callable[..., Config], make: Make, dataset: Dataset, tmp_path: Path
 ) -> None:
     label = dataset.log.label.copy()
-    label[dataset.log.part != 0] = 1
+    label[dataset.log.split != 0] = 1
     models = []
     for name, each in (("own", dataset), ("other", replace(dataset, log=replace(dataset.log, label=label)))):
         model, recorder = make("als"), Recorder(tmp_path / name)

@@ -28,7 +28,7 @@ def fit(model: nn.Module, batches: Batches) -> nn.Module:
 
 def counts(dataset: Dataset) -> dict[int, list[float]]:
     """The training labels of each item."""
-    found: dict[int, list[float]] = {item: [] for item in range(1, len(dataset.log.item_ids))}
+    found: dict[int, list[float]] = {item: [] for item in range(1, len(dataset.log.items.ids))}
     for row in dataset.log.rows("train"):
         found[int(dataset.log.item[row])].append(float(dataset.log.label[row]))
     return found
@@ -63,7 +63,7 @@ def test_large_smoothing_leaves_one_score_for_all(make: Make, batches: Batches, 
 
 def test_valid_and_test_rows_are_not_counted(compose: Callable[..., Config], make: Make, dataset: Dataset) -> None:
     label = dataset.log.label.copy()
-    label[dataset.log.part != 0] = 1
+    label[dataset.log.split != 0] = 1
     other = replace(dataset, log=replace(dataset.log, label=label))
     scores = [fit(make("popularity"), Batches(each, compose().dataset)).score for each in (dataset, other)]
     assert torch.equal(*scores)

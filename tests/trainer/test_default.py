@@ -275,7 +275,7 @@ def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, dataset:
 def test_epoch_is_not_chosen_by_the_test_part(
     make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config]
 ) -> None:
-    label = np.where(dataset.log.part == 2, 1 - dataset.log.label, dataset.log.label)
+    label = np.where(dataset.log.split == 2, 1 - dataset.log.label, dataset.log.label)
     other = replace(dataset, log=replace(dataset.log, label=label))
     lines = [fit(make("linear"), data=Batches(each, compose().dataset))[1].told for each in (dataset, other)]
     assert lines[0] == lines[1]
@@ -284,8 +284,8 @@ def test_epoch_is_not_chosen_by_the_test_part(
 def test_last_epoch_is_the_best_without_a_valid_part(
     make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config], tmp_path: Path
 ) -> None:
-    part = np.where(dataset.log.part == 1, 0, dataset.log.part).astype(np.int8)
-    data = Batches(replace(dataset, log=replace(dataset.log, part=part)), compose().dataset)
+    split = np.where(dataset.log.split == 1, 0, dataset.log.split).astype(np.int8)
+    data = Batches(replace(dataset, log=replace(dataset.log, split=split)), compose().dataset)
     model = make("deepfm")
     recorder, states = trained_states(model, tmp_path / "checkpoints")
     result, _ = fit(model, recorder, data=data, epochs=3, patience=1)

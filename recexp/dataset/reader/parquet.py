@@ -1,35 +1,23 @@
 """The user's own log or table in Parquet files."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.dataset import frame
-from recexp.dataset.raw import Raw
 from recexp.error import DataError
 from recexp.registry import register
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".parquet",)
-
 
 @register("parquet", kind="reader")
-class Parquet:
-    @dataclass(kw_only=True)
-    class Config(frame.TableConfig):
-        pass
+class Parquet(frame.FileReader):
+    Config = frame.TableConfig
+    suffixes = (".parquet",)
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def fingerprint(self) -> str:
-        return frame.fingerprint(self.config, frame.event_files(self.config, SUFFIXES))
-
-    def read(self) -> Raw:
-        parts = frame.event_files(self.config, SUFFIXES)
-        return frame.to_raw(self.config, lambda path: ParquetTable(path, self.config.multi_separator), parts)
+    def open(self, path: Path) -> "ParquetTable":
+        return ParquetTable(path, self.config.multi_separator)
 
 
 class ParquetTable:
