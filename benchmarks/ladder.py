@@ -3,8 +3,8 @@
 usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N] [--events N]
 
 For each planted structure alone, and for all of them in the default data, models are trained with several seeds on the
-same synthetic log. `together` is `order` without features, so models must learn from events which items belong together.
-Prints how far each model gets from AUC 0.5 to the oracle's, as mean and standard deviation over seeds.
+same synthetic log. `together` is `order` without features, so events must teach which items belong together. Prints
+how far each model gets from AUC 0.5 to the oracle's, as mean and standard deviation over seeds.
 """
 
 import argparse
