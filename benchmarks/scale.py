@@ -116,7 +116,7 @@ def a_row(taken: list[float]) -> float:
 
 
 def accounting(dataset: Dataset, batches: Batches) -> dict[str, float]:
-    """Bytes per event of all arrays kept for them, by name. On the CPU the batches' columns share the log's memory."""
+    """Bytes an event of all that is kept for each, by name. On the CPU the batches' columns are the log's memory."""
     n = len(dataset.log.label)
     kept = {name: array.nbytes for name, array in dataset.log.arrays().items() if len(array) == n}
     kept["rows of the parts"] = sum(rows.nbytes for rows in batches.rows.values())

@@ -112,14 +112,14 @@ def rows_of(dataset: Dataset, part: str) -> Rows:
     rows = log.rows(part)
     label = log.label[rows].astype(np.float32)
     columns = {name: column[rows] for name, column in _columns(dataset).items()}
-    if not in_order(log):  # a history would contain events of valid and test
+    if not in_order(log):  # a history would hold events of valid and test
         return Rows(label, columns)
     ids = {name: columns[name] for name in ("user", "item")}
     return Rows(label, ids, *histories(log, rows, dataset.schema.max_history))
 
 
 def histories(log: Log, rows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Item ids (n, L) of the last events strictly before each row (n,), and their number (n,)."""
+    """Item ids (n, L) of the last events strictly before each row (n,), and how many there are (n,)."""
     assert log.user is not None and log.item is not None and log.item_ids is not None
     assert log.before is not None and log.offsets is not None
     end = log.before[rows].astype(np.int64)
