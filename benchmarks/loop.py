@@ -1,10 +1,10 @@
-"""The trainer's loop against a bare PyTorch loop over the same batches, and what determinism costs. Interleaved rounds.
+"""The trainer's loop beside a bare PyTorch loop over the same batches, and the cost of determinism. Interleaved rounds.
 
 usage: python benchmarks/loop.py [model ...] [--rounds N] [--rows N]
 
-Both loops train the same model from the same weights with Adam on the same rows, without clipping and L2; the bare one
-has no metrics, no logging, no progress bar. A third column turns deterministic mode off in the trainer. Ratios are
-taken within a round, so that a machine whose speed drifts compares like with like.
+Both loops train the same model from the same weights with Adam on the same rows, without clipping and L2. The bare loop
+has no metrics, no logging and no progress bar. A third column is the trainer without deterministic mode. Ratios are
+taken within a round, so that drift in the machine's speed cancels out.
 """
 
 import argparse

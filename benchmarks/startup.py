@@ -1,4 +1,4 @@
-"""How long until something happens: help, a first batch, beside a bare `import torch`. Interleaved, whole processes.
+"""Startup time: help, a mistake, the first batch and step, beside a bare `import torch`. Interleaved whole processes.
 
 usage: python benchmarks/startup.py [--rounds N]
 """
