@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from recexp import registry
 from recexp.cli import run
 from recexp.groups import conf_folder
 from recexp.tree import to_dict
+from recexp.verb import VERBS, load
 from recexp.verb.help import help_text
 
 SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]
@@ -108,6 +110,41 @@ def test_help_and_what_is_checked_first_import_no_torch(typed, tmp_path):
     done = python(f"import sys; from recexp.cli import run; run([{typed!r}]); print(sorted(sys.modules))", tmp_path)
     modules = done.stdout.splitlines()[-1]
     assert "'recexp.cli'" in modules and "'torch'" not in modules and "'pandas'" not in modules
+
+
+@pytest.mark.parametrize("typed", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_imports_nothing_heavy(typed, tmp_path):
+    code = f"import sys; from recexp.cli import run; assert run({typed!r}) == 0; print(sorted(sys.modules))"
+    modules = python(code, tmp_path).stdout.splitlines()[-1]
+    assert "'recexp.verb.help'" in modules
+    assert not [name for name in ("torch", "pandas", "numpy", "scipy", "hydra", "omegaconf") if f"'{name}'" in modules]
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    for typed in (["--help"], [*SMOKE, "run.dir=a"], ["-m", *SMOKE, "seed=0,1", "run.dir=sweep"]):
+        done = subprocess.run([sys.executable, "-m", "recexp", *typed], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a/metrics.json").read_text())["status"] == "finished"
+    assert len(list(tmp_path.glob("sweep/*/metrics.json"))) == 2
+
+
+def test_every_verb_is_a_file_with_its_arguments():
+    files = {path.stem for path in Path(recexp.verb.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "help", "options"} == set(VERBS)
+    for verb in VERBS:
+        assert {"USAGE", "HELP", "OPTIONS", "run"} <= vars(load(verb)).keys()
+
+
+def test_type_checkers_see_the_notebooks_functions(tmp_path):
+    from mypy import api
+
+    lines = "\n".join(f"reveal_type(recexp.{name})" for name in recexp.__all__)
+    (tmp_path / "notebook.py").write_text(f"import recexp\n{lines}\n")
+    command = ["--follow-imports=silent", "--ignore-missing-imports", "--cache-dir", str(tmp_path)]
+    told, error, _ = api.run([*command, str(tmp_path / "notebook.py")])
+    revealed = re.findall(r'Revealed type is "(.*)"', told)
+    assert len(revealed) == len(recexp.__all__), told + error
+    assert all(kind.startswith(("def (", "def [")) for kind in revealed), revealed
 
 
 def test_importing_the_package_imports_no_torch(tmp_path):
