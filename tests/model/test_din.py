@@ -148,7 +148,7 @@ def test_user_of_ones_changes_nothing(din: Callable[..., nn.Module], mixed: Batc
 def test_term_of_the_target_alone_cancels_under_softmax(mixed: Batch) -> None:
     scores = torch.randn(mixed.mask.shape, generator=torch.Generator().manual_seed(0))
     of_target = torch.randn(len(mixed), 1, generator=torch.Generator().manual_seed(1))
-    shifted, plain = (weigh(each, mixed.mask, Normalise.softmax) for each in (scores + of_target, scores))
+    shifted, plain = (weigh(logits, mixed.mask, Normalise.softmax) for logits in (scores + of_target, scores))
     torch.testing.assert_close(shifted, plain)
     unnormalised = weigh(scores + of_target, mixed.mask, Normalise.none)
     assert not torch.allclose(unnormalised, weigh(scores, mixed.mask, Normalise.none))
