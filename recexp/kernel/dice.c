@@ -1,15 +1,14 @@
-/* activation.py, _DiceByKernel: Dice and the linear layer after it. */
+/* dice.py: the batch statistics of Dice, and Dice with the Linear after it. */
 
 #include "kernel.h"
 
-
 STRUCT(moments,
     const float *x;                    /* (N, C) */
-    float *running_mean, *running_var; /* (C,), moved towards the batch's; used as they are for less than two rows */
+    float *running_mean, *running_var; /* (C,): updated from two rows on; of fewer rows they are the statistics */
     float *shift, *scale;              /* (C,): z = x scale + shift has mean 0 and variance 1 */
     long n, width;
     double eps, momentum;
-    struct sum distances; /* (2, C): of distances from the first row, which do not cancel, and of their squares */
+    struct sum distances; /* (2, C): distances from the first row, which do not cancel, and their squares */
 )
 
 static void moments_thread(void *args, long thread, long n_threads) {
@@ -32,7 +31,7 @@ EXPORTED(moments, moments)
 ENTRY moments(void *args, long n_threads) {
     struct moments *m = args;
     RUN_SUMMING(moments, moments, distances, args, n_threads);
-    const float *first = m->distances.to, *second = first + m->width;
+    const float *first = m->distances.total, *second = first + m->width;
     float count = m->n, step = m->momentum;
     for (long j = 0; j < m->width; j++) {
         float mean = m->running_mean[j], var = m->running_var[j];
@@ -50,9 +49,9 @@ ENTRY moments(void *args, long n_threads) {
 
 STRUCT(dice,
     const float *x, *shift, *scale, *alpha; /* (N, C), then (C,) each: z = x scale + shift */
-    const float *weight, *bias;             /* (C, O), (O,) */
-    float *out;                             /* (N, O) */
-    long n, width, n_out;                   /* O: 0 without a linear layer, or 1, or a multiple of LANES */
+    const float *OPTIONAL weight, *OPTIONAL bias; /* (C, O), (O,) */
+    float *out;                             /* (N, O), or (N, C) without a Linear */
+    long n, width, n_out;                   /* O: 0 without a Linear, or 1, or a multiple of LANES */
 )
 
 static void dice_thread(void *args, long thread, long n_threads) {
@@ -75,11 +74,11 @@ static void dice_thread(void *args, long thread, long n_threads) {
 KERNEL(dice, dice)
 
 STRUCT(dice_back,
-    const float *x, *shift, *scale, *alpha, *weight, *dout; /* weight (O, C), dout (N, O) */
-    float *dx;                                              /* (N, C) */
+    const float *x, *shift, *scale, *alpha, *OPTIONAL weight, *dout; /* weight (O, C), dout (N, O) */
+    float *dx;                                                       /* (N, C) */
     long n, width, n_out;
-    double of_row; /* its thread in the statistics: 1 / N, or 0 where they are the running ones */
-    struct sum dweight, dbias, dalpha, dstatistics; /* of the gradients of weight (O, C), bias (O,) and alpha (C,); (2, C): of g and g z */
+    double row_weight; /* of a row in the statistics: 1 / N, or 0 if they are the running ones */
+    struct sum OPTIONAL dweight, OPTIONAL dbias, dalpha, dstatistics; /* (O, C), (O,), (C,); (2, C): g, and g z */
 )
 
 static void dice_back_thread(void *args, long thread, long n_threads) {
@@ -94,9 +93,9 @@ static void dice_back_thread(void *args, long thread, long n_threads) {
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
             for (long i = j; i < rows * width; i += width) {
-                vec share_of_x = sigmoid(LOAD(x + i) * scale + shift);
-                STORE(p + i, share_of_x);
-                STORE(y + i, LOAD(x + i) * (alpha + share_of_x * (1.f - alpha)));
+                vec gate = sigmoid(LOAD(x + i) * scale + shift);
+                STORE(p + i, gate);
+                STORE(y + i, LOAD(x + i) * (alpha + gate * (1.f - alpha)));
             }
         }
         if (n_out) affine_back(y, dout, rows, width, d->weight, n_out, dweight, dbias, made, 0);
@@ -117,13 +116,13 @@ static void dice_back_thread(void *args, long thread, long n_threads) {
     free(p), free(y), free(made);
 }
 
-/* What a row has of the gradient of the statistics: dx -= inner (E[g] + E[g z] z), inner = (1 - alpha) scale. */
-static void settle_thread(void *args, long thread, long n_threads) {
+/* The gradient through the statistics: dx -= inner (E[g] + E[g z] z), inner = (1 - alpha) scale. */
+static void statistics_back_thread(void *args, long thread, long n_threads) {
     const struct dice_back *d = args;
     long width = d->width;
     BLOCKS(start, rows, d->n) EACH(j, width) {
-        const float *sums = d->dstatistics.to + j;
-        vec scale = LOAD(d->scale + j), inner = (1.f - LOAD(d->alpha + j)) * scale * (float)d->of_row;
+        const float *sums = d->dstatistics.total + j;
+        vec scale = LOAD(d->scale + j), inner = (1.f - LOAD(d->alpha + j)) * scale * (float)d->row_weight;
         vec along = inner * LOAD(sums + width), level = inner * LOAD(sums) + along * LOAD(d->shift + j);
         for (long i = start * width + j; i < (start + rows) * width; i += width)
             STORE(d->dx + i, LOAD(d->dx + i) - level - LOAD(d->x + i) * (along * scale));
@@ -133,5 +132,5 @@ static void settle_thread(void *args, long thread, long n_threads) {
 EXPORTED(dice_back, dice_back)
 ENTRY dice_back(void *args, long n_threads) {
     RUN_SUMMING(dice_back, dice_back, dweight, args, n_threads);
-    run(settle_thread, args, n_threads);
+    run(statistics_back_thread, args, n_threads);
 }

@@ -1,8 +1,8 @@
-/* What belongs to the library as a whole: the width of its vectors, its threads, and sums over them. */
+/* What belongs to the library as a whole: the width of its vectors, its threads, and their sums. */
 
 #include "kernel.h"
 
-__attribute__((visibility("default"))) long lanes(void) { return LANES; }
+EXPORT long lanes(void) { return LANES; }
 
 typedef void Parallel(void (*)(void *), void *, unsigned, unsigned);
 static Parallel *parallel;
@@ -31,14 +31,14 @@ void run(Work *work, void *args, long n_threads) {
 
 void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_threads) {
     for (long i = 0; i < n_sums; i++) {
-        if (sums[i].size) memset(sums[i].to, 0, sizeof(float) * sums[i].size);
+        if (sums[i].size) memset(sums[i].total, 0, sizeof(float) * sums[i].size);
         sums[i].own = calloc((n_threads - 1) * sums[i].size + 1, sizeof(float));
     }
     run(work, args, n_threads);
     for (long i = 0; i < n_sums; i++) {
         for (long thread = 1; thread < n_threads; thread++) {
             const float *own = sum_at(sums + i, thread);
-            for (long j = 0; j < sums[i].size; j++) sums[i].to[j] += own[j];
+            for (long j = 0; j < sums[i].size; j++) sums[i].total[j] += own[j];
         }
         free(sums[i].own);
     }

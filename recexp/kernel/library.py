@@ -1,23 +1,27 @@
-"""The compiled kernels, called by the names that their C structures have.
+"""The compiled kernels, called with the members of their C structures by name.
 
-kernel.h's STRUCT gives each structure to the C compiler and, as text, to this file: a member that is misspelt, missing or
-of another type than C's is a TypeError here. Without a library, as without a C compiler or on another system than Linux,
-torch's operations do the same in more time; so they do with RECEXP_KERNELS=0, for comparison.
+kernel.h's STRUCT gives a structure to the C compiler and, as text, to this file: a member that is misspelt, missing or of
+another type than C's is a TypeError here. Where no library is compiled, as without a C compiler or on another system than
+Linux, torch does the same in more time; so it does with RECEXP_KERNELS=0, for comparison.
 """
 
 import ctypes
 import functools
 import os
 import re
+import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
-# By what torch says of the processor: the libraries it can run, the one with the widest vectors first.
+# The libraries that a processor can run by torch's name for it, the one with the widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
 TYPES = {"float": torch.float32, "long": torch.int64, "unsigned char": torch.bool}  # C's, of pointers
 DECLARATION = re.compile(r"(const )?(unsigned char|float|long|double|struct sum) (.*)")
@@ -28,12 +32,13 @@ Value = Tensor | float | None | Sequence[Tensor | float | None]
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a structure: its place in words of 8 bytes, and what it holds."""
+    """A member of a structure: its offset in words of 8 bytes, and what it holds."""
 
     name: str
     kind: str  # long, double, read, written or sum
     dtype: torch.dtype | None
-    place: int
+    offset: int
+    words: int  # of each entry
     size: int  # entries; an array has more than one
     optional: bool
 
@@ -43,83 +48,87 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL, name: str) -> None:
         self.name, self._function = name, getattr(library, name)
+        self._function.argtypes, self._function.restype = [ctypes.c_void_p, ctypes.c_long], None
         text = ctypes.c_char_p.in_dll(library, f"{name}_text").value
         assert text is not None
-        self.members = members(text.decode())
-        self._by_name = {member.name: member for member in self.members}
-        self._required = frozenset(member.name for member in self.members if not member.optional)
-        last = self.members[-1]
-        self._structure = ctypes.c_int64 * (last.place + last.size * _words(last.kind))
-        self._out_of_range = self._by_name["out_of_range"].place if "out_of_range" in self._by_name else None
+        self.members = {member.name: member for member in members(text.decode())}
+        self._required = frozenset(member.name for member in self.members.values() if not member.optional)
+        self._n_words = sum(member.words * member.size for member in self.members.values())
+        self._out_of_range = self.members["out_of_range"].offset if "out_of_range" in self.members else None
 
     def __call__(self, **values: Value) -> bool:
-        """Runs it on as many threads as torch has. Returns whether it met an index that is out of range.
+        """Runs it on as many threads as torch has. Returns True if it met an index that is out of range.
 
-        Tensors that it reads may have any strides; those that it writes to, and sums, must be contiguous.
+        Tensors that it reads may have any strides; those that it writes to, and sums, must be contiguous. An array
+        takes a list, of as many entries as it has or fewer.
         Raises TypeError for members that are not as C has them.
         """
-        if missing := self._required - values.keys():
-            raise TypeError(f"{self.name}: missing {', '.join(sorted(missing))}")
-        structure, alive = self._structure(), []
+        if not self._required <= values.keys():
+            raise TypeError(f"{self.name}: missing {', '.join(sorted(self._required - values.keys()))}")
+        words, copies = array("q", bytes(8 * self._n_words)), []
         for name, value in values.items():
-            member = self._by_name.get(name)
+            member = self.members.get(name)
             if member is None:
-                raise TypeError(f"{self.name}: no member {name} among {', '.join(self._by_name)}")
-            place, step = member.place, _words(member.kind)
-            for entry in value if isinstance(value, list | tuple) else (value,):
+                raise TypeError(f"{self.name}: no member {name} among {', '.join(self.members)}")
+            offset = member.offset
+            for entry in self._entries(member, value) if member.size > 1 else (value,):
                 if isinstance(entry, Tensor):
-                    entry = self._checked(member, entry)
-                    alive.append(entry)
-                    structure[place] = entry.data_ptr()
+                    if not entry.is_contiguous():
+                        entry = self._contiguous(member, entry)
+                        copies.append(entry)
+                    if entry.dtype is not member.dtype or not entry.is_cpu:
+                        self._refuse(member, f"{entry.dtype} on {entry.device}")
+                    words[offset] = entry.data_ptr()
                     if member.kind == "sum":
-                        structure[place + 1] = entry.numel()
-                elif entry is not None:
-                    structure[place] = self._number(member, entry)
-                elif not member.optional:
-                    raise TypeError(f"{self.name}: {name} is None")
-                place += step
-        self._function(structure, ctypes.c_long(torch.get_num_threads()))
-        return self._out_of_range is not None and bool(structure[self._out_of_range])
+                        words[offset + 1] = entry.numel()
+                elif type(entry) is int and member.kind == "long":
+                    words[offset] = entry
+                elif entry is not None or not member.optional:
+                    words[offset] = self._double(member, entry)
+                offset += member.words
+        self._function(words.buffer_info()[0], torch.get_num_threads())
+        return self._out_of_range is not None and bool(words[self._out_of_range])
 
-    def _checked(self, member: Member, tensor: Tensor) -> Tensor:
-        if tensor.dtype is not member.dtype or tensor.device.type != "cpu":
-            raise TypeError(f"{self.name}: {member.name} is {tensor.dtype} on {tensor.device}, not {member.dtype}")
-        if member.kind == "read":
-            return tensor.contiguous()
-        if not tensor.is_contiguous():
-            raise TypeError(f"{self.name}: {member.name} is written to, but is not contiguous")
-        return tensor
+    def _entries(self, member: Member, value: Value) -> Sequence[Tensor | float | None]:
+        if not isinstance(value, list | tuple) or not 0 < len(value) <= member.size:
+            self._refuse(member, f"{value!r:.50}")
+        return value
 
-    def _number(self, member: Member, number: float) -> int:
-        if member.kind == "double":
-            return ctypes.c_int64.from_buffer(ctypes.c_double(number)).value
-        if member.kind != "long" or not isinstance(number, int):
-            raise TypeError(f"{self.name}: {member.name} is {number!r}, not {member.kind}")
-        return number
+    def _contiguous(self, member: Member, tensor: Tensor) -> Tensor:
+        if member.kind != "read":
+            self._refuse(member, "not contiguous")
+        return tensor.contiguous()
+
+    def _double(self, member: Member, number: object) -> int:
+        if member.kind != "double" or not isinstance(number, int | float):
+            self._refuse(member, f"{number!r:.50}")
+        return int.from_bytes(struct.pack("d", number), sys.byteorder, signed=True)
+
+    def _refuse(self, member: Member, given: str) -> NoReturn:
+        kind = member.kind if member.dtype is None else f"contiguous {member.dtype} on cpu"
+        entries = f"up to {member.size} of " if member.size > 1 else ""
+        raise TypeError(f"{self.name}: {member.name} is {given}, not {entries}{kind}")
 
 
 def members(text: str) -> list[Member]:
     """The members that a structure's text declares, in order."""
     result: list[Member] = []
-    place = 0
+    offset = 0
     for declaration in filter(None, (part.strip() for part in text.split(";"))):
         parsed = DECLARATION.fullmatch(declaration)
         assert parsed, declaration
         const, base, names = parsed.groups()
-        for word in names.split(", "):
-            match = NAME.fullmatch(word)
-            assert match, word
-            pointer, optional, name, size = match.groups()
+        for declarator in names.split(", "):
+            match = NAME.fullmatch(declarator)
+            assert match, declarator
+            pointer, optional, name, entries = match.groups()
             kind = ("read" if const else "written") if pointer else {"struct sum": "sum"}.get(base, base)
             dtype = torch.float32 if kind == "sum" else TYPES[base] if pointer else None
-            optional_too = bool(optional) or name == "out_of_range"
-            result.append(Member(name, kind, dtype, place, int(size or 1), optional_too))
-            place += int(size or 1) * _words(kind)
+            words, size = 3 if kind == "sum" else 1, int(entries or 1)
+            may_be_missing = bool(optional) or name == "out_of_range"
+            result.append(Member(name, kind, dtype, offset, words, size, may_be_missing))
+            offset += words * size
     return result
-
-
-def _words(kind: str) -> int:
-    return 3 if kind == "sum" else 1
 
 
 class Library:
@@ -140,9 +149,12 @@ class Library:
 
 def library(x: Tensor, *widths: int) -> Library | None:
     """The fastest library for x and tensors like it of these widths, None if torch has to do the work."""
-    if x.device.type != "cpu" or x.dtype is not torch.float32:
+    if not x.is_cpu or x.dtype is not torch.float32:
         return None
-    return next((each for each in installed() if all(width % each.lanes == 0 for width in widths)), None)
+    for kernels in installed():
+        if not any(width % kernels.lanes for width in widths):
+            return kernels
+    return None
 
 
 @functools.cache

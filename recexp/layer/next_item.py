@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
-from recexp.layer.product import product
 
 NONE = -1  # in place of an item: no known one follows
 
