@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recexp.report.compare import configuration, figures, tested
+from recexp.report.compare import configuration, metrics, tested
 from recexp.report.protocol import require_one
 from recexp.run.record import read
 from recexp.run.table import columns
@@ -21,6 +21,6 @@ def compare(arguments: list[str]) -> int:
         print("\n".join(columns([["configuration", "A", "B"], *rows])) + "\n")
     else:
         print("the configurations are the same\n")
-    print("\n".join(columns([["", "A", "B", "B - A", "95 %", "p"], *figures(a, b, changes)])))
+    print("\n".join(columns([["", "A", "B", "B - A", "95 %", "p"], *metrics(a, b, changes)])))
     print(f"\n{told}\nEach is one training: how much seeds change is for recexp report to say.")
     return 0

@@ -6,7 +6,16 @@ import sys
 import pytest
 
 from recexp.metric.binary import evaluate
-from recexp.metric.table import COSTS, HEADLINE, MONITORED, PREDICTION_METRICS, SUMMARY, find, format_value, higher_is_better
+from recexp.metric.table import (
+    COSTS,
+    HEADLINE,
+    MONITORED,
+    PREDICTION_METRICS,
+    SUMMARY,
+    find,
+    format_value,
+    higher_is_better,
+)
 
 
 def test_every_metric_of_the_table_is_computed_in_its_order():
@@ -21,7 +30,7 @@ def test_monitored_metrics_are_those_with_a_direction():
 
 def test_what_is_shown_by_default():
     assert HEADLINE == ("auc", "gauc", "logloss")
-    assert SUMMARY == (*HEADLINE, "accuracy@best", "f1@best", "ece")
+    assert (*HEADLINE, "accuracy@best", "f1@best", "ece") == SUMMARY
     assert COSTS == ("parameters", "seconds", "peak_memory_mb")
 
 
