@@ -13,6 +13,7 @@ from recexp.error import ConfigError, RunError, UserError
 from recexp.process import terminable
 from recexp.report import sweep as summary
 from recexp.sweep.folder import ENDED, PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
+from recexp.sweep.outcome import outcomes
 from recexp.sweep.pool import Task
 from recexp.terminal import log_to_terminal
 
@@ -69,8 +70,8 @@ def _place(overrides: list[str]) -> tuple[str | None, bool]:
 
 def _conclude(folder: Path, silent: bool = False) -> int:
     """Writes and tells what came of the jobs; 1 if one did not come to its end."""
-    jobs = summary.outcomes(folder)
+    jobs = outcomes(folder)
     summary.write(folder, jobs)
     for line in [] if silent else summary.closing_lines(folder, jobs):
         logger.info(line)
-    return 0 if all(job.state in ENDED for job in jobs) else 1
+    return 0 if all(job.record.state in ENDED for job in jobs) else 1

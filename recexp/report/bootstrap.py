@@ -1,4 +1,4 @@
-"""Paired bootstrap by user: how the difference of two models' metrics varies with the users in the test part.
+"""Paired bootstrap by user: how the difference of two models' metrics varies with the users in the test split.
 
 N rows of U units (users, or the rows themselves); a draw is U units drawn with replacement, each with all its rows, the
 same for both models. Rows are sorted once: a draw is then sums over N weights.
@@ -11,8 +11,8 @@ import numpy as np
 
 from recexp.metric.binary import auc_by_group
 
-MIN_UNITS = 10  # of fewer, draws say nothing of how others would do
-SMALLEST = 1e-15  # probability that logloss takes a score of 0 for
+MIN_UNITS = 10  # draws of fewer say nothing about other units
+SMALLEST = 1e-15  # the probability that logloss uses for a score of 0
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Sample:
     unit: np.ndarray  # (N,) int, 0 to U - 1
     positive_unit: np.ndarray  # (P,) unit of each positive, from the lowest score to the highest
     negative_unit: np.ndarray  # (N - P,) unit of each negative, likewise
-    below: np.ndarray  # (P,) number of negatives of a lower score
-    up_to: np.ndarray  # (P,) number of negatives of a lower or the same score
+    below: np.ndarray  # (P,) number of negatives with a lower score
+    up_to: np.ndarray  # (P,) number of negatives with a lower or the same score
     loss: np.ndarray  # (U,) sum of log losses
     rows: np.ndarray  # (U,) number of rows
-    own_auc: np.ndarray  # (U,) AUC within the unit, 0 where it lacks a class
-    own_rows: np.ndarray  # (U,) its rows where it has both classes, else 0
+    own_auc: np.ndarray  # (U,) AUC within the unit, 0 if it lacks a class
+    own_rows: np.ndarray  # (U,) number of rows if the unit has both classes, else 0
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,23 @@ def compare(
 ) -> dict[str, Change]:
     """The change in each metric from the first to the second model's scores, probabilities (N,).
 
-    unit: (N,) ids; None: each row is one, and there is no gauc. A metric is left out that cannot be computed, on the
-    rows or in more than a tenth of the draws, or that rests on fewer than MIN_UNITS units.
+    unit: (N,) ids; None: each row is a unit, and there is no gauc. A metric is left out if it cannot be computed on the
+    rows or in more than a tenth of the draws, or if it rests on fewer than MIN_UNITS units.
     """
     _, index = np.unique(unit, return_inverse=True) if unit is not None else (None, np.arange(len(label)))
     samples = [prepare(label, score, index) for score in (first, second)]
     n_units = len(samples[0].rows)
-    n_covered = {"auc": n_units, "gauc": int(np.count_nonzero(samples[0].own_rows)), "logloss": n_units}
+    n_covered = {"gauc": int(np.count_nonzero(samples[0].own_rows))}  # other metrics rest on all units
     whole = _changes(samples, np.ones(n_units))
     draws = [_changes(samples, weight) for weight in weights(n_units, n_draws, seed)]
-    found = {}
-    for name, n in n_covered.items():
-        changes = np.array([change[name] for change in draws])
-        changes = changes[np.isfinite(changes)]
-        if n >= MIN_UNITS and np.isfinite(whole[name]) and len(changes) >= 0.9 * n_draws:
-            found[name] = _change(whole[name], changes)
-    return found
+    changes = {}
+    for name, difference in whole.items():
+        drawn = np.array([draw[name] for draw in draws])
+        drawn = drawn[np.isfinite(drawn)]
+        enough = n_covered.get(name, n_units) >= MIN_UNITS and len(drawn) >= 0.9 * n_draws
+        if enough and np.isfinite(difference):
+            changes[name] = _change(difference, drawn)
+    return changes
 
 
 def _changes(samples: list[Sample], weight: np.ndarray) -> dict[str, float]:
@@ -90,7 +91,7 @@ def prepare(label: np.ndarray, score: np.ndarray, unit: np.ndarray) -> Sample:
 
 
 def metrics(sample: Sample, weight: np.ndarray) -> dict[str, float]:
-    """Metrics of the rows, each counted as often as its unit (U,) float; NaN where there is nothing to compute from."""
+    """The headline metrics with each row counted as often as its unit (U,) float; NaN if one cannot be computed."""
     positive = weight[sample.positive_unit]
     negative = np.append(0.0, np.cumsum(weight[sample.negative_unit]))  # weight of the lowest 0, 1, ... negatives
     won = positive @ (negative[sample.below] + negative[sample.up_to]) / 2  # a tie is half won
@@ -103,7 +104,7 @@ def metrics(sample: Sample, weight: np.ndarray) -> dict[str, float]:
 
 
 def weights(n_units: int, n_draws: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each unit is drawn, (U,) float a draw."""
+    """How often each unit is drawn, (U,) float per draw."""
     random = np.random.default_rng(seed)
     for _ in range(n_draws):
         yield np.bincount(random.integers(n_units, size=n_units), minlength=n_units).astype(np.float64)
@@ -113,8 +114,8 @@ def _ratio(value: float, by: float) -> float:
     return float(value / by) if by else float("nan")
 
 
-def _change(difference: float, changes: np.ndarray) -> Change:
-    """Percentile interval, and the p at which its end would be 0; 1 is added so that p is never 0."""
-    low, high = np.quantile(changes, [0.025, 0.975])
-    fewer = min((changes <= 0).sum(), (changes >= 0).sum())
-    return Change(difference, float(low), float(high), float(min(1.0, 2 * (1 + fewer) / (1 + len(changes)))))
+def _change(difference: float, drawn: np.ndarray) -> Change:
+    """Percentile interval, and the p at which one of its ends would be 0; 1 is added so that p is never 0."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    fewer = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return Change(difference, float(low), float(high), float(min(1.0, 2 * (1 + fewer) / (1 + len(drawn)))))

@@ -1,10 +1,10 @@
-"""Tables as text: for the terminal, Markdown and LaTeX with the digits people read, CSV and JSON with all."""
+"""Tables as text: the terminal, Markdown and LaTeX with the digits people read, CSV and JSON with all of them."""
 
 import csv
 import io
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textascii
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as people read them, and as programs do: a mapping a row, with numbers in full and None for missing."""
+    """Cells for people and values for programs: one mapping per row, with numbers in full and None for missing."""
 
     head: list[str]
     cells: list[list[str]]
     values: list[dict[str, Any]]
     notes: list[str]
-    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of cells that nothing in their column beats
-    about: dict[str, Any] = field(default_factory=dict)  # for programs: what the rows are sorted by and compared with
+    best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best cells of their columns
+    about: dict[str, Any] = field(default_factory=dict)  # for programs: the metric and the baseline
 
 
 def render(table: Table, kind: str) -> str:
@@ -37,12 +37,12 @@ def render(table: Table, kind: str) -> str:
 
 
 def kind_of(typed: str | None, output: str | None) -> str:
-    """The format that was asked for, by name or by the ending of the file to write."""
+    """The format asked for, by name or by the ending of the output file."""
     return typed or ENDINGS.get(Path(output or "").suffix, "table")
 
 
 def put(content: str, output: str | None) -> None:
-    """Prints it, or writes it whole to the file. Raises RunError where that cannot be written."""
+    """Prints the content, or writes it whole to a file. Raises RunError if the file cannot be written."""
     if output is None:
         print(content, end="")
         return
@@ -73,22 +73,16 @@ def to_json(table: Table) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A pipe table, as GitHub shows it; the best figures bold."""
-    rows = [
-        [f"**{_marked(cell)}**" if (i, j) in table.best else _marked(cell) for j, cell in enumerate(row)]
-        for i, row in enumerate(table.cells)
-    ]
+    """A pipe table, as GitHub shows it; the best cells bold."""
+    rows = _formatted(table, _marked, "**{}**")
     lines = [map(_marked, table.head), ["---"] * len(table.head), *rows]
     notes = "".join(f"\n{_marked(note)}\n" for note in table.notes)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
 
 
 def latex(table: Table) -> str:
-    """A tabular for the package booktabs; the best figures bold."""
-    rows = [
-        [rf"\textbf{{{_typeset(cell)}}}" if (i, j) in table.best else _typeset(cell) for j, cell in enumerate(row)]
-        for i, row in enumerate(table.cells)
-    ]
+    """A tabular for the package booktabs; the best cells bold."""
+    rows = _formatted(table, _typeset, r"\textbf{{{}}}")
     return "\n".join(
         [
             *(f"% {note}" for note in table.notes),
@@ -102,6 +96,14 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def _formatted(table: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:
+    """The cells escaped, the best ones in the format `bold`."""
+    return [
+        [bold.format(escape(cell)) if (i, j) in table.best else escape(cell) for j, cell in enumerate(row)]
+        for i, row in enumerate(table.cells)
+    ]
 
 
 def _latex_line(cells: Iterable[str]) -> str:

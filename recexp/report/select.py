@@ -1,4 +1,4 @@
-"""Choosing runs by what is known of them: any key of their configuration or figure, by its dotted name."""
+"""Choosing runs by what is known of them: any configuration key or metric, by its dotted name."""
 
 import difflib
 import operator
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from recexp.error import ConfigError, choices
-from recexp.metric.figure import is_number, more_is_better
+from recexp.metric.table import higher_is_better, is_number
 from recexp.report.setting import FULL, text
 from recexp.run.record import Record
 
@@ -25,23 +25,23 @@ FACTS = ("state", "directory")
 
 @dataclass(frozen=True)
 class Filter:
-    """key=a,b holds where the value is one of these, key!=a,b where it is none; key>n and so on for numbers."""
+    """key=a,b holds if the value is one of these, key!=a,b if it is none of them; key>n and so on for numbers."""
 
     key: str
     sign: str
     values: list[Any]
 
     def holds(self, record: Record) -> bool:
-        found = value(record, self.key)
+        own = value(record, self.key)
         if self.sign in ORDER:
-            return is_number(found) and ORDER[self.sign](found, self.values[0])
-        return (found in self.values) == (self.sign == "=")
+            return is_number(own) and ORDER[self.sign](own, self.values[0])
+        return (own in self.values) == (self.sign == "=")
 
 
 def chosen(records: list[Record], words: list[str]) -> list[Record]:
-    """Those for which all filters typed hold. Raises ConfigError for a word that is none, or a key that no run has."""
+    """The records for which all filters hold. Raises ConfigError for a malformed filter or a key that no run has."""
     filters = [_parse(word, known_keys(records)) for word in words]
-    return [record for record in records if all(each.holds(record) for each in filters)]
+    return [record for record in records if all(condition.holds(record) for condition in filters)]
 
 
 def known_keys(records: Iterable[Record]) -> list[str]:
@@ -51,7 +51,7 @@ def known_keys(records: Iterable[Record]) -> list[str]:
 
 
 def resolve(flag: str, typed: str, known: list[str]) -> str:
-    """The full key that was meant: auc for test.auc, model for model.name. Raises ConfigError."""
+    """The full key of what was typed: test.auc for auc, model.name for model. Raises ConfigError."""
     for key in (typed, FULL.get(typed), f"test.{typed}"):
         if key in known:
             return key
@@ -62,26 +62,26 @@ def resolve(flag: str, typed: str, known: list[str]) -> str:
 
 
 def value(record: Record, key: str) -> Any:
-    """What a record has under a key of `known_keys`, short or full; None where it lacks it."""
+    """A record's value of a key of `known_keys`, short or full; None if it lacks the key."""
     if key in FACTS:
         return record.state if key == "state" else str(record.path)
     return record.config.get(FULL.get(key, key), record.metrics.get(key))
 
 
 def rank(key: str, value: Any) -> tuple[int, float, str]:
-    """For sorting: a figure's best value first, other numbers from the lowest, then words, then what is not there."""
+    """A sort key: the best value of a metric first, other numbers ascending, then words, then missing values."""
     if value is None:
         return 2, 0.0, ""
     if not is_number(value):
         return 1, 0.0, text(value)
-    return 0, -value if more_is_better(key) else value, ""
+    return 0, -value if higher_is_better(key) else value, ""
 
 
 def _parse(word: str, known: list[str]) -> Filter:
-    found = re.fullmatch(r"([^=<>!]+)(!=|>=|<=|=|>|<)(.*)", word)
-    if not found:
+    match = re.fullmatch(r"([^=<>!]+)(!=|>=|<=|=|>|<)(.*)", word)
+    if not match:
         raise ConfigError(f"--filter {word}: must be KEY=VALUE, KEY!=VALUE, KEY>NUMBER or the like, in quotes.")
-    key, sign, typed = found.groups()
+    key, sign, typed = match.groups()
     values = _values(typed)
     if sign in ORDER and not (len(values) == 1 and is_number(values[0])):
         raise ConfigError(f"--filter {word}: {sign} compares with a number.")
@@ -89,7 +89,7 @@ def _parse(word: str, known: list[str]) -> Filter:
 
 
 def _values(typed: str) -> list[Any]:
-    """Values between commas, each of the type that YAML, and 1e-3 of the type that Hydra, gives it."""
+    """Values between commas, typed as YAML does; 1e-3 is a number as in Hydra."""
     try:
         values = yaml.safe_load(f"[{typed}]")
     except yaml.YAMLError:

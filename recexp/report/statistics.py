@@ -1,6 +1,6 @@
 """Estimates over seeds and differences between settings. docs/statistics.md says which test, and why.
 
-The unit is the seed: a figure is a mapping from seed to value.
+The unit is the seed: a metric of a setting is a mapping from seed to value.
 """
 
 import functools
@@ -8,14 +8,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# scipy for Student's t alone: its distribution and quantile for fractional degrees of freedom, which Welch's test has,
+# need the incomplete beta function and its inverse, and those are neither short nor easily exact. Imported where used.
+
 CONFIDENCE = 0.95
-WELCH_SEEDS = 5  # from here on Welch's degrees of freedom keep what they promise
+WELCH_SEEDS = 5  # from here on Welch's degrees of freedom are accurate enough
 PAIRED, WELCH, EXACT, UNTESTED = "paired by seed", "Welch", "exact", "one seed"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over n seeds: mean, standard deviation (of one seed: None), 95 % interval of the mean."""
+    """A metric over n seeds: mean, standard deviation and 95 % interval of the mean, both None for one seed."""
 
     mean: float
     deviation: float | None
@@ -28,7 +31,7 @@ class Estimate:
 class Difference:
     """A row's mean minus the baseline's, with its 95 % interval.
 
-    n counts pairs, or the seeds of the row that has fewer. pairing: "paired by seed", "Welch", "exact" (seeds change
+    n counts pairs, or the seeds of the row with fewer. pairing: "paired by seed", "Welch", "exact" (seeds change
     nothing, so there is nothing to test) or "one seed"; p is None for the last two.
     """
 
@@ -42,7 +45,7 @@ class Difference:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, deviation and interval of a value a seed; there must be one at least."""
+    """Mean, deviation and interval of one value per seed, of which there is at least one."""
     mean, n = math.fsum(values) / len(values), len(values)
     if n == 1:
         return Estimate(mean, None, 1, None, None)
@@ -52,7 +55,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def difference(row: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Row minus baseline, values by seed; paired where at least two seeds and half of either row's are common."""
+    """Row minus baseline, values by seed; paired if at least two seeds and half of either row's are common."""
     common = sorted(row.keys() & baseline.keys())
     if len(common) >= 2 and 2 * len(common) >= max(len(row), len(baseline)):
         return _paired([row[seed] - baseline[seed] for seed in common], scale=abs(baseline[common[0]]))
@@ -60,9 +63,9 @@ def difference(row: Mapping[int, float], baseline: Mapping[int, float]) -> Diffe
 
 
 def holm(p: Sequence[float], n_tests: int | None = None) -> list[float]:
-    """p values corrected so that any false call in the family has a probability of 5 % at most (Holm 1979).
+    """p values corrected so that any false positive in the family has a probability of 5 % at most (Holm 1979).
 
-    n_tests: the size of the family, where `p` are those of its tests that are shown.
+    n_tests: the size of the family, if `p` holds only some of its tests.
     """
     n_tests = len(p) if n_tests is None else n_tests
     corrected, largest = [0.0] * len(p), 0.0
@@ -73,27 +76,30 @@ def holm(p: Sequence[float], n_tests: int | None = None) -> list[float]:
 
 
 def _paired(differences: list[float], scale: float) -> Difference:
-    one = estimate(differences)
-    assert one.deviation is not None
-    error = one.deviation / math.sqrt(one.n)
-    return _tested(one.mean, error, one.n - 1, one.n, PAIRED, scale)
+    pairs = estimate(differences)
+    assert pairs.deviation is not None
+    error = pairs.deviation / math.sqrt(pairs.n)
+    return _tested(pairs.mean, error, pairs.n - 1, pairs.n, PAIRED, scale)
 
 
 def _welch(row: list[float], baseline: list[float]) -> Difference:
     """Unequal variances, unequal numbers of seeds (Welch 1947)."""
-    one, other = estimate(row), estimate(baseline)
-    mean, n = one.mean - other.mean, min(one.n, other.n)
-    if one.deviation is None or other.deviation is None:
+    own, other = estimate(row), estimate(baseline)
+    mean, n = own.mean - other.mean, min(own.n, other.n)
+    if own.deviation is None or other.deviation is None:
         return Difference(mean, None, None, n, None, None, UNTESTED)
-    a, b = one.deviation**2 / one.n, other.deviation**2 / other.n
-    freedom: float = n - 1  # a bound that holds for any variances; Welch's own errs below five seeds
+    a, b = own.deviation**2 / own.n, other.deviation**2 / other.n
+    freedom: float = n - 1  # a bound that holds for any variances; Welch's own is wrong below five seeds
     if n >= WELCH_SEEDS and a + b > 0:
-        freedom = (a + b) ** 2 / (a**2 / (one.n - 1) + b**2 / (other.n - 1))
+        freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1))
     return _tested(mean, math.sqrt(a + b), freedom, n, WELCH, scale=abs(other.mean))
 
 
 def _tested(mean: float, error: float, freedom: float, n: int, pairing: str, scale: float) -> Difference:
-    """scale: size of the figures themselves; a deviation that is mere rounding beside it counts as none."""
+    """The t test of a mean difference with its standard error.
+
+    scale: size of the values themselves; an error that is mere rounding beside it counts as none.
+    """
     if error <= 1e-12 * scale:
         return Difference(mean, mean, mean, n, None, None, EXACT)
     from scipy.special import stdtr
@@ -109,7 +115,7 @@ def _deviation(values: Sequence[float], mean: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _quantile(freedom: float) -> float:
-    """Of Student's t, above which lie (1 - CONFIDENCE) / 2."""
+    """The quantile of Student's t above which (1 - CONFIDENCE) / 2 lies."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))

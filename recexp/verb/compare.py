@@ -26,7 +26,7 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Raises RunError for a folder that is not a run, and for runs on different data without --mix."""
-    from recexp.report.compare import configuration, figures, tested
+    from recexp.report.compare import configuration, metrics, tested
     from recexp.report.protocol import require_one
     from recexp.run.record import read
     from recexp.terminal import columns
@@ -41,6 +41,6 @@ def run(arguments: list[str]) -> int:
         print("\n".join(columns([["configuration", "A", "B"], *rows])) + "\n")
     else:
         print("the configurations are the same\n")
-    print("\n".join(columns([["", "A", "B", "B - A", "95 %", "p"], *figures(a, b, changes)])))
+    print("\n".join(columns([["", "A", "B", "B - A", "95 %", "p"], *metrics(a, b, changes)])))
     print(f"\n{remark}\nEach is one training: how much seeds change is for recexp report to say.")
     return 0

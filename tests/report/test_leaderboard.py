@@ -34,9 +34,9 @@ def test_runs_that_differ_in_the_seed_alone_are_one_row_the_best_first(runs):
     assert names(found) == ["model=din", "model=bst", "model=fm"]
     best = found.rows[0]
     assert [record.config["seed"] for record in best.records] == [0, 1, 2] and best.setting == {"model": "din"}
-    assert best.figures["test.auc"].mean == pytest.approx(0.81)
-    assert best.figures["test.auc"].deviation == pytest.approx(0.01)
-    assert best.figures["seconds"].mean == pytest.approx(2.5)
+    assert best.metrics["test.auc"].mean == pytest.approx(0.81)
+    assert best.metrics["test.auc"].deviation == pytest.approx(0.01)
+    assert best.metrics["seconds"].mean == pytest.approx(2.5)
     assert found.baseline is best and best.difference is None
 
 
@@ -90,7 +90,7 @@ def test_one_seed_has_no_interval_and_no_p_and_it_is_said(runs, write_run):
     write_run("cnn", model="cnn", auc=0.6)
     found = board(runs())
     row = found.rows[3]
-    assert row.figures["test.auc"].low is None and row.difference.pairing == UNTESTED
+    assert row.metrics["test.auc"].low is None and row.difference.pairing == UNTESTED
     assert row.difference.p is None and row.difference.p_corrected is None
     assert any(note.startswith("Rows without p: 1;") for note in found.notes)
     assert any("3 comparisons" in note for note in found.notes)  # the row adds none
@@ -100,8 +100,8 @@ def test_a_repeated_seed_counts_once(write_run, tmp_path):
     for name, seed, auc in (("a", 0, 0.8), ("b", 0, 0.9), ("c", 1, 0.7)):
         write_run(name, seed=seed, auc=auc)
     found = board(read_all([tmp_path]))
-    assert found.rows[0].figures["test.auc"].n == 2
-    assert found.rows[0].figures["test.auc"].mean == pytest.approx((0.85 + 0.7) / 2)
+    assert found.rows[0].metrics["test.auc"].n == 2
+    assert found.rows[0].metrics["test.auc"].mean == pytest.approx((0.85 + 0.7) / 2)
     assert any("repeat a seed of their row: 1;" in note for note in found.notes)
 
 
@@ -153,7 +153,7 @@ def test_a_metric_of_which_less_is_better_turns_the_order(write_run, tmp_path):
 def test_a_row_without_the_metric_comes_last_and_has_no_difference(runs, write_run):
     write_run("cnn", model="cnn", auc=None)
     found = board(runs())
-    assert found.rows[-1].name == "model=cnn" and "test.auc" not in found.rows[-1].figures
+    assert found.rows[-1].name == "model=cnn" and "test.auc" not in found.rows[-1].metrics
     assert found.rows[-1].difference is None
 
 
@@ -166,12 +166,12 @@ def test_no_row_with_the_metric_has_no_baseline(write_run, tmp_path):
 def test_not_a_number_is_no_figure(write_run, tmp_path):
     write_run("a", seed=0, auc=0.5)
     write_run("b", seed=1, auc=float("nan"))
-    assert board(read_all([tmp_path])).rows[0].figures["test.auc"].n == 1
+    assert board(read_all([tmp_path])).rows[0].metrics["test.auc"].n == 1
 
 
 def test_a_figure_of_no_better_direction_ranks_nothing(write_run, tmp_path):
     write_run("a", figures={"gauc_users": 0.5})
-    with pytest.raises(ConfigError, match=r"--metric test.gauc_users: is no figure of which more"):
+    with pytest.raises(ConfigError, match=r"--metric test.gauc_users: is no metric of which higher"):
         board(read_all([tmp_path]), metric="gauc_users")
 
 

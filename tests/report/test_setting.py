@@ -2,7 +2,7 @@
 
 import pytest
 
-from recexp.report.setting import differing, distinct, name_of, settings, text
+from recexp.report.setting import differing, name_of, settings, text, unique_values
 from recexp.run.record import read_all
 
 
@@ -78,5 +78,5 @@ def test_distinct_values_come_once_in_order(write_run, tmp_path):
     for number, seed in enumerate([2, 0, 2]):
         write_run(str(number), seed=seed)
     records = read_all([tmp_path])
-    assert distinct(records, "seed") == [2, 0] and distinct(records, "model") == ["din"]
-    assert distinct(records, "nothing") == [] and differing(records) == []
+    assert unique_values(records, "seed") == [2, 0] and unique_values(records, "model") == ["din"]
+    assert unique_values(records, "nothing") == [] and differing(records) == []

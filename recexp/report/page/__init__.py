@@ -1,4 +1,4 @@
-"""The report as a page: one HTML file that needs nothing else, with scripts or without."""
+"""The report as a page: one HTML file that needs no other, with or without scripts."""
 
 from importlib.resources import files
 from string import Template
@@ -45,14 +45,14 @@ def _section(name: str, heading: str, content: Html) -> Html:
 
 
 def _facts(board: Leaderboard) -> Html:
-    """What was compared, and the board's notes."""
+    """What was compared, and the leaderboard's notes."""
     records = [record for row in board.rows for record in row.records]
     datasets = dict.fromkeys(str(record.config.get("dataset.name", "-")) for record in records)
-    prints = dict.fromkeys(record.fingerprint or "unknown" for record in records)
+    fingerprints = dict.fromkeys(record.fingerprint or "unknown" for record in records)
     better = "higher is better" if board.higher_is_better else "lower is better"
     facts = {
         "dataset": ", ".join(datasets) or "-",
-        "data fingerprint": ", ".join(prints) or "-",
+        "data fingerprint": ", ".join(fingerprints) or "-",
         "runs": f"{len(records):,} in {len(board.rows):,} rows",
         "metric": f"{board.metric}, {better}",
         "baseline": board.baseline.name if board.baseline else "none",
@@ -63,7 +63,7 @@ def _facts(board: Leaderboard) -> Html:
 
 
 def _leaderboard(board: Leaderboard) -> Html:
-    told = (
+    explanation = (
         "Mean ± standard deviation over the n runs of a row, which differ in the seed alone. Drawn: the mean, its 95 % "
         "interval (an arrow where it goes on), and each run as a small dot; dashed, the baseline's mean."
     )
@@ -72,28 +72,28 @@ def _leaderboard(board: Leaderboard) -> Html:
         f" Difference: the row's mean less the baseline's with its 95 % interval ({', '.join(pairings)}); p is "
         "corrected for the number of comparisons, bold below 0.05."
     )
-    note = element("p", told + (compared if pairings else ""), class_="note")
+    note = element("p", explanation + (compared if pairings else ""), class_="note")
     return join(_scrolled("leaderboard", ranking(board)), note)
 
 
 def _curves(board: Leaderboard) -> Html | None:
-    told = (
+    explanation = (
         "Mean over a row's seeds, and from the least to the greatest seed as a band. The line is faint from where the "
         "first seed has stopped. Epochs of earlier stages come first. What lies far off is cut off by the frame."
     )
     drawn = curves(board)
-    return drawn and join(element("p", told, class_="note"), drawn)
+    return drawn and join(element("p", explanation, class_="note"), drawn)
 
 
 def _configuration(board: Leaderboard) -> Html:
     return join(
         _scrolled("keys that differ", differences(board)),
-        *(_folded(f"what {of} have in common", pairs(config)) for of, config in shared(board)),
+        *(_folded(f"what {runs} have in common", pairs(config)) for runs, config in shared(board)),
     )
 
 
 def _scrolled(label: str, content: Html | None) -> Html | None:
-    """A table in a container of its own, so that a narrow screen scrolls the table and not the page."""
+    """A table in its own container, so that a narrow screen scrolls the table and not the page."""
     return content and element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
 
 

@@ -1,8 +1,8 @@
-"""Calibration: of the test rows by predicted probability, how often the label was 1."""
+"""Calibration: how often the label was 1 among test rows of similar predicted probability."""
 
 import numpy as np
 
-from recexp.metric.figure import shown
+from recexp.metric.table import format_value
 from recexp.report.leaderboard import Leaderboard, Row
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look
@@ -19,39 +19,39 @@ EXPLAINED = (
 
 
 def calibration(board: Leaderboard) -> Html | None:
-    """A small panel a row, of the first rows that saved predictions. None where none did."""
-    found = [(place, row, pooled(row.records)) for place, row in enumerate(board.rows[:N_ROWS])]
-    binned = [(place, row, bins(*rows)) for place, row, rows in found if rows is not None]
+    """One small panel per row, of the first rows that saved predictions. None if no row did."""
+    predictions = [(index, row, pooled(row.records)) for index, row in enumerate(board.rows[:N_ROWS])]
+    binned = [(index, row, bins(*scored)) for index, row, scored in predictions if scored is not None]
     if not binned:
         return None
     top = min(1.0, 1.08 * max(float(points.max()) for _, _, points in binned))
-    panels = [_panel(place, row, points, top) for place, row, points in binned]
+    panels = [_panel(index, row, points, top) for index, row, points in binned]
     cut = f" The first {N_ROWS} rows." if len(board.rows) > N_ROWS else ""
     return join(element("p", EXPLAINED + cut, class_="note"), element("div", *panels, class_="panels small"))
 
 
 def pooled(records: list[Record]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels and scores (N,) of all runs; None where no run has a row of them."""
+    """Labels and scores (N,) of all runs; None if no run has any."""
     frames = [frame for record in records if (frame := record.predictions()) is not None]
     if not sum(map(len, frames)):
         return None
     label, score = (np.concatenate([frame[name].to_numpy(float) for frame in frames]) for name in ("label", "score"))
-    known = np.isfinite(score)
-    return (label[known], score[known]) if known.any() else None
+    finite = np.isfinite(score)
+    return (label[finite], score[finite]) if finite.any() else None
 
 
 def bins(label: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Mean score and rate of label 1 (bins, 2) over bins of equally many rows; equal scores share a bin."""
+    """Mean score and rate of label 1, (bins, 2), in bins of equally many rows; equal scores share a bin."""
     edges = np.unique(np.quantile(score, np.arange(1, N_BINS) / N_BINS))
-    _, index = np.unique(np.searchsorted(edges, score, side="right"), return_inverse=True)  # none empty
+    _, index = np.unique(np.searchsorted(edges, score, side="right"), return_inverse=True)  # no bin is empty
     count = np.bincount(index)
     return np.stack([np.bincount(index, score) / count, np.bincount(index, label) / count], axis=1)
 
 
-def _panel(place: int, row: Row, points: np.ndarray, top: float) -> Html:
+def _panel(index: int, row: Row, points: np.ndarray, top: float) -> Html:
     x, y = Scale(0, top, 30, SIZE - 6), Scale(0, top, SIZE - 34, 6)
-    ece = row.figures.get(ECE)
-    told = f"ECE {shown(ECE, ece.mean if ece else None)}"
+    ece = row.metrics.get(ECE)
+    error = f"ECE {format_value(ECE, ece.mean if ece else None)}"
     line = "M" + "L".join(f"{x(p):.1f} {y(rate):.1f}" for p, rate in points)
     dots = [
         element("circle", element("title", f"predicted {p:.4f}, observed {rate:.4f}"),
@@ -62,10 +62,10 @@ def _panel(place: int, row: Row, points: np.ndarray, top: float) -> Html:
         "svg",
         frame(x, y, "predicted"),
         element("path", d=f"M{x(0)} {y(0)}L{x(top)} {y(top)}", class_="reference"),
-        element("g", element("path", d=line, class_="line"), *dots, class_=look(place)),
+        element("g", element("path", d=line, class_="line"), *dots, class_=look(index)),
         viewBox=f"0 0 {SIZE} {SIZE}",
         role="img",
-        aria_label=f"observed rate against predicted probability, row {place + 1}; {told}",
+        aria_label=f"observed rate against predicted probability, row {index + 1}; {error}",
     )
-    caption = element("figcaption", f"{place + 1} ", row_name(row.name), element("small", f" {told}"))
+    caption = element("figcaption", f"{index + 1} ", row_name(row.name), element("small", f" {error}"))
     return element("figure", caption, svg, class_="panel")

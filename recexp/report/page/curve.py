@@ -1,4 +1,4 @@
-"""Learning curves: the valid metric and every named loss by epoch, one look a row, its seeds as a band."""
+"""Learning curves: the validation metric and every named loss by epoch, one look per row, its seeds as a band."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from recexp.metric.table import HEADLINE, MONITORED
 from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join, void
 from recexp.report.page.plot import Scale, frame, look, spread, swatch
@@ -18,7 +19,7 @@ Lines = list[dict[str, Any]]  # of metrics.jsonl
 
 @dataclass(frozen=True)
 class Point:
-    """A figure in an epoch, over the seeds that have it."""
+    """A metric or loss in an epoch, over the seeds that have it."""
 
     epoch: int
     mean: float
@@ -28,45 +29,46 @@ class Point:
 
 
 def curves(board: Leaderboard) -> Html | None:
-    """The panels and the legend that shows and hides rows. None where no run has epochs."""
+    """The panels, and the legend that shows and hides rows. None if no run has epochs."""
     epochs = [[record.epochs() for record in row.records] for row in board.rows]
     drawn = [_panel(index, *panel, epochs) for index, panel in enumerate(_panels(board, epochs))]
-    figures = [figure for figure in drawn if figure is not None]
-    if not figures:
+    panels = [panel for panel in drawn if panel is not None]
+    if not panels:
         return None
     names = [row.name for row in board.rows]
-    return join(element("div", *figures, class_="panels"), _legend(names))
+    return join(element("div", *panels, class_="panels"), _legend(names))
 
 
 def over_seeds(series: Sequence[Sequence[float | None]]) -> list[Point]:
-    """Mean, least and greatest of each epoch, counted from 1; epochs that no seed has are left out.
+    """Mean, least and greatest value of each epoch, counted from 1; epochs that no seed has are left out.
 
-    series: of each seed the values by epoch, None where there is none.
+    series: the values of each seed by epoch, None if missing.
     """
     points = []
     for index in range(max(map(len, series), default=0)):
-        values = [each[index] for each in series if index < len(each)]
-        known = [value for value in values if value is not None and math.isfinite(value)]
-        if known:
-            mean = sum(known) / len(known)
-            points.append(Point(index + 1, mean, min(known), max(known), len(known) == len(series)))
+        values = [seed[index] for seed in series if index < len(seed)]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        if finite:
+            mean = sum(finite) / len(finite)
+            points.append(Point(index + 1, mean, min(finite), max(finite), len(finite) == len(series)))
     return points
 
 
 def rules(n: int) -> str:
-    """The style sheet by which a box of the legend hides its row's curves, also where no script runs."""
-    return "".join(f"body:has(#show{place}:not(:checked)) .row{place}{{display:none}}" for place in range(n))
+    """The style sheet by which a box of the legend hides its row's curves, even if no script runs."""
+    return "".join(f"body:has(#show{index}:not(:checked)) .row{index}{{display:none}}" for index in range(n))
 
 
 def _panels(board: Leaderboard, epochs: list[list[Lines]]) -> list[tuple[str, str]]:
-    """(kind, name) of what is drawn: the board's metric on valid or else the monitored one, logloss, all losses."""
+    """(kind, name) of each panel: the leaderboard's metric on valid or else those monitored, logloss, all losses."""
     lines = [line for row in epochs for run in row for line in run]
     valid = dict.fromkeys(name for line in lines for name in line["valid"])
     metric = board.metric.partition(".")[2]
     monitored = dict.fromkeys(record.config.get("trainer.monitor") for row in board.rows for record in row.records)
     chosen = [metric] if metric in valid else list(monitored)
     losses = dict.fromkeys(name for line in lines for name in line["losses"])
-    shown = dict.fromkeys([name for name in [*chosen, "logloss"] if name in valid])
+    errors = [name for name in HEADLINE if not MONITORED[name].higher_is_better]
+    shown = dict.fromkeys([name for name in [*chosen, *errors] if name in valid])
     return [("valid", name) for name in shown] + [("losses", name) for name in losses]
 
 
@@ -80,7 +82,7 @@ def _panel(index: int, kind: str, name: str, epochs: list[list[Lines]]) -> Html 
     y = Scale(*spread(_inliers([end for point in shown for end in (point.low, point.high)])), HEIGHT - 38, 8)
     clip = f"clip{index}"
     window = element("rect", x=x.start, y=y.stop, width=x.stop - x.start, height=y.start - y.stop)
-    drawn = [_curve(place, points, x, y) for place, points in enumerate(rows) if points]
+    drawn = [_curve(row, points, x, y) for row, points in enumerate(rows) if points]
     title = f"valid {name}" if kind == "valid" else f"training loss, {name}"
     svg = element(
         "svg",
@@ -100,17 +102,17 @@ def _panel(index: int, kind: str, name: str, epochs: list[list[Lines]]) -> Html 
 
 
 def _inliers(values: list[float]) -> list[float]:
-    """Without what lies so far off that nothing else could be seen: a run that diverges, say."""
+    """Without values so far off that nothing else would be visible, such as those of a run that diverges."""
     ordered = sorted(values)
     lower, upper = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
     room = 8 * (upper - lower) or math.inf
     return [value for value in ordered if lower - room <= value <= upper + room]
 
 
-def _curve(place: int, points: list[Point], x: Scale, y: Scale) -> Html:
+def _curve(row: int, points: list[Point], x: Scale, y: Scale) -> Html:
     solid, faint = _lines(points, x, y)
-    at = {point.epoch: point.mean for point in points}
-    values = ",".join(f"{at[epoch]:.4f}" if epoch in at else "" for epoch in range(1, points[-1].epoch + 1))
+    means = {point.epoch: point.mean for point in points}
+    values = ",".join(f"{means[epoch]:.4f}" if epoch in means else "" for epoch in range(1, points[-1].epoch + 1))
     return element(
         "g",
         element("path", d=band, class_="band") if (band := _band(points, x, y)) else None,
@@ -120,14 +122,14 @@ def _curve(place: int, points: list[Point], x: Scale, y: Scale) -> Html:
             element("circle", cx=f"{x(p.epoch):.1f}", cy=f"{y(p.mean):.1f}", r="2.5", class_="dot")
             for p in _alone(points)
         ),
-        class_=f"row{place} {look(place)}",
-        data_row=place,
+        class_=f"row{row} {look(row)}",
+        data_row=row,
         data_values=values,
     )
 
 
 def _lines(points: list[Point], x: Scale, y: Scale) -> tuple[str, str]:
-    """Paths of the mean: where all seeds are there, and where some have stopped."""
+    """Paths of the mean: of the epochs that all seeds have, and of those after some have stopped."""
     paths = {True: "", False: ""}
     end: tuple[bool, Point] | None = None
     for before, after in pairwise(points):
@@ -142,7 +144,7 @@ def _lines(points: list[Point], x: Scale, y: Scale) -> tuple[str, str]:
 
 
 def _band(points: list[Point], x: Scale, y: Scale) -> str:
-    """Path around least and greatest, a piece for each row of epochs without a gap; empty where there is one seed."""
+    """Path around least and greatest, one piece per run of epochs without a gap; empty for one seed."""
     if all(point.low == point.high for point in points):
         return ""
     starts = [i for i, point in enumerate(points) if i == 0 or points[i - 1].epoch != point.epoch - 1]
@@ -152,7 +154,7 @@ def _band(points: list[Point], x: Scale, y: Scale) -> str:
 
 
 def _alone(points: list[Point]) -> list[Point]:
-    """Those that no line reaches."""
+    """The points that no line reaches."""
     epochs = {point.epoch for point in points}
     return [point for point in points if not {point.epoch - 1, point.epoch + 1} & epochs]
 
@@ -161,11 +163,11 @@ def _legend(names: list[str]) -> Html:
     boxes = [
         element(
             "label",
-            void("input", type="checkbox", id=f"show{place}", checked=place < N_SHOWN, autocomplete="off"),
-            swatch(place),
-            element("span", element("span", f"{place + 1} ", class_="place"), row_name(name)),
+            void("input", type="checkbox", id=f"show{row}", checked=row < N_SHOWN, autocomplete="off"),
+            swatch(row),
+            element("span", element("span", f"{row + 1} ", class_="place"), row_name(name)),
         )
-        for place, name in enumerate(names)
+        for row, name in enumerate(names)
     ]
     buttons = [element("button", text, type="button", data_show=n)
                for text, n in ((f"best {N_SHOWN}", N_SHOWN), ("all", len(names)), ("none", 0))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""HTML made of elements. Whatever is not HTML already is escaped, so no text of a run can become markup."""
+"""HTML made of elements. Everything that is not yet HTML is escaped, so no text of a run can become markup."""
 
 import html
 import re
@@ -13,7 +13,7 @@ class Html(str):
 def element(tag: str, *children: object, **attributes: object) -> Html:
     """<tag attribute="...">children</tag>.
 
-    Children that are no Html are escaped; None is left out. An attribute of None or False is left out, one of True
+    Children that are not Html are escaped; None is left out. An attribute of None or False is left out, one of True
     has no value; class_ is class, data_x is data-x.
     """
     opened = "".join(_attribute(name, value) for name, value in attributes.items())
@@ -32,7 +32,7 @@ def join(*children: object) -> Html:
 
 
 def breakable(name: str) -> Html:
-    """A dotted name, which narrow columns may break at its dots and low lines."""
+    """A dotted name, which narrow columns may break at its dots and underscores."""
     return join(*(join(part, void("wbr")) for part in re.findall(r"[^._]*[._]+|[^._]+", name)))
 
 
@@ -44,5 +44,5 @@ def _attribute(name: str, value: object) -> str:
 
 
 def _escape(value: object) -> str:
-    """Escaped; halves of characters, which names of files may hold, become question marks."""
+    """Escaped; surrogates, which file names may contain, become question marks."""
     return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))

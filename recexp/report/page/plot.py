@@ -1,4 +1,4 @@
-"""What all drawings share: scales, their ticks, the frame, and the look of a row."""
+"""What all charts share: scales, their ticks, the frame, and the look of a row."""
 
 import math
 from collections.abc import Iterable
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from recexp.report.page.element import Html, element, join
 
-N_HUES, N_DASHES = 7, 3  # as many as page.css has
+N_HUES, N_DASHES = 7, 3  # as many as page.css defines
 UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values from low to high, onto positions from start to stop."""
+    """Maps values from low to high to positions from start to stop."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Scale:
         return self.start + (value - low) / (high - low) * (self.stop - self.start)
 
     def ticks(self, n: int = 5) -> list[tuple[float, str]]:
-        """About n round values of the scale, ascending, with their labels."""
+        """About n round values on the scale, ascending, with their labels."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             factors = (1,) if self.high / self.low > 300 else (1, 3)
@@ -38,7 +38,7 @@ class Scale:
 
 
 def spread(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
-    """The range of some values and a margin around it; never empty. Raises ValueError for no values."""
+    """The range of values with a margin, never empty. Raises ValueError if there are no values."""
     values = list(values)
     low, high = min(values), max(values)
     room = (high - low) * margin or abs(high) * 0.05 or 1.0
@@ -46,13 +46,13 @@ def spread(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]
 
 
 def spread_log(values: Iterable[float]) -> tuple[float, float]:
-    """The same for positive values on a logarithmic scale."""
+    """The range of positive values with a margin on a logarithmic scale."""
     low, high = spread(map(math.log10, values))
     return 10**low, 10**high
 
 
 def frame(x: Scale, y: Scale, name: str, whole: bool = False) -> Html:
-    """Grid lines, tick labels and the name of the horizontal axis. whole: only whole numbers along it."""
+    """Grid lines, tick labels and the name of the horizontal axis. whole: that axis has only whole numbers."""
     across = [(value, label) for value, label in x.ticks() if not whole or value == round(value)]
     up = y.ticks()
     lines = [element("path", d=f"M{x.start} {y(value):.1f}H{x.stop}", class_="grid") for value, _ in up]
@@ -67,23 +67,23 @@ def frame(x: Scale, y: Scale, name: str, whole: bool = False) -> Html:
 
 def short(value: float) -> str:
     """Thousands as k, millions as M."""
-    unit, sign = next(((unit, sign) for unit, sign in UNITS if abs(value) >= unit), (1, ""))
-    return f"{value / unit:g}{sign}"
+    unit, suffix = next(((unit, suffix) for unit, suffix in UNITS if abs(value) >= unit), (1, ""))
+    return f"{value / unit:g}{suffix}"
 
 
-def look(place: int) -> str:
-    """The classes that give a row of the leaderboard its colour and its dashes."""
-    return f"hue{place % N_HUES} dash{place // N_HUES % N_DASHES}"
+def look(row: int) -> str:
+    """The classes that give a row of the leaderboard, counted from 0, its colour and its dashes."""
+    return f"hue{row % N_HUES} dash{row // N_HUES % N_DASHES}"
 
 
-def swatch(place: int) -> Html:
+def swatch(row: int) -> Html:
     """A short line in the look of a row."""
     line = element("path", d="M1 5H21", class_="line")
-    return element("svg", line, class_=f"swatch {look(place)}", viewBox="0 0 22 10", aria_hidden="true")
+    return element("svg", line, class_=f"swatch {look(row)}", viewBox="0 0 22 10", aria_hidden="true")
 
 
 def _step(width: float, n: int) -> float:
-    """The round step nearest to width / n, by their ratio."""
+    """The round step with the ratio nearest to width / n."""
     rough = width / n
     power = 10.0 ** math.floor(math.log10(rough))
     return min((factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / rough)))
