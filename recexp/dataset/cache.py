@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read(folder: str | None, key: str) -> Dataset | None:
 
 
 def write(folder: str | None, dataset: Dataset) -> Dataset:
-    """Writes the dataset; returns it as it then lies on disk, or as it was if it cannot be written."""
+    """Writes the dataset; returns it with the folder that then holds it, if there is one."""
     if folder is None:
         return dataset
     path = _entry(folder, dataset.fingerprint)
@@ -48,7 +49,8 @@ def write(folder: str | None, dataset: Dataset) -> Dataset:
         # Another run that prepared the same data was faster, or the disk is full: either way we go on without.
         if not path.exists():
             logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
-    return read(folder, dataset.fingerprint) or dataset
+            return dataset
+    return replace(dataset, folder=path)
 
 
 @contextlib.contextmanager
