@@ -24,7 +24,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, beside, lookup
 from recexp.layer.mlp import MLP
-from recexp.layer.position import AgePosition, distance, position
+from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance, position
 from recexp.layer.transformer import Encoder, Norm
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
@@ -74,6 +74,7 @@ class BST(nn.Module):
         item_dim, std = self.embed.item_dim, config.embedding_std
         width = item_dim + (config.embedding_dim if config.position is Position.age else 0)
         require_divisor(config.n_heads, width)
+        self.position: AgePosition | LearntPosition | Sinusoid | None
         if config.position is Position.age:
             self.position = AgePosition(AGE_BUCKETS, config.embedding_dim, std)
         else:
