@@ -25,8 +25,9 @@ from recexp.config import Precision
 from recexp.dataset.batch import Batches
 from recexp.experiment import build
 from recexp.model import Train
-from recexp.trainer.default import Progress, Trainer
+from recexp.trainer.loop import epoch, numerics
 from recexp.trainer.replay import Replay
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -72,18 +73,17 @@ def trained(overrides: list[str], replayed: bool, precision: Precision) -> tuple
     """An epoch of the trainer, and its number of rows."""
     experiment = build(recexp.load_config([*overrides, "device=cuda"]))
     config = replace(experiment.config.trainer, precision=precision)
-    trainer = Trainer(config, CUDA, 0)
     batches = Batches(experiment.dataset, experiment.config.dataset, CUDA)
     stage = Train(name="train", model=experiment.model)
-    with trainer.numerics():
+    with numerics(config):
         step = Step(stage, experiment.config.model.loss_weights, 0.0, config, batches, epochs=1)
         take = Replay(step, config.batch_size).take if replayed else step.take
 
-    def epoch() -> None:
-        with trainer.numerics():
-            trainer._epoch(stage, take, batches, Progress())
+    def train() -> None:
+        with numerics(config):
+            epoch(stage, take, batches, config.batch_size, 0, Progress())
 
-    return epoch, batches.size("train")
+    return train, batches.size("train")
 
 
 def measure(model: str, folder: Path, overrides: list[str], settings: dict, rounds: int) -> None:

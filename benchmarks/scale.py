@@ -34,6 +34,7 @@ from recexp.model import Train
 from recexp.process import own_process
 from recexp.run.result import peak_memory_mb
 from recexp.trainer.default import Trainer
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 SIZES = (1e5, 1e6, 1e7, 2e7)
@@ -105,7 +106,7 @@ def stepping(config: Config, dataset: Dataset, batches: Batches, n_batches: int)
         taken = []
         for index, batch in enumerate(islice(batches.epoch("train", BATCH_SIZE, seed=1), n_batches)):
             began = time.perf_counter()
-            step(batch, index, 1.0)
+            step(batch, Progress(step=index))
             taken.append(time.perf_counter() - began)
     return a_row(taken)
 

@@ -191,6 +191,13 @@ def test_a_run_fills_its_directory_and_leaves_the_working_directory_alone(empty,
     assert "oracle" in told and told.strip().endswith("a/b")
 
 
+@pytest.mark.parametrize("typed", [[], ["run.dir=new/runs/a"], ["-m", "seed=0,1"], ["-m", "seed=0,1", "run.dir=new/a"]])
+def test_a_mistake_in_the_data_leaves_nothing_behind(typed, empty, capsys):
+    assert run([*typed, "model=fm", "dataset=csv", "dataset.path=log.csv", "dataset.cache_dir=null"]) == 2
+    assert "log.csv: no such file" in capsys.readouterr().err
+    assert list(empty.iterdir()) == []
+
+
 def test_runs_of_one_second_get_directories_of_their_own(empty):
     for _ in range(3):
         assert run(SMOKE) == 0

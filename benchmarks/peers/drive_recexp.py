@@ -38,6 +38,8 @@ def timed_within(job: Job, overrides: list[str]) -> dict[str, Any]:
     from recexp.dataset.batch import Batches
     from recexp.dataset.prepare import load
     from recexp.metric.binary import evaluate
+    from recexp.metric.scoring import score
+    from recexp.trainer.step import autocast
 
     seconds = {"import": time.perf_counter() - began}
     torch.set_num_threads(job.threads)
@@ -53,12 +55,13 @@ def timed_within(job: Job, overrides: list[str]) -> dict[str, Any]:
     seconds["build"] = time.perf_counter() - began
     batches = Batches(dataset, config.dataset)
 
-    def score() -> None:
-        scores = trainer.score(model, batches, "test")
-        evaluate(scores.label, scores.logits, scores.user, threshold=0.0)
+    def scored() -> None:
+        precision = autocast(config.trainer, trainer.device)
+        scores = score(model, batches, "test", config.trainer.eval_batch_size, precision)
+        evaluate(scores.labels, scores.logits, scores.users, threshold=0.0)
 
     with trainer.numerics():
-        taken = statistics.median(timed(score) for _ in range(job.epochs))  # the weights do not affect the time
+        taken = statistics.median(timed(scored) for _ in range(job.epochs))  # the weights do not affect the time
     return {"seconds": seconds, "evaluation_rows_per_second": batches.size("test") / taken}
 
 

@@ -24,7 +24,6 @@ from recexp.layer.interaction import bi_interaction
 from recexp.layer.loss import bce
 from recexp.metric import scoring
 from recexp.metric.binary import Metrics, evaluate
-from recexp.metric.scoring import score
 from recexp.model import Fit, Output, Stage, Train, losses, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
@@ -194,29 +193,6 @@ def test_settings_of_torch_are_as_before_also_after_an_error(make: Make, fit: Ca
         fit(make("linear"), Recorder(tmp_path / "checkpoints", look), threads=2, deterministic=True)
     assert seen == [(2, True)]
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
-
-
-# Evaluation
-
-
-def test_evaluation_batch_size_changes_no_figure(make: Make, compose: Callable[..., Config], batches: Batches) -> None:
-    model = make("dien")
-    found = []
-    for size in (1, 7, 5000):
-        scores = score(model, batches, "test", size)
-        found.append((scores, evaluate(scores.labels, scores.logits, scores.users, 0.0).values))
-    for scores, metrics in found[1:]:
-        np.testing.assert_allclose(scores.logits, found[0][0].logits, rtol=0, atol=1e-5)  # float32 sums of order 1
-        assert np.array_equal(scores.users, found[0][0].users) and np.array_equal(scores.items, found[0][0].items)
-        assert metrics == pytest.approx(found[0][1], rel=1e-5)
-
-
-def test_scores_stand_in_the_order_of_the_log(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
-    scores = score(make("fm"), Batches(dataset, compose().dataset), "valid", 512)
-    rows = dataset.log.rows("valid")
-    assert np.array_equal(scores.labels, dataset.log.label[rows])
-    assert np.array_equal(scores.users, dataset.log.user[rows])
-    assert np.array_equal(scores.items, dataset.log.item[rows])
 
 
 def test_table_is_trained_on_without_users(
