@@ -97,9 +97,7 @@ def _recurrence(
         x = product(x, weight, bias).to(weight.dtype)  # (L, B, 3H)
     if kernels is not None:
         of_x = (None, None) if inside is None else (weight, bias)
-        states, last = _ByKernel.apply(
-            inside or kernels, x, index, *of_x, attention, weight_hh, bias_hh, mask, update
-        )
+        states, last = _ByKernel.apply(inside or kernels, x, index, *of_x, attention, weight_hh, bias_hh, mask, update)
     else:
         x = x if index is None else lookup(x, index)  # (L, B, 3H)
         a = None if attention is None else attention.t()[:, :, None].contiguous()

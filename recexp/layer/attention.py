@@ -108,9 +108,7 @@ class Interaction(Scorer):
         first = self.mlp.first
         w1, w2, w3, w4 = first.weight.chunk(4, dim=1)
         weights = (w1 + w3, w2 - w3, w4)
-        x, packed = target_interaction(
-            target, events.vectors, events.index, events.expanded, mask, weights, first.bias
-        )
+        x, packed = target_interaction(target, events.vectors, events.index, events.expanded, mask, weights, first.bias)
         scores = self.mlp.after_first(x, None if packed else mask)[..., 0]  # (N,) of events alone if packed, or (B, L)
         return scores.new_zeros(mask.shape).masked_scatter(mask, scores) if packed else scores
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.kernel import lookup as kernel

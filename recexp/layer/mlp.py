@@ -96,8 +96,8 @@ class Hidden(nn.Module):
         """x (..., n_channels) -> the same, or what the Linear that follows makes of it."""
         dice = self.activation if isinstance(self.activation, Dice) else None
         alone = self.norm is None and not self.dropout.p
-        if dice and alone and following is not None and self.training and on_cpu(x):
-            return dice.then(x, mask, following)  # less time than one after the other
+        if dice and alone and following is not None and self.training:
+            return dice.then(x, mask, following)
         x = x if self.norm is None else self.norm(x, mask)
         x = dice(x, mask) if dice else self.activation(x)
         x = self.dropout(x)

@@ -23,9 +23,7 @@ def test_sums_of_fields_and_what_becomes_of_them(gaps, n_rows, n_fields, hidden,
         return pairs if hidden is None else (pairs, linear)
 
     def one_by_one():
-        pairs = sum(
-            (e[:, i] * e[:, j] for j in range(n_fields) for i in range(j)), start=0 * e.sum(1)
-        )
+        pairs = sum((e[:, i] * e[:, j] for j in range(n_fields) for i in range(j)), start=0 * e.sum(1))
         return pairs if hidden is None else (pairs, e.flatten(1) @ weight.t() + bias)
 
     inputs = [x for x in (e, weight, bias) if x is not None]
