@@ -1,8 +1,8 @@
 """The compiled kernels, called with the members of their C structures by name.
 
-kernel.h's STRUCT gives a structure to the C compiler and, as text, to this file: a member that is misspelt, missing or of
-another type than C's is a TypeError here. Where no library is compiled, as without a C compiler or on another system than
-Linux, torch does the same in more time; so it does with RECEXP_KERNELS=0, for comparison.
+kernel.h's STRUCT gives a structure to the C compiler and, as text, to this file: a member that is misspelt, missing or
+of another type than C's is a TypeError here. Without a library, as without a C compiler or on another system than Linux,
+torch does the same in more time; so it does with RECEXP_KERNELS=0, for comparison.
 """
 
 import ctypes

@@ -22,8 +22,7 @@ ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-# The number of multiplications from which on it pays to start a kernel, or oneDNN without a gradient: SMALL; and oneDNN
-# with one: LARGE.
+# From how many multiplications on starting a kernel pays, or oneDNN without a gradient; and oneDNN with one.
 SMALL, LARGE = 2**21, 2**23
 
 
@@ -51,7 +50,7 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of W in x W^T: grad (M, N), x (M, K) -> (N, K).
 
-    Computed as that of a convolution of width 1 along the rows, which torch leaves to oneDNN unless there is one thread.
+    Computed as that of a convolution of width 1 along the rows, which torch leaves to oneDNN for two threads or more.
     """
     n = len(x) // 16 * 16  # oneDNN takes twice the time for a number of rows that 4 does not divide
     if not _by_onednn(x, grad.t(), LARGE) or torch.get_num_threads() == 1:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recexp.kernel.device import waits
 from recexp.kernel.library import Library, library
 
 
@@ -32,7 +33,7 @@ def lookup(table: Tensor, index: Tensor, padding: int | None = None, sparse: boo
     padding: a row that gets no gradient. sparse: the gradient holds nothing but the rows looked up.
     As torch's embedding, whose gradient takes three times as long on a CPU as one index_add (docs/performance.md).
     """
-    if sparse or table.device.type != "cpu":
+    if sparse or waits(table):
         return F.embedding(index, table, padding, sparse=sparse)
     return _Rows.apply([index.long()], padding, table)
 

@@ -97,7 +97,7 @@ class Hidden(nn.Module):
         dice = self.activation if isinstance(self.activation, Dice) else None
         alone = self.norm is None and not self.dropout.p
         if dice and alone and following is not None and self.training:
-            return dice.then(x, mask, following)
+            return dice.then(x, mask, following)  # less time than one after the other
         x = x if self.norm is None else self.norm(x, mask)
         x = dice(x, mask) if dice else self.activation(x)
         x = self.dropout(x)
