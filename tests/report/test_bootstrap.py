@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+from recexp.metric.table import HEADLINE
 from recexp.report.bootstrap import MIN_UNITS, compare, metrics, prepare, weights
 
 
@@ -41,13 +42,13 @@ def test_metrics_of_weighted_users_are_those_of_rows_repeated_as_often(seed, tie
 
 def test_a_comparison_is_that_of_a_loop_over_draws():
     label, first, second, user = drawn(1, n=150, n_users=18)
-    found = compare(label, first, second, user, n_draws=60, seed=3)
+    changes = compare(label, first, second, user, n_draws=60, seed=3)
     once, *draws = (
         [by_rows(label, score, user, weight) for score in (first, second)]
         for weight in (np.ones(18), *weights(18, 60, seed=3))
     )
-    assert list(found) == ["auc", "gauc", "logloss"]
-    for name, change in found.items():
+    assert tuple(changes) == HEADLINE
+    for name, change in changes.items():
         values = np.array([b[name] - a[name] for a, b in draws])
         assert change.difference == pytest.approx(once[1][name] - once[0][name], abs=1e-12)
         assert (change.low, change.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
@@ -77,10 +78,10 @@ def test_a_much_better_model_is_called_better_but_p_is_never_0():
 
 def test_without_users_each_row_is_drawn_and_there_is_no_gauc():
     label, first, second, _ = drawn(6)
-    found = compare(label, first, second, None, 100)
-    assert list(found) == ["auc", "logloss"]
+    changes = compare(label, first, second, None, 100)
+    assert list(changes) == ["auc", "logloss"]
     alone = compare(label, first, second, np.arange(200), 100)
-    assert found == {name: alone[name] for name in found}
+    assert changes == {name: alone[name] for name in changes}
 
 
 def test_ids_may_be_words():

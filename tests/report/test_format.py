@@ -32,14 +32,13 @@ def test_csv_has_every_digit_and_nothing_for_missing(table):
 
 
 def test_json_has_every_digit_and_null_for_missing(table):
-    found = json.loads(render(table, "json"))
-    assert found == {"metric": "auc", "rows": table.values, "notes": table.notes}
+    assert json.loads(render(table, "json")) == {"metric": "auc", "rows": table.values, "notes": table.notes}
 
 
 def test_the_terminals_table_has_columns_of_one_width(table):
     lines = render(table, "table").splitlines()
-    place = lines[0].index("auc")
-    assert lines[1][place:] == "0.8000 ± 0.0100" and lines[2][place:] == "-0.0012 [-0.1, 0.2]"
+    column = lines[0].index("auc")
+    assert lines[1][column:] == "0.8000 ± 0.0100" and lines[2][column:] == "-0.0012 [-0.1, 0.2]"
     assert lines[3:] == ["", "Left out: 2_failed."]
 
 
@@ -62,8 +61,8 @@ def test_latex_is_a_booktabs_tabular_with_every_sign_escaped(table):
 
 
 def test_a_hyphen_in_a_name_is_no_minus():
-    found = render(Table(head=["data"], cells=[["ml-100k"], ["1e-05"], ["-3"]], values=[], notes=[]), "latex")
-    assert "ml-100k" in found and "1e-05" in found and "$-$3" in found
+    text = render(Table(head=["data"], cells=[["ml-100k"], ["1e-05"], ["-3"]], values=[], notes=[]), "latex")
+    assert "ml-100k" in text and "1e-05" in text and "$-$3" in text
 
 
 @pytest.mark.parametrize("kind", ["table", "csv", "json", "markdown", "latex"])

@@ -24,39 +24,39 @@ def board(records, **choice):
     return leaderboard(records, Choice(**choice))
 
 
-def names(found):
-    return [row.name for row in found.rows]
+def names(table):
+    return [row.name for row in table.rows]
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_row_the_best_first(runs):
-    found = board(runs())
-    assert found.metric == "test.auc" and found.higher_is_better and found.keys == ["model"]
-    assert names(found) == ["model=din", "model=bst", "model=fm"]
-    best = found.rows[0]
+    table = board(runs())
+    assert table.metric == "test.auc" and table.higher_is_better and table.keys == ["model"]
+    assert names(table) == ["model=din", "model=bst", "model=fm"]
+    best = table.rows[0]
     assert [record.config["seed"] for record in best.records] == [0, 1, 2] and best.setting == {"model": "din"}
     assert best.metrics["test.auc"].mean == pytest.approx(0.81)
     assert best.metrics["test.auc"].deviation == pytest.approx(0.01)
     assert best.metrics["seconds"].mean == pytest.approx(2.5)
-    assert found.baseline is best and best.difference is None
+    assert table.baseline is best and best.difference is None
 
 
 def test_the_best_is_compared_with_by_all_pairs(runs):
-    found = board(runs())
+    table = board(runs())
     p = [stats.ttest_rel(AUC[model], AUC["din"]).pvalue for model in ("bst", "fm")]
-    assert [row.difference.p for row in found.rows[1:]] == pytest.approx(p)
+    assert [row.difference.p for row in table.rows[1:]] == pytest.approx(p)
     assert p[1] < p[0]
-    assert [row.difference.p_corrected for row in found.rows[1:]] == pytest.approx([min(1, 2 * p[0]), 3 * p[1]])
-    assert found.rows[1].difference.pairing == PAIRED
-    assert any("3 comparisons" in note for note in found.notes) and any("all pairs" in note for note in found.notes)
+    assert [row.difference.p_corrected for row in table.rows[1:]] == pytest.approx([min(1, 2 * p[0]), 3 * p[1]])
+    assert table.rows[1].difference.pairing == PAIRED
+    assert any("3 comparisons" in note for note in table.notes) and any("all pairs" in note for note in table.notes)
 
 
 def test_a_row_named_beforehand_is_compared_with_by_the_other_rows(runs):
-    found = board(runs(), baseline="model=fm")
-    assert found.baseline.name == "model=fm" and found.rows[2].difference is None
+    table = board(runs(), baseline="model=fm")
+    assert table.baseline.name == "model=fm" and table.rows[2].difference is None
     p = sorted((stats.ttest_rel(AUC[model], AUC["fm"]).pvalue, model) for model in ("din", "bst"))
-    corrected = {row.setting["model"]: row.difference.p_corrected for row in found.rows[:2]}
+    corrected = {row.setting["model"]: row.difference.p_corrected for row in table.rows[:2]}
     assert corrected[p[0][1]] == pytest.approx(2 * p[0][0])
-    assert not any("all pairs" in note for note in found.notes)
+    assert not any("all pairs" in note for note in table.notes)
 
 
 @pytest.mark.parametrize("typed", ["fm", "model=fm"])
@@ -75,9 +75,9 @@ def test_a_baseline_that_is_no_row_or_several_lists_them(runs, write_run):
 
 def test_seeds_that_one_row_lacks_are_left_out_of_its_pairs(runs, tmp_path):
     (tmp_path / "fm-1" / "metrics.json").unlink()
-    found = board(runs(), baseline="din").rows[2]
-    assert found.name == "model=fm" and found.difference.n == 2 and found.difference.pairing == PAIRED
-    assert found.difference.mean == pytest.approx((0.75 - 0.80 + 0.74 - 0.81) / 2)
+    row = board(runs(), baseline="din").rows[2]
+    assert row.name == "model=fm" and row.difference.n == 2 and row.difference.pairing == PAIRED
+    assert row.difference.mean == pytest.approx((0.75 - 0.80 + 0.74 - 0.81) / 2)
 
 
 def test_other_seeds_are_compared_by_welch(runs, write_run):
@@ -88,27 +88,27 @@ def test_other_seeds_are_compared_by_welch(runs, write_run):
 
 def test_one_seed_has_no_interval_and_no_p_and_it_is_said(runs, write_run):
     write_run("cnn", model="cnn", auc=0.6)
-    found = board(runs())
-    row = found.rows[3]
+    table = board(runs())
+    row = table.rows[3]
     assert row.metrics["test.auc"].low is None and row.difference.pairing == UNTESTED
     assert row.difference.p is None and row.difference.p_corrected is None
-    assert any(note.startswith("Rows without p: 1;") for note in found.notes)
-    assert any("3 comparisons" in note for note in found.notes)  # the row adds none
+    assert any(note.startswith("Rows without p: 1;") for note in table.notes)
+    assert any("3 comparisons" in note for note in table.notes)  # the row adds none
 
 
 def test_a_repeated_seed_counts_once(write_run, tmp_path):
     for name, seed, auc in (("a", 0, 0.8), ("b", 0, 0.9), ("c", 1, 0.7)):
         write_run(name, seed=seed, auc=auc)
-    found = board(read_all([tmp_path]))
-    assert found.rows[0].metrics["test.auc"].n == 2
-    assert found.rows[0].metrics["test.auc"].mean == pytest.approx((0.85 + 0.7) / 2)
-    assert any("repeat a seed of their row: 1;" in note for note in found.notes)
+    table = board(read_all([tmp_path]))
+    assert table.rows[0].metrics["test.auc"].n == 2
+    assert table.rows[0].metrics["test.auc"].mean == pytest.approx((0.85 + 0.7) / 2)
+    assert any("repeat a seed of their row: 1;" in note for note in table.notes)
 
 
 def test_one_run_is_a_row_with_its_models_name_and_nothing_to_compare(write_run, tmp_path):
     write_run("a", model="din")
-    found = board(read_all([tmp_path]))
-    assert names(found) == ["model=din"] and found.keys == [] and found.baseline is None and found.notes == []
+    table = board(read_all([tmp_path]))
+    assert names(table) == ["model=din"] and table.keys == [] and table.baseline is None and table.notes == []
 
 
 def test_unfinished_runs_are_left_out_and_counted(runs, write_run):
@@ -130,31 +130,31 @@ def test_runs_on_other_data_share_no_table_unless_told_to(runs, write_run):
     write_run("other", model="cnn", events="others", fingerprint="f", auc=0.99)
     with pytest.raises(RunError, match=r"predict different things.*--filter.*--mix"):
         board(runs())
-    found = board(runs(), mix=True)
-    assert len(found.rows) == 4 and any(note.startswith("Mixed by request") for note in found.notes)
-    assert found.baseline is None or all(row.difference is None for row in found.rows if row.name == "model=cnn")
+    table = board(runs(), mix=True)
+    assert len(table.rows) == 4 and any(note.startswith("Mixed by request") for note in table.notes)
+    assert table.baseline is None or all(row.difference is None for row in table.rows if row.name == "model=cnn")
 
 
-def test_figures_on_other_data_have_no_difference(runs, write_run):
+def test_metrics_on_other_data_have_no_difference(runs, write_run):
     for seed in range(3):
         write_run(f"other-{seed}", model="cnn", seed=seed, events="others", fingerprint="f", auc=0.5 + seed / 100)
-    found = board(runs(), mix=True)
-    differences = {row.setting["model"]: row.difference for row in found.rows}
+    table = board(runs(), mix=True)
+    differences = {row.setting["model"]: row.difference for row in table.rows}
     assert differences["cnn"] is None and differences["fm"] is not None
 
 
-def test_a_metric_of_which_less_is_better_turns_the_order(write_run, tmp_path):
+def test_a_metric_that_is_better_when_lower_reverses_the_order(write_run, tmp_path):
     for model, logloss in (("din", 0.5), ("fm", 0.6), ("bst", 0.4)):
         write_run(model, model=model, figures={"logloss": logloss})
-    found = board(read_all([tmp_path]), metric="logloss")
-    assert names(found) == ["model=bst", "model=din", "model=fm"] and not found.higher_is_better
+    table = board(read_all([tmp_path]), metric="logloss")
+    assert names(table) == ["model=bst", "model=din", "model=fm"] and not table.higher_is_better
 
 
 def test_a_row_without_the_metric_comes_last_and_has_no_difference(runs, write_run):
     write_run("cnn", model="cnn", auc=None)
-    found = board(runs())
-    assert found.rows[-1].name == "model=cnn" and "test.auc" not in found.rows[-1].metrics
-    assert found.rows[-1].difference is None
+    table = board(runs())
+    assert table.rows[-1].name == "model=cnn" and "test.auc" not in table.rows[-1].metrics
+    assert table.rows[-1].difference is None
 
 
 def test_no_row_with_the_metric_has_no_baseline(write_run, tmp_path):
@@ -163,13 +163,13 @@ def test_no_row_with_the_metric_has_no_baseline(write_run, tmp_path):
     assert board(read_all([tmp_path])).baseline is None
 
 
-def test_not_a_number_is_no_figure(write_run, tmp_path):
+def test_nan_is_no_value(write_run, tmp_path):
     write_run("a", seed=0, auc=0.5)
     write_run("b", seed=1, auc=float("nan"))
     assert board(read_all([tmp_path])).rows[0].metrics["test.auc"].n == 1
 
 
-def test_a_figure_of_no_better_direction_ranks_nothing(write_run, tmp_path):
+def test_a_metric_without_a_direction_ranks_nothing(write_run, tmp_path):
     write_run("a", figures={"gauc_users": 0.5})
     with pytest.raises(ConfigError, match=r"--metric test.gauc_users: is no metric of which higher"):
         board(read_all([tmp_path]), metric="gauc_users")
@@ -183,16 +183,16 @@ def test_the_metric_is_the_one_that_all_runs_monitored(write_run, tmp_path):
 
 
 def test_columns_are_what_differs_unless_they_are_named(runs):
-    found = board(runs())
-    assert found.columns == ["test.auc"]  # parameters, seconds and memory are the same
-    found = board(runs(), columns=["parameters", "model.embedding_dim", "seed"])
-    assert found.columns == ["test.auc", "parameters"] and found.keys == ["model.embedding_dim", "seed"]
-    assert found.rows[0].setting == {"model.embedding_dim": 16, "seed": [0, 1, 2]}
-    assert names(found)[0] == "model=din"
+    table = board(runs())
+    assert table.columns == ["test.auc"]  # parameters, seconds and memory are the same
+    table = board(runs(), columns=["parameters", "model.embedding_dim", "seed"])
+    assert table.columns == ["test.auc", "parameters"] and table.keys == ["model.embedding_dim", "seed"]
+    assert table.rows[0].setting == {"model.embedding_dim": 16, "seed": [0, 1, 2]}
+    assert names(table)[0] == "model=din"
 
 
-def test_rows_are_sorted_by_any_key_or_figure(runs, write_run):
+def test_rows_are_sorted_by_any_key_or_metric(runs, write_run):
     write_run("cnn", model="cnn", seed=5, auc=0.1)
     assert names(board(runs(), sort="model"))[:2] == ["model=bst", "model=cnn"]
-    found = board(runs(), sort="seconds")
-    assert names(found)[-1] == "model=cnn" and found.baseline.name == "model=din"
+    table = board(runs(), sort="seconds")
+    assert names(table)[-1] == "model=cnn" and table.baseline.name == "model=din"

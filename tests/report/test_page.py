@@ -1,4 +1,4 @@
-"""The report's page as text: whole, well formed, escaped, and its figures right. In a browser: test_page_browser.py."""
+"""The report's page as text: whole, well formed, escaped, and its numbers right. In a browser: test_page_browser.py."""
 
 import itertools
 import re
@@ -79,7 +79,7 @@ def test_the_page_has_every_section_and_all_tags_are_balanced(tree):
     assert [tag for tag, _ in tree.elements].count("title") == 1 + 4 * 10 + 2 * 4 + 4  # page, bins, dots, intervals
 
 
-def test_every_row_has_its_figures_as_the_terminal_shows_them(tree):
+def test_every_row_has_its_metrics_as_the_terminal_shows_them(tree):
     mean, deviation = np.mean(AUC), np.std(AUC, ddof=1)
     first = next(cells for cells in tree.rows if cells[1].strip() == "model=din trainer.learning_rate=0.001")
     assert first[:4] == ["1", first[1], "3", f"{mean:.4f} ± {deviation:.4f}"]
@@ -102,7 +102,7 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
     plain, hostile = (
         Tree(page(replace(board(tmp_path / folder, settings), notes=[note]), note))
         for folder, note, settings in (
-            ("plain", "note", [{"x": place} for place in range(2)]),
+            ("plain", "note", [{"x": index} for index in range(2)]),
             (
                 HOSTILE.replace("/", "_"),
                 HOSTILE,
@@ -117,9 +117,9 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
 
 
 def test_a_path_that_is_no_text_can_still_be_written(tmp_path):
-    one = board(tmp_path, rates(1))
-    odd = replace(one.rows[0].records[0], path=Path("a\udcff"))
-    text = page(replace(one, rows=[replace(one.rows[0], records=[odd])]), "t")
+    single = board(tmp_path, rates(1))
+    odd = replace(single.rows[0].records[0], path=Path("a\udcff"))
+    text = page(replace(single, rows=[replace(single.rows[0], records=[odd])]), "t")
     assert "a?" in text and text.encode("utf-8")
 
 
@@ -175,10 +175,10 @@ def test_values_are_groups_and_many_numbers_are_bins():
 
 def test_keys_that_split_the_runs_alike_share_a_line(tmp_path):
     settings = [{"a": a, "b": -a, "c": c} for a in (1, 2) for c in (1, 2)]
-    found = influences(board(tmp_path, settings))
-    assert [(each.keys, each.n) for each in found] == [(["a", "b"], 12), (["c"], 12)]
-    assert [(group.label, group.n) for group in found[1].groups] == [("1", 6), ("2", 6)]
-    assert found[1].groups[0].mean == pytest.approx(np.mean(AUC) - 0.01)
+    explaining = influences(board(tmp_path, settings))
+    assert [(influence.keys, influence.n) for influence in explaining] == [(["a", "b"], 12), (["c"], 12)]
+    assert [(group.label, group.n) for group in explaining[1].groups] == [("1", 6), ("2", 6)]
+    assert explaining[1].groups[0].mean == pytest.approx(np.mean(AUC) - 0.01)
 
 
 def test_importance_keeps_silent_about_few_runs(tmp_path):
@@ -188,9 +188,9 @@ def test_importance_keeps_silent_about_few_runs(tmp_path):
 
 def test_calibration_bins_hold_equally_many_and_ties_stay_together():
     score = np.arange(1000) / 1000
-    found = bins((score >= 0.5).astype(float), score)
-    np.testing.assert_allclose(found[:, 0], np.arange(10) / 10 + 0.0495)
-    np.testing.assert_array_equal(found[:, 1], [0] * 5 + [1] * 5)
+    binned = bins((score >= 0.5).astype(float), score)
+    np.testing.assert_allclose(binned[:, 0], np.arange(10) / 10 + 0.0495)
+    np.testing.assert_array_equal(binned[:, 1], [0] * 5 + [1] * 5)
     np.testing.assert_allclose(bins(np.array([0, 1, 1, 1]), np.full(4, 0.3)), [[0.3, 0.75]])
 
 
@@ -229,7 +229,7 @@ def test_the_curves_of_the_best_rows_are_shown_and_the_others_can_be(tmp_path):
     boxes = [attributes for tag, attributes in tree.elements if tag == "input"]
     assert ["checked" in box for box in boxes] == [True] * N_SHOWN + [False] * (200 - N_SHOWN)
     drawn = {attributes["data-row"] for tag, attributes in tree.elements if "data-row" in attributes}
-    assert drawn == {str(place) for place in range(200)}
+    assert drawn == {str(index) for index in range(200)}
 
 
 PALETTES = ["light", "dark"]
@@ -268,16 +268,16 @@ def _oklab(linear: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("palette", PALETTES)
 def test_the_hues_stay_apart_for_every_sight(palette, sight):
-    found = _palette(palette)
-    seen = [_oklab(np.array(SIGHT[sight]) @ found[f"hue{place}"]) for place in range(N_HUES)]
+    colours = _palette(palette)
+    seen = [_oklab(np.array(SIGHT[sight]) @ colours[f"hue{index}"]) for index in range(N_HUES)]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 0.1
 
 
 @pytest.mark.parametrize("palette", PALETTES)
 def test_the_hues_stand_out_from_the_paper(palette):
     luminance = {name: value @ [0.2126, 0.7152, 0.0722] + 0.05 for name, value in _palette(palette).items()}
-    for place in range(N_HUES):
-        low, high = sorted((luminance["paper"], luminance[f"hue{place}"]))
+    for index in range(N_HUES):
+        low, high = sorted((luminance["paper"], luminance[f"hue{index}"]))
         assert high / low > 3
 
 

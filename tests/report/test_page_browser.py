@@ -20,8 +20,8 @@ CONTRASTS = """() => {
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
   const paper = (element) => {
-    for (let each = element; each; each = each.parentElement) {
-      const color = rgba(getComputedStyle(each).backgroundColor);
+    for (let ancestor = element; ancestor; ancestor = ancestor.parentElement) {
+      const color = rgba(getComputedStyle(ancestor).backgroundColor);
       if (color[3] === 255) return color;
     }
     throw new Error("no background");
@@ -30,16 +30,16 @@ CONTRASTS = """() => {
     const value = color[i] / 255;
     return sum + weight * (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
   }, 0.05);
-  const found = {};
+  const contrasts = {};
   for (const element of document.body.querySelectorAll("*")) {
     const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
     if (!own || !element.checkVisibility() || ["SCRIPT", "STYLE", "title"].includes(element.tagName)) continue;
     const style = getComputedStyle(element);
     const ink = luminance(rgba(element instanceof SVGElement ? style.fill : style.color));
     const [low, high] = [ink, luminance(paper(element))].sort((a, b) => a - b);
-    found[`${element.tagName}.${element.getAttribute("class")}`] = high / low;
+    contrasts[`${element.tagName}.${element.getAttribute("class")}`] = high / low;
   }
-  return found;
+  return contrasts;
 }"""
 
 
@@ -134,7 +134,7 @@ def test_names_sort_as_people_count_and_what_is_missing_comes_last(visit, tmp_pa
 
 def test_the_legend_shows_and_hides_rows(visit):
     opened = visit()
-    first, last = (opened.locator(f".curves .row{place}").first for place in (0, 13))
+    first, last = (opened.locator(f".curves .row{index}").first for index in (0, 13))
     assert first.is_visible() and last.is_hidden()
     opened.locator("#show0").press("Space")
     assert first.is_hidden()
@@ -192,8 +192,8 @@ def test_all_text_has_contrast(visit, scheme):
     opened = visit(color_scheme=scheme)
     opened.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
     opened.locator(".curves svg").first.press("ArrowRight")
-    found = opened.evaluate(CONTRASTS)
-    assert len(found) > 20 and {kind: ratio for kind, ratio in found.items() if ratio < 4.5} == {}
+    contrasts = opened.evaluate(CONTRASTS)
+    assert len(contrasts) > 20 and {kind: ratio for kind, ratio in contrasts.items() if ratio < 4.5} == {}
     background = opened.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(255, 255, 255)") == (scheme == "light")
 
@@ -204,7 +204,7 @@ def test_paper_is_white_unfolded_and_whole(visit):
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert all(opened.locator("h1, h2, figure, .note, tr, td, dt, dd").evaluate_all(f"all => all.map({VISIBLE})"))
     assert opened.locator(".scroll").evaluate_all(
-        "all => all.every((each) => getComputedStyle(each).overflow === 'visible')"
+        "all => all.every((element) => getComputedStyle(element).overflow === 'visible')"
     )
     shown = opened.locator(".boxes label").evaluate_all(f"all => all.map({VISIBLE})")
     assert shown == [True] * 12 + [False] * 2  # the legend of what is drawn
@@ -222,7 +222,7 @@ def test_nothing_moves_for_those_who_asked(visit):
 
 def test_hostile_names_stay_text(visit, tmp_path):
     evil = "</script><img src=x onerror=hacked=1><svg onload=hacked=1>"
-    settings = [{"x": f"{evil}{place}"} for place in range(2)]
+    settings = [{"x": f"{evil}{index}"} for index in range(2)]
     (tmp_path / "page.html").write_text(page(board(tmp_path / "runs", settings), evil))
     opened = visit(tmp_path / "page.html")
     opened.locator(".curves svg").first.press("ArrowRight")
@@ -233,6 +233,6 @@ def test_hostile_names_stay_text(visit, tmp_path):
 def test_interval_and_dots_share_an_axis(visit):
     opened = visit()
     drawn = opened.locator("tbody .drawn")
-    means = [drawn.nth(place).locator(".dot").bounding_box()["x"] for place in range(14)]
+    means = [drawn.nth(index).locator(".dot").bounding_box()["x"] for index in range(14)]
     steps = [a - b for a, b in itertools.pairwise(means)]
     assert max(steps) - min(steps) < 0.5 and min(steps) > 1  # each row is 0.01 worse than the one before it

@@ -35,14 +35,16 @@ def test_what_a_model_is_given_may_differ(records, options):
     assert mixture(records({}, options)) is None
 
 
-def test_other_events_labels_or_parts_are_a_mixture_that_names_the_key(records):
-    told = mixture(records({"dataset.label_threshold": 4}, {}, {"dataset.label_threshold": 3, "events": "other"}))
-    assert "dataset.label_threshold is 4 or 3" in told and "2 like " in told and "1 like " in told
+def test_other_events_labels_or_splits_are_a_mixture_that_names_the_key(records):
+    sentence = mixture(records({"dataset.label_threshold": 4}, {}, {"dataset.label_threshold": 3, "events": "other"}))
+    assert "dataset.label_threshold is 4 or 3" in sentence and "2 like " in sentence and "1 like " in sentence
 
 
 def test_other_datasets_are_named_and_nothing_that_follows(records):
-    told = mixture(records({"dataset.name": "a", "events": "a"}, {"dataset.name": "b", "events": "b", "dataset.x": 1}))
-    assert "(dataset is a or b)" in told
+    sentence = mixture(
+        records({"dataset.name": "a", "events": "a"}, {"dataset.name": "b", "events": "b", "dataset.x": 1})
+    )
+    assert "(dataset is a or b)" in sentence
 
 
 def test_a_file_that_has_changed_is_told_as_such(records):
@@ -50,13 +52,13 @@ def test_a_file_that_has_changed_is_told_as_such(records):
 
 
 def test_other_sampled_negatives_are_another_test(records):
-    told = mixture(records({"dataset.label": "implicit"}, {"dataset.label": "implicit", "dataset.negatives": 4}))
-    assert "dataset.negatives is 1 or 4" in told
+    sentence = mixture(records({"dataset.label": "implicit"}, {"dataset.label": "implicit", "dataset.negatives": 4}))
+    assert "dataset.negatives is 1 or 4" in sentence
 
 
 def test_many_kinds_are_cut_short(records):
-    told = mixture(records(*({"events": str(n)} for n in range(6))))
-    assert told.count(" like ") == 3 and "3 other kinds" in told
+    sentence = mixture(records(*({"events": str(n)} for n in range(6))))
+    assert sentence.count(" like ") == 3 and "3 other kinds" in sentence
 
 
 def test_the_refusal_ends_in_the_way_out(records):

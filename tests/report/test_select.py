@@ -1,4 +1,4 @@
-"""Runs chosen by keys and figures."""
+"""Runs chosen by keys and metrics."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def records(write_run, tmp_path):
         (["model=din,bst"], "ac"),
         (["model!=din,bst"], "b"),
         (["auc>0.75"], "a"),
-        (["test.auc<=0.8", "seed>=1"], "b"),  # a failed run has no figure, so it is not below either
+        (["test.auc<=0.8", "seed>=1"], "b"),  # a failed run has no metrics, so it is not below either
         (["learning_rate=1e-2"], None),
         (["trainer.learning_rate=1e-2"], "b"),
         (["model.hidden_sizes=[8]"], "b"),
@@ -44,7 +44,7 @@ def test_a_filter_holds_where_all_its_words_do(records, words, names):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "message"),
     [
         ("model", "must be KEY=VALUE"),
         ("=din", "must be KEY=VALUE"),
@@ -53,10 +53,10 @@ def test_a_filter_holds_where_all_its_words_do(records, words, names):
         ("seed>", "> compares with a number"),
     ],
 )
-def test_a_filter_that_is_none_is_one_line(records, word, told):
+def test_a_filter_that_is_none_is_one_line(records, word, message):
     with pytest.raises(ConfigError) as error:
         chosen(records, [word])
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_names_are_those_that_people_type(records):
@@ -66,7 +66,7 @@ def test_names_are_those_that_people_type(records):
     assert resolve("--sort", "valid.auc", known) == "valid.auc"
 
 
-def test_sorting_puts_the_best_figure_first_and_what_is_missing_last():
+def test_sorting_puts_the_best_metric_first_and_what_is_missing_last():
     assert sorted([0.7, None, 0.9], key=lambda value: rank("test.auc", value)) == [0.9, 0.7, None]
     assert sorted([0.7, None, 0.9], key=lambda value: rank("test.logloss", value)) == [0.7, 0.9, None]
     assert sorted(["b", 3, None, "a", 1], key=lambda value: rank("model.x", value)) == [1, 3, "a", "b", None]

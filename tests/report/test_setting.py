@@ -7,8 +7,8 @@ from recexp.run.record import read_all
 
 
 @pytest.fixture
-def found(write_run, tmp_path):
-    """found({...}, {...}): the settings of runs with these options."""
+def settings_of(write_run, tmp_path):
+    """settings_of({...}, {...}): the settings of runs with these options."""
 
     def of(*runs: dict) -> list[dict]:
         for number, options in enumerate(runs):
@@ -18,7 +18,7 @@ def found(write_run, tmp_path):
     return of
 
 
-def test_seed_place_device_and_logger_are_no_setting(found):
+def test_seed_place_device_and_logger_are_no_setting(settings_of):
     apart = {
         "seed": 1,
         "device": "cpu",
@@ -27,44 +27,46 @@ def test_seed_place_device_and_logger_are_no_setting(found):
         "plugins": ["/a.py"],
         "objective": "auc",
     }
-    assert found({}, apart) == [{}, {}]
+    assert settings_of({}, apart) == [{}, {}]
 
 
-def test_where_data_lie_does_not_matter_while_they_are_the_same(found):
-    assert found({"dataset.path": "/a/log.csv"}, {"dataset.path": "/b/log.csv"}) == [{}, {}]
+def test_where_data_lie_does_not_matter_while_they_are_the_same(settings_of):
+    assert settings_of({"dataset.path": "/a/log.csv"}, {"dataset.path": "/b/log.csv"}) == [{}, {}]
 
 
-def test_equal_configurations_on_other_data_are_told_apart(found):
-    assert found({"dataset.path": "/a/log.csv", "fingerprint": "123456789"}, {"fingerprint": "abcdefghi"}) == [
+def test_equal_configurations_on_other_data_are_told_apart(settings_of):
+    assert settings_of({"dataset.path": "/a/log.csv", "fingerprint": "123456789"}, {"fingerprint": "abcdefghi"}) == [
         {"data": "log.csv:12345678"},
         {"data": "synthetic:abcdefgh"},
     ]
 
 
-def test_keys_are_short_groups_first_then_in_the_order_of_the_configuration(found):
-    assert found({"model": "din", "trainer.learning_rate": 0.1}, {"model": "dien", "trainer.learning_rate": 0.2}) == [
+def test_keys_are_short_groups_first_then_in_the_order_of_the_configuration(settings_of):
+    assert settings_of(
+        {"model": "din", "trainer.learning_rate": 0.1}, {"model": "dien", "trainer.learning_rate": 0.2}
+    ) == [
         {"model": "din", "trainer.learning_rate": 0.1},
         {"model": "dien", "trainer.learning_rate": 0.2},
     ]
 
 
-def test_what_two_models_set_differently_is_said_by_their_names(found):
-    assert found({"model": "din", "model.gates": 2}, {"model": "dien", "model.embedding_dim": 8}) == [
+def test_what_two_models_set_differently_is_said_by_their_names(settings_of):
+    assert settings_of({"model": "din", "model.gates": 2}, {"model": "dien", "model.embedding_dim": 8}) == [
         {"model": "din"},
         {"model": "dien"},
     ]
 
 
-def test_an_option_counts_where_runs_of_its_model_differ_and_is_absent_from_others(found):
-    assert found({"model": "din", "model.gates": 2}, {"model": "din", "model.gates": 3}, {"model": "fm"}) == [
+def test_an_option_counts_where_runs_of_its_model_differ_and_is_absent_from_others(settings_of):
+    assert settings_of({"model": "din", "model.gates": 2}, {"model": "din", "model.gates": 3}, {"model": "fm"}) == [
         {"model": "din", "model.gates": 2},
         {"model": "din", "model.gates": 3},
         {"model": "fm"},
     ]
 
 
-def test_a_key_that_one_of_two_runs_lacks_differs(found):
-    assert found({"trainer.new": 1}, {}) == [{"trainer.new": 1}, {}]
+def test_a_key_that_one_of_two_runs_lacks_differs(settings_of):
+    assert settings_of({"trainer.new": 1}, {}) == [{"trainer.new": 1}, {}]
 
 
 def test_a_setting_is_named_as_it_is_typed():

@@ -8,47 +8,47 @@ from recexp.report.statistics import EXACT, PAIRED, UNTESTED, WELCH, difference,
 
 
 def test_the_interval_of_three_numbers_by_hand():
-    found = estimate([1.0, 2.0, 6.0])
-    assert found.mean == 3.0 and found.n == 3
-    assert found.deviation == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    result = estimate([1.0, 2.0, 6.0])
+    assert result.mean == 3.0 and result.n == 3
+    assert result.deviation == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
     margin = 4.302653 * (7 / 3) ** 0.5  # Student's t with 2 degrees of freedom, 97.5 %
-    assert (found.low, found.high) == pytest.approx((3 - margin, 3 + margin), abs=1e-5)
+    assert (result.low, result.high) == pytest.approx((3 - margin, 3 + margin), abs=1e-5)
 
 
 def test_one_number_has_neither_deviation_nor_interval():
-    found = estimate([0.5])
-    assert (found.mean, found.deviation, found.n, found.low, found.high) == (0.5, None, 1, None, None)
+    result = estimate([0.5])
+    assert (result.mean, result.deviation, result.n, result.low, result.high) == (0.5, None, 1, None, None)
 
 
 def test_equal_numbers_have_an_interval_of_no_width():
-    found = estimate([0.25] * 4)
-    assert (found.mean, found.deviation, found.low, found.high) == (0.25, 0.0, 0.25, 0.25)
+    result = estimate([0.25] * 4)
+    assert (result.mean, result.deviation, result.low, result.high) == (0.25, 0.0, 0.25, 0.25)
 
 
 def test_rows_of_the_same_seeds_are_paired_whatever_their_order():
     row, baseline = {2: 0.76, 0: 0.82, 1: 0.79}, {0: 0.80, 1: 0.78, 2: 0.73}
-    found = difference(row, baseline)  # 0.02, 0.01, 0.03: mean 0.02, deviation 0.01
-    assert found.mean == pytest.approx(0.02) and found.n == 3 and found.pairing == PAIRED
-    assert (found.low, found.high) == pytest.approx((0.02 - 0.0248414, 0.02 + 0.0248414), abs=1e-6)
+    result = difference(row, baseline)  # 0.02, 0.01, 0.03: mean 0.02, deviation 0.01
+    assert result.mean == pytest.approx(0.02) and result.n == 3 and result.pairing == PAIRED
+    assert (result.low, result.high) == pytest.approx((0.02 - 0.0248414, 0.02 + 0.0248414), abs=1e-6)
     expected = stats.ttest_rel([0.82, 0.79, 0.76], [0.80, 0.78, 0.73])
-    assert found.p == pytest.approx(expected.pvalue) and found.p_corrected is None
+    assert result.p == pytest.approx(expected.pvalue) and result.p_corrected is None
 
 
 def test_a_missing_seed_leaves_the_pairs_that_are_there():
     row, baseline = {0: 0.9, 1: 0.5, 2: 0.8}, {0: 0.7, 2: 0.7, 3: 0.1}
-    found = difference(row, baseline)
-    assert found.pairing == PAIRED and found.n == 2 and found.mean == pytest.approx(0.15)
+    result = difference(row, baseline)
+    assert result.pairing == PAIRED and result.n == 2 and result.mean == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (5, 9), (12, 6)])
 def test_rows_of_other_seeds_are_compared_as_welch_does(n, m):
     random = np.random.default_rng(n + m)
     a, b = random.normal(0, 1, n), random.normal(0.5, 3, m)
-    found = difference(dict(enumerate(a.tolist())), {100 + i: value for i, value in enumerate(b.tolist())})
+    result = difference(dict(enumerate(a.tolist())), {100 + i: value for i, value in enumerate(b.tolist())})
     expected = stats.ttest_ind(a, b, equal_var=False)
     low, high = expected.confidence_interval()
-    assert found.pairing == WELCH and found.n == min(n, m)
-    assert (found.mean, found.low, found.high, found.p) == pytest.approx(
+    assert result.pairing == WELCH and result.n == min(n, m)
+    assert (result.mean, result.low, result.high, result.p) == pytest.approx(
         (a.mean() - b.mean(), low, high, expected.pvalue)
     )
 
@@ -63,17 +63,17 @@ def test_below_five_seeds_the_degrees_of_freedom_are_those_of_the_smaller_row():
         {0: 1.0, 1: 3.0},
         dict(enumerate([5.0, 6, 7, 8, 9], 10)),
     )
-    found = difference(row, baseline)
+    result = difference(row, baseline)
     error = (2 / 2 + 2.5 / 5) ** 0.5
-    assert found.p == pytest.approx(2 * stats.t.sf(5 / error, df=1))
-    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, df=1) * error)
+    assert result.p == pytest.approx(2 * stats.t.sf(5 / error, df=1))
+    assert result.high - result.mean == pytest.approx(stats.t.ppf(0.975, df=1) * error)
 
 
 def test_one_seed_has_a_difference_but_no_interval_and_no_p():
     for row, baseline in (({0: 0.8}, {1: 0.7, 2: 0.7}), ({0: 0.8}, {0: 0.7}), ({0: 0.8, 1: 0.8}, {0: 0.7})):
-        found = difference(row, baseline)
-        assert found.mean == pytest.approx(0.1) and found.n == 1
-        assert (found.low, found.high, found.p, found.pairing) == (None, None, None, UNTESTED)
+        result = difference(row, baseline)
+        assert result.mean == pytest.approx(0.1) and result.n == 1
+        assert (result.low, result.high, result.p, result.pairing) == (None, None, None, UNTESTED)
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_one_seed_has_a_difference_but_no_interval_and_no_p():
     ],
 )
 def test_a_difference_that_no_seed_changes_is_exact(row, baseline):
-    found = difference(row, baseline)
-    assert found.pairing == EXACT and found.p is None
-    assert found.mean == found.low == found.high == pytest.approx(0.1)
+    result = difference(row, baseline)
+    assert result.pairing == EXACT and result.p is None
+    assert result.mean == result.low == result.high == pytest.approx(0.1)
 
 
 def test_holm_by_hand():

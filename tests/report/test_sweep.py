@@ -10,7 +10,10 @@ import pytest
 from boards import job
 
 from recexp.report import sweep as summary
+from recexp.report.leaderboard import Choice, leaderboard
+from recexp.report.table import to_table
 from recexp.run.read import read_json
+from recexp.run.record import read_all
 from recexp.sweep.outcome import outcomes
 
 
@@ -35,6 +38,18 @@ def test_settings_are_means_and_deviations_over_seeds(write, tmp_path):
     assert header == "setting n test auc test gauc test logloss parameters seconds"
     assert four == "model.embedding_dim=4 2 0.7000 ± 0.1414 - 0.5000 1,200 2.5"
     assert eight == "model.embedding_dim=8 2 0.7000 - 0.5000 1,200 2.5"
+
+
+def test_the_closing_table_says_what_report_says(write, tmp_path):
+    for number, (rate, seed, auc) in enumerate([(0.1, 0, 0.61), (0.01, 0, 0.7), (0.1, 1, 0.8), (0.01, 1, 0.75)]):
+        write(number, f"seed={seed}", f"trainer.learning_rate={rate}", seed=seed, auc=auc)
+    write(4, "seed=2", "trainer.learning_rate=0.1", seed=2, state="missing")  # has met no data yet
+    shown = to_table(leaderboard(read_all([tmp_path]), Choice(columns=["test.auc", "test.logloss", "seconds"])))
+    expected = {
+        f"trainer.learning_rate={rate} {n} {auc} - {logloss} 1,200 {seconds}"
+        for rate, n, auc, *_, logloss, seconds in shown.cells
+    }
+    assert len(expected) == 2 and set(lines(tmp_path)[2:4]) == expected
 
 
 def test_a_sweep_over_seeds_alone_is_one_row(write, tmp_path):
