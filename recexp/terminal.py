@@ -5,15 +5,13 @@ import sys
 
 
 class Terminal(logging.Handler):
-    """recexp's log lines on stdout, warnings and worse on stderr, whatever these two are at the time."""
+    """Prints recexp's log lines to stdout, warnings and errors to stderr, as these are when a line is printed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warned = record.levelno >= logging.WARNING
-        print(
-            f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
-            file=sys.stderr if warned else sys.stdout,
-            flush=True,
-        )
+        if record.levelno >= logging.WARNING:
+            print(f"{record.levelname}: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), flush=True)
 
 
 def log_to_terminal() -> None:

@@ -129,7 +129,7 @@ def _declared(dataset: DictConfig) -> DictConfig:
 
 
 def load_plugins(paths: Collection[str]) -> None:
-    """Imports the user's own models and readers: entry points in the group `recexp.plugins`, then files.
+    """Imports the user's own models and readers: entry points of the group `recexp.plugins`, then files.
 
     Raises ConfigError for a file that is missing or fails on import.
     """
@@ -250,7 +250,7 @@ def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, pre
 
 
 def _keys_below(schema: type, dotted: str) -> list[str]:
-    """Field names of the dataclass reached by a dotted path from the schema."""
+    """The field names of the dataclass at a dotted path below the schema."""
     for name in filter(None, dotted.split(".")):
         kind = {field.name: field.type for field in fields(schema)}.get(name)
         if not isinstance(kind, type) or not is_dataclass(kind):
@@ -260,7 +260,7 @@ def _keys_below(schema: type, dotted: str) -> list[str]:
 
 
 def _absolute(dataset: Any) -> Any:
-    """The dataset with paths made absolute, so that a run directory means the same from anywhere."""
+    """The dataset with absolute paths, so that a run directory means the same from anywhere."""
     paths = {}
     for name in ("path", "user_path", "item_path", "cache_dir"):
         if value := getattr(dataset, name, None):

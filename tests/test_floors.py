@@ -46,10 +46,10 @@ class Import(NamedTuple):
 def imports(root: Path) -> list[Import]:
     """All imports of recexp and hydra_plugins by their own files, whose paths start at root."""
     paths = sorted(path for top in ("recexp", "hydra_plugins") for path in (root / top).rglob("*.py"))
-    return [Import(path.relative_to(root), *found) for path in paths for found in _imports(root, path)]
+    return [item for path in paths for item in _imports(root, path)]
 
 
-def _imports(root: Path, path: Path) -> Iterator[tuple[int, str]]:
+def _imports(root: Path, path: Path) -> Iterator[Import]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -60,7 +60,7 @@ def _imports(root: Path, path: Path) -> Iterator[tuple[int, str]]:
             continue
         for module in dict.fromkeys(modules):
             if module.split(".")[0] in ("recexp", "hydra_plugins"):
-                yield node.lineno, module
+                yield Import(path.relative_to(root), node.lineno, module)
 
 
 def _module(root: Path, module: str, name: str) -> str:
@@ -79,16 +79,16 @@ def imported_room(module: str) -> str:
     return parts[0] if parts[0] != "recexp" else (*parts, "__init__")[1]
 
 
-def upward(found: list[Import]) -> list[str]:
+def upward(items: list[Import]) -> list[str]:
     """The imports of a higher floor."""
-    return [str(each) for each in found if FLOOR[imported_room(each.module)] > FLOOR[room_of(each.path)]]
+    return [str(item) for item in items if FLOOR[imported_room(item.module)] > FLOOR[room_of(item.path)]]
 
 
-def circles(found: list[Import]) -> list[str]:
-    """The imports that close a circle: of a room that imports, maybe through others, the importing one."""
+def circles(items: list[Import]) -> list[str]:
+    """The imports in a circle: of a room that imports, maybe through others, the importing one."""
     edges: dict[str, set[str]] = {}
-    for each in found:
-        edges.setdefault(room_of(each.path), set()).add(imported_room(each.module))
+    for item in items:
+        edges.setdefault(room_of(item.path), set()).add(imported_room(item.module))
 
     def reachable(room: str) -> set[str]:
         rooms, new = set(), {room}
@@ -98,8 +98,8 @@ def circles(found: list[Import]) -> list[str]:
         return rooms
 
     below = {room: reachable(room) for room in edges}
-    pairs = [(each, room_of(each.path), imported_room(each.module)) for each in found]
-    return [str(each) for each, room, target in pairs if room != target and room in below.get(target, ())]
+    rooms = [(item, room_of(item.path), imported_room(item.module)) for item in items]
+    return [str(item) for item, room, target in rooms if room != target and room in below.get(target, ())]
 
 
 def test_every_room_has_a_floor():
@@ -116,8 +116,8 @@ def test_no_imports_run_in_a_circle():
 
 
 def test_layers_and_kernels_import_no_more_than_they_need():
-    outside = [each for each in imports(ROOT) if not each.module.startswith(ONLY.get(room_of(each.path), ""))]
-    assert [str(each) for each in outside] == []
+    outside = [item for item in imports(ROOT) if not item.module.startswith(ONLY.get(room_of(item.path), ""))]
+    assert list(map(str, outside)) == []
 
 
 def test_imports_in_functions_and_for_types_count(tmp_path):
@@ -130,6 +130,6 @@ def test_imports_in_functions_and_for_types_count(tmp_path):
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from recexp.model import Output\n"
     )
     (package / "model" / "__init__.py").write_text("import recexp.layer.mlp\n")
-    found = imports(tmp_path)
-    assert upward(found) == ["recexp/dataset/log.py:3: dataset imports recexp.model"]
-    assert len(circles(found)) == 3
+    items = imports(tmp_path)
+    assert upward(items) == ["recexp/dataset/log.py:3: dataset imports recexp.model"]
+    assert len(circles(items)) == 3

@@ -1,4 +1,4 @@
-"""What conf/hydra/sweeper/optuna.yaml may hold: types and ranges."""
+"""The options of conf/hydra/sweeper/optuna.yaml: types and ranges."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,16 +8,16 @@ from recexp.config import at_least, check_ranges, random_seed
 
 
 class Sampler(Enum):
-    tpe = "learns from the trials before: tree-structured Parzen estimator"
-    gp = "learns from the trials before: Gaussian process; for few keys, mostly intervals"
+    tpe = "learns from earlier trials: tree-structured Parzen estimator"
+    gp = "learns from earlier trials: Gaussian process; for few keys, mostly intervals"
     random = "draws each trial anew"
     grid = "every combination once"
 
 
 class Pruner(Enum):
     none = "every trial runs to its end"
-    median = "stops a trial whose best epoch is worse than half of the trials were at that epoch"
-    asha = "at a few epochs, each `reduction` times the one before, lets one in `reduction` go on"
+    median = "stops a trial whose best epoch so far is worse than half of the earlier trials at that epoch"
+    asha = "at a few epochs, each `reduction` times the last, lets one trial in `reduction` go on"
 
 
 @dataclass(kw_only=True)
