@@ -34,6 +34,7 @@ class Experiment:
 
 def build(config: Config) -> Experiment:
     """Loads the data, then makes model and trainer. Raises ConfigError or DataError."""
+    _recheck(config)
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     torch.manual_seed(config.seed)
@@ -48,6 +49,7 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
 
     Raises UserError, and leaves nothing behind if training had not begun; the status.json of a run tells how it ended.
     """
+    _recheck(config)
     resolve_device(config.device)
     with Run.open(config, overrides or []) as run:
         if metrics := run.finished():
@@ -57,6 +59,12 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
         _announce(experiment, run)
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         return _fill(experiment, run)
+
+
+def _recheck(config: Config) -> None:
+    from recexp.validate import recheck
+
+    recheck(config)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -13,12 +13,11 @@ from recexp.kernel import library
 Operation = Callable[[], Tensor | tuple[Tensor, ...]]
 
 
-def leaf(*shape: int, gaps: bool = False, seed: int = 0) -> Tensor:
+def leaf(*shape: int, gaps: bool = False, seed: int = 0, std: float = 1.0) -> Tensor:
     """Random numbers that take a gradient, on request not side by side in memory."""
-    generator = torch.Generator().manual_seed(sum(shape) + seed)
-    if gaps:
-        return torch.randn(*shape[:-1], 2 * shape[-1], generator=generator)[..., ::2].requires_grad_()
-    return torch.randn(*shape, generator=generator).requires_grad_()
+    generator, step = torch.Generator().manual_seed(sum(shape) + seed), 2 if gaps else 1
+    numbers = torch.randn(*shape[:-1], step * shape[-1], generator=generator) * std
+    return numbers[..., ::step].requires_grad_()
 
 
 def indices(*shape: int, n: int) -> Tensor:
@@ -45,8 +44,11 @@ def results(operation: Operation, inputs: Sequence[Tensor]) -> list[Tensor]:
     out = operation()
     outputs = out if isinstance(out, tuple) else (out,)
     torch.manual_seed(3)
-    aim = sum((output * torch.randn_like(output)).sum() for output in outputs)
-    gradients = torch.autograd.grad(aim, inputs, allow_unused=True, materialize_grads=True)
+    aim = sum((output * torch.randn(output.shape, dtype=output.dtype)).sum() for output in outputs)
+    if aim.requires_grad:
+        gradients = torch.autograd.grad(aim, inputs, allow_unused=True, materialize_grads=True)
+    else:  # of nothing
+        gradients = [torch.zeros_like(x) for x in inputs]
     return [*(output.detach() for output in outputs), *gradients]
 
 

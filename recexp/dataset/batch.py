@@ -1,4 +1,4 @@
-"""Batches gathered from the log by index arithmetic: no history is ever stored, no row visited by Python.
+"""Batches gathered from the log by index arithmetic: no loop over rows.
 
 B batch, L history length (the longest of the batch), C id columns of a side, V its value columns
 """

@@ -1,4 +1,4 @@
-"""What the run directory and the terminal say of prepared data: sizes, label rates, shares of unknown values."""
+"""What the run directory and the terminal say about prepared data: sizes, label rates, rates of unknown values."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,8 +1,8 @@
-"""Encoders of one feature column, one class per kind: fitted on the training rows, applied to these and any later rows.
+"""Encoders of one feature column, one class per kind: fitted on the training rows, then applied to any rows.
 
-`read` parses a column, so that fitting and encoding parse it once; `fit` learns from the rows where `train` is true;
-`encode` gives ids (n, width), or for numbers values (n,). Ids are the field's own: 0 is padding, 1 is unknown, known
-values start at 2.
+`read` parses a column, so that fitting and encoding it need only one pass; `fit` learns from the rows where `train` is
+true; `encode` gives ids (n, width), or for numbers values (n,). Ids do not know the field's offset: 0 is padding, 1 is
+unknown, known values start at 2.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Cells:
-    """A column as its unique cells: they repeat, so each is looked at once."""
+    """A column as its unique cells and an index, so per-cell work runs once."""
 
     index: np.ndarray  # (n,) of each row's cell among the unique ones, -1 if it is missing
     unique: np.ndarray
@@ -170,7 +170,7 @@ class Numeric:
 
 
 AnyField: TypeAlias = Categorical | Multi | Binned | Numeric
-ENCODERS: dict[FeatureKind, type[AnyField]] = {each.kind: each for each in (Categorical, Multi, Binned, Numeric)}
+ENCODERS: dict[FeatureKind, type[AnyField]] = {field.kind: field for field in (Categorical, Multi, Binned, Numeric)}
 
 
 def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:
@@ -192,7 +192,7 @@ def vocabulary_of(values: np.ndarray) -> np.ndarray:
 
 
 def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """(n,) int32, the id of each value; of one that is not in the vocabulary UNKNOWN."""
+    """(n,) int32, the id of each value; UNKNOWN if it is not in the vocabulary."""
     import pandas as pd
 
     index = pd.Index(vocabulary).get_indexer(pd.Index(values))

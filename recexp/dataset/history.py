@@ -1,4 +1,4 @@
-"""Histories gathered by index arithmetic: the user's events strictly before a row, of which none is ever stored.
+"""Histories, the user's events strictly before a row, gathered by index arithmetic; none is ever stored.
 
 B rows, L history length (the longest of the batch on a CPU, else the most there may be)
 """
@@ -50,7 +50,7 @@ class View:
 
 
 class Histories:
-    """The histories of all rows of a log, of at most `longest` events each."""
+    """Gathers the histories of any rows of a log, of at most `longest` events each."""
 
     def __init__(self, log: Log, columns: Columns, kind: HistoryKind, longest: int, device: torch.device) -> None:
         self.columns, self.longest = columns, longest

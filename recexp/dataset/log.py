@@ -18,7 +18,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Entities(Encoded):
-    """The users or the items, each in a row of its own from 1 on; row 0 is padding.
+    """The users or the items, one row each from 1 on; row 0 is padding.
 
     The first id column is the entity's own id. A user or item first seen in valid or test keeps its features and has
     the unknown id.
@@ -133,8 +133,8 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
     """The table or log whose `arrays()` these are. Raises TypeError if one is missing."""
     columns: dict[str, Any] = {}
     for name, array in arrays.items():
-        part, _, column = name.rpartition(".")
-        (columns.setdefault(part, {}) if part else columns)[column] = array
+        table, _, column = name.rpartition(".")
+        (columns.setdefault(table, {}) if table else columns)[column] = array
     columns["context"] = Encoded(**columns["context"])
     if "user" not in columns:
         return Table(**columns)

@@ -1,4 +1,4 @@
-"""From what a reader hands over to the prepared log: index, sort, split, encode."""
+"""From what a reader returns to the prepared log: index, sort, split, encode."""
 
 import logging
 from collections.abc import Mapping
@@ -126,7 +126,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
 
 
 def _histories(log: Table, config: DatasetConfig) -> dict[str, Any]:
-    """What the schema says of histories. No array depends on it, so neither does the cache."""
+    """What the schema says about histories. No array depends on it, so neither does the cache."""
     if not isinstance(log, Log):
         return {"max_history": 0, "history_labels": False}
     varying = config.label is LabelKind.explicit and config.history is HistoryKind.all
@@ -253,7 +253,7 @@ def _with_padding(rows: np.ndarray) -> np.ndarray:
 
 
 def _preparation(config: DatasetConfig) -> dict[str, Any]:
-    """The options that decide what the prepared arrays hold; where they lie and how they are batched do not."""
+    """The options that decide what the prepared files hold."""
     tree = to_dict(config)
     kept = {key: tree[key] for key in ("label", "label_threshold", "n_bins", "split", "reader")}
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts

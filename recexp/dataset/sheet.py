@@ -31,7 +31,7 @@ class TableFile(Protocol):
 
     def read(self, names: list[str]) -> "pd.DataFrame": ...
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """Where the user finds a row (from 0): file and line."""
 
 
@@ -51,10 +51,10 @@ class Sheet:
     def error(self, row: int, column: str, message: str) -> DataError:
         starts = np.cumsum([0, *self.sizes])
         index = bisect_right(starts, row) - 1
-        place = self.tables[index].place(int(row - starts[index]))
+        location = self.tables[index].location(int(row - starts[index]))
         value = str(self.frame[column].iloc[row])
         shown = repr(value if len(value) < 60 else value[:60] + "...")
-        return DataError(f"{place}: column '{column}' = {shown}: {message}.")
+        return DataError(f"{location}: column '{column}' = {shown}: {message}.")
 
     def ids(self, column: str) -> Ids:
         """Strings exactly as they stand in the file, or integers."""
@@ -109,7 +109,7 @@ class Sheet:
         return pd.DataFrame(columns, index=self.frame.index)
 
     def _measure(self, column: str) -> np.ndarray:
-        message = "a numeric or binned feature must be a number, or empty where it is unknown"
+        message = "a numeric or binned feature must be a number, or empty if it is unknown"
         return self._numbers(column, message, gaps=GAPS).astype(np.float64)
 
     def _text(self, column: str) -> "pd.Series":

@@ -117,6 +117,9 @@ STRUCT(attend_back,
     float *OPTIONAL dq, *dpositions; /* (B, M, D), with q; (B, L, W) */
 )
 
+/* Whether queries are given, rather than part of the positions. A null pointer would not tell: so is that of no queries. */
+static int has_queries(const struct attend *s) { return s->width == 2 * s->dim; }
+
 /* What the positions `at` hold: (n, W). */
 static void look_up(const struct attend *s, const long *at, long n, float *to) {
     long width = s->width;
@@ -199,16 +202,16 @@ static void drop(const struct attend *s, long row, long head, const float *weigh
 static void attend_thread(void *args, long thread, long n_threads) {
     const struct attend *s = args;
     long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
-    long size = dim / s->n_heads, q_step = s->q ? dim : width, *at = malloc(sizeof(long) * most_n);
+    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
     float *keys = scratch(size, most), *weights = scratch(most_m, most), *visible = scratch(1, most);
     float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
     float *made = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
         long padded = padded_to_lanes(n);
         const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
-        const float *q = s->q ? s->q + row * m * dim : positions;
-        float *out = s->q ? s->out + row * m * dim : made;
+        const float *q = has_queries(s) ? s->q + row * m * dim : positions;
+        float *out = has_queries(s) ? s->out + row * m * dim : made;
         look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
             transpose(k + head, width, n, size, keys, padded);
@@ -216,7 +219,7 @@ static void attend_thread(void *args, long thread, long n_threads) {
             if (s->dropped) drop(s, row, head, weights, m * padded, weights);
             multiply(m, size, n, weights, padded, 1, v + head, width, out + head, dim, 0);
         }
-        if (!s->q) put_back(out, at, n, dim, row * most_n, most_n, s->out);
+        if (!has_queries(s)) put_back(out, at, n, dim, row * most_n, most_n, s->out);
     }
     free(at), free(keys), free(weights), free(visible), free(positions), free(made);
 }
@@ -226,19 +229,19 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
     const struct attend_back *b = args;
     const struct attend *s = args;
     long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
-    long size = dim / s->n_heads, q_step = s->q ? dim : width, *at = malloc(sizeof(long) * most_n);
+    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
     float *turned = scratch(size, most), *weights = scratch(most_m, most), *change = scratch(most_m, most);
     float *visible = scratch(1, most), *left = scratch(most_m, most), scale = 1.f / __builtin_sqrtf(size);
     float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
     float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
     float *own = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = s->q ? most_m : n;
+        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
         long padded = padded_to_lanes(n);
         const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
-        const float *q = s->q ? s->q + row * m * dim : positions;
-        const float *all = s->q ? b->dout + row * m * dim : taken(b->dout, at, n, dim, own);
-        float *dq = s->q ? b->dq + row * m * dim : dpositions;
+        const float *q = has_queries(s) ? s->q + row * m * dim : positions;
+        const float *all = has_queries(s) ? b->dout + row * m * dim : taken(b->dout, at, n, dim, own);
+        float *dq = has_queries(s) ? b->dq + row * m * dim : dpositions;
         look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
             const float *dout = all + head;

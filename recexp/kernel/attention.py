@@ -185,7 +185,7 @@ class _Attend(torch.autograd.Function):
         dim, n_queries = (width // 3, length) if q is None else (q.shape[2], q.shape[1])
         ctx.kernels, ctx.indices = kernels, indices
         ctx.sizes = {"n_rows": len(seen), "n_queries": n_queries, "length": length, "dim": dim, "n_heads": n_heads}
-        ctx.sizes |= {"width": width, "by_query": int(seen.shape[1] > 1), "dropped": dropout[0], "seed": dropout[1]}
+        ctx.sizes |= {"width": width, "by_query": int(seen.shape[1] != 1), "dropped": dropout[0], "seed": dropout[1]}
         ctx.save_for_backward(q, seen, *tables)
         out = tables[0].new_empty(len(seen), n_queries, dim)
         ctx.given = {"index": indices} if indices else {}

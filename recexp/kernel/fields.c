@@ -96,7 +96,7 @@ static void split_sums_back_thread(void *args, long thread, long n_threads) {
                 STORE(dsum + j, LOAD(sum + j) * change);
                 STORE(dsum + dim + j, change * -.5f);
             }
-            memcpy(dsum + 2 * dim, p->dlinear + i * hidden, sizeof(float) * hidden);
+            if (hidden) memcpy(dsum + 2 * dim, p->dlinear + i * hidden, sizeof(float) * hidden);
         }
         add_rows(p->dlinear + start * hidden, rows, hidden, dbias);
     }

@@ -49,7 +49,7 @@ class Recurrent(nn.Module):
         if 0 in x.shape[:2]:  # torch refuses an empty sequence
             return x.new_zeros(*x.shape[:2], self.n_hidden)
         if isinstance(self.cell, nn.GRU):
-            return gru(x, self._parameters())
+            return gru(x, self.weights())
         if isinstance(self.cell, nn.LSTM):
             return self._lstm(x)
         return self.cell(x)[0]
@@ -61,14 +61,14 @@ class Recurrent(nn.Module):
         """
         if mask.numel() == 0 or not isinstance(self.cell, nn.GRU):
             return self.forward(events.expanded())
-        return gru(events.vectors, self._parameters(), mask, events.index, events.expanded)
+        return gru(events.vectors, self.weights(), mask, events.index, events.expanded)
 
     def _lstm(self, x: Tensor) -> Tensor:
         """In fp32 on a CPU under autocast too: many have no bfloat16 LSTM."""
         with torch.autocast("cpu", enabled=False):
             return self.cell(x.to(self.cell.weight_ih_l0.dtype))[0]
 
-    def _parameters(self) -> Parameters:
+    def weights(self) -> Parameters:
         weight_ih, weight_hh, bias_ih, bias_hh = self.cell.all_weights[0]
         return weight_ih, weight_hh, bias_ih, bias_hh
 

@@ -115,7 +115,7 @@ class EncoderLayer(nn.Module):
         return self.transformed(x, here, self.transform, lambda x: x)
 
     def _inputs(self, x: Tensor, mask: Tensor, sources: Sequence[Events]) -> tuple[Tensor, Sequence[Events]]:
-        """x, finite where the mask is false, and what it is the sum of, unless a LayerNorm precedes the attention."""
+        """x, finite where the mask is false, and its sources, unless attention sees them through a LayerNorm."""
         if sources and self.attended.placement is Norm.post:
             return x, sources
         return hide(x, mask), ()

@@ -1,7 +1,7 @@
 """The joint loss, and what is done to its gradients: the L2 term of embeddings, clipping."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recexp.config import L2Rows
 from recexp.error import ConfigError
@@ -22,7 +22,7 @@ def joint(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 
 
 @torch.no_grad()
-def add_l2(weight: nn.Parameter, strength: float, rows: L2Rows, counts: Tensor | None) -> None:
+def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None) -> None:
     """Adds the gradient of the L2 term to that of an embedding table's weight (n, D), if it has one.
 
     all: (l/2)|E|^2 over the whole table. batch: (l/2)|e_j|^2 / n_j for the rows j of the batch, where counts (n,) holds

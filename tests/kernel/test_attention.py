@@ -87,7 +87,7 @@ def eq_1(query: Tensor, memory: Tensor, weights: list[Tensor], seen: Tensor, n_h
 @pytest.mark.parametrize("gaps", [False, True])
 def test_attention_equals_eq_1(gaps, n_rows, n_queries, length, seen, library, threads, used):
     query, memory = leaf(n_rows, n_queries, 16, gaps=gaps), leaf(n_rows, length, 16, gaps=gaps)
-    weights = [leaf(16, 16, gaps=gaps, seed=seed) for seed in range(3)]
+    weights = [leaf(16, 16, gaps=gaps, seed=seed, std=0.3) for seed in range(3)]
     mask = lengths(n_rows, length)
     visible = {
         "events": mask,
@@ -113,7 +113,7 @@ def test_attention_to_a_sum_of_looked_up_vectors_equals_that_to_the_sum(
 ):
     vectors = [leaf(9, 16), leaf(6, 16, gaps=True)][:n_sources]
     places = [indices(n_rows, length, n=len(table)) for table in vectors]
-    weights = [leaf(16, 16, seed=seed) for seed in range(3)]
+    weights = [leaf(16, 16, seed=seed, std=0.3) for seed in range(3)]
     mask = lengths(n_rows, length)
 
     def memory() -> Tensor:

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from both_ways import both_ways, indices, leaf, lengths, stirred
+from both_ways import agree, both_ways, indices, leaf, lengths, stirred
 from torch import Tensor
 
+from recexp.kernel import gru as kernel
 from recexp.kernel.gru import attention_gru, gru, reference
 from recexp.layer.lookup import Events
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
@@ -15,12 +16,8 @@ KERNELS = ["recurrence", "recurrence_back"]
 
 
 def parameters(n_in: int, n_hidden: int, gaps: bool = False) -> tuple[Tensor, ...]:
-    return (
-        leaf(3 * n_hidden, n_in, gaps=gaps),
-        leaf(3 * n_hidden, n_hidden, gaps=gaps),
-        leaf(3 * n_hidden, gaps=gaps),
-        leaf(3 * n_hidden, seed=1),
-    )
+    shapes = (n_in,), (n_hidden,), (), ()
+    return tuple(leaf(3 * n_hidden, *shape, gaps=gaps, seed=n, std=0.3) for n, shape in enumerate(shapes))
 
 
 @pytest.mark.parametrize("n_in", [7, 16])
@@ -45,9 +42,8 @@ def test_attention_gru_equals_its_reference(n_rows, length, update, library, thr
     attention = leaf(n_rows, length, gaps=True)
 
     def by_reference():
-        if not length:
-            return x.new_zeros(n_rows, 16) + 0 * (x.sum() + attention.sum())
-        return reference(x, weights, attention.sigmoid() * mask, update)[:, -1]
+        states = reference(x, weights, attention.sigmoid() * mask, update)
+        return states[:, -1] if length else x.new_zeros(n_rows, 16)
 
     both_ways(
         lambda: attention_gru(x, attention.sigmoid() * mask, mask, weights, update),
@@ -128,3 +124,18 @@ def test_recurrence_under_autocast_is_in_32_bits(library):
     with torch.autocast("cpu", torch.bfloat16):
         rounded = cell(x, weights, MASK)
     assert torch.equal(rounded, cell(x, weights, MASK))
+
+
+@pytest.mark.parametrize("looked_up", [True, False])
+def test_what_a_gpu_does_gives_the_same(looked_up, monkeypatch):
+    weights, index = parameters(D, H), indices(B, L, n=N_ITEMS)
+    vectors = leaf(N_ITEMS, D)
+    inputs = [vectors, *weights]
+
+    def states() -> Tensor:
+        if looked_up:
+            return gru(vectors, weights, MASK, index, lambda: vectors[index])
+        return gru(vectors[index], weights, MASK)
+
+    monkeypatch.setattr(kernel, "waits", lambda x: True)
+    agree(states, lambda: reference(vectors[index], weights), inputs)

@@ -1,6 +1,6 @@
 """The tail of an MLP by the kernel is what torch's layers give one after another."""
 
-from itertools import pairwise
+import itertools
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ KERNELS = ["tail", "tail_back"]
 @pytest.mark.parametrize("gaps", [False, True])
 def test_tail_equals_its_layers(gaps, n_rows, widths, slope, library, used):
     x = leaf(n_rows, widths[0], gaps=gaps)
-    weights = [leaf(n_out, n_in, gaps=gaps) for n_in, n_out in pairwise(widths)]
+    weights = [leaf(n_out, n_in, gaps=gaps) for n_in, n_out in itertools.pairwise(widths)]
     biases = [leaf(n_out, gaps=gaps) for n_out in widths[1:]]
 
     def layers():

@@ -31,7 +31,8 @@ def test_sublayer_equals_the_layer_norm_of_a_sum(gaps, n_rows, length, shape, li
         if len(linears) == 2:
             out = F.linear(torch.where(out > 0, out, 0.1 * out), *linears[1])
         out = x + out
-        out = (out - out.mean(2, keepdim=True)) / (out.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        out = out - out.mean(2, keepdim=True)
+        out = out / (out.square().mean(2, keepdim=True) + 1e-5).sqrt()
         return torch.where(mask[:, :, None], out * scale + shift, 0)
 
     parameters = [parameter for linear in linears for parameter in linear if parameter is not None]

@@ -16,7 +16,7 @@ from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
-from recexp.layer.transformer import Norm
+from recexp.layer.transformer import Norm, Residual, hide
 from recexp.model import losses
 from recexp.model.bst import Position, Reading, side_by_side
 
@@ -145,10 +145,15 @@ def test_without_values_the_output_at_the_target_sees_the_target_alone(
     assert torch.equal(changed, other.target != mixed.target)
 
 
-def test_equal_scores_make_it_mean_pooling(bst: Make, mixed: Batch) -> None:
+def test_equal_scores_without_layer_norm_make_it_mean_pooling(
+    bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain_residual(self: nn.Module, x: Tensor, mask: Tensor, outer: nn.Module, inner: Callable) -> Tensor:
+        return hide(x + outer(inner(x)), mask)
+
+    monkeypatch.setattr(Residual, "forward", plain_residual)
     model = bst(position=Position.none, n_heads=1)
     (layer,) = model.encoder.layers
-    layer.attended.norm = layer.transformed.norm = nn.Identity()
     nn.init.zeros_(layer.attend.query.weight)
     for same in (layer.attend.value, layer.attend.output):
         nn.init.eye_(same.weight)

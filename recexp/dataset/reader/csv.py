@@ -74,7 +74,7 @@ class CsvTable:
             raise self._damage(error) from error
         return table.to_pandas()
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         rows = islice(self._rows(), row + 1, None)  # the header is the first
         try:
             return f"{self.path}:{next(rows)[0]}"

@@ -42,7 +42,7 @@ class ParquetTable:
         # Without integer_object_nulls integers beside gaps become floats, and long ones lose digits.
         return pa.table(plain).to_pandas(integer_object_nulls=True, **options)
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"
 
     def _open(self) -> Any:
