@@ -136,9 +136,8 @@ def _products(query, memory, weights, seen, sources: Sequence[Source]) -> tuple[
         memory = hide_unseen(memory, seen)
         q, k, v = (product(x, weight) for x, weight in zip((query, memory, memory), weights, strict=True))
         return q, k, v
-    q = [] if query is memory else [product(query, weights[0])]
-    q, k, v = (*q, *(looked_up(sources, weight) for weight in weights[len(q) :]))
-    return q, k, v
+    q = looked_up(sources, weights[0]) if query is memory else product(query, weights[0])
+    return q, looked_up(sources, weights[1]), looked_up(sources, weights[2])
 
 
 def looked_up(sources: Sequence[Source], weight: Tensor) -> Tensor:

@@ -97,9 +97,9 @@ class _Product(torch.autograd.Function):
             dx, dweight, dbias = _product_back(ctx.kernels, x, weight, grad)
             return dx, dweight, dbias if wants_bias else None
         grad = grad.contiguous()
-        dx = times(grad, weight.t()) if wants_x else None
-        dweight = weight_gradient(grad, x) if wants_weight else None
-        return dx, dweight, grad.sum(0) if wants_bias else None
+        of_x = times(grad, weight.t()) if wants_x else None
+        of_weight = weight_gradient(grad, x) if wants_weight else None
+        return of_x, of_weight, grad.sum(0) if wants_bias else None
 
 
 def _product_back(kernels: Library, x: Tensor, weight: Tensor, dout: Tensor) -> tuple[Tensor, Tensor, Tensor]:
