@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from both_ways import both_ways, indices, leaf, lengths, stirred
+from both_ways import agree, both_ways, indices, leaf, lengths, stirred
 from torch import Tensor
 
+from recexp.kernel import gru as kernel
 from recexp.kernel.gru import attention_gru, gru, reference
 from recexp.layer.lookup import Events
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
@@ -123,3 +124,18 @@ def test_recurrence_under_autocast_is_in_32_bits(library):
     with torch.autocast("cpu", torch.bfloat16):
         rounded = cell(x, weights, MASK)
     assert torch.equal(rounded, cell(x, weights, MASK))
+
+
+@pytest.mark.parametrize("looked_up", [True, False])
+def test_what_a_gpu_does_gives_the_same(looked_up, monkeypatch):
+    weights, index = parameters(D, H), indices(B, L, n=N_ITEMS)
+    vectors = leaf(N_ITEMS, D)
+    inputs = [vectors, *weights]
+
+    def states() -> Tensor:
+        if looked_up:
+            return gru(vectors, weights, MASK, index, lambda: vectors[index])
+        return gru(vectors[index], weights, MASK)
+
+    monkeypatch.setattr(kernel, "waits", lambda x: True)
+    agree(states, lambda: reference(vectors[index], weights), inputs)

@@ -16,7 +16,7 @@ from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
-from recexp.layer.transformer import Norm
+from recexp.layer.transformer import Norm, Residual, hide
 from recexp.model.bst import Position, Reading, side_by_side
 
 Make = Callable[..., nn.Module]
@@ -144,10 +144,15 @@ def test_without_values_the_output_at_the_target_sees_the_target_alone(
     assert torch.equal(changed, other.target != mixed.target)
 
 
-def test_equal_scores_make_it_mean_pooling(bst: Make, mixed: Batch) -> None:
+def test_equal_scores_without_layer_norm_make_it_mean_pooling(
+    bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain_residual(self: nn.Module, x: Tensor, mask: Tensor, outer: nn.Module, inner: Callable) -> Tensor:
+        return hide(x + outer(inner(x)), mask)
+
+    monkeypatch.setattr(Residual, "forward", plain_residual)
     model = bst(position=Position.none, n_heads=1)
     (layer,) = model.encoder.layers
-    layer.attended.norm = layer.transformed.norm = nn.Identity()
     nn.init.zeros_(layer.attend.query.weight)
     for same in (layer.attend.value, layer.attend.output):
         nn.init.eye_(same.weight)
@@ -324,7 +329,7 @@ def test_sizes_and_dropout_are_those_asked_for(make: Make) -> None:
 
 def test_vectors_are_drawn_with_the_std(make: Make) -> None:
     aged, learnt = (make("bst", position=each, embedding_std=0.5) for each in (Position.age, Position.learnt))
-    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.index.table):
+    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.place.table):
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.1)
 
 
