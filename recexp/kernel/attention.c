@@ -37,7 +37,7 @@ static void target_interaction_thread(void *args, long thread, long n_threads) {
     }
     free(product);
 }
-KERNEL(target_interaction, target_interaction)
+KERNEL(target_interaction)
 
 STRUCT(target_interaction_back,
     const float *vectors, *target, *weight, *dx; /* weight (H, D) */
@@ -59,7 +59,7 @@ static void target_interaction_back_thread(void *args, long thread, long n_threa
     }
     free(product);
 }
-SUMMING_KERNEL(target_interaction_back, target_interaction_back, dweight)
+SUMMING_KERNEL(target_interaction_back, dweight)
 
 /* Adds the events' gradients to the rows they came from. A thread takes columns, so no two write to one number. */
 
@@ -89,7 +89,7 @@ static void target_interaction_add_thread(void *args, long thread, long n_thread
         }
     }
 }
-KERNEL(target_interaction_add, target_interaction_add)
+KERNEL(target_interaction_add)
 
 /* softmax(q k^T / sqrt(d)) v, one head of one row at a time. A query that sees nothing gets 0. Positions that no query
    sees are left out; where positions are the queries as well, these get 0. */
@@ -207,7 +207,7 @@ static void attend_thread(void *args, long thread, long n_threads) {
     float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
     float *made = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
+        long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
         long padded = padded_to_lanes(n);
         const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = has_queries(s) ? s->q + row * m * dim : positions;
@@ -219,11 +219,11 @@ static void attend_thread(void *args, long thread, long n_threads) {
             if (s->dropped) drop(s, row, head, weights, m * padded, weights);
             multiply(m, size, n, weights, padded, 1, v + head, width, out + head, dim, 0);
         }
-        if (!has_queries(s)) put_back(out, at, n, dim, row * most_n, most_n, s->out);
+        if (!has_queries(s)) unpack(out, at, n, dim, row * most_n, most_n, s->out);
     }
     free(at), free(keys), free(weights), free(visible), free(positions), free(made);
 }
-KERNEL(attend, attend)
+KERNEL(attend)
 
 static void attend_back_thread(void *args, long thread, long n_threads) {
     const struct attend_back *b = args;
@@ -236,11 +236,11 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
     float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
     float *own = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
-        long n = those_of(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
+        long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
         long padded = padded_to_lanes(n);
         const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = has_queries(s) ? s->q + row * m * dim : positions;
-        const float *all = has_queries(s) ? b->dout + row * m * dim : taken(b->dout, at, n, dim, own);
+        const float *all = has_queries(s) ? b->dout + row * m * dim : packed(b->dout, at, n, dim, own);
         float *dq = has_queries(s) ? b->dq + row * m * dim : dpositions;
         look_up(s, at, n, positions);
         for (long head = 0; head < dim; head += size) {
@@ -266,9 +266,9 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
             multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
             multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
         }
-        put_back(dpositions, at, n, width, row * most_n, most_n, b->dpositions);
+        unpack(dpositions, at, n, width, row * most_n, most_n, b->dpositions);
     }
     free(at), free(turned), free(weights), free(visible), free(positions), free(change), free(left);
     free(dpositions), free(own);
 }
-KERNEL(attend_back, attend_back)
+KERNEL(attend_back)

@@ -1,4 +1,4 @@
-/* dice.py: the batch statistics of Dice, and Dice with the Linear after it. */
+/* dice.py: the batch statistics of Dice, and Dice with the Liorigin after it. */
 
 #include "kernel.h"
 
@@ -16,9 +16,9 @@ static void moments_thread(void *args, long thread, long n_threads) {
     long width = m->width;
     BLOCKS(start, rows, m->n) EACH(j, width) {
         float *sums = sum_at(&m->distances, thread) + j;
-        vec first = LOAD(sums), second = LOAD(sums + width), near = LOAD(m->x + j);
+        vec first = LOAD(sums), second = LOAD(sums + width), origin = LOAD(m->x + j);
         for (long i = start; i < start + rows; i++) {
-            vec distance = LOAD(m->x + i * width + j) - near;
+            vec distance = LOAD(m->x + i * width + j) - origin;
             first += distance;
             second += distance * distance;
         }
@@ -27,17 +27,16 @@ static void moments_thread(void *args, long thread, long n_threads) {
     }
 }
 
-EXPORTED(moments, moments)
-ENTRY moments(void *args, long n_threads) {
+EXPORT void moments(void *args, long n_threads) {
     struct moments *m = args;
-    RUN_SUMMING(moments, moments, distances, args, n_threads);
+    RUN_SUMMING(moments, distances, args, n_threads);
     const float *first = m->distances.total, *second = first + m->width;
     float count = m->n, step = m->momentum;
     for (long j = 0; j < m->width; j++) {
         float mean = m->running_mean[j], var = m->running_var[j];
         if (m->n > 1) {
-            float away = first[j] / count, squares = second[j] / count - away * away;
-            mean = m->x[j] + away;
+            float distance = first[j] / count, squares = second[j] / count - distance * distance;
+            mean = m->x[j] + distance;
             var = squares < 0 ? 0 : squares;
             m->running_mean[j] += step * (mean - m->running_mean[j]);
             m->running_var[j] += step * (var * count / (count - 1) - m->running_var[j]);
@@ -48,18 +47,18 @@ ENTRY moments(void *args, long n_threads) {
 }
 
 STRUCT(dice,
-    const float *x, *shift, *scale, *alpha; /* (N, C), then (C,) each: z = x scale + shift */
+    const float *x, *shift, *scale, *alpha;       /* (N, C), then (C,) each: z = x scale + shift */
     const float *OPTIONAL weight, *OPTIONAL bias; /* (C, O), (O,) */
-    float *out;                             /* (N, O), or (N, C) without a Linear */
-    long n, width, n_out;                   /* O: 0 without a Linear, or 1, or a multiple of LANES */
+    float *out;                                   /* (N, O), or (N, C) without a Liorigin */
+    long n, width, n_out;                         /* O: 0 without a Liorigin, or 1, or a multiple of LANES */
 )
 
 static void dice_thread(void *args, long thread, long n_threads) {
     const struct dice *d = args;
     long width = d->width, n_out = d->n_out;
-    float *made = scratch(BLOCK, width);
+    float *own = scratch(BLOCK, width); /* y of a block, if a Linear follows */
     BLOCKS(start, rows, d->n) {
-        float *y = n_out ? made : d->out + start * width;
+        float *y = n_out ? own : d->out + start * width;
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
             for (long i = 0; i < rows; i++) {
@@ -69,9 +68,9 @@ static void dice_thread(void *args, long thread, long n_threads) {
         }
         if (n_out) affine(y, rows, width, d->weight, d->bias, n_out, d->out + start * n_out);
     }
-    free(made);
+    free(own);
 }
-KERNEL(dice, dice)
+KERNEL(dice)
 
 STRUCT(dice_back,
     const float *x, *shift, *scale, *alpha, *OPTIONAL weight, *dout; /* weight (O, C), dout (N, O) */
@@ -84,12 +83,12 @@ STRUCT(dice_back,
 static void dice_back_thread(void *args, long thread, long n_threads) {
     const struct dice_back *d = args;
     long width = d->width, n_out = d->n_out;
-    float *p = scratch(BLOCK, width), *y = scratch(BLOCK, width), *made = scratch(BLOCK, width);
+    float *p = scratch(BLOCK, width), *y = scratch(BLOCK, width), *own = scratch(BLOCK, width);
     float *dweight = sum_at(&d->dweight, thread), *dbias = sum_at(&d->dbias, thread);
     float *to_alpha = sum_at(&d->dalpha, thread), *to_g = sum_at(&d->dstatistics, thread);
     BLOCKS(start, rows, d->n) {
         const float *x = d->x + start * width, *dout = d->dout + start * (n_out ? n_out : width);
-        const float *dy = n_out ? made : dout;
+        const float *dy = n_out ? own : dout;
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
             for (long i = j; i < rows * width; i += width) {
@@ -98,22 +97,22 @@ static void dice_back_thread(void *args, long thread, long n_threads) {
                 STORE(y + i, LOAD(x + i) * (alpha + gate * (1.f - alpha)));
             }
         }
-        if (n_out) affine_back(y, dout, rows, width, d->weight, n_out, dweight, dbias, made, 0);
+        if (n_out) affine_back(y, dout, rows, width, d->weight, n_out, dweight, dbias, own, 0);
         EACH(j, width) {
             vec scale = LOAD(d->scale + j), shift = LOAD(d->shift + j), alpha = LOAD(d->alpha + j);
             vec dalpha = LOAD(to_alpha + j), sum_g = LOAD(to_g + j), sum_gz = LOAD(to_g + width + j);
             for (long i = j; i < rows * width; i += width) {
-                vec q = LOAD(p + i), dq = LOAD(dy + i) * LOAD(x + i), g = dq * q * (1.f - q);
-                dalpha += dq * (1.f - q);
+                vec gate = LOAD(p + i), dgate = LOAD(dy + i) * LOAD(x + i), g = dgate * gate * (1.f - gate);
+                dalpha += dgate * (1.f - gate);
                 sum_g += g;
                 sum_gz += g * (LOAD(x + i) * scale + shift);
                 STORE(d->dx + start * width + i,
-                      LOAD(dy + i) * (alpha + q * (1.f - alpha)) + g * ((1.f - alpha) * scale));
+                      LOAD(dy + i) * (alpha + gate * (1.f - alpha)) + g * ((1.f - alpha) * scale));
             }
             STORE(to_alpha + j, dalpha), STORE(to_g + j, sum_g), STORE(to_g + width + j, sum_gz);
         }
     }
-    free(p), free(y), free(made);
+    free(p), free(y), free(own);
 }
 
 /* The gradient through the statistics: dx -= inner (E[g] + E[g z] z), inner = (1 - alpha) scale. */
@@ -129,8 +128,7 @@ static void statistics_back_thread(void *args, long thread, long n_threads) {
     }
 }
 
-EXPORTED(dice_back, dice_back)
-ENTRY dice_back(void *args, long n_threads) {
-    RUN_SUMMING(dice_back, dice_back, dweight, args, n_threads);
+EXPORT void dice_back(void *args, long n_threads) {
+    RUN_SUMMING(dice_back, dweight, args, n_threads);
     run(statistics_back_thread, args, n_threads);
 }

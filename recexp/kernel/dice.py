@@ -167,8 +167,8 @@ class _ByKernel(torch.autograd.Function):
         x, shift, scale = x.contiguous(), torch.empty_like(alpha), torch.empty_like(alpha)
         ctx.kernels, ctx.sizes = kernels, {"n": len(x), "width": x.shape[1]}
         statistics = {"running_mean": running.mean, "running_var": running.var, "shift": shift, "scale": scale}
-        distances, options = alpha.new_empty(2, len(alpha)), {"eps": running.eps, "momentum": running.momentum}
-        kernels["moments"](x=x, **statistics, distances=distances, **options, **ctx.sizes)
+        options = {"eps": running.eps, "momentum": running.momentum}
+        kernels["moments"](x=x, **statistics, **options, distances=alpha.new_empty(2, len(alpha)), **ctx.sizes)
         ctx.sizes["n_out"] = n_out
         ctx.save_for_backward(x, shift, scale, alpha, weight)
         given, turned = {"x": x, "shift": shift, "scale": scale, "alpha": alpha}, None if weight is None else weight.t()

@@ -30,7 +30,7 @@ static void field_sums_thread(void *args, long thread, long n_threads) {
         multiply(rows, t->hidden, all, e, all, 1, t->weight, t->hidden, out + 2 * dim, width, 0);
     }
 }
-KERNEL(field_sums, field_sums)
+KERNEL(field_sums)
 
 STRUCT(field_sums_back,
     const float *e, *OPTIONAL weight, *dout; /* weight (H, F D) */
@@ -55,7 +55,7 @@ static void field_sums_back_thread(void *args, long thread, long n_threads) {
         multiply(t->hidden, all, rows, dout + 2 * dim, 1, width, e, all, dweight, all, 1);
     }
 }
-SUMMING_KERNEL(field_sums_back, field_sums_back, dweight)
+SUMMING_KERNEL(field_sums_back, dweight)
 
 /* Of sums [S, Q, W e] the products of pairs (S^2 - Q) / 2, and W e + b. */
 
@@ -74,7 +74,7 @@ static void split_sums_thread(void *args, long thread, long n_threads) {
         EACH(j, hidden) STORE(p->linear + i * hidden + j, LOAD(product + j) + LOAD(p->bias + j));
     }
 }
-KERNEL(split_sums, split_sums)
+KERNEL(split_sums)
 
 STRUCT(split_sums_back,
     const float *sums, *dpairs, *dlinear;
@@ -101,4 +101,4 @@ static void split_sums_back_thread(void *args, long thread, long n_threads) {
         add_rows(p->dlinear + start * hidden, rows, hidden, dbias);
     }
 }
-SUMMING_KERNEL(split_sums_back, split_sums_back, dbias)
+SUMMING_KERNEL(split_sums_back, dbias)

@@ -63,7 +63,7 @@ static void recurrence_thread(void *args, long thread, long n_threads) {
     }
     free(y);
 }
-KERNEL(recurrence, recurrence)
+KERNEL(recurrence)
 
 STRUCT(recurrence_back,
     const float *OPTIONAL x, *OPTIONAL weight_x;    /* (L, B, K), (3H, K); neither with products */
@@ -128,4 +128,4 @@ static void recurrence_back_thread(void *args, long thread, long n_threads) {
     }
     free(dy), free(dh), free(own);
 }
-SUMMING_KERNEL(recurrence_back, recurrence_back, dweight)
+SUMMING_KERNEL(recurrence_back, dweight)

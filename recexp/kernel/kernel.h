@@ -30,25 +30,21 @@ typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
    long or unsigned char, const if they are only read; long; double; `struct sum`; or arrays of these. Only OPTIONAL
    pointers may be null, and the entries of an array beyond those given. */
 
+#define EXPORT __attribute__((visibility("default")))
 #define OPTIONAL
 #define STRUCT(name, ...) \
     struct name { \
         __VA_ARGS__ \
     }; \
-    static const char name##_members[] = #__VA_ARGS__;
+    EXPORT const char *const name##_text = #__VA_ARGS__;
 
 /* Does the work of each thread. Threads are torch's own: a second pool would fight with them for the cores. */
 typedef void Work(void *args, long thread, long n_threads);
 void run(Work *work, void *args, long n_threads);
 
-#define EXPORT __attribute__((visibility("default")))
-#define EXPORTED(name, structure) EXPORT const char *const name##_text = structure##_members;
-#define ENTRY EXPORT void
-
-/* A kernel called `name` with a structure; name_thread is the work of a thread. */
-#define KERNEL(name, structure) \
-    EXPORTED(name, structure) \
-    ENTRY name(void *args, long n_threads) { run(name##_thread, args, n_threads); }
+/* The kernel of a structure; name_thread is the work of a thread. */
+#define KERNEL(name) \
+    EXPORT void name(void *args, long n_threads) { run(name##_thread, args, n_threads); }
 
 /* An array that all threads add to, such as the gradient of a weight. Every thread but the first has its own copy. */
 struct sum {
@@ -66,12 +62,11 @@ INLINE float *sum_at(const struct sum *sum, long thread) {
 void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_threads);
 
 /* The same for a structure that ends in sums, from its member `first` on. */
-#define RUN_SUMMING(name, structure, first, args, n_threads) \
-    run_summing(name##_thread, args, (struct sum *)((char *)(args) + offsetof(struct structure, first)), \
-                (sizeof(struct structure) - offsetof(struct structure, first)) / sizeof(struct sum), n_threads)
-#define SUMMING_KERNEL(name, structure, first) \
-    EXPORTED(name, structure) \
-    ENTRY name(void *args, long n_threads) { RUN_SUMMING(name, structure, first, args, n_threads); }
+#define RUN_SUMMING(name, first, args, n_threads) \
+    run_summing(name##_thread, args, (struct sum *)((char *)(args) + offsetof(struct name, first)), \
+                (sizeof(struct name) - offsetof(struct name, first)) / sizeof(struct sum), n_threads)
+#define SUMMING_KERNEL(name, first) \
+    EXPORT void name(void *args, long n_threads) { RUN_SUMMING(name, first, args, n_threads); }
 
 /* Loops over a thread's blocks of n rows: the first row of a block, and its number of rows. */
 #define BLOCKS(start, rows, n) \
@@ -100,13 +95,13 @@ void affine_back(const float *x, const float *dout, long rows, long width, const
                  float *dweight, float *dbias, float *dx, int add);
 
 /* rows.c: the rows from start on that a mask counts, all of them if it is null: their number, and in `at` which. */
-long those_of(const unsigned char *mask, long start, long rows, long *at);
+long counted_rows(const unsigned char *mask, long start, long rows, long *at);
 
 /* Those rows of x one behind the other: in `to`, or x itself if they are so already. */
-const float *taken(const float *x, const long *at, long n, long width, float *to);
+const float *packed(const float *x, const long *at, long n, long width, float *to);
 
-/* The opposite of `taken`, with 0 in the other rows. */
-void put_back(const float *x, const long *at, long n, long width, long start, long rows, float *to);
+/* The opposite of `packed`, with 0 in the other rows. */
+void unpack(const float *x, const long *at, long n, long width, long start, long rows, float *to);
 
 INLINE vec either(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));

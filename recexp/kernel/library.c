@@ -12,7 +12,7 @@ struct team {
     long n_threads, next;
 };
 
-ENTRY use_threads(Parallel *entry) { parallel = entry; }
+EXPORT void use_threads(Parallel *entry) { parallel = entry; }
 
 static void take_threads(void *arg) {
     struct team *team = arg;

@@ -13,7 +13,7 @@ static void linear_thread(void *args, long thread, long n_threads) {
     BLOCKS(start, rows, p->n)
         affine(p->x + start * p->n_in, rows, p->n_in, p->weight, p->bias, p->n_out, p->out + start * p->n_out);
 }
-KERNEL(linear, linear)
+KERNEL(linear)
 
 STRUCT(linear_back,
     const float *x, *weight, *dout; /* (N, C), (O, C), (N, O) */
@@ -29,4 +29,4 @@ static void linear_back_thread(void *args, long thread, long n_threads) {
         affine_back(p->x + start * p->n_in, p->dout + start * p->n_out, rows, p->n_in, p->weight, p->n_out, dweight,
                     dbias, p->dx + start * p->n_in, 0);
 }
-SUMMING_KERNEL(linear_back, linear_back, dweight)
+SUMMING_KERNEL(linear_back, dweight)

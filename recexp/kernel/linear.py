@@ -90,12 +90,12 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         if ctx.kernels is not None:
-            dx, dweight, dbias = _product_back(ctx.kernels, x, weight, grad)
-            return dx, dweight, dbias if wants_bias else None
+            *gradients, dbias = _product_back(ctx.kernels, x, weight, grad)
+            return *gradients, dbias if wants_bias else None
         grad = grad.contiguous()
         of_x = times(grad, weight.t()) if wants_x else None
         of_weight = weight_gradient(grad, x) if wants_weight else None

@@ -27,7 +27,7 @@ static void gather_thread(void *args, long thread, long n_threads) {
             memcpy(to, from, sizeof(float) * g->width);
     }
 }
-KERNEL(gather, gather)
+KERNEL(gather)
 
 STRUCT(scatter,
     float *table[2];      /* (rows, W) each, 0 at first */
@@ -49,7 +49,7 @@ static void scatter_thread(void *args, long thread, long n_threads) {
         }
     }
 }
-KERNEL(scatter, scatter)
+KERNEL(scatter)
 
 STRUCT(weighted_sum,
     const float *weights, *table; /* (B, L), (rows, W) */
@@ -75,7 +75,7 @@ static void weighted_sum_thread(void *args, long thread, long n_threads) {
         }
     }
 }
-KERNEL(weighted_sum, weighted_sum)
+KERNEL(weighted_sum)
 
 STRUCT(weighted_sum_back,
     const float *weights, *table, *dout; /* (B, L), (rows, W), (B, W) */
@@ -101,4 +101,4 @@ static void weighted_sum_back_thread(void *args, long thread, long n_threads) {
                 STORE(to, LOAD(to) + s->weights[k] * LOAD(s->dout + i * width + j));
             }
 }
-KERNEL(weighted_sum_back, weighted_sum_back)
+KERNEL(weighted_sum_back)

@@ -44,7 +44,7 @@ static void tail_thread(void *args, long thread, long n_threads) {
     BLOCKS(start, rows, t->n) tail_hidden(t, start, rows, u, t->out + start * t->width[t->n_layers]);
     for (long i = 0; i < t->n_layers; i++) free(u[i]);
 }
-KERNEL(tail, tail)
+KERNEL(tail)
 
 static void tail_back_thread(void *args, long thread, long n_threads) {
     const struct tail_back *t = args;
@@ -66,4 +66,4 @@ static void tail_back_thread(void *args, long thread, long n_threads) {
     }
     for (long i = 0; i < t->n_layers; i++) free(u[i]), free(du[i]);
 }
-SUMMING_KERNEL(tail_back, tail_back, dweight)
+SUMMING_KERNEL(tail_back, dweight)

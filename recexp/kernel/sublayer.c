@@ -67,8 +67,8 @@ static void sublayer_thread(void *args, long thread, long n_threads) {
     float *before = scratch(BLOCK, hidden), *u = scratch(BLOCK, hidden), *made = scratch(BLOCK, dim);
     float *own_x = scratch(BLOCK, dim), *own_z = scratch(BLOCK, n_in);
     BLOCKS(start, rows, s->n) {
-        long n = those_of(s->mask, start, rows, at);
-        const float *x = taken(s->x, at, n, dim, own_x), *z = taken(s->z, at, n, n_in, own_z);
+        long n = counted_rows(s->mask, start, rows, at);
+        const float *x = packed(s->x, at, n, dim, own_x), *z = packed(s->z, at, n, n_in, own_z);
         float *sum = s->normal ? s->normal + start * dim : made;
         if (hidden) {
             hidden_units(s, z, at, n, before, u);
@@ -87,7 +87,7 @@ static void sublayer_thread(void *args, long thread, long n_threads) {
     }
     free(before), free(u), free(made), free(own_x), free(own_z);
 }
-KERNEL(sublayer, sublayer)
+KERNEL(sublayer)
 
 /* The gradient of x + F(z) (n, D) from that of y, rows `at`; scale's and shift's are added to. */
 static void normalised_back(const struct sublayer_back *s, const float *normal, const float *rate, const long *at, long n,
@@ -118,8 +118,8 @@ static void sublayer_back_thread(void *args, long thread, long n_threads) {
     float *dweight_2 = sum_at(&s->dweight_2, thread), *dbias_2 = sum_at(&s->dbias_2, thread);
     float *dscale = sum_at(&s->dscale, thread), *dshift = sum_at(&s->dshift, thread), slope = s->slope;
     BLOCKS(start, rows, s->n) {
-        long n = those_of(s->mask, start, rows, at);
-        const float *z = taken(s->z, at, n, n_in, own_z);
+        long n = counted_rows(s->mask, start, rows, at);
+        const float *z = packed(s->z, at, n, n_in, own_z);
         float *dsum = n == rows ? s->dx + start * dim : own, *df = s->dropped ? dropped : dsum;
         float *dz = !s->dz ? dsum : n == rows ? s->dz + start * n_in : own_dz;
         normalised_back(s, s->normal + start * dim, s->rate + start, at, n, dscale, dshift, dsum);
@@ -136,9 +136,9 @@ static void sublayer_back_thread(void *args, long thread, long n_threads) {
             multiply(n, n_in, dim, df, dim, 1, s->back_2, n_in, dz, n_in, 0);
         }
         if (n == rows) continue;
-        put_back(dsum, at, n, dim, start, rows, s->dx);
-        if (s->dz) put_back(dz, at, n, n_in, start, rows, s->dz);
+        unpack(dsum, at, n, dim, start, rows, s->dx);
+        if (s->dz) unpack(dz, at, n, n_in, start, rows, s->dz);
     }
     free(before), free(u), free(own), free(dropped), free(own_z), free(own_dz);
 }
-SUMMING_KERNEL(sublayer_back, sublayer_back, dweight_1)
+SUMMING_KERNEL(sublayer_back, dweight_1)

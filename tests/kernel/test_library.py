@@ -14,11 +14,7 @@ import torch
 from recexp.kernel import library as module
 
 SOURCES = Path(module.__file__).parent.glob("*.c")
-NAMES = sorted(
-    name
-    for source in SOURCES
-    for name in re.findall(r"^(?:SUMMING_)?(?:KERNEL|EXPORTED)\((\w+)", source.read_text(), re.M)
-)
+NAMES = sorted(name for source in SOURCES for name in re.findall(r"^STRUCT\((\w+)", source.read_text(), re.M))
 
 needs_kernels = pytest.mark.skipif(not module.installed(), reason="no kernels are compiled for this machine")
 

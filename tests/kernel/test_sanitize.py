@@ -12,7 +12,7 @@ import pytest
 from recexp.kernel import library
 
 FOLDER = Path(library.__file__).parent
-DECLARED = re.compile(r"^(?:SUMMING_)?(?:KERNEL|EXPORTED)\((\w+)", re.MULTILINE)
+DECLARED = re.compile(r"^STRUCT\((\w+)", re.MULTILINE)
 FLAGS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-march=native", "-shared", "-fPIC"]
 
 
