@@ -1,17 +1,17 @@
 """The command line: verbs, and Hydra for everything with a `=`."""
 
-import importlib
 import os
 import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from recexp.compose import OWN, call_hydra, train_composed
+from recexp.compose import OWN, call_hydra, check_composed
 from recexp.error import ConfigError, Terminated, UserError, choices
 from recexp.process import own_process
 from recexp.terminal import log_to_terminal
-from recexp.verb.help import VERBS, help_text, verb_help
+from recexp.verb import VERBS, load
+from recexp.verb.help import help_text, verb_help
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -25,7 +25,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Does what the arguments say; returns the exit code. A user's mistake is one line on stderr."""
-    full = bool(os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0"))
+    full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -63,14 +63,13 @@ def _dispatch(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments[1:]):
             print(verb_help(first), end="")
             return 0
-        module, function, *_ = VERBS[first]
         log_to_terminal()
-        return getattr(importlib.import_module(module), function)(arguments[1:])
+        return load(first).run(arguments[1:])
     return train(arguments)
 
 
 def train(arguments: list[str]) -> int:
-    """Hands the arguments to Hydra, whole, and trains what it composes: one run, or a sweep of them."""
+    """Hands all arguments to Hydra and trains what it composes: one run, or a sweep."""
     overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
     flags = [word for word in arguments if word not in overrides]
     if "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in overrides:
@@ -81,7 +80,7 @@ def train(arguments: list[str]) -> int:
 
     def job(raw: "DictConfig") -> None:
         try:
-            train_composed(raw)
+            _train_composed(raw)
         except BaseException as error:  # Hydra would print a line of its own
             errors.append(error)
 
@@ -89,3 +88,11 @@ def train(arguments: list[str]) -> int:
     if errors:
         raise errors[0]
     return 0
+
+
+def _train_composed(raw: "DictConfig") -> None:
+    config, overrides = check_composed(raw)
+    log_to_terminal()
+    from recexp.experiment import train
+
+    train(config, overrides)

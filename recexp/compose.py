@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, UserError, choices
 from recexp.groups import GROUPS, conf_folder, options
-from recexp.terminal import log_to_terminal
 
 if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
     from omegaconf import DictConfig
 
     from recexp.config import Config
@@ -49,26 +49,26 @@ def compose(
 
 
 def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
-    """(file without .yaml, package it goes to) of all files of a composition, in the order they are merged."""
+    """(file without .yaml, its package) of all files of a composition, in the order they are merged."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
     search, _ = _search(config_dir)
     with _hydra(overrides):
         loader = GlobalHydra.instance().config_loader()
-        found = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
-    files = [(each.config_path, each.package or "") for each in found if each.config_path]
+        defaults = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
+    files = [(default.config_path, default.package or "") for default in defaults if default.config_path]
     return [(path, package) for path, package in files if not path.startswith("hydra/")]
 
 
 def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
     """A verb's arguments without --config-dir DIR, and DIR. Raises ConfigError for any other flag."""
     words, config_dir = [], None
-    left = iter(arguments)
-    for word in left:
+    rest = iter(arguments)
+    for word in rest:
         flag, _, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
-            config_dir = value or next(left, "")
+            config_dir = value or next(rest, "")
         elif word.startswith("-"):
             raise ConfigError(f"{word}: no such flag here. {choices(word, ['--config-dir'])}")
         else:
@@ -86,9 +86,19 @@ def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
     return [f"hydra.searchpath=[file://{folder}]"], [folder, conf_folder()]
 
 
+def _set_defaults() -> None:
+    """recexp's launcher under -m, unless another is named, and the gate before any launcher; with -cn, too."""
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    node = HydraConf(callbacks={"recexp": {"_target_": "hydra_plugins.recexp_launcher.gate.Gated"}})
+    node.defaults = [{"launcher": "processes"} if "launcher" in default else default for default in node.defaults]
+    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
+
+
 @contextlib.contextmanager
 def _hydra(overrides: list[str]) -> Iterator[None]:
-    """Hydra initialised on our folder, its errors as one line, and whatever it was before restored."""
+    """Hydra initialised on our folder, its errors as one line, and its earlier state restored afterwards."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
@@ -108,12 +118,10 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
 def call_hydra(
     task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
 ) -> None:
-    """Hydra with what was typed and overrides of our own; it calls the task. Raises ConfigError."""
+    """Runs Hydra on what was typed and on overrides of our own; it calls the task. Raises ConfigError."""
     import hydra
 
-    from hydra_plugins.recexp_launcher._default import set_defaults
-
-    set_defaults()
+    _set_defaults()
     if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
         own = []
     else:
@@ -134,8 +142,8 @@ def call_hydra(
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def train_composed(raw: "DictConfig") -> None:
-    """Trains what Hydra has composed for this process."""
+def check_composed(raw: "DictConfig") -> "tuple[Config, list[str]]":
+    """The configuration that Hydra has composed for this process, checked, and its overrides. Raises ConfigError."""
     from hydra.core.hydra_config import HydraConfig
 
     from recexp.validate import check
@@ -143,20 +151,41 @@ def train_composed(raw: "DictConfig") -> None:
     composed = HydraConfig.get()
     if name := composed.runtime.choices.get("sweep"):
         raise ConfigError(f"+sweep={name}: is a search of many runs; write recexp -m +sweep={name}.")
-    config = check(raw, model_file(raw, yaml_folders(composed)))
-    log_to_terminal()
-    from recexp.experiment import train
+    return check(raw, model_file(raw, yaml_folders(composed))), list(composed.overrides.task)
 
-    train(config, list(composed.overrides.task))
+
+def compose_job(
+    loader: "ConfigLoader", config: "DictConfig", overrides: list[str], number: int = 0, threads: int | None = None
+) -> "Config":
+    """The checked configuration of a sweep's job. number: what ${hydra:job.num} means. threads: as in check.
+
+    Raises ConfigError, or what Hydra raises.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from recexp.validate import check
+
+    raw = loader.load_sweep_config(config, overrides)
+    folders = yaml_folders(raw.hydra)
+    outside = HydraConfig.instance().cfg
+    with open_dict(raw):
+        raw.hydra.job.num, raw.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(raw)  # what ${hydra:...} refers to
+        del raw["hydra"]
+    try:
+        return check(raw, model_file(raw, folders), threads)
+    finally:
+        HydraConfig.instance().cfg = outside
 
 
 def yaml_folders(composed: Any) -> list[Path]:
-    """The folders of YAML files that Hydra has looked in, by its own node of a configuration."""
+    """The folders of YAML files that Hydra searched, from its own node of a configuration."""
     return [Path(source.path) for source in composed.runtime.config_sources if source.schema == "file"]
 
 
 def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
-    """What the model's own YAML file holds; None where no folder has it."""
+    """What the model's own YAML file holds; None if it is in no folder."""
     import yaml
 
     for folder in folders:
@@ -167,7 +196,7 @@ def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for what Hydra would take and do something surprising with."""
+    """Raises ConfigError for what Hydra would accept and interpret in a surprising way."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") in GROUPS and value.startswith("["):
@@ -180,14 +209,14 @@ def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
     """Hydra's error as one line: what is wrong, and what would be right."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
-    if found := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
-        group, name = found.groups()
+    if match := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
+        group, name = match.groups()
         if name in EXTRAS:
             return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
-        known = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
-        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, known)}")
-    if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        key = found[1]
+        names = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
+        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}")
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        key = match[1]
         typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
         if key in ADDED or key.startswith(OPEN):
             return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
@@ -204,11 +233,11 @@ def nearest_key(key: str, raw: "DictConfig") -> str:
     """The nearest of all dotted keys of a configuration, and the keys beside it."""
     import difflib
 
-    from recexp.config import flat
+    from recexp.tree import flat
 
-    keys = [*(each for each in dict(flat(raw)) if not each.endswith("_target_")), *GROUPS]
+    keys = [*(name for name, _ in flat(raw) if not name.endswith("_target_")), *GROUPS]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     parent = key.rpartition(".")[0]
     beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
-    told = choices(key, beside)
-    return told if told.startswith("Did") or not near else f"Did you mean '{near[0]}'? {told}"
+    text = choices(key, beside)
+    return text if text.startswith("Did") or not near else f"Did you mean '{near[0]}'? {text}"

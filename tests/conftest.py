@@ -109,14 +109,14 @@ def make(compose: "Callable[..., Config]", dataset: "Dataset") -> "Callable[...,
     """
     import torch
 
-    from recexp import registry
+    from recexp.model import create
 
     def make(name: str, schema: Any = None, seed: int = 0, **options: Any) -> "nn.Module":
         config = compose(f"model={name}").model
         wide = {"embedding_std": 0.3} if hasattr(config, "embedding_std") else {}
         config = replace(config, **{**wide, **options})
         torch.manual_seed(seed)
-        return registry.get("model", name)(config, schema or dataset.schema)
+        return create(config, schema or dataset.schema)
 
     return make
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recexp.cli import run
-from recexp.verb.help import VERBS
+from recexp.verb import VERBS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

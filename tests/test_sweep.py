@@ -17,7 +17,8 @@ import recexp
 from recexp import registry
 from recexp.cli import run
 from recexp.groups import conf_folder, options
-from recexp.run.directory import read_config, read_json, read_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import read_status
 from recexp.sweep.pool import Pool
 
 SMOKE = ["-m", "+experiment=smoke", "model=fm"]
@@ -26,6 +27,7 @@ import os, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from recexp.layer.loss import bce
 from recexp.model.fm import FM
 from recexp.registry import register
 
@@ -46,7 +48,7 @@ class Faulty(FM):
             faults = {"exit": lambda: sys.exit(0), "vanish": lambda: os._exit(0), "raise": lambda: 1 / 0,
                       "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": signal.pause}
             faults.get(self.fault, str)()
-        return super().losses(output, batch)
+        return {"target": bce(output.logits, batch.label)}
 """
 WITH_FAULTS = ["-m", "+experiment=smoke", "model=faulty", "plugins=[faulty.py]", "trainer.threads=1", "run.dir=sweep",
                "--config-dir", "mine"]  # fmt: skip

@@ -11,8 +11,8 @@ from typing import Any
 
 from recexp.error import RunError
 from recexp.report.setting import text
-from recexp.run.directory import write_text
-from recexp.run.table import columns
+from recexp.run.write import write_text
+from recexp.terminal import columns
 
 ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex", ".html": "html"}
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",

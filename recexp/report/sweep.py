@@ -10,10 +10,11 @@ from recexp.report.format import Table, to_csv
 from recexp.report.leaderboard import Row, grouped
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
-from recexp.run.directory import read_config, read_json, write_json, write_text
-from recexp.run.table import columns
+from recexp.run.read import read_config, read_json
+from recexp.run.write import write_json, write_text
 from recexp.sweep.folder import ENDED
 from recexp.sweep.outcome import Outcome, command
+from recexp.terminal import columns
 
 N_SETTINGS, N_BEST = 20, 10  # of more settings than N_SETTINGS, the closing table shows the N_BEST best
 SHOWN = (*(f"test.{name}" for name in HEADLINE), "parameters", "seconds")

@@ -18,16 +18,11 @@ import yaml
 
 from recexp.config import Config
 from recexp.error import ConfigError, RunError
-from recexp.run.directory import (
-    dump,
-    read_json,
-    read_status,
-    remove,
-    run_name,
-    unique_folder,
-    write_config,
-    write_text,
-)
+from recexp.run.directory import write_config
+from recexp.run.folder import make, remove, run_name, unique_folder
+from recexp.run.read import read_json
+from recexp.run.status import read_status
+from recexp.run.write import dump, write_text
 
 TYPED = "sweep.yaml"
 MULTIRUN = "multirun.yaml"  # Hydra's; sweep.yaml replaces it
@@ -72,16 +67,16 @@ def opened(typed: str | None, resume: bool) -> Iterator[Path]:
 
     Raises RunError if it is taken or cannot be made.
     """
-    folder, new = _made(typed, resume)
+    folder, made = _made(typed, resume)
     with _locked(folder):
-        if not new:
+        if not made:
             _check_resumes(folder, resume)
         try:
             yield folder
         finally:
             (folder / MULTIRUN).unlink(missing_ok=True)
-            if new and not begun(folder):
-                remove(folder)
+            if made and not begun(folder):
+                remove(made)
 
 
 def begun(folder: Path) -> bool:
@@ -133,23 +128,23 @@ def find_jobs(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.split("-")[0]))
 
 
-def _made(typed: str | None, resume: bool) -> tuple[Path, bool]:
-    """The folder, made if necessary, and whether it is new."""
+def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder, and what was made for it."""
     if typed is None:
         if resume:
             raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")
         now = datetime.datetime.now()
-        return unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}"), True
+        made = unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        return made[0], made
     folder = Path(typed)
     try:
-        folder.mkdir(parents=True)
+        return folder, make(folder)
     except FileExistsError:
         if folder.is_dir():
-            return folder, False
+            return folder, []
         raise RunError(f"run.dir = {folder}: is a file.") from None
     except OSError as error:
         raise RunError(f"run.dir = {folder}: cannot be made ({error.strerror}).") from error
-    return folder, True
 
 
 @contextlib.contextmanager

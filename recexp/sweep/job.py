@@ -7,7 +7,8 @@ import traceback
 from pathlib import Path
 
 from recexp.error import UserError
-from recexp.run.directory import read_config, read_json, write_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import write_status
 from recexp.sweep.outcome import read_outcome
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recexp.error import Terminated
 from recexp.process import own_process
-from recexp.run.directory import read_config
+from recexp.run.read import read_config
 from recexp.sweep.folder import ENDED, Sweep, state
 from recexp.sweep.job import objective, run, settle
 from recexp.sweep.progress import Progress

@@ -1,25 +1,11 @@
-"""What `recexp --help` says."""
+"""What `recexp --help` and `recexp VERB --help` say."""
 
 import textwrap
 
 from recexp.groups import GROUPS, options
+from recexp.verb import VERBS, load
+from recexp.verb.options import describe
 
-VERBS = {  # name: (module, function, arguments, what it does)
-    "models": ("recexp.verb.catalogue", "models", "[NAME]", "all models, or one's options: type, default, meaning"),
-    "datasets": ("recexp.verb.catalogue", "datasets", "[NAME]", "all datasets, or one's options"),
-    "check": ("recexp.verb.check", "check", "[override...]", "tries on a model what must hold for any, one's own too"),
-    "explain": (
-        "recexp.verb.explain",
-        "explain",
-        "KEY [override...]",
-        "the value of a key, and which file or override set it",
-    ),
-    "runs": ("recexp.verb.runs", "runs", "[DIR...]", "the run directories below DIR (outputs), filtered and sorted"),
-    "show": ("recexp.verb.show", "show", "RUN", "one run: its configuration, epochs and figures"),
-    "compare": ("recexp.verb.compare", "compare", "A B", "two runs: what differs, and whether the figures really do"),
-    "report": ("recexp.verb.report", "report", "DIR...", "a leaderboard over seeds, as text, table or offline page"),
-    "resume": ("recexp.verb.resume", "resume", "RUN", "goes on with an interrupted run or sweep"),
-}
 HELP = """recexp: config-driven experiments for deep recommender models.
 
 Composes a model, a dataset and a trainer from YAML files, trains, evaluates, and writes one run directory.
@@ -53,12 +39,11 @@ def help_text() -> str:
         for group in GROUPS
         if options(group)
     )
-    verbs = "\n".join(f"  {verb + ' ' + usage:30}  {text}" for verb, (_, _, usage, text) in VERBS.items())
+    loaded = {name: load(name) for name in VERBS}
+    verbs = "\n".join(f"  {name + ' ' + verb.USAGE:30}  {verb.HELP}" for name, verb in loaded.items())
     return HELP.format(groups=groups, verbs=verbs)
 
 
-def verb_help(verb: str) -> str:
-    from recexp.verb.options import describe
-
-    _, _, usage, text = VERBS[verb]
-    return f"recexp {verb} {usage}: {text}\n{describe(verb)}"
+def verb_help(name: str) -> str:
+    verb = load(name)
+    return f"recexp {name} {verb.USAGE}: {verb.HELP}\n{describe(name, verb.OPTIONS)}"

@@ -1,17 +1,18 @@
-"""The verb `resume`: goes on with a run, or does a sweep again without what has ended."""
+"""The verb `resume`: continues a run, or does a sweep again without the jobs that have ended."""
 
 from pathlib import Path
 
 from recexp.error import ConfigError
-from recexp.run.directory import read_config
-from recexp.sweep.folder import begun
+from recexp.verb.options import Option
+
+USAGE = "RUN"
+HELP = "goes on with an interrupted run or sweep"
+OPTIONS: tuple[Option, ...] = ()
 
 
-def resume(arguments: list[str]) -> int:
-    """`resume RUN`. Raises RunError for a directory that is neither."""
-    from omegaconf import OmegaConf
-
-    from recexp.validate import check
+def run(arguments: list[str]) -> int:
+    """Raises RunError for a directory that is neither a run nor a sweep."""
+    from recexp.sweep.folder import begun
 
     if len(arguments) != 1:
         raise ConfigError(
@@ -23,8 +24,7 @@ def resume(arguments: list[str]) -> int:
 
         return resume_sweep(path)
     from recexp.experiment import train
+    from recexp.validate import read
 
-    raw = OmegaConf.create(read_config(path))
-    raw.run.dir, raw.run.resume = str(path), True
-    train(check(raw))
+    train(read(path))
     return 0

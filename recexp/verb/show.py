@@ -1,21 +1,27 @@
-"""The verb `show`: one run directory looked at."""
+"""The verb `show`: one run directory, printed."""
 
 from pathlib import Path
 
-import yaml
+from recexp.verb.options import option, parse
 
-from recexp.run.directory import read_config, read_epochs, read_json, read_status
-from recexp.run.table import epoch_line, result_lines
-from recexp.verb.options import parse
+USAGE = "RUN"
+HELP = "one run: its configuration, epochs and figures"
+OPTIONS = (option("run", metavar="RUN", help="run directory, as outputs/2026-01-31/12-00-00-dien-synthetic-s0"),)
 
 
-def show(arguments: list[str]) -> int:
-    """`show RUN`. Raises RunError for a folder that is no run."""
-    path = Path(parse("show", arguments).run)
+def run(arguments: list[str]) -> int:
+    """Raises RunError for a folder that is not a run."""
+    import yaml
+
+    from recexp.run.lines import epoch_line, result_lines
+    from recexp.run.read import read_config, read_epochs, read_json
+    from recexp.run.status import read_status
+
+    path = Path(parse("show", OPTIONS, arguments).run)
     config, status = read_config(path), read_status(path)
     print(f"{path}: {status['state']}" + (f" ({status['error']})" if status["error"] else ""))
-    typed = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
-    print("typed: " + (" ".join(typed) or "nothing") + "\n")
+    overrides = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
+    print("typed: " + (" ".join(overrides) or "nothing") + "\n")
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120))
     for line in read_epochs(path):
         print(epoch_line(line, config["trainer"]["monitor"]))

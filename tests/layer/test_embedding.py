@@ -7,14 +7,7 @@ from torch import Tensor
 from recexp.config import FeatureKind
 from recexp.dataset.batch import Batch, Catalogue, Features
 from recexp.dataset.schema import PADDING, UNKNOWN, Field, Schema, Side
-from recexp.error import ConfigError
-from recexp.layer.embedding import (
-    FeatureEmbedding,
-    Linear,
-    SequenceEmbedding,
-    SideEmbedding,
-    require_items,
-)
+from recexp.layer.embedding import FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
 
 D = 3
 USER = Side(fields=(Field(name="user", kind=FeatureKind.categorical, column=0, size=6),))
@@ -76,15 +69,15 @@ def random_batch(size: int, seed: int = 0, longest: int = 4) -> Batch:
 
 def look_up(side: SideEmbedding, features: Features, row: int) -> Tensor:
     """(F, D), one field and one value after another."""
-    found = []
+    fields = []
     for field in side.side.fields:
         if field.kind is FeatureKind.numeric:
-            found.append(float(features.values[row, field.column]) * side.direction[field.column])
+            fields.append(float(features.values[row, field.column]) * side.direction[field.column])
             continue
         ids = features.ids[row, field.column : field.column + field.width].tolist()
         vectors = [side.table.weight[index] for index in ids if index != PADDING]
-        found.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(side.table.embedding_dim))
-    return torch.stack(found)
+        fields.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(side.table.embedding_dim))
+    return torch.stack(fields)
 
 
 def wide(embed: FeatureEmbedding) -> FeatureEmbedding:
@@ -109,8 +102,8 @@ def test_a_field_is_a_row_a_mean_over_values_or_a_number_times_a_vector(embed: F
 
 def test_a_side_of_plain_ids_is_a_look_up(embed: FeatureEmbedding) -> None:
     ids = torch.tensor([[0], [5], [1]])
-    found = embed.sides["user"](Features(ids, torch.zeros(3, 0)))
-    torch.testing.assert_close(found, embed.sides["user"].table.weight[ids])
+    vectors = embed.sides["user"](Features(ids, torch.zeros(3, 0)))
+    torch.testing.assert_close(vectors, embed.sides["user"].table.weight[ids])
 
 
 def test_a_side_of_numbers_alone_needs_no_ids() -> None:
@@ -130,9 +123,9 @@ def test_fields_are_those_of_user_target_and_context_in_the_order_of_the_schema(
         ])
         for row in range(6)
     ]  # fmt: skip
-    found = embed.fields(batch)
-    assert found.shape == (6, embed.n_fields, D) == (6, 1 + 5 + 2, D)
-    torch.testing.assert_close(found, torch.stack(expected))
+    fields = embed.fields(batch)
+    assert fields.shape == (6, embed.n_fields, D) == (6, 1 + 5 + 2, D)
+    torch.testing.assert_close(fields, torch.stack(expected))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -144,20 +137,20 @@ def test_rows_equal_a_direct_look_up_gradients_included(
     index = torch.randint(N_ITEMS + 1, shape, generator=torch.Generator().manual_seed(1))
     factor = torch.randn(*shape, 5, D, generator=torch.Generator().manual_seed(2))
     side.table.sparse = sparse
-    found = embed.rows("item", batch.catalogue.items, index)
-    (found * factor).sum().backward()
+    vectors = embed.rows("item", batch.catalogue.items, index)
+    (vectors * factor).sum().backward()
     gradients = [parameter.grad.to_dense() for parameter in side.parameters() if parameter.grad is not None]
     side.zero_grad()
     side.table.sparse = False
     flat = index.flatten()
     direct = side(Features(batch.catalogue.items.ids[flat], batch.catalogue.items.values[flat])).view(*shape, 5, D)
     (direct * factor).sum().backward()
-    torch.testing.assert_close(found, direct)
+    torch.testing.assert_close(vectors, direct)
     torch.testing.assert_close(gradients, [parameter.grad for parameter in side.parameters()])
 
 
 def test_a_sparse_gradient_names_the_rows_of_the_batch_alone(embed: FeatureEmbedding) -> None:
-    """What lazy Adam moves and mini-batch-aware L2 decays."""
+    """What lazy Adam updates and mini-batch-aware L2 decays."""
     batch, side = random_batch(4), embed.sides["item"]
     side.table.sparse = True
     index = torch.full((40,), 4)
@@ -171,9 +164,9 @@ def test_padding_has_no_vector_and_no_gradient(embed: FeatureEmbedding) -> None:
     batch = random_batch(4)
     for index in (torch.zeros(2, 2, dtype=torch.long), torch.zeros(40, dtype=torch.long), batch.history):
         embed.zero_grad()
-        found = embed.rows("item", batch.catalogue.items, index)
-        assert not found[index == 0].any()
-        found.square().sum().backward()
+        vectors = embed.rows("item", batch.catalogue.items, index)
+        assert not vectors[index == 0].any()
+        vectors.square().sum().backward()
         gradient = embed.sides["item"].table.weight.grad
         assert gradient is not None and not gradient[PADDING].any()
     assert gradient.any()
@@ -225,16 +218,10 @@ def test_a_sequence_is_items_side_by_side_with_a_vector_for_each_label(size: int
                 expected = expected + sequence.label.weight[1 + int(batch.history_label[row, step])]
             torch.testing.assert_close(history[row, step], expected)
     assert not history[~batch.mask].any()
-    assert (profile.shape[1], target.shape[1]) == (sequence.n_profile, sequence.n_item)
+    assert (profile.shape[1], target.shape[1]) == (sequence.profile_dim, sequence.item_dim)
 
 
 def test_a_batch_without_any_history_has_one_of_length_0() -> None:
     sequence, batch = SequenceEmbedding(SCHEMA, D, True), random_batch(3, longest=0)
     _, target, history = sequence(batch)
     assert (target.shape, history.shape) == ((3, 5 * D), (3, 0, 5 * D))
-
-
-def test_a_model_of_items_refuses_a_table() -> None:
-    require_items(SCHEMA, "din")
-    with pytest.raises(ConfigError, match=r"model = din: .* this dataset is a table"):
-        require_items(Schema(context=CONTEXT), "din")

@@ -42,8 +42,8 @@ def head(dataset: Dataset) -> Callable[..., NextItem]:
 
     def head(vectors: Vectors, draw: Draw | None = None) -> NextItem:
         module = NextItem(vectors, H, D, dataset.schema.n_items, draw)
-        for each in module.parameters():
-            torch.nn.init.normal_(each)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter)
         return module
 
     return head
@@ -55,22 +55,22 @@ def states_of(batch: Batch) -> Tensor:
 
 def pairs(batch: Batch) -> list[tuple[int, int, int]]:
     """(row, s, item id of event s + 1), one by one."""
-    found = []
+    triples = []
     for row, length in enumerate(batch.mask.sum(1).tolist()):
-        found += [(row, s, int(batch.catalogue.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
-    return found
+        triples += [(row, s, int(batch.catalogue.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
+    return triples
 
 
 def logits_of(module: NextItem, item: SideEmbedding, state: Tensor) -> dict[int, float]:
     """The logit of each known item by its id."""
-    found = {}
+    logits = {}
     for i in range(FIRST, FIRST + len(module.bias)):
         if module.own is None:
             z = (module.project.weight @ state) @ item.table.weight[i]
         else:
             z = module.own.weight[i - FIRST] @ state
-        found[i] = (z + module.bias[i - FIRST]).item()
-    return found
+        logits[i] = (z + module.bias[i - FIRST]).item()
+    return logits
 
 
 @each_vectors
@@ -130,8 +130,8 @@ def test_many_draws_approach_the_full_loss_and_gradient_though_items_are_not_equ
     sampled.load_state_dict(full.state_dict())
     losses = [module(states, mixed, item) for module in (full, sampled)]
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
-    wanted, found = (torch.autograd.grad(loss, states)[0] for loss in losses)
-    assert (wanted - found).norm() < 0.05 * wanted.norm()
+    wanted, estimate = (torch.autograd.grad(loss, states)[0] for loss in losses)
+    assert (wanted - estimate).norm() < 0.05 * wanted.norm()
 
 
 def test_expected_numbers_are_those_of_the_training_events_that_batches_come_with(mixed: Batch) -> None:
@@ -195,8 +195,8 @@ def test_unknown_next_item_is_no_pair(draw: Draw | None, head: Callable, item: S
     forgotten = int(mixed.history[-1, 3])
     ids = mixed.catalogue.items.ids.clone()
     ids[forgotten, 0] = UNKNOWN
-    known = mixed.catalogue.sampling_pool[mixed.catalogue.sampling_pool != forgotten]
-    batch = with_catalogue(mixed, items=Features(ids, mixed.catalogue.items.values), sampling_pool=known)
+    trained = mixed.catalogue.sampling_pool[mixed.catalogue.sampling_pool != forgotten]
+    batch = with_catalogue(mixed, items=Features(ids, mixed.catalogue.items.values), sampling_pool=trained)
     (gradient,) = torch.autograd.grad(module(states, batch, item), states)
     wanted = mixed.mask[:, 1:] & (mixed.history[:, 1:] != forgotten)
     assert torch.equal(gradient[:, :-1].any(2), wanted)
@@ -234,17 +234,17 @@ def test_loss_is_0_where_no_history_has_two_events(
         loss = module(states, batch, item)
         assert loss.item() == 0
         gradients = torch.autograd.grad(loss, [states, *module.parameters()], allow_unused=True)
-        assert not any(each.any() for each in gradients if each is not None)
+        assert not any(gradient.any() for gradient in gradients if gradient is not None)
 
 
 @each_draw
 def test_items_are_judged_at_pairs_alone(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
     module = head(Vectors.tied, draw)
-    judged = []
-    found = module.logits
-    module.logits = lambda query, index, item: judged.append(len(query)) or found(query, index, item)
+    n_scored = []
+    logits = module.logits
+    module.logits = lambda query, index, item: n_scored.append(len(query)) or logits(query, index, item)
     module(states_of(mixed), mixed, item)
-    assert judged == [len(pairs(mixed))]
+    assert n_scored == [len(pairs(mixed))]
 
 
 @each_draw
@@ -274,13 +274,13 @@ def test_deterministic_mode_repeats_the_gradient(
     module, states = head(Vectors.tied, draw), states_of(mixed)
     torch.use_deterministic_algorithms(True)
     try:
-        found = []
+        gradients = []
         for _ in range(2):
             torch.manual_seed(1)
-            found.append(torch.autograd.grad(module(states, mixed, item), [states, item.table.weight]))
+            gradients.append(torch.autograd.grad(module(states, mixed, item), [states, item.table.weight]))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(*each) for each in zip(*found, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 def test_losses_of_logits_of_16_bits_are_taken_in_32() -> None:

@@ -81,9 +81,9 @@ def test_biases_are_alternating_smoothed_means(make: Make, batches: Batches) -> 
     model = fit(make("als", smoothing=3.0, iterations=2), batches.training())
     mean, b_user, b_item = biases_by_hand(batches.training(), 3.0, 2)
     assert float(model.mean) == pytest.approx(mean)
-    for found, wanted in ((model.user_bias, b_user), (model.item_bias, b_item)):
-        known = [wanted.get(each, 0.0) for each in range(len(found))]
-        torch.testing.assert_close(found, torch.tensor(known), rtol=1e-4, atol=1e-6)
+    for bias, wanted in ((model.user_bias, b_user), (model.item_bias, b_item)):
+        expected = [wanted.get(id_, 0.0) for id_ in range(len(bias))]
+        torch.testing.assert_close(bias, torch.tensor(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_one_iteration_is_a_ridge_for_each_user_then_one_for_each_item(make: Make, batches: Batches) -> None:
@@ -131,7 +131,7 @@ def test_implicit_score_has_no_biases(make: Make, batches: Batches, mixed: Batch
 def test_events_of_label_0_are_not_observed_by_implicit(make: Make, batches: Batches) -> None:
     training = batches.training()
     liked = {name: getattr(training, name)[training.label == 1] for name in ("user", "target", "label")}
-    models = [fit(make("als", feedback=Feedback.implicit), each) for each in (training, replace(training, **liked))]
+    models = [fit(make("als", feedback=Feedback.implicit), rows) for rows in (training, replace(training, **liked))]
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
 
 
@@ -225,12 +225,12 @@ def test_trainer_fits_training_rows_alone_in_one_stage(
     compose: Callable[..., Config], make: Make, dataset: Dataset, tmp_path: Path
 ) -> None:
     label = dataset.log.label.copy()
-    label[dataset.log.part != 0] = 1
+    label[dataset.log.split != 0] = 1
     models = []
-    for name, each in (("own", dataset), ("other", replace(dataset, log=replace(dataset.log, label=label)))):
+    for name, data in (("own", dataset), ("other", replace(dataset, log=replace(dataset.log, label=label)))):
         model, recorder = make("als"), Recorder(tmp_path / name)
         trainer = Trainer(compose().trainer, torch.device("cpu"), 0)
-        trainer.fit(model, Batches(each, compose().dataset), {"target": 1.0}, 0.0, recorder)
+        trainer.fit(model, Batches(data, compose().dataset), {"target": 1.0}, 0.0, recorder)
         assert [line["stage"] for line in recorder.lines] == ["als"]
         models.append(model)
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)

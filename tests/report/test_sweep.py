@@ -12,7 +12,7 @@ from boards import job
 from recexp.report import sweep as summary
 from recexp.report.leaderboard import Choice, leaderboard
 from recexp.report.table import to_table
-from recexp.run.directory import read_json
+from recexp.run.read import read_json
 from recexp.run.record import read_all
 from recexp.sweep.outcome import outcomes
 

@@ -9,8 +9,8 @@ import pytest
 
 from recexp.cli import run
 from recexp.report.leaderboard import Choice, leaderboard
+from recexp.report.table import to_table
 from recexp.run.record import read_all
-from recexp.verb.report import to_table
 
 
 @pytest.fixture

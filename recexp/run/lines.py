@@ -1,4 +1,4 @@
-"""What the terminal shows: a few lines on the data before, a small table after."""
+"""Lines that a run shows on the terminal: data and model before, one per epoch, a small table after."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,22 +16,19 @@ def data_line(name: str, dataset: "Dataset") -> str:
     """Sizes, label rate and unknown ids of a dataset, in one line."""
     facts = dataset.facts
     sizes = [f"{facts[key]:,} {key}" for key in ("users", "items") if key in facts]
-    rows = ", ".join(f"{part} {count:,}" for part, count in facts["rows"].items())
-    rate = facts["label_rate"]["train"]
-    unknown = {name: share for name, share in facts["unknown_rate"].get("test", {}).items() if share}
-    told = (
-        "; unknown in test: " + ", ".join(f"{name} {share:.1%}" for name, share in unknown.items()) if unknown else ""
-    )
-    return f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; label rate {rate:.3f}{told}"
+    rows = ", ".join(f"{split} {count:,}" for split, count in facts["rows"].items())
+    line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; label rate {facts['label_rate']['train']:.3f}"
+    unknown = [f"{name} {share:.1%}" for name, share in facts["unknown_rate"].get("test", {}).items() if share]
+    return f"{line}; unknown in test: {', '.join(unknown)}" if unknown else line
 
 
 def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device") -> str:
-    """The model's size, and on what it is trained."""
+    """The size of the model, and where it is trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     threads = f", {config.trainer.threads} threads" if device.type == "cpu" else ""
     chosen = " (chosen by device=auto)" if config.device == "auto" else ""
-    placed = f"{device}{chosen}{threads}, {config.trainer.precision.name}"
-    return f"model  {config.model.name}: {parameters:,} parameters on {placed}"
+    where = f"{device}{chosen}{threads}, {config.trainer.precision.name}"
+    return f"model  {config.model.name}: {parameters:,} parameters on {where}"
 
 
 def epoch_line(line: dict[str, Any], monitor: str) -> str:
@@ -44,11 +41,11 @@ def epoch_line(line: dict[str, Any], monitor: str) -> str:
 
 
 def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
-    """The closing table and where everything lies."""
-    columns = [part for part in ("valid", "test", "oracle") if metrics.get(part)]
-    lines = ["", f"{'':14}" + "".join(f"{name:>10}" for name in columns)]
+    """The closing table, and the run directory."""
+    columns = [column for column in ("valid", "test", "oracle") if metrics.get(column)]
+    lines = ["", f"{'':14}" + "".join(f"{column:>10}" for column in columns)]
     for name in SUMMARY:
-        lines.append(f"{name:14}" + "".join(f"{number(metrics[part].get(name)):>10}" for part in columns))
+        lines.append(f"{name:14}" + "".join(f"{number(metrics[column].get(name)):>10}" for column in columns))
     if (share := metrics.get("share_of_oracle")) is not None:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")
     if metrics["status"] == "pruned":
@@ -63,9 +60,3 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
 
 def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def columns(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines, each column as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
