@@ -92,9 +92,10 @@ def _compared(board: Leaderboard, row: Row) -> list[Html]:
         return [_cell(element("small", "baseline"), 0.0), _cell("-", None)]
     if (difference := row.difference) is None:
         return [_cell("-", None), _cell("-", None)]
-    text, p = format_value(board.metric, difference.mean, "+"), difference.p_corrected
-    tested = difference.p is not None
-    mean = join(text, element("small", f" {interval_cell(board.metric, difference, '+')}") if tested else None)
+    interval = f" {interval_cell(board.metric, difference, '+')}"
+    small = element("small", interval) if difference.p is not None else None
+    mean = join(format_value(board.metric, difference.mean, "+"), small)
+    p = difference.p_corrected
     bold = element("strong", p_cell(difference)) if p is not None and p < 0.05 else p_cell(difference)
     return [_cell(mean, difference.mean, "number difference"), _cell(bold, p)]
 

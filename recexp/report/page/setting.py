@@ -48,7 +48,8 @@ def pairs(config: dict[str, Any]) -> Html:
 
 def directories(board: Leaderboard) -> Html:
     """One line per run: its directory, state and training."""
-    names = ("#", "row", "seed", "state", board.metric, "best epoch", "epochs", "seconds", "directory")
+    training = (name.replace("_", " ") for name in TRAINING)
+    names = ("#", "row", "seed", "state", board.metric, *training, "directory")
     head = [element("th", name, scope="col") for name in names]
     body = [_run(index, row, record, board.metric) for index, row in enumerate(board.rows) for record in row.records]
     return element("table", element("thead", element("tr", *head)), element("tbody", *body), class_="runs")
