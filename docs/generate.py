@@ -11,7 +11,7 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.describe import options
 from recexp.error import ConfigError

@@ -109,7 +109,9 @@ def _type(config: Any, dotted: str) -> str:
     optional = type(None) in get_args(kind)
     if enums and (optional or not get_args(kind)):
         return "|".join([*enums[0].__members__, *(["null"] if optional else [])])
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("recexp.config.", "")
+    return (
+        kind.__name__ if isinstance(kind, type) and not get_args(kind) else re.sub(r"recexp\.[\w.]*\.", "", str(kind))
+    )
 
 
 def _docstring(path: Path) -> str:

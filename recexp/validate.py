@@ -22,17 +22,8 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import (
-    Config,
-    DatasetConfig,
-    HistoryKind,
-    L2Rows,
-    LabelKind,
-    Labels,
-    ModelConfig,
-    RunConfig,
-    TrainerConfig,
-)
+from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig
+from recexp.dataset.config import DatasetConfig, HistoryKind, LabelKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED
 from recexp.process import cores

@@ -53,7 +53,7 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
     """300 rows of a label and three fields, without users, items and time."""
     import pandas as pd
 
-    from recexp.config import DerivedConfig, FeatureKind, FeaturesConfig, SplitKind
+    from recexp.dataset.config import DerivedConfig, FeatureKind, FeaturesConfig, SplitKind
     from recexp.dataset.prepare import prepare
     from recexp.dataset.raw import Raw
 

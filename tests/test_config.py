@@ -13,7 +13,8 @@ import yaml
 import recexp
 from recexp import registry
 from recexp.compose import compose, model_file
-from recexp.config import HistoryKind, ModelConfig, Optimizer
+from recexp.config import ModelConfig, Optimizer
+from recexp.dataset.config import HistoryKind
 from recexp.describe import options, schema
 from recexp.error import ConfigError, choices
 from recexp.groups import conf_folder

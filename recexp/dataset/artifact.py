@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recexp.config import DatasetConfig, HistoryKind
 from recexp.dataset import store
+from recexp.dataset.config import DatasetConfig, HistoryKind
 from recexp.dataset.log import Dataset, Log
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recexp.config import DatasetConfig, LabelKind
 from recexp.dataset.catalogue import Catalogue as Catalogue
 from recexp.dataset.catalogue import Features as Features
 from recexp.dataset.column import Columns, on_device, pick
+from recexp.dataset.config import DatasetConfig, LabelKind
 from recexp.dataset.field import Encoded
 from recexp.dataset.history import Histories, no_histories
 from recexp.dataset.log import SPLITS, Dataset, Log

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import FeatureKind, FeaturesConfig
+from recexp.dataset.config import FeatureKind, FeaturesConfig
 from recexp.dataset.field import split_cells
 from recexp.dataset.log import Log
 

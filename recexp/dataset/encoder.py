@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.field import ENCODERS, AnyField, Encoded
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.error import DataError, choices

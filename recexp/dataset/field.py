@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
 from recexp.error import DataError

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require
+from recexp.config import require
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id

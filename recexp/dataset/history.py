@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recexp.config import HistoryKind
 from recexp.dataset.column import Columns, on_device, pick
+from recexp.dataset.config import HistoryKind
 from recexp.dataset.log import Log
 from recexp.dataset.sample import Samples
 

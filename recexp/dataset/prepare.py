@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp import registry
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset import cache
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.error import ConfigError, choices
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2

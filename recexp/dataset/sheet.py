@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.error import DataError, choices

@@ -6,7 +6,7 @@ so only `given` and `random` may divide it.
 
 import numpy as np
 
-from recexp.config import SplitConfig, SplitKind
+from recexp.dataset.config import SplitConfig, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.error import ConfigError, DataError
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from batches import whole
 
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, SplitKind
 from recexp.dataset import artifact, cache
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, SplitKind
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw

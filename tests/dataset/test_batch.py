@@ -9,8 +9,8 @@ import pytest
 import torch
 from batches import raw_splits, rows_of, whole
 
-from recexp.config import DatasetConfig, FeatureKind, SplitKind
 from recexp.dataset.batch import Batches, Samples
+from recexp.dataset.config import DatasetConfig, FeatureKind, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw

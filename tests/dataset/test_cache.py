@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset import cache
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw

@@ -13,8 +13,9 @@ import torch
 
 import recexp
 from recexp.cli import run
-from recexp.config import Config, DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.config import Config
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare

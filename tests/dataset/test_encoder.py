@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from columns import random_frame
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.field import Encoded
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from batches import raw_splits, whole
 
-from recexp.config import DatasetConfig, HistoryKind, SplitKind
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, HistoryKind, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from batches import raw_splits
 
-from recexp.config import DatasetConfig, FeatureKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, SplitKind
 from recexp.dataset.log import Dataset, Log, Table, from_arrays
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw

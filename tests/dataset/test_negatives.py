@@ -8,8 +8,8 @@ import pytest
 import torch
 from batches import raw_splits, rows_of, whole
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS, Dataset
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw

@@ -10,8 +10,8 @@ import pytest
 import torch
 from batches import raw_splits, whole
 
-from recexp.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS, Dataset
 from recexp.dataset.prepare import by_user_then_time, load, prepare
 from recexp.dataset.raw import Raw

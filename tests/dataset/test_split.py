@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from recexp.config import SplitConfig, SplitKind
+from recexp.dataset.config import SplitConfig, SplitKind
 from recexp.dataset.split import by_name, by_row, split
 from recexp.error import ConfigError, DataError
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recexp.config import FeatureKind
 from recexp.dataset.batch import Batch, Catalogue, Features
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import PADDING, UNKNOWN, Field, Schema, Side
 from recexp.layer.embedding import FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
 

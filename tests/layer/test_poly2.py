@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from recexp.config import Config, FeatureKind
+from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Catalogue, Features
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Field, Schema, Side
 from recexp.layer.poly2 import Poly2

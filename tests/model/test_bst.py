@@ -9,8 +9,8 @@ import torch
 from batches import with_catalogue
 from torch import Tensor, nn
 
-from recexp.config import FeatureKind
 from recexp.dataset.batch import Batch
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError

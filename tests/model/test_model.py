@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from recexp import registry
-from recexp.config import Config, FeatureKind, ModelConfig
+from recexp.config import Config, ModelConfig
 from recexp.dataset.batch import Batch
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
 from recexp.layer.loss import bce

@@ -9,8 +9,9 @@ import torch
 from batches import with_catalogue
 from torch import nn
 
-from recexp.config import Config, LabelKind
+from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Features
+from recexp.dataset.config import LabelKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require
+from recexp.config import require
 from recexp.dataset import frame
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.sheet import Sheet, features_by_id
 from recexp.error import ConfigError, DataError, choices

@@ -23,7 +23,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from recexp.config import DatasetConfig, require
+from recexp.config import require
+from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.registry import register
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from recexp.config import SplitKind
+from recexp.dataset.config import SplitKind
 from recexp.dataset.reader.csv import Csv
 from recexp.error import ConfigError, DataError
 
