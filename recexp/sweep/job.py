@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 from recexp.error import UserError
-from recexp.run.read import read_config, read_json
+from recexp.run.read import read_json
 from recexp.run.status import write_status
 from recexp.sweep.outcome import read_outcome
 
@@ -19,15 +19,11 @@ def run(path: Path) -> float:
 
     Errors are written to the directory; only signals are raised.
     """
-    from omegaconf import OmegaConf
-
     from recexp.experiment import train
-    from recexp.validate import check
+    from recexp.validate import read
 
     try:
-        raw = OmegaConf.create(read_config(path))
-        raw.run.dir, raw.run.resume = str(path), True
-        train(check(raw))
+        train(read(path))
     except (Exception, SystemExit) as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if settle(path, os.getpid(), "failed", message) and not isinstance(error, UserError):
