@@ -20,6 +20,7 @@ from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
 from recexp.trainer.default import Trainer
+from recexp.validate import recheck
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,11 @@ class Experiment:
 
 def build(config: Config) -> Experiment:
     """Loads the data, then makes model and trainer. Raises ConfigError or DataError."""
-    _recheck(config)
+    recheck(config)
+    return _build(config)
+
+
+def _build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     torch.manual_seed(config.seed)
@@ -49,22 +54,16 @@ def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
 
     Raises UserError, and leaves nothing behind if training had not begun; the status.json of a run tells how it ended.
     """
-    _recheck(config)
+    recheck(config)
     resolve_device(config.device)
     with Run.open(config, overrides or []) as run:
         if metrics := run.finished():
             logger.info("%s is %s; nothing to do", run.path, metrics["status"])
             return metrics
-        experiment = build(config)
+        experiment = _build(config)
         _announce(experiment, run)
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         return _fill(experiment, run)
-
-
-def _recheck(config: Config) -> None:
-    from recexp.validate import recheck
-
-    recheck(config)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -94,9 +93,7 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     batches = Batches(dataset, config.dataset, experiment.trainer.device)
     options = config.model
-    trained = experiment.trainer.fit(
-        model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers
-    )
+    trained = experiment.trainer.fit(model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers)
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)
     metrics = result.collect_metrics(config, dataset, model, trained)
