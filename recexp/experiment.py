@@ -93,7 +93,9 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     batches = Batches(dataset, config.dataset, experiment.trainer.device)
     options = config.model
-    trained = experiment.trainer.fit(model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers)
+    trained = experiment.trainer.fit(
+        model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers
+    )
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)
     metrics = result.collect_metrics(config, dataset, model, trained)
