@@ -26,10 +26,12 @@ SHORT = 64  # longest sequence whose scores a CPU keeps whole
 Source = tuple[Tensor, Tensor]  # vectors (n, D) and an index (B, L) of them
 
 
-def interaction_reference(vectors, index, target, row, key, query, weight) -> Tensor:
+def interaction_reference(
+    vectors: Tensor, index: Tensor, target: Tensor, row: Tensor, key: Tensor, query: Tensor, weight: Tensor
+) -> Tensor:
     """key_i + query_r + W (v_i * t_r) of events with indices i and rows r (N,) -> (N, H)."""
-    met = product(lookup(vectors, index) * lookup(target, row), weight)
-    return lookup(key, index) + lookup(query, row) + met
+    products = product(lookup(vectors, index) * lookup(target, row), weight)
+    return lookup(key, index) + lookup(query, row) + products
 
 
 def target_interaction(
@@ -130,15 +132,16 @@ def hide_unseen(memory: Tensor, seen: Tensor) -> Tensor:
     return hide(memory, seen if seen.dim() == 2 else seen.any(1))
 
 
-def _products(query, memory, weights, seen, sources: Sequence[Source]) -> tuple[Tensor, Tensor, Tensor]:
+def _products(
+    query: Tensor, memory: Tensor, weights: Sequence[Tensor], seen: Tensor, sources: Sequence[Source]
+) -> tuple[Tensor, Tensor, Tensor]:
     """q (B, M, D), k and v (B, L, D)."""
+    w_q, w_k, w_v = weights
     if not sources:
         memory = hide_unseen(memory, seen)
-        q, k, v = (product(x, weight) for x, weight in zip((query, memory, memory), weights, strict=True))
-        return q, k, v
-    q = [] if query is memory else [product(query, weights[0])]
-    q, k, v = (*q, *(looked_up(sources, weight) for weight in weights[len(q) :]))
-    return q, k, v
+        return product(query, w_q), product(memory, w_k), product(memory, w_v)
+    q = looked_up(sources, w_q) if query is memory else product(query, w_q)
+    return q, looked_up(sources, w_k), looked_up(sources, w_v)
 
 
 def looked_up(sources: Sequence[Source], weight: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def sublayer(
     kernels = library(x, *sizes) if on_cpu(x) else None
     if kernels is None:
         return reference(x, z, mask, linears, norm, slope, p_hidden, p)
-    parameters = [None, None] if len(linears) == 1 else []  # of the hidden layer
+    parameters: list[Tensor | None] = [None, None] if len(linears) == 1 else []  # of the hidden layer
     parameters += [parameter for linear in linears for parameter in linear]
     scale, shift, eps = norm
     options = {"slope": slope, "eps": eps}

@@ -66,7 +66,7 @@ class Recurrent(nn.Module):
     def _lstm(self, x: Tensor) -> Tensor:
         """In fp32 on a CPU under autocast too: many have no bfloat16 LSTM."""
         with torch.autocast("cpu", enabled=False):
-            return self.cell(x.to(self.cell.weight_ih_l0.dtype))[0]
+            return self.cell(x.to(self.weights()[0].dtype))[0]
 
     def weights(self) -> Parameters:
         weight_ih, weight_hh, bias_ih, bias_hh = self.cell.all_weights[0]

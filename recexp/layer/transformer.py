@@ -175,19 +175,19 @@ class Encoder(Stack):
         x may be given as events of which it is the sum, finite also where the mask is false. Products of the first
         layer's attention are then computed once per unique vector instead of once per position.
         """
-        x, sources = summed(x)
+        y, sources = summed(x)
         for layer in self.layers:
-            x, sources = layer(x, mask, seen, sources), ()
-        return self.normalised(x, mask)
+            y, sources = layer(y, mask, seen, sources), ()
+        return self.normalised(y, mask)
 
     def last(self, x: Tensor | Sequence[Events], mask: Tensor) -> Tensor:
         """The output at the last position, which is no padding, all seeing all: (B, D)."""
-        x, sources = summed(x)
+        y, sources = summed(x)
         for layer in self.layers[:-1]:
-            x, sources = layer(x, mask, mask, sources), ()
+            y, sources = layer(y, mask, mask, sources), ()
         top = self.layers[-1]
         assert isinstance(top, EncoderLayer)
-        return self.norm(top.last(x, mask, sources))[:, 0]
+        return self.norm(top.last(y, mask, sources))[:, 0]
 
 
 class Decoder(Stack):
