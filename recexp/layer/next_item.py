@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.kernel.device import true_positions
 from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
@@ -75,9 +76,8 @@ class NextItem(nn.Module):
     def forward(self, states: Tensor, batch: Batch, item: SideEmbedding) -> Tensor:
         """States (B, L, H) after each event, and the embedding of items, read if tied -> (), 0 if N is 0."""
         states, following = states[:, :-1].flatten(0, 1), successors(batch).flatten()
-        if states.device.type == "cpu":  # no products with V items at masked positions; a GPU would have to wait
-            valid = (following != NONE).nonzero()[:, 0]
-            states, following = states[valid], following[valid]
+        kept = true_positions(following != NONE)  # no products with V items at masked positions
+        states, following = states[kept], following[kept]
         query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
         if self.draw is None:
             all_items = torch.arange(self.n_known, device=following.device)

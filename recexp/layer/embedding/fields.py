@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import Schema
+from recexp.kernel.device import unique
 from recexp.layer.embedding.side import SideEmbedding
 from recexp.layer.lookup import Events, lookup, total
 
@@ -85,9 +86,7 @@ class FeatureEmbedding(nn.Module):
         """
         if self.takes_all(side, size, index):
             return torch.arange(size, device=index.device), index
-        if index.device.type != "cpu":  # it would have to wait for their number
-            return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)
-        return torch.unique(index, return_inverse=True)
+        return unique(index)
 
     def takes_all(self, side: str, size: int, index: Tensor) -> bool:
         """True if all of `size` cost less than to look for unique ones. A sparse gradient would then name all rows."""
