@@ -8,7 +8,7 @@ ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded o
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt hatch_build.py recexp/layer/kernel.c
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard recexp/kernel/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

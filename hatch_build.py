@@ -1,4 +1,4 @@
-"""Compiles recexp/layer/kernel.c when a wheel is built or recexp is installed for editing.
+"""Compiles recexp/kernel/*.c when a wheel is built or recexp is installed for editing.
 
 Without a C compiler, or on another system than Linux, there is nothing to compile: torch does the work of the kernels.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("recexp", "layer", "kernel.c")
-# By the processor, the names of libraries and what they may use of it; kernel.py takes what the machine at hand has.
+FOLDER = Path("recexp", "kernel")
+# By the processor, the names of libraries and what they may use of it; library.py takes what the machine at hand has.
 LIBRARIES = {"x86_64": {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}}
 
 
@@ -21,22 +21,24 @@ class Kernels(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if self.target_name != "wheel":
             return
-        built = list(filter(None, (self.compile(*each) for each in LIBRARIES.get(machine(), {}).items())))
+        built = list(filter(None, (self.compile(*library) for library in LIBRARIES.get(machine(), {}).items())))
         if built:
             build_data["artifacts"] += [f"/{path.as_posix()}" for path in built]
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-linux_{machine()}"
 
     def compile(self, name: str, architecture: str) -> Path | None:
-        """The library of that name, None where it cannot be compiled."""
-        path = SOURCE.with_name(f"kernel_{name}.so")
-        Path(self.root, path).unlink(missing_ok=True)  # not written over, for who runs it
+        """The library of that name, None if it cannot be compiled."""
+        path = FOLDER / f"kernel_{name}.so"
+        Path(self.root, path).unlink(missing_ok=True)  # a process that has it open must not see it overwritten
         compiler = shutil.which(os.environ.get("CC", "cc"))
         if compiler is None:
             self.app.display_warning(f"no C compiler: {path.name} is not built, and training will be slower")
             return None
-        flags = ["-O3", f"-march={architecture}", "-shared", "-fPIC"]
-        done = subprocess.run([compiler, *flags, "-o", path, SOURCE], cwd=self.root, capture_output=True, text=True)
+        flags = ["-O3", f"-march={architecture}", "-shared", "-fPIC", "-fvisibility=hidden"]
+        sources = sorted(source.name for source in Path(self.root, FOLDER).glob("*.c"))
+        command = [compiler, *flags, "-o", path.name, *sources]
+        done = subprocess.run(command, cwd=Path(self.root, FOLDER), capture_output=True, text=True)
         if done.returncode:
             self.app.display_warning(f"{path.name} is not built, and training will be slower: {done.stderr.strip()}")
         return None if done.returncode else path

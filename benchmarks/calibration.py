@@ -1,8 +1,8 @@
-"""How often the leaderboard calls a difference between equal models: at most 5 times in 100, or its p means nothing.
+"""How often the leaderboard reports a difference between equal models: at most 5 times in 100, or its p means nothing.
 
-`python benchmarks/calibration.py`, two minutes: first on drawn figures, then on real runs that differ by seeds alone,
-shared out at random among rows of equal models. Each family of rows counts as one false call however many of its rows
-are called. docs/statistics.md has the results.
+`python benchmarks/calibration.py`, two minutes: first on simulated values, then on real runs that differ only by seed,
+assigned at random to rows of equal models. A family of rows counts as one false call, however many of its rows differ
+significantly. docs/statistics.md has the results.
 """
 
 import argparse
@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 import recexp
-from recexp.run.leaderboard import Choice, leaderboard
+from recexp.report.leaderboard import Choice, leaderboard
+from recexp.report.statistics import holm
 from recexp.run.record import Record, read_all
-from recexp.run.statistics import holm
 
-Draw = Callable[[np.random.Generator, int], np.ndarray]  # (random, n) -> n figures of equal models
+Draw = Callable[[np.random.Generator, int], np.ndarray]  # (random, n) -> n values of equal models
 LEVEL = 0.05
 DRAWN: dict[str, Draw] = {
     "normal": lambda random, n: random.normal(size=n),
@@ -36,32 +36,32 @@ FAMILIES: dict[str, list[range]] = {  # seeds of each row
 }
 
 
-def called(figures: np.ndarray, family: list[range], baseline: str | None, metric: str) -> tuple[bool, bool]:
-    """Whether any difference is called among rows that get these figures one after the other.
+def called(values: np.ndarray, family: list[range], baseline: str | None, metric: str) -> tuple[bool, bool]:
+    """Whether any difference is significant among rows that take these values in order.
 
-    The second: whether one were called if only the rows shown counted, not all pairs that the best was chosen from.
+    Second: whether one would be if only the rows shown counted, not all pairs among which the best was chosen.
     """
-    left = iter(figures.tolist())
+    left = iter(values.tolist())
     records = [
         Record(Path(f"{row}-{seed}"), "finished", {"model.name": str(row), "seed": seed}, {metric: next(left)}, "data")
         for row, seeds in enumerate(family)
         for seed in seeds
     ]
     board = leaderboard(records, Choice(metric=metric, baseline=baseline))
-    found = [row.difference for row in board.rows if row.difference and row.difference.p is not None]
-    naive = holm([each.p for each in found])
-    return any(each.p_corrected <= LEVEL for each in found), any(p <= LEVEL for p in naive)
+    differences = [row.difference for row in board.rows if row.difference and row.difference.p is not None]
+    naive = holm([difference.p for difference in differences])
+    return any(difference.p_corrected <= LEVEL for difference in differences), any(p <= LEVEL for p in naive)
 
 
 def rates(draw: Draw, family: list[range], baseline: str | None, metric: str, n: int, seed: int = 0) -> np.ndarray:
-    """The share of n families in which a difference is called, and in which one were called naively."""
+    """The share of n families with a significant difference, and the share that a naive correction would report."""
     random = np.random.default_rng(seed)
     size = sum(map(len, family))
     return np.mean([called(draw(random, size), family, baseline, metric) for _ in range(n)], axis=0)
 
 
 def train(folder: Path, n_seeds: int) -> list[Record]:
-    """Real runs that differ by seeds alone."""
+    """Real runs that differ only by seed."""
     for seed in range(n_seeds):
         recexp.train(recexp.load_config([*TRAINED, f"seed={seed}", f"run.dir={folder / str(seed)}"]))
     return read_all([folder])
@@ -71,8 +71,8 @@ def one_of(values: np.ndarray) -> Draw:
     return lambda random, n: random.choice(values, size=n, replace=False)
 
 
-def told(title: str, draw: Draw, metric: str, n: int) -> None:
-    """Prints a line a family."""
+def print_rates(title: str, draw: Draw, metric: str, n: int) -> None:
+    """Prints one line per family."""
     for name, family in FAMILIES.items():
         named, _ = rates(draw, family, "model=0", metric, n)
         best, naive = rates(draw, family, None, metric, n)
@@ -81,18 +81,18 @@ def told(title: str, draw: Draw, metric: str, n: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--draws", type=int, default=2000, help="families of drawn figures")
+    parser.add_argument("--draws", type=int, default=2000, help="families of simulated values")
     parser.add_argument("--seeds", type=int, default=100, help="real runs")
     parser.add_argument("--comparisons", type=int, default=3000, help="families of real runs")
     typed = parser.parse_args()
     print(f"{'false calls among':62}{'a named row':>14}{'the best row':>16}{'the best, pairs uncounted':>28}")
     for name, draw in DRAWN.items():
-        told(name, draw, "test.auc", typed.draws)
+        print_rates(name, draw, "test.auc", typed.draws)
     with tempfile.TemporaryDirectory() as folder:
         records = train(Path(folder), typed.seeds)
     for metric in METRICS:
         values = np.array([record.metrics[metric] for record in records])
-        told(f"fm, {len(values)} seeds, {metric}", one_of(values), metric, typed.comparisons)
+        print_rates(f"fm, {len(values)} seeds, {metric}", one_of(values), metric, typed.comparisons)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Training on a GPU: steps replayed as a CUDA graph, steps taken kernel by kernel, and a bare loop of plain PyTorch.
+"""Training on a GPU: steps replayed as a CUDA graph, steps run kernel by kernel, and a bare loop in plain PyTorch.
 
 usage: python benchmarks/gpu.py [model ...] [--data ml-100k] [--rounds N] [--batch-size N]
 
-The models and rows are those of benchmarks/peers, all resident on the GPU, also the bare loop's. Each figure is the
-median over rounds of interleaved epochs, the first of which is left out: it records the graph.
+Models and rows are those of benchmarks/peers; all data are on the GPU, for the bare loop too. Each number is the median
+over rounds of interleaved epochs, without the first round, which records the graph.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from recexp.config import Precision
 from recexp.dataset.batch import Batches
 from recexp.experiment import build
 from recexp.model import Train
-from recexp.trainer.default import Progress, Trainer
+from recexp.trainer.loop import epoch, numerics
 from recexp.trainer.replay import Replay
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -39,7 +40,7 @@ CUDA = torch.device("cuda")
 
 
 def timed(epoch: Callable[[], object]) -> Callable[[], float]:
-    """Seconds of an epoch, until the GPU is done."""
+    """A function that returns the seconds of an epoch, until the GPU is done."""
 
     def seconds() -> float:
         torch.cuda.synchronize()
@@ -52,7 +53,7 @@ def timed(epoch: Callable[[], object]) -> Callable[[], float]:
 
 
 def bare(model: str, folder: Path, settings: dict) -> Callable[[], object]:
-    """An epoch of the loop one would write by hand."""
+    """An epoch of the loop that one would write by hand."""
     columns = [each.to(CUDA) for each in tensors(read_rows(folder / kind_of(model))["train"])]
     net = bare_models.build(model, settings).to(CUDA)
     optimizer = torch.optim.Adam(net.parameters(), lr=settings["learning_rate"], fused=True)
@@ -69,21 +70,20 @@ def bare(model: str, folder: Path, settings: dict) -> Callable[[], object]:
 
 
 def trained(overrides: list[str], replayed: bool, precision: Precision) -> tuple[Callable[[], object], int]:
-    """An epoch of the trainer, and its rows."""
+    """An epoch of the trainer, and its number of rows."""
     experiment = build(recexp.load_config([*overrides, "device=cuda"]))
     config = replace(experiment.config.trainer, precision=precision)
-    trainer = Trainer(config, CUDA, 0)
     batches = Batches(experiment.dataset, experiment.config.dataset, CUDA)
     stage = Train(name="train", model=experiment.model)
-    with trainer.numerics():
+    with numerics(config):
         step = Step(stage, experiment.config.model.loss_weights, 0.0, config, batches, epochs=1)
         take = Replay(step, config.batch_size).take if replayed else step.take
 
-    def epoch() -> None:
-        with trainer.numerics():
-            trainer._epoch(stage, take, batches, Progress())
+    def train() -> None:
+        with numerics(config):
+            epoch(stage, take, batches, config.batch_size, 0, Progress())
 
-    return epoch, batches.size("train")
+    return train, batches.size("train")
 
 
 def measure(model: str, folder: Path, overrides: list[str], settings: dict, rounds: int) -> None:
@@ -107,9 +107,9 @@ def measure(model: str, folder: Path, overrides: list[str], settings: dict, roun
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="*", default=list(MODELS))
-    parser.add_argument("--data", help="folder or zip of MovieLens 100K; left out, it is downloaded once")
+    parser.add_argument("--data", help="folder or zip of MovieLens 100K; by default it is downloaded once")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, help="in place of the experiments' own")
+    parser.add_argument("--batch-size", type=int, help="instead of the experiments' own")
     typed = parser.parse_args()
     source = [f"dataset.path={typed.data}"] if typed.data else []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}; samples/s, and times the bare loop's speed")

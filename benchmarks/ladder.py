@@ -1,10 +1,10 @@
-"""Planted truth: does each model learn what it was designed to learn, and beat the one that lacks that part?
+"""Planted structure: does each model learn what it was designed to learn, and beat the one that lacks that component?
 
 usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N] [--events N]
 
-For each planted structure alone, and for all of the default data at once, models are trained from several seeds on the
-same synthetic log; `together` is `order` without features, so that events must tell which items belong together.
-Printed: the share of the way from AUC 0.5 to the oracle's, mean and deviation over seeds.
+For each planted structure alone, and for all of them in the default data, models are trained with several seeds on the
+same synthetic log. `together` is `order` without features, so events must teach which items belong together. Prints
+how far each model gets from AUC 0.5 to the oracle's, as mean and standard deviation over seeds.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import recexp
 STRUCTURES = ("popularity", "interaction", "interest", "order", "drift")
 SIDES = ("user", "item", "context")
 IDS = " ".join(["dataset.n_items=1000", *(f"~dataset.features.{side} +dataset.features.{side}={{}}" for side in SIDES)])
-LADDER = {  # planted structure: model and what is set beside it
+LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", "linear", "fm", "afm", "fnn", "deepfm", "wide_deep", "wide_deep model.wide=poly2"),
     "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
     "order": ("seq_pooling", "din", "rnn", "dien", "bst model.position=learnt", "transformer4rec"),
     "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien", "bst model.position=learnt"),
-    # Which items belong together stands in no feature: the next event tells, and few labels do.
+    # No feature tells which items belong together: the next event does, and a few labels.
     "together": (
         f"joint_rnn {IDS} model.loss_weights.auxiliary=0",
         f"joint_rnn {IDS}",
@@ -36,18 +36,18 @@ PLANTED = {"together": ("order",)}
 
 
 def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float]:
-    """The share of the oracle for each seed."""
+    """The share of the oracle's AUC for each seed."""
     planted = PLANTED.get(structure, (structure,))
     strengths = [f"dataset.{name}={1.0 if name in planted else 0.0}" for name in STRUCTURES]
     model, *beside = rung.split()
-    found = []
+    values = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            place = [f"seed={seed}", f"run.dir={Path(folder) / str(seed)}", "trainer.predictions=false"]
+            run = [f"seed={seed}", f"run.dir={Path(folder) / str(seed)}", "trainer.predictions=false"]
             own = [] if structure == "all" else strengths
-            config = recexp.load_config([f"model={model}", *place, *own, *more, *beside])
-            found.append(recexp.train(config)["share_of_oracle"])
-    return found
+            config = recexp.load_config([f"model={model}", *run, *own, *more, *beside])
+            values.append(recexp.train(config)["share_of_oracle"])
+    return values
 
 
 if __name__ == "__main__":
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     more += ["trainer.batch_size=256", f"trainer.threads={typed.threads or 'null'}"]
     for structure in typed.structures:
         for rung in LADDER[structure]:
-            found = shares(structure, rung, typed.seeds, more)
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            told = f"{statistics.fmean(found):6.1%} ± {spread:.1%}   n={len(found)}"
-            print(f"{structure:12} {told}   {rung.replace(IDS, 'ids of 1000 items')}", flush=True)
+            values = shares(structure, rung, typed.seeds, more)
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            summary = f"{statistics.fmean(values):6.1%} ± {deviation:.1%}   n={len(values)}"
+            print(f"{structure:12} {summary}   {rung.replace(IDS, 'ids of 1000 items')}", flush=True)

@@ -1,11 +1,11 @@
-"""What an event costs, from a hundred thousand to twenty million of them: time, memory, bytes. Each size a process.
+"""The cost per event, from 100,000 to 20 million events: time, memory and bytes. Each size runs in its own process.
 
 usage: python benchmarks/scale.py [--events N ...] [--batches N] [-o FOLDER]
 
-The synthetic data have 50 events a user and an item for 200 events, at every size. `gather` is batches alone, `deepfm`
-and `din` are optimizer steps alone, on batches gathered before; both medians over batches of 1,024 rows drawn from the
-whole log, histories of 20 events. Embedding rows of the batch alone are updated (trainer.sparse): a dense optimizer
-visits the whole table in each step, and its cost grows with the number of users and items.
+At every size the synthetic data have 50 events per user and 200 per item. `gather` times batches only; `deepfm` and
+`din` time optimizer steps only, on batches gathered beforehand. Both are medians over batches of 1,024 rows from the
+whole log, with histories of 20 events. Only the batch's embedding rows are updated (trainer.sparse): a dense optimizer
+would visit the whole table in each step, and its cost would grow with the number of users and items.
 Writes scale.json, scale.md and scale.png.
 """
 
@@ -26,21 +26,22 @@ from matplotlib.figure import Figure
 
 import recexp
 from recexp import registry
-from recexp.cli import own_process
 from recexp.config import Config
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import prepare
 from recexp.model import Train
+from recexp.process import own_process
 from recexp.run.result import peak_memory_mb
 from recexp.trainer.default import Trainer
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 SIZES = (1e5, 1e6, 1e7, 2e7)
 BATCH_SIZE, WARM_UP = 1024, 5
 MODELS = ("deepfm", "din")
 SPARSE = ["trainer.sparse=true", "trainer.optimizer=lazy_adam", "model.embedding_l2=0", "dataset.cache_dir=null"]
-TIMES = {  # key: what it is called, and of what it is a cost
+TIMES = {  # key: its name, and the unit that it is the cost of
     "generation": "generation, an event",
     "preparation": "preparation, an event",
     "shuffle": "shuffling an epoch, a row",
@@ -58,9 +59,9 @@ def configuration(model: str, n_events: int) -> Config:
 
 
 def measure(n_events: int, n_batches: int) -> dict[str, Any]:
-    """The costs of one size, in a process set up as the command line's; times in microseconds."""
+    """The costs of one size, in a process set up like the command line's; times in microseconds."""
     own_process()
-    import pandas  # noqa: F401  its import is no cost of the data
+    import pandas  # noqa: F401  so that its import is not counted as a cost of the data
 
     config = configuration("deepfm", n_events)
     torch.set_num_threads(config.trainer.threads or 1)
@@ -86,7 +87,7 @@ def measure(n_events: int, n_batches: int) -> dict[str, Any]:
 
 
 def gathering(batches: Batches, n_batches: int) -> dict[str, float]:
-    """Microseconds a row of the shuffle that begins an epoch, and of its batches."""
+    """Microseconds per row of the shuffle that starts an epoch, and of its batches."""
     epoch = batches.epoch("train", BATCH_SIZE, seed=0)
     moments = [time.perf_counter()]
     moments += [time.perf_counter() for _ in islice(epoch, n_batches)]
@@ -95,7 +96,7 @@ def gathering(batches: Batches, n_batches: int) -> dict[str, float]:
 
 
 def stepping(config: Config, dataset: Dataset, batches: Batches, n_batches: int) -> float:
-    """Microseconds a row of an optimizer step."""
+    """Microseconds per row of an optimizer step."""
     torch.manual_seed(0)
     model = registry.get("model", config.model.name)(config.model, dataset.schema)
     trainer = Trainer(config.trainer, torch.device("cpu"), seed=0)
@@ -105,33 +106,33 @@ def stepping(config: Config, dataset: Dataset, batches: Batches, n_batches: int)
         taken = []
         for index, batch in enumerate(islice(batches.epoch("train", BATCH_SIZE, seed=1), n_batches)):
             began = time.perf_counter()
-            step(batch, index, 1.0)
+            step(batch, Progress(step=index))
             taken.append(time.perf_counter() - began)
     return a_row(taken)
 
 
 def a_row(taken: list[float]) -> float:
-    """Microseconds a row of the median batch: others use the machine, too."""
+    """Microseconds per row of the median batch, since other processes use the machine too."""
     return statistics.median(taken[WARM_UP:] or taken) / BATCH_SIZE * 1e6
 
 
 def accounting(dataset: Dataset, batches: Batches) -> dict[str, float]:
     """Bytes an event of all that is kept for each, by name. On the CPU the batches' columns are the log's memory."""
-    n = len(dataset.log.label)
+    n = len(dataset.log)
     kept = {name: array.nbytes for name, array in dataset.log.arrays().items() if len(array) == n}
-    kept["rows of the parts"] = sum(rows.nbytes for rows in batches.rows.values())
-    kept["popular"] = batches.popular.nbytes
+    kept["rows of the splits"] = sum(rows.nbytes for rows in batches.rows.values())
+    kept["sampling pool"] = batches.catalogue.sampling_pool.nbytes
     return {name: size / n for name, size in kept.items() if size}
 
 
 def apart(n_events: int, n_batches: int) -> dict[str, Any]:
-    """`measure` in a process of its own, whose peak memory is that of this size alone."""
+    """`measure` in its own process, so that the peak memory is that of this size alone."""
     command = [sys.executable, __file__, "--one", str(n_events), "--batches", str(n_batches)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def table(sizes: list[dict[str, Any]]) -> str:
-    """Markdown."""
+    """The results as a Markdown table."""
     head = ["events", *TIMES.values(), "bytes an event", "peak memory, data", "peak memory, training"]
     rows = [
         [
@@ -194,7 +195,7 @@ def label(colour: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=float, nargs="+", default=SIZES)
-    parser.add_argument("--batches", type=int, default=300, help="at most, of each measurement")
+    parser.add_argument("--batches", type=int, default=300, help="most batches per measurement")
     parser.add_argument("-o", "--output", type=Path, default=Path("outputs/bench"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     typed = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How long until something happens: help, a first batch, beside a bare `import torch`. Interleaved, whole processes.
+"""Startup time: help, a mistake, the first batch and step, beside a bare `import torch`. Interleaved whole processes.
 
 usage: python benchmarks/startup.py [--rounds N]
 """
@@ -22,9 +22,10 @@ batch = next(batches.epoch('train', 256, 0))
 """
 STEP = """
 from recexp.model import Train
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 weights, options = experiment.config.model.loss_weights, experiment.config.trainer
-Step(Train(name='train', model=experiment.model), weights, 0.0, options, batches, 1)(batch, 0, 1.0)
+Step(Train(name='train', model=experiment.model), weights, 0.0, options, batches, 1)(batch, Progress())
 """
 TORCH = "import torch"
 COMMANDS = {

@@ -4,19 +4,25 @@ The notebook's API; each name is imported when it is first used, so `import rece
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOMES = {
-    "load_config": "recexp.cli",
+if TYPE_CHECKING:  # what type checkers see
+    from recexp.compose import load_config
+    from recexp.experiment import build, train
+    from recexp.registry import register
+    from recexp.run.record import load_runs
+
+_MODULES = {
     "build": "recexp.experiment",
-    "train": "recexp.experiment",
+    "load_config": "recexp.compose",
     "load_runs": "recexp.run.record",
     "register": "recexp.registry",
+    "train": "recexp.experiment",
 }
 __all__ = ["build", "load_config", "load_runs", "register", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module 'recexp' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

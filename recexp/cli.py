@@ -1,32 +1,20 @@
-"""The command line: verbs, and Hydra for everything with a `=`. No other file knows how a configuration is composed."""
+"""The command line: verbs, and Hydra for everything with a `=`."""
 
-import contextlib
-import importlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from recexp.compose import OWN, call_hydra, check_composed
 from recexp.error import ConfigError, Terminated, UserError, choices
-from recexp.groups import GROUPS, conf_folder, options
-from recexp.help import VERBS, help_text, verb_help
 from recexp.process import own_process
 from recexp.terminal import log_to_terminal
+from recexp.verb import VERBS, load
+from recexp.verb.help import help_text, verb_help
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-    from recexp.config import Config
-
-OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-# Where a user adds keys of their own.
-OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
-        "logger.tags.")  # fmt: skip
-ADDED = ("experiment", "sweep")  # groups of which a configuration has none unless one is added
-EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
 
 def main() -> None:
@@ -37,7 +25,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Does what the arguments say; returns the exit code. A user's mistake is one line on stderr."""
-    full = bool(os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0"))
+    full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     try:
         return _dispatch(arguments)
     except UserError as error:
@@ -75,94 +63,13 @@ def _dispatch(arguments: list[str]) -> int:
         if {"-h", "--help"} & set(arguments[1:]):
             print(verb_help(first), end="")
             return 0
-        module, function, *_ = VERBS[first]
         log_to_terminal()
-        return getattr(importlib.import_module(module), function)(arguments[1:])
+        return load(first).run(arguments[1:])
     return train(arguments)
 
 
-def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
-    """The checked configuration of some overrides, as the command line composes it.
-
-    Raises ConfigError.
-    """
-    from recexp.validate import check
-
-    raw, folders = compose(overrides or [], config_dir)
-    return check(raw, model_file(raw, folders))
-
-
-def compose(
-    overrides: list[str], config_dir: str | None = None, hydra_node: bool = False
-) -> "tuple[DictConfig, list[Path]]":
-    """The composed configuration, and the folders of YAML files it comes from. Raises ConfigError."""
-    import hydra
-
-    check_overrides(overrides)
-    search, folders = _search(config_dir)
-    with _hydra(overrides):
-        return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
-
-
-def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
-    """(file without .yaml, package it goes to) of all files of a composition, in the order they are merged."""
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-
-    search, _ = _search(config_dir)
-    with _hydra(overrides):
-        loader = GlobalHydra.instance().config_loader()
-        found = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
-    files = [(each.config_path, each.package or "") for each in found if each.config_path]
-    return [(path, package) for path, package in files if not path.startswith("hydra/")]
-
-
-def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
-    """A verb's arguments without --config-dir DIR, and DIR. Raises ConfigError for any other flag."""
-    words, config_dir = [], None
-    left = iter(arguments)
-    for word in left:
-        flag, _, value = word.partition("=")
-        if flag in ("--config-dir", "-cd"):
-            config_dir = value or next(left, "")
-        elif word.startswith("-"):
-            raise ConfigError(f"{word}: no such flag here. {choices(word, ['--config-dir'])}")
-        else:
-            words.append(word)
-    return words, config_dir
-
-
-def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
-    """Hydra's override for a folder of the user's, and all folders of YAML files."""
-    if config_dir is None:
-        return [], [conf_folder()]
-    folder = Path(config_dir).absolute()
-    if not folder.is_dir():
-        raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
-    return [f"hydra.searchpath=[file://{folder}]"], [folder, conf_folder()]
-
-
-@contextlib.contextmanager
-def _hydra(overrides: list[str]) -> Iterator[None]:
-    """Hydra initialised on our folder, its errors as one line, and whatever it was before restored."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise one_line(error, overrides) from error
-    finally:
-        GlobalHydra.instance().hydra = before
-
-
 def train(arguments: list[str]) -> int:
-    """Hands the arguments to Hydra, whole, and trains what it composes: one run, or a sweep of them."""
+    """Hands all arguments to Hydra and trains what it composes: one run, or a sweep."""
     overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
     flags = [word for word in arguments if word not in overrides]
     if "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in overrides:
@@ -173,7 +80,7 @@ def train(arguments: list[str]) -> int:
 
     def job(raw: "DictConfig") -> None:
         try:
-            _train(raw)
+            _train_composed(raw)
         except BaseException as error:  # Hydra would print a line of its own
             errors.append(error)
 
@@ -183,110 +90,9 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def call_hydra(
-    task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
-) -> None:
-    """Hydra with what was typed and overrides of our own; it calls the task. Raises ConfigError."""
-    import hydra
-
-    from hydra_plugins.recexp_launcher._default import set_defaults
-
-    set_defaults()
-    if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
-        own = []
-    else:
-        check_overrides(overrides)
-    # Overrides first: the argument parser takes one uninterrupted row of them.
-    sys.argv = [sys.argv[0], *own, *overrides, *flags]
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
-    except Exception as error:
-        if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
-            raise one_line(error, overrides) from error
-        raise
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full_error is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-def _train(raw: "DictConfig") -> None:
-    """Trains what Hydra has composed for this process."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from recexp.validate import check
-
-    composed = HydraConfig.get()
-    if name := composed.runtime.choices.get("sweep"):
-        raise ConfigError(f"+sweep={name}: is a search of many runs; write recexp -m +sweep={name}.")
-    config = check(raw, model_file(raw, yaml_folders(composed)))
+def _train_composed(raw: "DictConfig") -> None:
+    config, overrides = check_composed(raw)
     log_to_terminal()
     from recexp.experiment import train
 
-    train(config, list(composed.overrides.task))
-
-
-def yaml_folders(composed: Any) -> list[Path]:
-    """The folders of YAML files that Hydra has looked in, by its own node of a configuration."""
-    return [Path(source.path) for source in composed.runtime.config_sources if source.schema == "file"]
-
-
-def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
-    """What the model's own YAML file holds; None where no folder has it."""
-    import yaml
-
-    for folder in folders:
-        path = folder / "model" / f"{raw.model.get('name')}.yaml" if "model" in raw else folder
-        if path.is_file():
-            return yaml.safe_load(path.read_text("utf-8"))
-    return None
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for what Hydra would take and do something surprising with."""
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key.lstrip("+") in GROUPS and value.startswith("["):
-            raise ConfigError(
-                f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}."
-            )
-
-
-def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
-    """Hydra's error as one line: what is wrong, and what would be right."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines)
-    if found := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
-        group, name = found.groups()
-        if name in EXTRAS:
-            return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
-        known = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
-        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, known)}")
-    if found := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        key = found[1]
-        typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
-        if key in ADDED or key.startswith(OPEN):
-            return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
-        chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
-        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, hydra_node=True)[0])}")
-    if type(error).__name__ == "OverrideParseException":
-        return ConfigError(
-            f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
-        )
-    return ConfigError(lines[0] if lines else type(error).__name__)
-
-
-def nearest_key(key: str, raw: "DictConfig") -> str:
-    """The nearest of all dotted keys of a configuration, and the keys beside it."""
-    import difflib
-
-    from recexp.config import flat
-
-    keys = [*(each for each in dict(flat(raw)) if not each.endswith("_target_")), *GROUPS]
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    parent = key.rpartition(".")[0]
-    beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
-    told = choices(key, beside)
-    return told if told.startswith("Did") or not near else f"Did you mean '{near[0]}'? {told}"
+    train(config, overrides)

@@ -1,43 +1,16 @@
-"""The typed configuration: what keys there are, of which type and range.
+"""The typed configuration: which keys there are, of which type and range.
 
-Values and their meaning stand in the YAML files under conf/; here stand types and ranges. recexp/validate.py holds a
-composed configuration against them.
+Their values and meanings are in the YAML files under conf/. recexp/validate.py checks a composed configuration.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-
-from recexp.error import ConfigError, choices
-
-
-class FeatureKind(Enum):
-    categorical = "one of many values"
-    multi = "several values of one vocabulary"
-    numeric = "a number, standardised by the training part"
-    binned = "a number, cut into quantiles of the training part"
-
-
-class LabelKind(Enum):
-    explicit = "the label column, cut at label_threshold if that is set"
-    implicit = "every event is a positive; negatives are sampled"
-
-
-class HistoryKind(Enum):
-    all = "all earlier events, with their labels"
-    liked = "earlier events with label 1 alone"
-
-
-class SplitKind(Enum):
-    user_time = "each user's last events, by ratio"
-    leave_last_out = "each user's last event to test, the one before to valid"
-    time = "one moment for all users"
-    given = "a column that says train, valid or test, or three files"
-    random = "by row; for tables"
+from recexp.error import ConfigError
 
 
 class Optimizer(Enum):
@@ -66,102 +39,72 @@ class L2Rows(Enum):
     batch = "rows of the batch, each divided by its count in training (DIN's mini-batch-aware form)"
 
 
-def require(condition: bool, key: str, value: object, allowed: str) -> None:
+@dataclass(frozen=True)
+class Range:
+    """Which values an option allows: the test, and the words of the error."""
+
+    holds: Callable[[Any], object]  # true or false
+    words: str
+
+
+def option(holds: Callable[[Any], object], words: str) -> Any:
+    """A dataclass field with a range. Null is not tested: it is allowed if the field's type says so."""
+    return field(metadata={"range": Range(holds, words)})
+
+
+def at_least(bound: float, optional: bool = False) -> Any:
+    return option(lambda value: value >= bound, f"{bound} or more{', or null' if optional else ''}")
+
+
+def above(bound: float, optional: bool = False) -> Any:
+    return option(lambda value: value > bound, f"above {bound}{', or null' if optional else ''}")
+
+
+def fraction() -> Any:
+    """Such as a dropout probability."""
+    return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
+def random_seed() -> Any:
+    return option(lambda value: 0 <= value < 2**31, "0 or more, and below 2^31")
+
+
+def layer_sizes() -> Any:
+    """A list of layer sizes, which may be empty."""
+    return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
+
+
+class Labels(Enum):
+    """What a value of an option may need of the data's labels."""
+
+    both = "labels of both kinds"
+    varied = "labels that vary within histories"
+
+
+def needs_labels(labels: Labels, when: object) -> Any:
+    """A dataclass field that needs such labels when it has that value."""
+    return field(metadata={"labels": (labels, when)})
+
+
+def check_ranges(config: Any, prefix: str) -> None:
+    """Raises ConfigError for the first field of a dataclass whose value is out of its range.
+
+    prefix: of its fields' dotted keys; "" for the root.
+    """
+    for item in fields(config):
+        allowed, value = item.metadata.get("range"), getattr(config, item.name)
+        if allowed is not None and value is not None:
+            require(allowed.holds(value), f"{prefix}.{item.name}".lstrip("."), value, allowed.words)
+
+
+def require(condition: object, key: str, value: object, allowed: str) -> None:
     """Raises ConfigError naming the key, its value and what is allowed, unless the condition holds."""
     if not condition:
         raise ConfigError(f"{key} = {value}: must be {allowed}.")
 
 
-@dataclass(kw_only=True)
-class DerivedConfig:
-    """Fields of the context that are made of the user's events strictly before; recexp/dataset/derive.py makes them."""
-
-    last_items: int
-    most_liked: list[str]
-
-    def __post_init__(self) -> None:
-        require(0 <= self.last_items <= 100, "dataset.features.derived.last_items", self.last_items, "0 to 100")
-        twice = len(set(self.most_liked)) < len(self.most_liked)
-        require(not twice, "dataset.features.derived.most_liked", self.most_liked, "a list that names a column once")
-
-    @property
-    def names(self) -> list[str]:
-        """The fields, as models and the context know them."""
-        last = [f"last_item_{place}" for place in range(1, self.last_items + 1)]
-        return [*last, *(f"most_liked_{name}" for name in self.most_liked)]
-
-
-@dataclass(kw_only=True)
-class FeaturesConfig:
-    """Feature columns by the table they stand in: one value a user, an item, or an event."""
-
-    user: dict[str, FeatureKind]
-    item: dict[str, FeatureKind]
-    context: dict[str, FeatureKind]
-    derived: DerivedConfig
-
-    @property
-    def sides(self) -> dict[str, dict[str, FeatureKind]]:
-        """The columns, without what is derived from them."""
-        return {"user": self.user, "item": self.item, "context": self.context}
-
-    def __post_init__(self) -> None:
-        for side, kinds in self.sides.items():
-            for name in kinds:
-                require(
-                    bool(re.fullmatch(r"\w[\w -]*", name)),
-                    f"dataset.features.{side}",
-                    repr(name),
-                    "a name of letters, digits, _ and -",
-                )
-        listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
-        for name in self.derived.most_liked:
-            if name not in listed:
-                hint = f"no categorical or multi column of dataset.features.item. {choices(name, listed)}"
-                raise ConfigError(f"dataset.features.derived.most_liked = {name}: {hint}")
-        for name in self.derived.names:
-            if name in self.context:
-                raise ConfigError(
-                    f"dataset.features.context.{name}: is the name of a field of features.derived; rename the column."
-                )
-
-
-@dataclass(kw_only=True)
-class SplitConfig:
-    kind: SplitKind
-    ratios: list[float]
-    column: str | None
-
-    def __post_init__(self) -> None:
-        shares = len(self.ratios) == 3 and min(self.ratios) >= 0 and abs(sum(self.ratios) - 1) < 1e-6
-        allowed = "three shares train, valid, test that sum to 1, train above 0"
-        require(shares and self.ratios[0] > 0, "dataset.split.ratios", self.ratios, allowed)
-
-
-@dataclass(kw_only=True)
-class DatasetConfig:
-    """What every reader understands; a reader's own Config adds its options."""
-
-    name: str
-    reader: str
-    label: LabelKind
-    label_threshold: float | None
-    negatives: int
-    features: FeaturesConfig
-    max_history: int
-    history: HistoryKind
-    n_bins: int
-    split: SplitConfig
-    cache_dir: str | None
-
-    def __post_init__(self) -> None:
-        require(self.max_history >= 1, "dataset.max_history", self.max_history, "1 or more")
-        require(self.negatives >= 1, "dataset.negatives", self.negatives, "1 or more")
-        require(self.n_bins >= 2, "dataset.n_bins", self.n_bins, "2 or more")
-
-
 def require_rowwise(key: str, optimizer: Optimizer, sparse: bool) -> None:
-    """Raises ConfigError for an optimizer, named by a dotted key, that does not go with trainer.sparse."""
+    """Raises ConfigError for an optimizer, set by a dotted key, that does not go with trainer.sparse."""
     if sparse and optimizer in (Optimizer.adam, Optimizer.adamw):
         raise ConfigError(
             f"trainer.sparse = true: {key} = {optimizer.name} has no exact row-wise form; "
@@ -173,52 +116,41 @@ def require_rowwise(key: str, optimizer: Optimizer, sparse: bool) -> None:
 
 @dataclass(kw_only=True)
 class FTRLConfig:
-    learning_rate: float
-    beta: float
-    l1: float
-    l2: float
+    learning_rate: float = above(0)
+    beta: float = above(0)
+    l1: float = at_least(0)
+    l2: float = at_least(0)
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "beta"):
-            require(getattr(self, name) > 0, f"trainer.ftrl.{name}", getattr(self, name), "above 0")
-        for name in ("l1", "l2"):
-            require(getattr(self, name) >= 0, f"trainer.ftrl.{name}", getattr(self, name), "0 or more")
+        check_ranges(self, "trainer.ftrl")
 
 
 @dataclass(kw_only=True)
 class TrainerConfig:
     name: str
-    epochs: int
-    batch_size: int
-    eval_batch_size: int
+    epochs: int = at_least(1)
+    batch_size: int = at_least(1)
+    eval_batch_size: int = at_least(1)
     optimizer: Optimizer
-    learning_rate: float
-    weight_decay: float
+    learning_rate: float = above(0)
+    weight_decay: float = at_least(0)
     ftrl: FTRLConfig
     sparse: bool
     l2_rows: L2Rows
     schedule: Schedule
-    warmup_steps: int
-    clip_norm: float | None
+    warmup_steps: int = at_least(0)
+    clip_norm: float | None = above(0, optional=True)
     monitor: str
-    patience: int | None
+    patience: int | None = at_least(1, optional=True)
     precision: Precision
-    threads: int | None
+    threads: int | None = at_least(1, optional=True)
     deterministic: bool
     cuda_graph: bool
-    checkpoint_every: int
+    checkpoint_every: int = at_least(1)
     predictions: bool
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_batch_size", "checkpoint_every"):
-            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "1 or more")
-        for name in ("weight_decay", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"trainer.{name}", getattr(self, name), "0 or more")
-        require(self.learning_rate > 0, "trainer.learning_rate", self.learning_rate, "above 0")
-        require(self.clip_norm is None or self.clip_norm > 0, "trainer.clip_norm", self.clip_norm, "above 0, or null")
-        require(self.patience is None or self.patience >= 1, "trainer.patience", self.patience, "1 or more, or null")
-        require(self.threads is None or self.threads >= 1, "trainer.threads", self.threads, "1 or more, or null")
-        check_metric("trainer.monitor", self.monitor)
+        check_ranges(self, "trainer")
         require_rowwise("trainer.optimizer", self.optimizer, self.sparse)
         if self.optimizer is Optimizer.ftrl and self.weight_decay:
             raise ConfigError(f"trainer.weight_decay = {self.weight_decay}: ftrl has none; use trainer.ftrl.l2.")
@@ -237,40 +169,36 @@ class RunConfig:
     fail_fast: bool
 
 
-def _sizes(value: list[int]) -> bool:
-    return all(size >= 1 for size in value)
-
-
-# Options that mean the same in every model that has them.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "embedding_dim": (lambda value: value >= 1, "1 or more"),
-    "embedding_std": (lambda value: value > 0, "above 0"),
-    "embedding_l2": (lambda value: value >= 0, "0 or more"),
-    "hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "attention_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "auxiliary_hidden_sizes": (_sizes, "a list of sizes of 1 or more"),
-    "state_size": (lambda value: value >= 1, "1 or more"),
-    "n_heads": (lambda value: value >= 1, "1 or more"),
-    "n_layers": (lambda value: value >= 1, "1 or more"),
-    "feedforward_size": (lambda value: value >= 1, "1 or more"),
-    "n_sampled": (lambda value: value >= 1, "1 or more"),
-    "dropout": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What every model understands; a model's own Config adds its options."""
+    """Options of every model; a model's own Config adds to them."""
 
     name: str
     loss_weights: dict[str, float]
+    # Options that some models have, and what their absence means. No fields: config.yaml has no key of them then.
+    embedding_l2 = 0.0
+    optimizers = cast("Mapping[str, Optimizer]", MappingProxyType({}))
+
+    def __init_subclass__(cls) -> None:
+        """An option that a model declares has no default: it does not inherit the value above."""
+        for name in ("embedding_l2", "optimizers"):
+            if name in cls.__annotations__ and name not in cls.__dict__:
+                setattr(cls, name, field())
 
     def __post_init__(self) -> None:
-        for part, weight in self.loss_weights.items():
-            require(weight >= 0, f"model.loss_weights.{part}", weight, "0 or more")
-        for option, (holds, allowed) in RANGES.items():
-            if hasattr(self, option):
-                require(holds(getattr(self, option)), f"model.{option}", getattr(self, option), allowed)
+        for name, weight in self.loss_weights.items():
+            require(weight >= 0, f"model.loss_weights.{name}", weight, "0 or more")
+        check_ranges(self, "model")
+
+    def label_needs(self) -> dict[str, Labels]:
+        """The options that need certain labels, as `key = value`; an option of a loss of weight 0 needs none."""
+        needs = {}
+        for item in fields(self):
+            labels, value = item.metadata.get("labels", (None, None))
+            if labels and getattr(self, item.name) == value and self.loss_weights.get(item.name, 1):
+                shown = value.name if isinstance(value, Enum) else str(value).lower()
+                needs[f"model.{item.name} = {shown}"] = labels
+        return needs
 
 
 @dataclass(kw_only=True)
@@ -280,47 +208,10 @@ class Config:
     trainer: TrainerConfig
     run: RunConfig
     logger: Any  # the logger's own Config
-    seed: int
-    device: str
+    seed: int = random_seed()
+    device: str = option(lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:N")
     plugins: list[str]
     objective: str | None
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**31, "seed", self.seed, "0 or more, and below 2^31")
-        require(
-            bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)), "device", self.device, "auto, cpu, cuda or cuda:N"
-        )
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A typed configuration as plain values, enum members by their names: what config.yaml holds."""
-    return _plain(asdict(config))
-
-
-def flat(config: DictConfig | dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The (dotted key, value) pairs of all leaves."""
-    tree = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-    assert isinstance(tree, dict)
-    for key, value in ((str(key), value) for key, value in tree.items()):
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def check_metric(key: str, name: str) -> None:
-    """Raises ConfigError for a name that no monitored metric has."""
-    from recexp.trainer.metric import HIGHER_IS_BETTER  # numpy: needed only where values are checked
-
-    if name not in HIGHER_IS_BETTER:
-        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, HIGHER_IS_BETTER)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.name
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+        check_ranges(self, "")

@@ -1,4 +1,4 @@
-"""What a user can get wrong. Each error is one line: what is wrong, where, what would be right."""
+"""What a user can get wrong. An error is one line: what is wrong, where, and what would be right."""
 
 import difflib
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ class RunError(UserError):
 
 
 def choices(wrong: str, allowed: Iterable[str]) -> str:
-    """The nearest right spelling of `wrong`, where there is one, and what is allowed, cut where it fills a page."""
+    """The nearest right spelling of `wrong`, if any, and what is allowed, cut after 30 names."""
     allowed = sorted(allowed)
     near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.6)
     hint = f"Did you mean '{near[0]}'? " if near else ""
@@ -31,4 +31,4 @@ def choices(wrong: str, allowed: Iterable[str]) -> str:
 
 
 class Terminated(BaseException):
-    """SIGTERM. Like KeyboardInterrupt no Exception, so that nothing on the way swallows it."""
+    """SIGTERM. No Exception, like KeyboardInterrupt, so that no handler on the way swallows it."""

@@ -1,7 +1,6 @@
 """The flow: a configuration becomes dataset, model and trainer; training them fills a run directory."""
 
 import logging
-import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +9,18 @@ from torch import nn
 
 from recexp import registry
 from recexp.config import Config
+from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
-from recexp.error import ConfigError, Terminated, UserError, choices
-from recexp.layer.kernel import installed
+from recexp.error import ConfigError, choices
+from recexp.kernel.library import installed
+from recexp.model import create
 from recexp.process import terminable
-from recexp.run import picture, result, table
-from recexp.run.directory import Run, read_json
+from recexp.run import lines, picture, result
+from recexp.run.directory import Run
 from recexp.trainer.default import Trainer
+from recexp.validate import recheck
 
 logger = logging.getLogger(__name__)
 
@@ -33,56 +35,39 @@ class Experiment:
 
 def build(config: Config) -> Experiment:
     """Loads the data, then makes model and trainer. Raises ConfigError or DataError."""
+    recheck(config)
+    return _build(config)
+
+
+def _build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     torch.manual_seed(config.seed)
-    model = registry.get("model", config.model.name)(config.model, dataset.schema).to(device)
+    model = create(config.model, dataset.schema).to(device)
     trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
     return Experiment(config, dataset, model, trainer)
 
 
 @terminable()
 def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Trains, evaluates and writes one run directory; returns what metrics.json holds.
+    """Trains, evaluates and writes one run directory; returns the content of metrics.json.
 
-    Raises UserError, with nothing left behind where training had not begun; whatever else ends the run is in its
-    status.json.
+    Raises UserError, and leaves nothing behind if training had not begun; the status.json of a run tells how it ended.
     """
-    device = resolve_device(config.device)
-    run = (Run.reopen if config.run.resume and config.run.dir else Run.create)(config, overrides or [])
-    try:
-        if finished := _finished(run):
-            logger.info("%s is %s; nothing to do", run.path, finished["status"])
-            run.status(finished["status"])
-            return finished
-        experiment = build(config)
-        logger.info("run    %s", run.path)
-        hardware = {"device": str(device), "kernels": [each.name for each in installed()]}
-        run.environment(experiment.dataset.fingerprint, experiment.dataset.facts, hardware)
-        logger.info(table.data_line(config.dataset.name, experiment.dataset))
-        logger.info(table.model_line(config, experiment.model, device))
-        metrics = _fill(experiment, run)
-        run.status(metrics["status"])
-        return metrics
-    except UserError as error:
-        if run.began:
-            run.status("failed", str(error))
-        else:
-            run.discard()
-        raise
-    except (KeyboardInterrupt, Terminated):
-        run.status("interrupted", "stopped by a signal; go on with: recexp resume " + str(run.path))
-        raise
-    except BaseException as error:
-        run.log(traceback.format_exc())
-        run.status("failed", f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        run.close()
+    recheck(config)
+    resolve_device(config.device)
+    with Run.open(config, overrides or []) as run:
+        if metrics := run.finished():
+            logger.info("%s is %s; nothing to do", run.path, metrics["status"])
+            return metrics
+        experiment = _build(config)
+        _announce(experiment, run)
+        artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
+        return _fill(experiment, run)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a configuration means. Raises ConfigError for one that this machine lacks."""
+    """The device that a configuration names. Raises ConfigError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -93,22 +78,29 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def _announce(experiment: Experiment, run: Run) -> None:
+    """Writes and shows what is about to be trained, and where."""
+    config, dataset, device = experiment.config, experiment.dataset, experiment.trainer.device
+    hardware = {"device": str(device), "kernels": [kernel.name for kernel in installed()]}
+    run.environment(dataset.fingerprint, dataset.facts, hardware)
+    logger.info("run    %s", run.path)
+    logger.info(lines.data_line(config.dataset.name, dataset))
+    logger.info(lines.model_line(config, experiment.model, device))
+
+
 def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Trains, and writes what comes of it."""
-    config = experiment.config
-    batches = Batches(experiment.dataset, config.dataset, experiment.trainer.device)
-    l2 = getattr(config.model, "embedding_l2", 0.0)
-    optimizers = getattr(config.model, "optimizers", {})
-    trained = experiment.trainer.fit(experiment.model, batches, config.model.loss_weights, l2, run, optimizers)
+    """Trains, and writes the results."""
+    config, dataset, model = experiment.config, experiment.dataset, experiment.model
+    batches = Batches(dataset, config.dataset, experiment.trainer.device)
+    options = config.model
+    trained = experiment.trainer.fit(
+        model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers
+    )
     if config.trainer.predictions and trained.test_scores:
-        result.write_predictions(run.path, experiment.dataset, trained.test_scores)
-    metrics = result.summary(config, experiment.dataset, experiment.model, trained)
+        result.write_predictions(run.path, dataset, trained.test_scores)
+    metrics = result.collect_metrics(config, dataset, model, trained)
     run.metrics(metrics)
     picture.draw(run.path)
-    for line in table.result_lines(metrics, run.path):
+    for line in lines.result_lines(metrics, run.path):
         logger.info(line)
     return metrics
-
-
-def _finished(run: Run) -> dict[str, Any] | None:
-    return read_json(run.path / "metrics.json")

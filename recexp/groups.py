@@ -1,4 +1,4 @@
-"""The groups of YAML files, and where they lie."""
+"""The groups of YAML files, and their folder."""
 
 from pathlib import Path
 
@@ -12,5 +12,5 @@ def conf_folder() -> Path:
 
 
 def options(group: str) -> list[str]:
-    """Its files, by name."""
+    """The names of a group's files."""
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""Settings of a process that does nothing but train, and how a signal ends it."""
+"""The process that trains: its memory, its cores, and what SIGTERM does to it."""
 
 import contextlib
 import ctypes
@@ -11,26 +11,26 @@ from types import FrameType
 from recexp.error import Terminated
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to here are kept; the second is what older versions allow
+KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to this size are kept; the second is for older versions
 
 
 def own_process() -> None:
-    """Keeps freed memory for the next step."""
-    # glibc gives freed blocks of some 100 KB back to the system, and faults new ones in page by page in the next step:
-    # a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
+    """Settings for a process that does nothing but train: it keeps freed memory for the next step."""
+    # glibc returns freed blocks of some 100 KB to the system and faults new ones in page by page in the next step,
+    # which takes a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
     if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):
         for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             mallopt(parameter, KEPT_BYTES) or mallopt(parameter, KEPT_BYTES_AT_MOST)
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises Terminated; on other threads than the main one, which alone may set it, nothing changes."""
+    """Within it, SIGTERM raises Terminated. Only the main thread may set that; on others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Names to classes. A name's module is imported when the name is first used, so that listing imports nothing heavy."""
+"""Names to classes. A name's module is imported when it is first used, so listing names imports nothing heavy."""
 
 import importlib
 from collections.abc import Callable
@@ -20,16 +20,16 @@ _registered: dict[tuple[Kind, str], type] = {}
 
 
 def register(name: str, kind: Kind = "model") -> Callable[[T], T]:
-    """Class decorator: makes the class known as `name` among its kind.
+    """Class decorator: registers the class under `name` among its kind.
 
-    Raises ConfigError when another class has the name already.
+    Raises ConfigError if another class already has the name.
     """
 
     def add(cls: T) -> T:
-        known = _registered.setdefault((kind, name), cls)
-        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        first = _registered.setdefault((kind, name), cls)
+        if (first.__module__, first.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ConfigError(
-                f"{kind} '{name}' is registered twice: {known.__module__}.{known.__qualname__} and "
+                f"{kind} '{name}' is registered twice: {first.__module__}.{first.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}."
             )
         _registered[kind, name] = cls
@@ -39,15 +39,15 @@ def register(name: str, kind: Kind = "model") -> Callable[[T], T]:
 
 
 def names(kind: Kind) -> list[str]:
-    """All names of a kind: recexp's own files, and what plugins have registered."""
+    """All names of a kind: recexp's own files, and those that plugins have registered."""
     own = {path.stem for path in _folder(kind).glob("*.py") if f'@register("{path.stem}"' in path.read_text("utf-8")}
-    return sorted(own | {name for known, name in _registered if known == kind})
+    return sorted(own | {name for registered, name in _registered if registered == kind})
 
 
 def get(kind: Kind, name: str, key: str | None = None) -> Any:
-    """The class of a name; `key` is the dotted config key that named it, for the error.
+    """The class of a name; `key` is the config key that held it, for the error.
 
-    Raises ConfigError with the nearest right spelling and all names.
+    Raises ConfigError for an unknown name.
     """
     if (kind, name) not in _registered:
         if name not in names(kind):

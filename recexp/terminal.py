@@ -1,19 +1,17 @@
-"""What a run tells the terminal."""
+"""The terminal: log lines, and text in columns."""
 
 import logging
 import sys
 
 
 class Terminal(logging.Handler):
-    """recexp's log lines on stdout, warnings and worse on stderr, whatever these are at the time."""
+    """Prints recexp's log lines to stdout, warnings and errors to stderr, as these are when a line is printed."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        warned = record.levelno >= logging.WARNING
-        print(
-            f"{record.levelname}: {record.getMessage()}" if warned else record.getMessage(),
-            file=sys.stderr if warned else sys.stdout,
-            flush=True,
-        )
+        if record.levelno >= logging.WARNING:
+            print(f"{record.levelname}: {record.getMessage()}", file=sys.stderr, flush=True)
+        else:
+            print(record.getMessage(), flush=True)
 
 
 def log_to_terminal() -> None:
@@ -21,3 +19,9 @@ def log_to_terminal() -> None:
     package.setLevel(logging.INFO)
     if not any(isinstance(handler, Terminal) for handler in package.handlers):
         package.addHandler(Terminal())
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,13 +1,14 @@
-"""A composed configuration held against its types, before any data is read: each mistake is one line.
+"""A composed configuration, checked against its types before any data is read: each mistake is one line.
 
-The model's own options come last: their types stand in its file, which imports torch.
+The model's own options come last: their types are in its file, which imports torch.
 """
 
 import importlib.metadata
 import importlib.util
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,19 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import (
-    Config,
-    DatasetConfig,
-    HistoryKind,
-    L2Rows,
-    LabelKind,
-    ModelConfig,
-    RunConfig,
-    TrainerConfig,
-    check_metric,
-)
+from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig
+from recexp.dataset.config import DatasetConfig, HistoryKind, LabelKind
 from recexp.error import ConfigError, choices
+from recexp.metric.table import MONITORED
 from recexp.process import cores
+from recexp.run.read import read_config
+from recexp.tree import flat, to_dict
 
 
 def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads: int | None = None) -> Config:
-    """The typed configuration, everything checked but the data; torch is imported when all that needs none is right.
+    """The typed configuration, everything checked but the data; torch is imported once all else is right.
 
-    model_file: what the model's YAML file holds, where the caller knows it; a key that it lacks is one nothing reads.
+    model_file: what the model's YAML file holds, if the caller knows it; a key that it lacks is one nobody reads.
     threads: what a trainer.threads of null means; None: as many as there are cores.
     Raises ConfigError.
     """
@@ -57,10 +52,11 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     trainer = typed(TrainerConfig, raw.trainer, "trainer")
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
-    _check_l2(raw, trainer)
+    _check_metric("trainer.monitor", trainer.monitor)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
+    _check_l2(model, trainer)
     _check_labels(model, dataset)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
     return Config(
@@ -76,8 +72,44 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     )
 
 
+def read(path: Path) -> Config:
+    """The checked configuration of a run directory, to go on there. Raises ConfigError or RunError."""
+    raw = OmegaConf.create(read_config(path))
+    raw.run.dir, raw.run.resume = str(path), True
+    return check(raw)
+
+
+def recheck(config: Config) -> None:
+    """Checks a configuration again, as Python code may have changed it since. Raises ConfigError."""
+    _check_attributes(config, "")
+    try:
+        raw = OmegaConf.create(to_dict(config))
+    except OmegaConfBaseException as error:  # a value that no configuration can hold
+        message = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"{str(error.full_key).lstrip('.')}: {message.rstrip('.')}.") from error
+    checked = dict(flat(asdict(check(raw))))
+    for key, value in flat(asdict(config)):
+        expected = checked.get(key)
+        if isinstance(expected, Enum) and not isinstance(value, Enum):  # written by name, as in a file
+            raise ConfigError(f"{key} = {value!r}: must be {type(expected).__name__}.{expected.name}.")
+        if isinstance(value, str) != isinstance(expected, str):  # "3", which would be read as 3
+            raise ConfigError(f"{key} = {value!r}: must be {expected!r}.")
+
+
+def _check_attributes(config: Any, prefix: str) -> None:
+    """Raises ConfigError for an attribute that is not a field, such as a misspelt one."""
+    names = [field.name for field in fields(config)]
+    for name in vars(config):
+        if name not in names:
+            near = [f"{prefix}{field}" for field in names]
+            raise ConfigError(f"{prefix}{name}: unknown key. {choices(prefix + name, near)}")
+    for name in names:
+        if is_dataclass(value := getattr(config, name)):
+            _check_attributes(value, f"{prefix}{name}.")
+
+
 def _declared(dataset: DictConfig) -> DictConfig:
-    """Without feature columns of kind null: so one file leaves out what another declares, where keys only add up."""
+    """The dataset without feature columns of kind null: so a file can drop a column that another declares."""
     dataset = dataset.copy()
     features = dataset.get("features")
     for side in ("user", "item", "context"):
@@ -88,7 +120,7 @@ def _declared(dataset: DictConfig) -> DictConfig:
 
 
 def load_plugins(paths: Collection[str]) -> None:
-    """Imports the user's own models and readers: entry points in the group `recexp.plugins`, then files.
+    """Imports the user's own models and readers: entry points of the group `recexp.plugins`, then files.
 
     Raises ConfigError for a file that is missing or fails on import.
     """
@@ -117,9 +149,9 @@ def _import_file(path: Path) -> None:
 
 
 def _check_root(raw: DictConfig) -> None:
-    allowed = {item.name for item in fields(Config)}
+    allowed = {field.name for field in fields(Config)}
     _check_keys("", raw, allowed)
-    for key in sorted(allowed - set(raw)):
+    for key in sorted(allowed - raw.keys()):
         raise ConfigError(f"{key}: missing from the configuration.")
     for key in ("model", "dataset", "trainer", "run", "logger"):
         if not isinstance(raw[key], DictConfig):
@@ -149,11 +181,16 @@ def _check_scalars(raw: DictConfig) -> None:
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
     if raw.objective is not None:
-        check_metric("objective", raw.objective)
+        _check_metric("objective", raw.objective)
 
 
-def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
-    if trainer.sparse and raw.model.get("embedding_l2") and trainer.l2_rows is L2Rows.all:
+def _check_metric(key: str, name: str) -> None:
+    if name not in MONITORED:
+        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, MONITORED)}")
+
+
+def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
+    if trainer.sparse and model.embedding_l2 and trainer.l2_rows is L2Rows.all:
         raise ConfigError(
             "trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
             "set trainer.l2_rows=batch or model.embedding_l2=0."
@@ -161,26 +198,15 @@ def _check_l2(raw: DictConfig, trainer: TrainerConfig) -> None:
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Options that mean the same in every model and need labels of both kinds."""
-    explicit = getattr(getattr(model, "feedback", None), "name", None) == "explicit"
-    if explicit and dataset.label is LabelKind.implicit:
-        raise ConfigError(
-            "model.feedback = explicit: needs labels of both kinds, but dataset.label is implicit; "
-            "set model.feedback=implicit."
-        )
-    if dataset.label is LabelKind.explicit and dataset.history is HistoryKind.all:
-        return
-    auxiliary = getattr(getattr(model, "auxiliary", None), "name", None) == "labels" and model.loss_weights.get(
-        "auxiliary"
-    )
-    wanted = {
-        "model.history_labels = true": getattr(model, "history_labels", False),
-        "model.auxiliary = labels": auxiliary,
-    }
-    why = "dataset.label is implicit" if dataset.label is LabelKind.implicit else "dataset.history is liked"
-    for option, on in wanted.items():
-        if on:
-            raise ConfigError(f"{option}: needs labels that vary within histories, but {why}.")
+    """Options of the model that need labels which the dataset lacks."""
+    implicit = dataset.label is LabelKind.implicit
+    varied = not implicit and dataset.history is HistoryKind.all
+    why = "dataset.label is implicit" if implicit else "dataset.history is liked"
+    for option, labels in model.label_needs().items():
+        if labels is Labels.both and implicit:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}; set model.feedback=implicit.")
+        if labels is Labels.varied and not varied:
+            raise ConfigError(f"{option}: needs {labels.value}, but {why}.")
 
 
 def _reader_schema(raw: DictConfig) -> Any:
@@ -189,8 +215,8 @@ def _reader_schema(raw: DictConfig) -> Any:
 
 
 def typed(schema: type, node: DictConfig, prefix: str) -> Any:
-    """The node as an instance of its dataclass; OmegaConf's many errors become one line."""
-    _check_keys(prefix, node, {item.name for item in fields(schema)})
+    """The node as an instance of its dataclass; OmegaConf's errors become one line."""
+    _check_keys(prefix, node, {field.name for field in fields(schema)})
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigError:
@@ -215,17 +241,17 @@ def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, pre
 
 
 def _keys_below(schema: type, dotted: str) -> list[str]:
-    """Field names of the dataclass reached by a dotted path from the schema."""
+    """The field names of the dataclass at a dotted path below the schema."""
     for name in filter(None, dotted.split(".")):
-        found = {item.name: item.type for item in fields(schema)}.get(name)
-        if not isinstance(found, type) or not is_dataclass(found):
+        kind = {field.name: field.type for field in fields(schema)}.get(name)
+        if not isinstance(kind, type) or not is_dataclass(kind):
             return []
-        schema = found
-    return [item.name for item in fields(schema)]
+        schema = kind
+    return [field.name for field in fields(schema)]
 
 
 def _absolute(dataset: Any) -> Any:
-    """The dataset with paths made absolute, so that a run directory means the same from anywhere."""
+    """The dataset with absolute paths, so that a run directory means the same from anywhere."""
     paths = {}
     for name in ("path", "user_path", "item_path", "cache_dir"):
         if value := getattr(dataset, name, None):

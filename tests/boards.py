@@ -1,4 +1,4 @@
-"""Leaderboards of runs that were never trained: files as a run leaves them, with figures that a test chooses."""
+"""Leaderboards of runs that were never trained: files as a run leaves them, with metrics that a test chooses."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from recexp.run.leaderboard import Choice, Leaderboard, leaderboard
+from recexp.report.leaderboard import Choice, Leaderboard, leaderboard
 from recexp.run.record import Record
 
 AUC = (0.70, 0.72, 0.69)  # of seeds 0, 1, 2
@@ -42,10 +43,10 @@ def record(
 
 
 def board(folder: Path, settings: list[dict[str, Any]], n_seeds: int = 3, **options: Any) -> Leaderboard:
-    """A row a setting, each 0.01 worse than the one before it."""
+    """One row per setting, each 0.01 worse than the one before it."""
     records = [
-        record(folder / f"{place}-{seed}", setting, AUC[seed % 3] - 0.01 * place, seed, **options)
-        for place, setting in enumerate(settings)
+        record(folder / f"{index}-{seed}", setting, AUC[seed % 3] - 0.01 * index, seed, **options)
+        for index, setting in enumerate(settings)
         for seed in range(n_seeds)
     ]
     return leaderboard(records, Choice())
@@ -53,4 +54,29 @@ def board(folder: Path, settings: list[dict[str, Any]], n_seeds: int = 3, **opti
 
 def rates(n: int) -> list[dict[str, Any]]:
     """n settings that differ in the learning rate."""
-    return [{"trainer.learning_rate": (place + 1) / 1000} for place in range(n)]
+    return [{"trainer.learning_rate": index / 1000} for index in range(1, n + 1)]
+
+
+def job(folder: Path, number: int, *typed: str, auc: float | None = None, state: str = "finished",
+        monitor: str = "auc", seed: int = 0, **valid: float) -> None:  # fmt: skip
+    """A job's directory in a sweep's folder. valid: further validation metrics."""
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({"flags": ["-m", "--config-dir", "my conf"]}))
+    path = folder / f"{number}-job"
+    path.mkdir()
+    config: dict[str, Any] = {
+        "model": {"name": "fm"}, "dataset": {"name": "synthetic"}, "trainer": {"monitor": monitor}, "objective": None,
+    }  # fmt: skip
+    for key, _, value in (word.partition("=") for word in typed if not word.startswith("+")):
+        group, _, option = key.partition(".")
+        config[group] = {**config.get(group, {}), option: value} if option else value
+    (path / "config.yaml").write_text(yaml.safe_dump({**config, "seed": seed}))
+    (path / "overrides.yaml").write_text(yaml.safe_dump(["model=fm", *typed]))
+    if state == "missing":
+        return
+    status = {"state": state, "error": "loss is nan" if state == "failed" else None, "pid": 1, "host": "elsewhere"}
+    (path / "status.json").write_text(json.dumps(status))
+    (path / "environment.json").write_text('{"data": {"fingerprint": "abc123", "events": "abc123"}}')
+    if state in ("finished", "pruned"):
+        test = {"auc": auc, "gauc": None, "logloss": 0.5} if state == "finished" else {}
+        metrics = {"valid": {"auc": auc, **valid}, "test": test, "parameters": 1200, "seconds": 2.5}
+        (path / "metrics.json").write_text(json.dumps(metrics))

@@ -1,13 +1,16 @@
 """Shared by all tests: one thread, and a tiny dataset that comes through the same configuration as any run's."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +53,7 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
     """300 rows of a label and three fields, without users, items and time."""
     import pandas as pd
 
-    from recexp.config import DerivedConfig, FeatureKind, FeaturesConfig, SplitKind
+    from recexp.dataset.config import DerivedConfig, FeatureKind, FeaturesConfig, SplitKind
     from recexp.dataset.prepare import prepare
     from recexp.dataset.raw import Raw
 
@@ -106,14 +109,14 @@ def make(compose: "Callable[..., Config]", dataset: "Dataset") -> "Callable[...,
     """
     import torch
 
-    from recexp import registry
+    from recexp.model import create
 
     def make(name: str, schema: Any = None, seed: int = 0, **options: Any) -> "nn.Module":
         config = compose(f"model={name}").model
         wide = {"embedding_std": 0.3} if hasattr(config, "embedding_std") else {}
         config = replace(config, **{**wide, **options})
         torch.manual_seed(seed)
-        return registry.get("model", name)(config, schema or dataset.schema)
+        return create(config, schema or dataset.schema)
 
     return make
 
@@ -126,7 +129,7 @@ def field_vectors() -> "Callable[[FeatureEmbedding, Batch, int], list[Tensor]]":
 
 def _field_vectors(embed: "FeatureEmbedding", batch: "Batch", row: int) -> "list[Tensor]":
     found: list[torch.Tensor] = []
-    rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target)}
+    rows = {"user": (batch.catalogue.users, batch.user), "item": (batch.catalogue.items, batch.target)}
     for name, side in embed.sides.items():
         table = side.table.weight.detach()
         features, index = rows.get(name, (batch.context, None))
@@ -153,3 +156,51 @@ def reverse() -> "Callable[[Batch], Batch]":
         return replace(batch, **{name: getattr(batch, name).gather(1, source) for name in columns})
 
     return reverse
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> "Callable[..., Path]":
+    """write_run("a", model="din", seed=1, auc=0.8, **{"trainer.learning_rate": 0.1}): a finished run in tmp_path/a.
+
+    What is named with a dot goes to the configuration. state: of status.json; without figures unless finished.
+    """
+
+    def write(
+        name: str,
+        *,
+        model: str = "din",
+        seed: int = 0,
+        auc: float | None = 0.8,
+        state: str = "finished",
+        events: str = "events",
+        fingerprint: str = "prepared",
+        figures: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Path:
+        path = tmp_path / name
+        path.mkdir(parents=True)
+        config = {
+            "model": {"name": model, "embedding_dim": 16, "hidden_sizes": [64, 32]},
+            "dataset": {"name": "synthetic", "path": None, "label": "explicit", "negatives": 1, "max_history": 20},
+            "trainer": {"name": "default", "learning_rate": 0.001, "monitor": "auc"},
+            "run": {"dir": str(path)},
+            "seed": seed,
+            "device": "auto",
+        }
+        for key, value in options.items():
+            group, _, option = key.partition(".")
+            config[group] = {**config.get(group, {}), option: value} if option else value
+        (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (path / "overrides.yaml").write_text("[]\n")
+        (path / "status.json").write_text(json.dumps({"state": state, "error": None, "pid": 1, "host": "elsewhere"}))
+        data = {"fingerprint": fingerprint, "events": events}
+        (path / "environment.json").write_text(json.dumps({"data": data}))
+        if state == "finished":
+            metrics = {"model": model, "dataset": "synthetic", "seed": seed, "status": state, "best_epoch": 2,
+                       "epochs": 3, "parameters": 1000, "seconds": 1.5 + seed, "samples_per_second": 100.0,
+                       "peak_memory_mb": 50.0, "train": {"target": 0.5}, "valid": {"auc": auc},
+                       "test": {"auc": auc, **(figures or {})}}  # fmt: skip
+            (path / "metrics.json").write_text(json.dumps(metrics))
+        return path
+
+    return write

@@ -37,8 +37,8 @@ class Recorder:
         return [untimed(line) for line in self.lines]
 
 
-def untimed(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in figures.items() if name not in TIMES}
+def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name not in TIMES}
 
 
 def stop_after(n: int) -> Callable[[int], None]:

@@ -51,10 +51,10 @@ def test_the_peers_histories_are_those_of_recexps_batches(model, written):
     _, rows, batches = written(model)
     for part in PARTS:
         batch, given = whole(batches, part), rows[part]
-        item = batch.items.ids[:, 0]
+        item = batch.catalogue.items.ids[:, 0]
         longest = batch.history.shape[1]
         assert given.label.tolist() == batch.label.tolist()
-        assert given.columns["user"].tolist() == batch.users.ids[batch.user, 0].tolist()
+        assert given.columns["user"].tolist() == batch.catalogue.users.ids[batch.user, 0].tolist()
         assert given.columns["item"].tolist() == item[batch.target].tolist()
         assert given.history[:, :longest].tolist() == item[batch.history].tolist()
         assert not given.history[:, longest:].any()
@@ -66,7 +66,7 @@ def test_the_peers_fields_are_those_of_recexps_batches_each_counted_from_its_own
     seen: dict[str, dict[int, int]] = {}
     for part in PARTS:
         batch, given = whole(batches, part), rows[part]
-        found = np.concatenate([batch.users.ids[batch.user], batch.items.ids[batch.target]], 1)
+        found = np.concatenate([batch.catalogue.users.ids[batch.user], batch.catalogue.items.ids[batch.target]], 1)
         assert given.label.tolist() == batch.label.tolist()
         assert len(given.columns) == found.shape[1] == 8
         for (name, column), ids in zip(given.columns.items(), found.T, strict=True):

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import yaml
 
 import recexp
 from recexp import registry
-from recexp.cli import conf_folder, help_text, run
-from recexp.config import to_dict
+from recexp.cli import run
+from recexp.groups import conf_folder
+from recexp.tree import to_dict
+from recexp.verb import VERBS, load
+from recexp.verb.help import help_text
 
 SMOKE = ["+experiment=smoke", "model=fm", "trainer.threads=1"]
 
@@ -108,6 +112,46 @@ def test_help_and_what_is_checked_first_import_no_torch(typed, tmp_path):
     assert "'recexp.cli'" in modules and "'torch'" not in modules and "'pandas'" not in modules
 
 
+@pytest.mark.parametrize("typed", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_imports_nothing_heavy(typed, tmp_path):
+    code = f"import sys; from recexp.cli import run; assert run({typed!r}) == 0; print(sorted(sys.modules))"
+    modules = python(code, tmp_path).stdout.splitlines()[-1]
+    assert "'recexp.verb.help'" in modules
+    assert not [name for name in ("torch", "pandas", "numpy", "scipy", "hydra", "omegaconf") if f"'{name}'" in modules]
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    for typed in (["--help"], [*SMOKE, "run.dir=a"], ["-m", *SMOKE, "seed=0,1", "run.dir=sweep"]):
+        done = subprocess.run([sys.executable, "-m", "recexp", *typed], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a/metrics.json").read_text())["status"] == "finished"
+    assert len(list(tmp_path.glob("sweep/*/metrics.json"))) == 2
+
+
+def test_every_verb_is_a_file_with_its_arguments():
+    files = {path.stem for path in Path(recexp.verb.__file__).parent.glob("*.py")}
+    assert files - {"__init__", "help", "options"} == set(VERBS)
+    for verb in VERBS:
+        assert {"USAGE", "HELP", "OPTIONS", "run"} <= vars(load(verb)).keys()
+
+
+@pytest.mark.slow
+def test_type_checkers_see_the_notebooks_functions(tmp_path):
+    from mypy import api
+
+    lines = "\n".join(f"reveal_type(recexp.{name})" for name in recexp.__all__)
+    (tmp_path / "notebook.py").write_text(f"import recexp\n{lines}\n")
+    package = Path(recexp.__file__).parent
+    names = ("__init__", "compose", "experiment", "process", "registry", "run/record")  # enough for this
+    flags = ["--follow-imports=skip", "--ignore-missing-imports", "--explicit-package-bases", f"--cache-dir={tmp_path}"]
+    files = [str(package / f"{name}.py") for name in names]
+    told, error, _ = api.run([*flags, *files, str(tmp_path / "notebook.py")])
+    revealed = re.findall(r'Revealed type is "(.*)"', told)
+    assert len(revealed) == len(recexp.__all__), told + error
+    assert all(kind.startswith(("def (", "def [")) for kind in revealed), revealed
+    assert (package / "py.typed").is_file()
+
+
 def test_importing_the_package_imports_no_torch(tmp_path):
     assert python("import sys, recexp; assert 'torch' not in sys.modules", tmp_path).returncode == 0
 
@@ -136,13 +180,22 @@ def test_a_run_fills_its_directory_and_leaves_the_working_directory_alone(empty,
     assert [path.name for path in empty.iterdir()] == ["a"]
     found = {str(path.relative_to("a/b")) for path in Path("a/b").rglob("*") if path.is_file()}
     tensors = {name for name in found if name.endswith(".safetensors")}
+    encoder = {name for name in found if name.startswith("encoder/")}
     assert len(tensors) == 2
-    assert found - tensors == {
+    assert {"encoder/dataset.json", "encoder/encoder.json", "encoder/item.npy", "encoder/users.raw.npy"} <= encoder
+    assert found - tensors - encoder == {
         "config.yaml", "overrides.yaml", "environment.json", "status.json", "metrics.jsonl", "metrics.json",
         "predictions.parquet", "checkpoints/best.json", "checkpoints/last.json", "curves.png", "log.txt",
     }  # fmt: skip
     told = capsys.readouterr().out
     assert "oracle" in told and told.strip().endswith("a/b")
+
+
+@pytest.mark.parametrize("typed", [[], ["run.dir=new/runs/a"], ["-m", "seed=0,1"], ["-m", "seed=0,1", "run.dir=new/a"]])
+def test_a_mistake_in_the_data_leaves_nothing_behind(typed, empty, capsys):
+    assert run([*typed, "model=fm", "dataset=csv", "dataset.path=log.csv", "dataset.cache_dir=null"]) == 2
+    assert "log.csv: no such file" in capsys.readouterr().err
+    assert list(empty.iterdir()) == []
 
 
 def test_runs_of_one_second_get_directories_of_their_own(empty):
@@ -321,7 +374,7 @@ def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
 
 
 def test_a_killed_run_reads_as_interrupted(empty):
-    from recexp.run.directory import read_status
+    from recexp.run.status import read_status
 
     assert run([*SMOKE, "run.dir=a"]) == 0
     status = json.loads(Path("a/status.json").read_text())

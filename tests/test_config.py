@@ -1,18 +1,25 @@
 """YAML files and code are held together: neither has what the other lacks."""
 
-from dataclasses import MISSING, fields, is_dataclass
+import copy
+import functools
+import re
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import recexp
 from recexp import registry
-from recexp.catalogue import options, schema
-from recexp.cli import compose, conf_folder, model_file
-from recexp.config import to_dict
+from recexp.compose import compose, model_file
+from recexp.config import ModelConfig, Optimizer
+from recexp.dataset.config import HistoryKind
+from recexp.describe import options, schema
 from recexp.error import ConfigError, choices
-from recexp.validate import check
+from recexp.groups import conf_folder
+from recexp.tree import to_dict
+from recexp.validate import check, read, recheck
 
 FILES = [
     path
@@ -58,6 +65,72 @@ def test_a_configuration_written_out_and_read_back_is_the_same():
     config = recexp.load_config(["model=din", "dataset=csv", "dataset.path=log.csv", "trainer.threads=1"])
     assert check(OmegaConf.create(yaml.safe_load(yaml.safe_dump(to_dict(config))))) == config
     assert Path(config.dataset.path).is_absolute()
+
+
+CHANGES = {  # what Python code sets: what the error must say; None: nothing
+    ("trainer.epochs", -3): "trainer.epochs = -3: must be 1 or more.",
+    ("trainer.epohcs", 3): "trainer.epohcs: unknown key. Did you mean 'trainer.epochs'?",
+    ("trainr", 3): "trainr: unknown key. Did you mean 'trainer'?",
+    ("trainer.epochs", "three"): "trainer.epochs = three: ",
+    ("trainer.epochs", "3"): "trainer.epochs = '3': must be 3.",
+    ("trainer.epochs", np.int64(3)): "trainer.epochs: Value 'int64' is not a supported primitive type.",
+    ("trainer.optimizer", "sgd"): "trainer.optimizer = 'sgd': must be Optimizer.sgd.",
+    ("trainer.optimizer", Optimizer.lazy_adam): "set trainer.sparse=true",
+    ("trainer.ftrl.beta", 0): "trainer.ftrl.beta = 0.0: must be above 0.",
+    ("trainer.monitor", "au"): "Did you mean 'auc'?",
+    ("dataset.features.derived.last_items", 101): "last_items = 101: must be 0 to 100.",
+    ("dataset.history", HistoryKind.liked): "model.history_labels = true: needs labels",
+    ("seed", -1): "seed = -1: must be 0 or more, and below 2^31.",
+    ("device", "gpu"): "device = gpu: must be auto, cpu, cuda or cuda:N.",
+    ("trainer.threads", None): None,
+    ("trainer.learning_rate", 1): None,
+    ("run.name", "mine"): None,
+}
+
+
+@pytest.mark.parametrize(("key", "value"), CHANGES, ids=lambda value: str(value))
+def test_a_configuration_changed_from_python_is_checked_again(key, value):
+    config = recexp.load_config(["model=din", "trainer.threads=1"])
+    *groups, name = key.split(".")
+    setattr(functools.reduce(getattr, groups, config), name, value)
+    if words := CHANGES[key, value]:
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            recheck(config)
+    else:
+        recheck(config)
+
+
+def test_rechecking_changes_nothing():
+    config = recexp.load_config(["model=wide_deep", "trainer.threads=1"])
+    before = copy.deepcopy(config)
+    recheck(config)
+    assert config == before
+
+
+def test_a_run_directorys_configuration_goes_on_there(tmp_path):
+    config = recexp.load_config(["model=fm", "trainer.threads=1"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    before = read(tmp_path)
+    assert (before.run.dir, before.run.resume) == (str(tmp_path), True)
+    assert replace(before, run=config.run) == config
+
+
+def test_models_without_embeddings_or_optimizers_of_their_own_have_the_neutral_ones():
+    config = recexp.load_config(["model=popularity"]).model
+    assert (config.embedding_l2, dict(config.optimizers)) == (0.0, {})
+    assert not {"embedding_l2", "optimizers"} & to_dict(config).keys()
+
+
+def test_an_option_that_a_model_declares_has_no_default():
+    @dataclass(frozen=True, kw_only=True)
+    class Declares(ModelConfig):
+        embedding_l2: float
+        optimizers: dict[str, Optimizer]
+
+    with pytest.raises(TypeError, match="'embedding_l2' and 'optimizers'"):
+        Declares(name="mine", loss_weights={})
+    given = Declares(name="mine", loss_weights={}, embedding_l2=0.1, optimizers={"wide": Optimizer.ftrl})
+    assert (given.embedding_l2, given.optimizers) == (0.1, {"wide": Optimizer.ftrl})
 
 
 def test_threads_are_resolved_to_a_number():

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, Stopped, same, state, stop_after
 from torch import Tensor, nn
 
-from recexp import check, contract, registry
+from recexp import registry
 from recexp.config import Config, Precision, Schedule
+from recexp.contract.case import Case, build
+from recexp.contract.checks import CHECKS, verdict
+from recexp.contract.measure import step, without_draws
 from recexp.dataset.batch import Batch, Features
 from recexp.layer.loss import bce
 from recexp.model import Output
@@ -23,8 +27,8 @@ each_model = pytest.mark.parametrize("name", registry.names("model"))
 
 
 @pytest.fixture
-def case(compose: Callable[..., Config]) -> Callable[..., contract.Case]:
-    return lambda name, *overrides: check.build(compose(f"model={name}", "device=cuda", *overrides))
+def case(compose: Callable[..., Config]) -> Callable[..., Case]:
+    return lambda name, *overrides: build(compose(f"model={name}", "device=cuda", *overrides))
 
 
 def on_cpu(batch: Batch) -> Batch:
@@ -36,28 +40,30 @@ def on_cpu(batch: Batch) -> Batch:
     return replace(batch, **{each.name: moved(getattr(batch, each.name)) for each in fields(batch)})
 
 
-def trained(subject: contract.Case, recorder: Recorder, **options: Any) -> nn.Module:
+def trained(subject: Case, recorder: Recorder, **options: Any) -> nn.Module:
     """The model after three epochs."""
     model = subject.make()
     trainer = Trainer(replace(subject.config.trainer, epochs=3, patience=None, **options), CUDA, seed=0)
-    l2, own = getattr(subject.config.model, "embedding_l2", 0.0), getattr(subject.config.model, "optimizers", {})
-    trainer.fit(model, subject.batches, subject.config.model.loss_weights, l2, recorder, own)
+    chosen = subject.config.model
+    trainer.fit(model, subject.batches, chosen.loss_weights, chosen.embedding_l2, recorder, chosen.optimizers)
     return model
 
 
 @each_model
-def test_every_check_holds(name: str, case: Callable[..., contract.Case]) -> None:
+def test_every_check_holds(name: str, case: Callable[..., Case]) -> None:
     subject = case(name)
-    verdicts = {each.__name__: check.verdict(each, subject) for each in contract.CHECKS}
+    verdicts = {each.__name__: verdict(each, subject) for each in CHECKS}
     assert {name: told for name, (result, told) in verdicts.items() if result == "FAILED"} == {}
 
 
 @each_model
-def test_logits_and_gradients_are_those_of_a_cpu(name: str, case: Callable[..., contract.Case]) -> None:
+def test_logits_and_gradients_are_those_of_a_cpu(name: str, case: Callable[..., Case]) -> None:
     subject = case(name)
-    batch = replace(subject.mixed, popular=subject.mixed.popular[:1])  # sampled items are all this one
-    there = contract.step(contract.without_draws(subject.make()), batch)
-    here = contract.step(contract.without_draws(subject.make()).cpu(), on_cpu(batch))
+    batch = with_catalogue(
+        subject.mixed, sampling_pool=subject.mixed.catalogue.sampling_pool[:1]
+    )  # sampled items are all this one
+    there = step(without_draws(subject.make()), batch)
+    here = step(without_draws(subject.make()).cpu(), on_cpu(batch))
     torch.testing.assert_close(there[0].cpu(), here[0], rtol=1e-4, atol=1e-5)
     for loss, value in here[1].items():
         torch.testing.assert_close(there[1][loss].cpu(), value, rtol=1e-4, atol=1e-5)
@@ -68,7 +74,7 @@ def test_logits_and_gradients_are_those_of_a_cpu(name: str, case: Callable[..., 
 @each_model
 @pytest.mark.parametrize("precision", Precision)
 def test_training_repeats_itself_and_resumes_to_the_bit(
-    name: str, precision: Precision, case: Callable[..., contract.Case], tmp_path: Path
+    name: str, precision: Precision, case: Callable[..., Case], tmp_path: Path
 ) -> None:
     subject = case(name)
     whole, again = (Recorder(tmp_path / folder) for folder in ("whole", "again"))
@@ -84,7 +90,7 @@ def test_training_repeats_itself_and_resumes_to_the_bit(
 
 @each_model
 def test_replayed_steps_give_the_numbers_of_steps_taken_one_kernel_at_a_time(
-    name: str, case: Callable[..., contract.Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, case: Callable[..., Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     subject = case(name)
@@ -98,7 +104,7 @@ def test_replayed_steps_give_the_numbers_of_steps_taken_one_kernel_at_a_time(
     assert bool(caplog.records) == (name == "wide_deep")  # FTRL updates rows of its table
 
 
-def test_sampled_negatives_are_replayed(case: Callable[..., contract.Case], tmp_path: Path) -> None:
+def test_sampled_negatives_are_replayed(case: Callable[..., Case], tmp_path: Path) -> None:
     subject = case("din", "dataset.label=implicit", "dataset.negatives=2", "model.history_labels=false")
     replayed, taken = (Recorder(tmp_path / folder) for folder in ("replayed", "taken"))
     wanted = state(trained(subject, taken, cuda_graph=False))
@@ -120,7 +126,7 @@ class Waits(nn.Module):
 
 
 def test_a_model_that_waits_is_trained_and_told(
-    case: Callable[..., contract.Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    case: Callable[..., Case], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     subject = replace(case("fm"), make=Waits)

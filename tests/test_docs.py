@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recexp.cli import VERBS, run
+from recexp.cli import run
+from recexp.verb import VERBS
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

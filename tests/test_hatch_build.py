@@ -17,9 +17,10 @@ def build(tmp_path):
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    source = tmp_path / module.SOURCE
-    source.parent.mkdir(parents=True)
-    shutil.copy(ROOT / module.SOURCE, source)
+    folder = tmp_path / module.FOLDER
+    folder.mkdir(parents=True)
+    for source in (ROOT / module.FOLDER).glob("*.[ch]"):
+        shutil.copy(source, folder)
 
     def run(target="wheel"):
         warnings, data = [], {"artifacts": [], "pure_python": True}
@@ -27,32 +28,32 @@ def build(tmp_path):
         module.Kernels(str(tmp_path), {}, None, None, str(tmp_path), target, app).initialize("standard", data)
         return data, warnings
 
-    run.source = source
+    run.folder = folder
     return run
 
 
 @pytest.mark.skipif(not shutil.which("cc") or platform.machine() != "x86_64", reason="no C compiler for x86-64")
 def test_a_wheel_has_a_library_for_each_kind_of_processor(build):
     data, warnings = build()
-    assert data["artifacts"] == [f"/recexp/layer/kernel_{name}.so" for name in ("avx512", "avx2")]
+    assert data["artifacts"] == [f"/recexp/kernel/kernel_{name}.so" for name in ("avx512", "avx2")]
     assert data["tag"] == "py3-none-linux_x86_64" and not data["pure_python"] and not warnings
-    assert all((build.source.parent / f"kernel_{name}.so").exists() for name in ("avx512", "avx2"))
+    assert all((build.folder / f"kernel_{name}.so").exists() for name in ("avx512", "avx2"))
 
 
 def test_without_a_compiler_recexp_is_installed_all_the_same(build, monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    (build.source.parent / "kernel_avx2.so").touch()  # of an earlier version
+    (build.folder / "kernel_avx2.so").touch()  # of an earlier version
     data, warnings = build()
     assert data == {"artifacts": [], "pure_python": True}
-    assert not list(build.source.parent.glob("*.so"))
-    assert all("no C compiler" in each and "slower" in each for each in warnings)
+    assert not list(build.folder.glob("*.so"))
+    assert all("no C compiler" in warning and "slower" in warning for warning in warnings)
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
 def test_what_cannot_be_compiled_is_left_out_with_the_compilers_words(build):
-    build.source.write_text("int kernel( {\n")
+    (build.folder / "dice.c").write_text("int kernel( {\n")
     data, warnings = build()
-    assert data["pure_python"] and all("kernel.c:1" in each for each in warnings)
+    assert data["pure_python"] and all("dice.c:1" in warning for warning in warnings)
 
 
 def test_a_source_distribution_has_no_libraries(build):

@@ -1,4 +1,4 @@
-"""Sweeps from outside: what `recexp -m` writes, tells and leaves, whatever becomes of its jobs."""
+"""Sweeps from outside: what `recexp -m` writes and prints, however its jobs end."""
 
 import csv
 import json
@@ -17,7 +17,8 @@ import recexp
 from recexp import registry
 from recexp.cli import run
 from recexp.groups import conf_folder, options
-from recexp.run.directory import read_config, read_json, read_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import read_status
 from recexp.sweep.pool import Pool
 
 SMOKE = ["-m", "+experiment=smoke", "model=fm"]
@@ -26,6 +27,7 @@ import os, signal, sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from recexp.layer.loss import bce
 from recexp.model.fm import FM
 from recexp.registry import register
 
@@ -46,7 +48,7 @@ class Faulty(FM):
             faults = {"exit": lambda: sys.exit(0), "vanish": lambda: os._exit(0), "raise": lambda: 1 / 0,
                       "kill": lambda: os.kill(os.getpid(), signal.SIGKILL), "wait": signal.pause}
             faults.get(self.fault, str)()
-        return super().losses(output, batch)
+        return {"target": bce(output.logits, batch.label)}
 """
 WITH_FAULTS = ["-m", "+experiment=smoke", "model=faulty", "plugins=[faulty.py]", "trainer.threads=1", "run.dir=sweep",
                "--config-dir", "mine"]  # fmt: skip
@@ -106,20 +108,20 @@ def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
         "best.json", "sweep.csv", "sweep.yaml",
     ]  # fmt: skip
     metrics = [read_json(path / "metrics.json") for path in jobs()]
-    told = capsys.readouterr().out.splitlines()
-    header = next(n for n, line in enumerate(told) if line.startswith("setting"))
-    assert " ".join(told[header].split()) == "setting n test auc test gauc test logloss parameters seconds"
+    lines = capsys.readouterr().out.splitlines()
+    header = next(n for n, line in enumerate(lines) if line.startswith("setting"))
+    assert " ".join(lines[header].split()) == "setting n test auc test gauc test logloss parameters seconds"
     four, eight = ([metrics[n]["test"]["auc"] for n in pair] for pair in ((0, 2), (1, 3)))
-    for line, name, (a, b) in zip(told[header + 1 :], ("=4", "=8"), (four, eight), strict=False):
+    for line, name, (a, b) in zip(lines[header + 1 :], ("=4", "=8"), (four, eight), strict=False):
         deviation = abs(a - b) / 2**0.5
         assert line.startswith(f"model.embedding_dim{name}  2  {(a + b) / 2:.4f} ± {deviation:.4f}")
-    assert told[-1] == "sweep"
+    assert lines[-1] == "sweep"
 
     assert [(row["job"], row["model.embedding_dim"], row["seed"], row["status"]) for row in rows()] == [
         ("0", "4", "0", "finished"), ("1", "8", "0", "finished"),
         ("2", "4", "1", "finished"), ("3", "8", "1", "finished"),
     ]  # fmt: skip
-    assert [float(row["test.auc"]) for row in rows()] == [each["test"]["auc"] for each in metrics]
+    assert [float(row["test.auc"]) for row in rows()] == [job["test"]["auc"] for job in metrics]
     assert "experiment" not in rows()[0] and "model" not in rows()[0]
 
     best = read_json(Path("sweep/best.json"))
@@ -143,10 +145,10 @@ def test_however_a_job_ends_its_directory_says_so_and_the_others_go_on(faulty, c
     logs = [(path / "log.txt").read_text() for path in jobs()]
     assert 'faulty.py", line' in logs[4] and logs[4].count("Traceback") == 1
     assert all(f"printed by {fault}" in log for fault, log in zip(faults.split(","), logs, strict=True))
-    told = capfd.readouterr()
-    assert "Traceback" not in told.out + told.err and "printed by" not in told.out + told.err
-    assert "of 6 jobs 3 failed, 1 interrupted; run these with: recexp resume sweep" in told.out
-    assert "6/6  " in told.out and "7/6" not in told.out
+    printed = capfd.readouterr()
+    assert "Traceback" not in printed.out + printed.err and "printed by" not in printed.out + printed.err
+    assert "of 6 jobs 3 failed, 1 interrupted; run these with: recexp resume sweep" in printed.out
+    assert "6/6  " in printed.out and "7/6" not in printed.out
 
 
 def test_a_sweep_given_again_runs_what_has_not_ended_and_leaves_the_rest_as_it_was(faulty, tmp_path, monkeypatch):
@@ -213,7 +215,7 @@ def wait_for(fact, process=None):
     raise AssertionError("it never came to be")
 
 
-MISTAKES = {  # typed: what the one line must say
+MISTAKES = {  # typed: what the error must say
     "trainer.learning_rate=0.1,-1": "trainer.learning_rate = -1.0: must be above 0",
     "trainer.learning_rate=0.1,-1 run.dir=new/sweep": "trainer.learning_rate = -1.0: must be above 0",
     "model=fm,dinn run.dir=new/sweep": "Did you mean 'din'?",
@@ -235,9 +237,9 @@ MISTAKES = {  # typed: what the one line must say
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_in_any_job_is_told_before_the_first_starts(typed, empty, capsys, only_planned):
     assert run(["-m", "model=fm", *typed.split()]) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith("recexp: ") and told.err.count("\n") == 1 and MISTAKES[typed] in told.err, told.err
-    assert told.out == "" and only_planned == []
+    out, err = capsys.readouterr()
+    assert err.startswith("recexp: ") and err.count("\n") == 1 and MISTAKES[typed] in err, err
+    assert out == "" and only_planned == []
     assert list(empty.rglob("*.*")) == [] and not Path("new/sweep").exists()
 
 
@@ -248,7 +250,7 @@ def test_a_folder_that_is_no_sweeps_or_other_jobs_is_a_mistake_and_stays_as_it_i
     Path("mine/notes.txt").write_text("precious")
     before = contents(empty)
     capsys.readouterr()
-    for words, told in {
+    for words, message in {
         "seed=0,1 run.dir=sweep": "run.dir = sweep: exists",
         "seed=0,1 run.dir=mine": "run.dir = mine: exists",
         "seed=0,1 run.dir=mine run.resume=true": "no sweep.yaml",
@@ -257,7 +259,7 @@ def test_a_folder_that_is_no_sweeps_or_other_jobs_is_a_mistake_and_stays_as_it_i
         "seed=0,1 run.dir=sweep run.resume=true dataset.n_events=2000": "0-fm-synthetic-s0: dataset.n_events is 2000",
     }.items():
         assert run([*typed, *words.split()]) == 2
-        assert told in (error := capsys.readouterr().err) and error.count("\n") == 1, error
+        assert message in (error := capsys.readouterr().err) and error.count("\n") == 1, error
         assert contents(empty) == before
 
 
@@ -297,10 +299,10 @@ def test_the_cores_are_divided_and_the_configuration_of_a_job_alone_gives_its_fi
         job, alone = (Path(folder, name) for folder in (jobs()[1], "alone"))
         volatile = ("seconds", "samples_per_second", "peak_memory_mb")
         if name == "metrics.json":
-            figures = [
+            metrics = [
                 {key: value for key, value in read_json(path).items() if key not in volatile} for path in (job, alone)
             ]
-            assert figures[0] == figures[1]
+            assert metrics[0] == metrics[1]
         else:
             assert job.read_bytes() == alone.read_bytes()
 
@@ -347,9 +349,9 @@ def test_what_a_launcher_raises_is_told_and_the_jobs_are_read_all_the_same(fault
     assert run([*WITH_FAULTS, "model.fault=none,last"]) == 1
     assert states() == ["finished", "missing"]
     assert [row["status"] for row in rows()] == states()
-    told = capsys.readouterr()
-    assert told.err == "ERROR: Processes: OSError: the cluster is gone\n"
-    assert "of 2 jobs 1 missing; run these with: recexp resume sweep" in told.out
+    printed = capsys.readouterr()
+    assert printed.err == "ERROR: Processes: OSError: the cluster is gone\n"
+    assert "of 2 jobs 1 missing; run these with: recexp resume sweep" in printed.out
 
 
 def test_our_launcher_is_the_default_under_another_configuration_and_a_file_may_choose(

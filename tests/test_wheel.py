@@ -30,3 +30,4 @@ def test_the_wheel_trains_in_a_fresh_environment_from_an_empty_directory(tmp_pat
     assert str(metrics.parent.relative_to(empty)) in told
     assert call(bin / "recexp", "report", "outputs", "--format", "html", folder=empty).endswith("</html>\n")
     assert {path.name for path in empty.iterdir()} == {"outputs"}
+    assert list((tmp_path / "env").glob("lib/*/site-packages/recexp/py.typed"))

@@ -1,4 +1,4 @@
-"""The four models in plain PyTorch, as recexp's experiments configure them: what the bare loop trains.
+"""The four models in plain PyTorch, configured like recexp's experiments; the bare loop trains them.
 
 B batch, L history length, D embedding size, F fields
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def build(model: str, settings: dict[str, Any]) -> nn.Module:
-    """A model of the settings that data.py wrote; forward takes the row's ids, a batch of rows.
+    """A model with the settings that data.py wrote; its forward takes the ids of a batch.
 
     deepfm: ids (B, F); the others: user (B,), target (B,), history (B, L), padded with 0. All return logits (B,).
     """
@@ -29,7 +29,7 @@ def build(model: str, settings: dict[str, Any]) -> nn.Module:
 
 def mlp(n_in: int, hidden_sizes: list[int]) -> nn.Sequential:
     sizes = [n_in, *hidden_sizes]
-    layers = [each for pair in pairwise(sizes) for each in (nn.Linear(*pair), nn.ReLU())]
+    layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
 
@@ -101,7 +101,7 @@ class DIEN(nn.Module):
         self.embed = embed
         self.extract = nn.GRU(dim, dim, batch_first=True)
         self.project = nn.Linear(dim, dim, bias=False)
-        self.evolve = nn.GRUCell(dim, dim)  # its parameters; AUGRU is written out below
+        self.evolve = nn.GRUCell(dim, dim)  # holds the parameters; AUGRU is written out below
         self.mlp = mlp(3 * dim, hidden_sizes)
 
     def forward(self, user: Tensor, target: Tensor, history: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class DIEN(nn.Module):
         return self.mlp(torch.cat([self.augru(states, weights), t, u], 1))[:, 0]
 
     def augru(self, states: Tensor, weights: Tensor) -> Tensor:
-        """The state (B, D) after the last event; a step of weight 0, on padding, keeps it."""
+        """The state (B, D) after the last event; steps on padding have weight 0 and keep it."""
         inputs = F.linear(states, self.evolve.weight_ih, self.evolve.bias_ih).transpose(0, 1)  # (L, B, 3D)
         state = torch.zeros_like(states[:, 0])
         for x, weight in zip(inputs, weights.t()[:, :, None], strict=True):

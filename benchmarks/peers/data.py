@@ -1,13 +1,13 @@
-"""The other libraries' inputs, written from recexp's own prepared log: rows, labels, splits, histories, ids, sizes.
+"""Writes the other libraries' inputs from recexp's prepared log: rows, labels, splits, histories, ids and sizes.
 
-FOLDER/MODEL.json              what the experiment conf/experiment/peers/MODEL.yaml says: sizes, batch, learning rate
-FOLDER/fields/                 for deepfm: eight fields of one value each, a random split
-FOLDER/sequence/               for din, dien, bst: user, target and history; a user's last events in valid and test
-    rows.npz                   arrays by part and column, as worker.Rows
-    events.csv                 all events with user, item, label, timestamp and the six other fields, in the log's order
-    fuxictr/PART.csv           as FuxiCTR reads them, histories joined by ^
-    recbole/KIND.inter         all events, for RecBole's own order and split
-    recbole/KIND.PART.inter    the rows of each part, histories given
+FOLDER/MODEL.json              settings of conf/experiment/peers/MODEL.yaml: sizes, batch size, learning rate
+FOLDER/fields/                 for deepfm: eight single-valued fields, a random split
+FOLDER/sequence/               for din, dien, bst: user, target and history; valid and test hold each user's last events
+    rows.npz                   arrays by split and column, as in worker.Rows
+    events.csv                 all events with user, item, label, timestamp and six other fields, in the log's order
+    fuxictr/SPLIT.csv          as FuxiCTR reads them, histories joined by ^
+    recbole/KIND.inter         all events, which RecBole orders and splits itself
+    recbole/KIND.SPLIT.inter   the rows of each split, with their histories
 """
 
 import json
@@ -20,18 +20,18 @@ import pandas as pd
 from worker import MODELS, PARTS, Rows
 
 import recexp
-from recexp.dataset.log import Dataset, Log, in_order
+from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST, Field
 
 EVENTS_SIZE = ["dataset.n_events=1000000", "dataset.n_users=20000", "dataset.n_items=4000"]
-# Eight fields of the synthetic data; the experiments' own are MovieLens's.
+# Eight fields of the synthetic data; those of the experiments belong to MovieLens.
 SYNTHETIC_FIELDS = {
     "user": {"segment": "categorical", "age": "categorical"},
     "item": {"category": "categorical", "brand": "categorical", "price": "binned"},
     "context": {"device": "categorical"},
 }
-NO_HISTORY = "none"  # RecBole packs no empty history: an item of its own stands there
+NO_HISTORY = "none"  # RecBole cannot pack an empty history, so a special item stands in it
 
 
 def kind_of(model: str) -> str:
@@ -39,7 +39,7 @@ def kind_of(model: str) -> str:
 
 
 def write_movielens(source: list[str], folder: Path) -> None:
-    """Inputs of all models for the experiments as they are. source: overrides, such as dataset.path."""
+    """Inputs of all models for the unchanged experiments. source: overrides such as dataset.path."""
     for model in MODELS:
         experiment = [f"+experiment=peers/{model}", *source]
         config = recexp.load_config(experiment)
@@ -50,7 +50,7 @@ def write_movielens(source: list[str], folder: Path) -> None:
 
 
 def write_million(folder: Path) -> None:
-    """A million synthetic events, ids alone (din) and with eight fields (deepfm): what preparation is timed on."""
+    """A million synthetic events, with ids only (din) and with eight fields (deepfm), to time preparation on."""
     for model, split in (("din", "user_time"), ("deepfm", "random")):
         fields = SYNTHETIC_FIELDS if model == "deepfm" else {side: {} for side in SYNTHETIC_FIELDS}
         chosen = [f"dataset.split.kind={split}", *_features(fields)]
@@ -59,7 +59,7 @@ def write_million(folder: Path) -> None:
         kind = folder / kind_of(model)
         if not kind.exists():
             write_rows(dataset, kind, trained=False)
-        # What recexp reads is the events as a user would have them, not the generator.
+        # recexp reads a file of events like any user's, instead of generating them.
         columns = {side: dict.fromkeys(names, "categorical") for side, names in fields.items()}
         overrides = [f"model={model}", "dataset=csv", f"dataset.path={kind / 'events.csv'}", "dataset.max_history=20"]
         _write_settings(
@@ -68,16 +68,16 @@ def write_million(folder: Path) -> None:
 
 
 def write_small_movielens(folder: Path, n_events: int) -> None:
-    """The embedded synthetic data as files of MovieLens 100K with headers, so that the experiments run without it.
+    """The embedded synthetic data as files of MovieLens 100K, so that the experiments run without downloading it.
 
-    Fields that they lack are made of the ids: it is for trying out what runs.
+    Missing fields are made up from the ids: the files only serve to test that everything runs.
     """
     size = [f"dataset.n_events={n_events}", f"dataset.n_users={n_events // 50}", "dataset.n_items=100"]
     log = load(recexp.load_config(["dataset=synthetic", *size]).dataset).log
-    assert log.user is not None and log.item is not None and log.raw_user is not None and log.raw_item is not None
-    user, item = log.raw_user[1:], log.raw_item[1:]
+    assert isinstance(log, Log)
+    user, item = log.users.raw[1:], log.items.raw[1:]
     tables = {
-        "inter": {"user_id": log.raw_user[log.user], "item_id": log.raw_item[log.item],
+        "inter": {"user_id": log.users.raw[log.user], "item_id": log.items.raw[log.item],
                   "rating": 3 + log.label.astype(int), "timestamp": log.timestamp},
         "user": {"user_id": user, "age": 18 + user % 50, "gender": np.where(user % 2, "F", "M"),
                  "occupation": user % 8, "zip_code": 10000 + 100 * (user % 90)},
@@ -91,7 +91,7 @@ def write_small_movielens(folder: Path, n_events: int) -> None:
 
 
 def write_rows(dataset: Dataset, folder: Path, trained: bool = True) -> None:
-    """A dataset as every library reads it; without `trained`, what preparation reads alone."""
+    """A dataset in the format of every library; without `trained`, only the files that preparation reads."""
     folder.mkdir(parents=True)
     parts = {part: rows_of(dataset, part) for part in PARTS}
     events = _events(dataset)
@@ -107,12 +107,13 @@ def write_rows(dataset: Dataset, folder: Path, trained: bool = True) -> None:
 
 
 def rows_of(dataset: Dataset, part: str) -> Rows:
-    """The rows of a part in the order of the log; histories where a user's parts follow in time."""
+    """The rows of a split in the log's order, with histories if each user's splits are chronological."""
     log = dataset.log
     rows = log.rows(part)
     label = log.label[rows].astype(np.float32)
     columns = {name: column[rows] for name, column in _columns(dataset).items()}
-    if not in_order(log):  # a history would hold events of valid and test
+    assert isinstance(log, Log)
+    if not log.chronological:  # a history would hold events of valid and test
         return Rows(label, columns)
     ids = {name: columns[name] for name in ("user", "item")}
     return Rows(label, ids, *histories(log, rows, dataset.schema.max_history))
@@ -120,26 +121,24 @@ def rows_of(dataset: Dataset, part: str) -> Rows:
 
 def histories(log: Log, rows: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Item ids (n, L) of the last events strictly before each row (n,), and how many there are (n,)."""
-    assert log.user is not None and log.item is not None and log.item_ids is not None
-    assert log.before is not None and log.offsets is not None
     end = log.before[rows].astype(np.int64)
     length = np.minimum(end - log.offsets[log.user[rows]], longest).astype(np.int32)
     step = np.arange(longest)
     position = np.minimum((end - length)[:, None] + step, len(log.item) - 1)
-    ids = log.item_ids[log.item[position], 0].astype(np.int32)
+    ids = log.items.ids[log.item[position], 0].astype(np.int32)
     return np.where(step < length[:, None], ids, np.int32(0)), length
 
 
 def vocabulary(dataset: Dataset) -> dict[str, int]:
-    """Rows of each field's own embedding table, padding and unknown included."""
+    """Rows of each field's embedding table, including padding and unknown."""
     return {field.name: FIRST + field.size for side in _sides(dataset) for field in side}
 
 
 def _columns(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Each field's ids (N,), counted in the field's own vocabulary."""
+    """Each field's ids (N,) in that field's own vocabulary."""
     log, everyone = dataset.log, np.arange(len(dataset.log.label))
-    assert log.user_ids is not None and log.item_ids is not None and log.context_ids is not None
-    tables = (log.user_ids, log.user), (log.item_ids, log.item), (log.context_ids, everyone)
+    assert isinstance(log, Log)
+    tables = (log.users.ids, log.user), (log.items.ids, log.item), (log.context.ids, everyone)
     columns = {}
     for side, (ids, row) in zip(_sides(dataset), tables, strict=True):
         for field in side:
@@ -156,7 +155,7 @@ def _sides(dataset: Dataset) -> list[tuple[Field, ...]]:
 
 
 def _features(fields: dict[str, dict[str, str]]) -> list[str]:
-    """Overrides that make these the fields, in place of a dataset's own."""
+    """Overrides that replace a dataset's fields by these."""
     return [word for side, kinds in fields.items() for word in (
         f"~dataset.features.{side}",
         f"+dataset.features.{side}={{{','.join(f'{name}:{kind}' for name, kind in kinds.items())}}}",
@@ -171,8 +170,8 @@ def _arrays(rows: Rows) -> dict[str, np.ndarray]:
 def _events(dataset: Dataset) -> pd.DataFrame:
     log = dataset.log
     columns = _columns(dataset)
-    assert log.raw_user is not None and log.raw_item is not None
-    columns |= {"user": log.raw_user[log.user], "item": log.raw_item[log.item]}
+    assert isinstance(log, Log)
+    columns |= {"user": log.users.raw[log.user], "item": log.items.raw[log.item]}
     return pd.DataFrame(columns | {"label": log.label.astype(np.int8), "timestamp": log.timestamp})
 
 
@@ -206,8 +205,8 @@ def _write_recbole(parts: dict[str, Rows], folder: Path, name: str) -> None:
         frame = _atomic(pd.DataFrame({**rows.columns, "label": rows.label.astype(np.int8)}))
         if rows.history is not None:
             given = _joined(rows, " ")
-            frame["item_id_list:token_seq"] = [each or NO_HISTORY for each in given]
-            # DIEN reads negatives even where its auxiliary loss has weight 0: as many items, drawn by popularity.
+            frame["item_id_list:token_seq"] = [items or NO_HISTORY for items in given]
+            # DIEN reads negatives even if its auxiliary loss has weight 0: one for each event, sampled by popularity.
             drawn = np.random.default_rng(0).choice(rows.columns["item"], rows.history.shape)
             others = replace(rows, history=drawn, length=np.maximum(rows.length, 1))
             frame["neg_item_id_list:token_seq"] = _joined(others, " ")
@@ -215,7 +214,7 @@ def _write_recbole(parts: dict[str, Rows], folder: Path, name: str) -> None:
 
 
 def _atomic(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the kind of each column in its header, and RecBole's own names of the ids."""
+    """With the type of each column in its header, and RecBole's names for the ids."""
     kinds = {"user": "user_id:token", "item": "item_id:token", "label": "label:float", "timestamp": "timestamp:float"}
     return frame.rename(columns=lambda name: kinds.get(name, f"{name}:token"))
 

@@ -1,4 +1,4 @@
-"""The bare loop: plain PyTorch on prepared tensors, fused Adam, no framework, no logging, no metric but the AUC."""
+"""The bare loop: plain PyTorch on prepared tensors, fused Adam, no framework, no logging, no metric except AUC."""
 
 from worker import Job, Rows, timed, work  # isort: skip  # starts the clock
 
@@ -14,7 +14,7 @@ def prepare(job: Job) -> dict[str, list[Tensor]]:
 
 
 def tensors(rows: Rows) -> list[Tensor]:
-    """Label, then what the model's forward takes."""
+    """The label, then the inputs of the model's forward."""
     columns = {name: torch.from_numpy(column).long() for name, column in rows.columns.items()}
     label = torch.from_numpy(rows.label)
     if rows.history is None:
@@ -30,7 +30,7 @@ class Loop:
         self.model = bare_models.build(job.model, job.settings)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=job.settings["learning_rate"], fused=True)
         self.n_rows, self.n_test = len(parts["train"][0]), len(parts["test"][0])
-        self.parameters = sum(each.numel() for each in self.model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def epoch(self) -> float:
         return timed(self.train)
@@ -38,7 +38,7 @@ class Loop:
     def train(self) -> None:
         self.model.train()
         for rows in torch.randperm(self.n_rows).split(self.settings["batch_size"]):
-            label, *inputs = (each[rows] for each in self.parts["train"])
+            label, *inputs = (column[rows] for column in self.parts["train"])
             self.optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(self.model(*inputs), label).backward()
             self.optimizer.step()
@@ -47,7 +47,7 @@ class Loop:
     def auc(self, part: str) -> float:
         self.model.eval()
         label, *inputs = self.parts[part]
-        batches = zip(*(each.split(self.settings["eval_batch_size"]) for each in inputs), strict=True)
+        batches = zip(*(column.split(self.settings["eval_batch_size"]) for column in inputs), strict=True)
         return roc_auc_score(label, torch.cat([self.model(*batch) for batch in batches]))
 
 

@@ -1,6 +1,6 @@
-"""Preparation as one writes it where a library has none: pandas, LabelEncoder, and histories by numpy.
+"""Handwritten preparation for libraries that have none: pandas, LabelEncoder, and histories with numpy.
 
-Torch-RecHub and DeepCTR-Torch take arrays; their examples read a CSV file and encode each column like this. The
+Torch-RecHub and DeepCTR-Torch take arrays; their examples read a CSV file and encode each column in this way. The
 histories here are gathered without a loop over rows.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import LabelEncoder
 
-RATIOS = (0.8, 0.9)  # where valid and test begin
+RATIOS = (0.8, 0.9)  # where valid and test start
 
 
 def prepare(job: Job) -> list[dict[str, np.ndarray]]:
@@ -26,10 +26,10 @@ def prepare(job: Job) -> list[dict[str, np.ndarray]]:
 
 
 def sequences(events: pd.DataFrame, longest: int) -> list[dict[str, np.ndarray]]:
-    """Rows with their last events strictly before, each user's last events in valid and test."""
+    """Rows with their last events strictly before; each user's last events are in valid and test."""
     by_user = events.groupby("user", sort=False)
     place = by_user.cumcount().to_numpy()
-    earlier = events.groupby(["user", "timestamp"], sort=False).cumcount().to_numpy()  # of the same moment
+    earlier = events.groupby(["user", "timestamp"], sort=False).cumcount().to_numpy()  # with the same timestamp
     length = np.minimum(place - earlier, longest)
     step = np.arange(longest)
     position = np.arange(len(events)) - earlier - length
@@ -43,5 +43,5 @@ def sequences(events: pd.DataFrame, longest: int) -> list[dict[str, np.ndarray]]
 
 if __name__ == "__main__":
     job = Job()
-    assert job.prepare_only, "preparation is all that is written by hand"
+    assert job.prepare_only, "only preparation is written by hand; add --prepare-only"
     work(job, prepare, lambda job, prepared: prepared)

@@ -1,4 +1,4 @@
-"""DeepCTR-Torch by compile, fit and predict. It has no BST."""
+"""DeepCTR-Torch through compile, fit and predict. It has no BST."""
 
 import time
 
@@ -40,7 +40,7 @@ def build_model(job: Job) -> torch.nn.Module:
 
 
 class Stopwatch(Callback):
-    """Seconds from an epoch's first batch to its last: the arrays that fit joins beforehand are not counted."""
+    """Seconds from an epoch's first batch to its last, without the time in which fit joins arrays beforehand."""
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.began = time.perf_counter()
@@ -53,12 +53,12 @@ class DeepCTRTorch:
     def __init__(self, job: Job, parts: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]) -> None:
         torch.set_num_threads(job.threads)
         self.settings, self.parts = job.settings, parts
-        self.verbose = 0 if job.flags["no_metrics"] else 2  # with 2, as in its examples, metrics of every batch
+        self.verbose = 0 if job.flags["no_metrics"] else 2  # 2, as in its examples, computes metrics on every batch
         self.model = build_model(job)
         adam = torch.optim.Adam(self.model.parameters(), job.settings["learning_rate"])
         self.model.compile(adam, "binary_crossentropy", metrics=["binary_crossentropy", "auc"])
         self.n_rows, self.n_test = len(parts["train"][1]), len(parts["test"][1])
-        self.parameters = sum(each.numel() for each in self.model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def epoch(self) -> float:
         stopwatch = Stopwatch()
@@ -73,4 +73,4 @@ class DeepCTRTorch:
 
 
 if __name__ == "__main__":
-    work(Job(no_metrics="compute none on training batches"), prepare, DeepCTRTorch)
+    work(Job(no_metrics="compute no metrics on training batches"), prepare, DeepCTRTorch)

@@ -1,7 +1,7 @@
-"""FuxiCTR by its FeatureProcessor, RankDataLoader and train_epoch; models from the repository's model_zoo.
+"""FuxiCTR through its FeatureProcessor, RankDataLoader and train_epoch, with models from its repository's model_zoo.
 
-Preparation reads CSV files that are split already and hold the histories, makes the vocabularies, and writes Parquet.
-Batches are loaded without worker processes: on few cores it trains fastest so.
+Preparation reads CSV files that are already split and contain the histories, builds the vocabularies and writes
+Parquet. Batches are loaded without worker processes, which is fastest on few cores.
 """
 
 import importlib
@@ -37,7 +37,7 @@ OWN = {
     | {"gru_type": "AUGRU", "dien_neg_seq_field": [], "aux_loss_alpha": 0, "attention_type": "bilinear_attention"},
     "bst": {f"bst_{name}": field for name, field in FIELDS.items()} | {"seq_pooling_type": "mean"},
 }
-CLIP = 10.0  # train_epoch clips the gradient always; this is its default
+CLIP = 10.0  # train_epoch always clips the gradient; this is its default
 
 
 def parameters_of(job: Job, folder: str) -> dict[str, Any]:
@@ -84,8 +84,8 @@ class FuxiCTR:
         self.n_test = test.num_samples
         name, place = ZOO[job.model]
         self.model = getattr(importlib.import_module(f"model_zoo.{place}.src"), name)(features, **params)
-        self.parameters = sum(each.numel() for each in self.model.parameters())
-        # What fit sets before it calls train_epoch; the evaluation within an epoch is put off for ever.
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        # What fit sets before it calls train_epoch; evaluation within an epoch never happens.
         self.model._max_gradient_norm, self.model._total_steps, self.model._eval_steps = CLIP, 0, sys.maxsize
         self.model._stop_training, self.model._epoch_index, self.model.valid_gen = False, 0, valid
 

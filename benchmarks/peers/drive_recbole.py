@@ -1,7 +1,7 @@
-"""RecBole by its Config, data preparation and Trainer. It has no BST.
+"""RecBole through its Config, data preparation and Trainer. It has no BST.
 
-Trained on the common rows, as its `benchmark_filename` takes them, histories given. With --prepare-only it reads the
-events, orders, augments and splits them by itself; events of one moment then stand in each other's histories.
+It trains on the common rows with their histories, given as `benchmark_filename`. With --prepare-only it reads, orders,
+augments and splits the events itself; events with the same timestamp are then in each other's histories.
 """
 
 import logging
@@ -43,7 +43,7 @@ def configure(job: Job) -> Config:
         if job.kind == "sequence":
             given["alias_of_item_id"] = HISTORIES
     given["load_col"] = {"inter": columns}
-    sys.argv = sys.argv[:1]  # RecBole reads the command line too
+    sys.argv = sys.argv[:1]  # RecBole would read the command line too
     return Config(model=NAMES[job.model], dataset=job.kind, config_dict=given)
 
 
@@ -64,7 +64,7 @@ class RecBole:
         self.n_rows = train.rows(len(train._dataset), job.settings["batch_size"])
         self.n_test = len(loaders["test"]._dataset)
         model = get_model(config["model"])(config, train._dataset).to(config["device"])
-        self.parameters = sum(each.numel() for each in model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         self.trainer.eval_collector.data_collect(train)
         self.n_epochs = 0

@@ -1,7 +1,7 @@
-"""recexp by its own command line; training and memory as its metrics.json gives them.
+"""recexp through its command line; training speed and memory come from its metrics.json.
 
-Importing, preparation, building and the speed of evaluation stand in no run directory: with --evaluate or
---prepare-only they are timed in this process.
+A run directory does not record the times of import, preparation, building and evaluation. With --evaluate or
+--prepare-only these are measured in this process.
 """
 
 import json
@@ -17,7 +17,7 @@ from worker import Job, report, timed
 
 
 def trained(overrides: list[str]) -> dict[str, Any]:
-    """What metrics.json holds after `recexp OVERRIDES`."""
+    """The content of metrics.json after `recexp OVERRIDES`."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [str(Path(sys.executable).with_name("recexp")), *overrides, f"run.dir={run}"]
@@ -28,16 +28,18 @@ def trained(overrides: list[str]) -> dict[str, Any]:
 
 
 def timed_within(job: Job, overrides: list[str]) -> dict[str, Any]:
-    """Seconds of import, preparation and building, and rows a second of scoring test and computing all metrics."""
+    """Seconds of import, preparation and building; rows per second of scoring the test split with all metrics."""
     began = time.perf_counter()
-    import pandas  # noqa: F401  # imported by preparation otherwise, within its time
+    import pandas  # noqa: F401  # otherwise imported, and timed, within preparation
     import torch
 
     import recexp
     from recexp import registry
     from recexp.dataset.batch import Batches
     from recexp.dataset.prepare import load
-    from recexp.trainer.metric import evaluate
+    from recexp.metric.binary import evaluate
+    from recexp.metric.scoring import score
+    from recexp.trainer.step import autocast
 
     seconds = {"import": time.perf_counter() - began}
     torch.set_num_threads(job.threads)
@@ -53,12 +55,13 @@ def timed_within(job: Job, overrides: list[str]) -> dict[str, Any]:
     seconds["build"] = time.perf_counter() - began
     batches = Batches(dataset, config.dataset)
 
-    def score() -> None:
-        scores = trainer.score(model, batches, "test")
-        evaluate(scores.label, scores.logits, scores.user, threshold=0.0)
+    def scored() -> None:
+        precision = autocast(config.trainer, trainer.device)
+        scores = score(model, batches, "test", config.trainer.eval_batch_size, precision)
+        evaluate(scores.labels, scores.logits, scores.users, threshold=0.0)
 
     with trainer.numerics():
-        taken = statistics.median(timed(score) for _ in range(job.epochs))  # weights do not matter for the time
+        taken = statistics.median(timed(scored) for _ in range(job.epochs))  # the weights do not affect the time
     return {"seconds": seconds, "evaluation_rows_per_second": batches.size("test") / taken}
 
 

@@ -1,4 +1,4 @@
-"""Torch-RecHub by its CTRTrainer and DataGenerator. DIEN computes its auxiliary loss always, here with weight 0."""
+"""Torch-RecHub through its CTRTrainer and DataGenerator. Its DIEN always computes its auxiliary loss; weight 0 here."""
 
 from worker import Job, Rows, timed, work  # isort: skip  # starts the clock
 
@@ -16,13 +16,13 @@ def prepare(job: Job) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
 
 
 def inputs(rows: Rows, job: Job) -> dict[str, np.ndarray]:
-    found = {name: column.astype(np.int64) for name, column in rows.columns.items()}
+    columns = {name: column.astype(np.int64) for name, column in rows.columns.items()}
     if rows.history is not None:
-        found["history"] = rows.history.astype(np.int64)
+        columns["history"] = rows.history.astype(np.int64)
     if job.model == "dien":
-        drawn = np.random.default_rng(0).choice(found["item"], rows.history.shape)
-        found["negatives"] = np.where(found["history"] > 0, drawn, 0)
-    return found
+        sampled = np.random.default_rng(0).choice(columns["item"], rows.history.shape)
+        columns["negatives"] = np.where(columns["history"] > 0, sampled, 0)
+    return columns
 
 
 def build_model(job: Job) -> nn.Module:
@@ -42,7 +42,7 @@ def build_model(job: Job) -> nn.Module:
         negatives = [SequenceFeature("negatives", pooling="concat", shared_with="item", **shared)]
         return ranking.DIEN(**sides, neg_history_features=negatives, alpha=0.0)
     model = ranking.BST(**sides, nhead=settings["n_heads"], dropout=0.0, max_seq_len=settings["max_history"] + 1)
-    # Its feed-forward size is torch's default of 2,048 and no argument: the same encoder of the common size.
+    # Its feed-forward size is fixed at torch's default, 2,048; this is the same encoder with the common size.
     layer = nn.TransformerEncoderLayer(
         dim, settings["n_heads"], settings["feedforward_size"], dropout=0.0, activation=nn.LeakyReLU(), batch_first=True
     )
@@ -56,7 +56,7 @@ class TorchRecHub:
         torch.manual_seed(job.seed)
         self.model = build_model(job)
         self.n_rows, self.n_test = len(parts["train"][1]), len(parts["test"][1])
-        self.parameters = sum(each.numel() for each in self.model.parameters())
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         (valid_x, valid_y), (test_x, test_y) = parts["valid"], parts["test"]
         loaders = DataGenerator(*parts["train"]).generate_dataloader(
             x_val=valid_x, y_val=valid_y, x_test=test_x, y_test=test_y, batch_size=job.settings["batch_size"]

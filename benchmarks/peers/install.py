@@ -1,9 +1,9 @@
-"""An environment for each of the other libraries below benchmarks/peers/.env, versions pinned.
+"""Creates an environment with pinned versions for each of the other libraries in benchmarks/peers/.env.
 
 usage: python benchmarks/peers/install.py [NAME ...]
 
-Each is installed on its own; the failure of one is told in a line and does not stop the others. Beside a library stand
-the packages that it imports but does not declare, and bounds on those that have since dropped what it calls.
+Each is installed separately; a failure is reported in one line and does not stop the others. With each library are
+listed the packages that it imports but does not declare, and upper bounds on those that later removed what it calls.
 """
 
 import argparse
@@ -22,12 +22,12 @@ PEERS = {
         "recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "lightgbm", "xgboost", "kmeans_pytorch", "setuptools<81",
     ],
 }  # fmt: skip
-# FuxiCTR's wheel lacks its models: the code is that of its repository, the wheel brings what it needs.
+# FuxiCTR's wheel lacks its models: the code comes from its repository, the wheel only brings the dependencies.
 SOURCE, COMMIT = "https://github.com/reczoo/FuxiCTR", "0245987fdc1d43c36164ea496a02324885a8557a"
 
 
 def install(name: str) -> None:
-    """Makes an environment anew unless it is there, whole. Raises CalledProcessError, with nothing left behind."""
+    """Creates an environment unless it is complete. Raises CalledProcessError and leaves nothing behind on failure."""
     folder = ENVIRONMENTS / name
     stamp = folder / ".installed"
     wanted = "\n".join([TORCH, *PEERS[name]])

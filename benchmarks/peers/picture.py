@@ -1,4 +1,4 @@
-"""Training speed as bars, a panel for each model, against the bare loop of the same rounds."""
+"""Training speed as bars relative to the bare loop of the same rounds, one panel per model."""
 
 import math
 from pathlib import Path
@@ -22,7 +22,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     ratios = [line.to_bare for lines in panels for line in lines if line.to_bare]
     if not ratios:
         return
-    most = 1.25 * max(*ratios, 1.0)  # room for the words beside the bars
+    most = 1.25 * max(*ratios, 1.0)  # room for the labels beside the bars
     n_columns = min(2, len(models))
     n_rows = math.ceil(len(models) / n_columns)
     tall = [max(map(len, panels[row * n_columns : (row + 1) * n_columns])) for row in range(n_rows)]
@@ -33,7 +33,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     for number, (axis, model, lines) in enumerate(zip(axes.flat, models, panels, strict=False)):
         panel(axis, TITLES[model], lines)
         axis.set_xlim(0, most)
-        axis.set_ylim(tall[number // n_columns] - 0.4, -0.6)  # bars of one height, the fastest on top
+        axis.set_ylim(tall[number // n_columns] - 0.4, -0.6)  # bars of equal height, the fastest on top
     for axis in list(axes.flat)[len(models) :]:
         axis.remove()
     for axis in axes[-1]:
@@ -43,7 +43,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 
 def panel(axis: Axes, title: str, lines: list[report.Line]) -> None:
-    """One model: the fastest on top, the rate in samples a second beside each bar."""
+    """One model: the fastest on top, with samples per second beside each bar."""
     for place, line in enumerate(lines):
         assert line.to_bare
         own = line.name.startswith(report.OWN)

@@ -1,8 +1,8 @@
-"""What the machine could do: the flops of a training sample, and the best fp32 rate of the model's matrix products.
+"""The machine's limit: flops per training sample, and the best fp32 speed of the model's matrix products.
 
-Flops are counted by torch.utils.flop_counter on the bare model, forward and backward, so the same number stands for
-every library, whatever it computes beside or in another way. The rate is that of the fastest of the products that the
-forward pass makes of a whole batch, each measured alone, by torch.mm and as recexp multiplies.
+torch.utils.flop_counter counts the flops of the bare model, forward and backward; the same count is used for every
+library, whatever else it computes. The speed is that of the fastest matrix product in the forward pass of a batch, each
+measured alone, with torch.mm and with recexp's own product.
 """
 
 import time
@@ -18,7 +18,7 @@ from worker import Job, report, timed
 
 from recexp.layer.product import times
 
-SECONDS = 0.2  # of measurement, each product
+SECONDS = 0.2  # of measurement per product
 
 
 class Products(TorchDispatchMode):
@@ -36,7 +36,7 @@ class Products(TorchDispatchMode):
 
 
 def flops_per_second(m: int, k: int, n: int) -> float:
-    """The best of many runs of one product."""
+    """The best of many runs of one product (m, k) x (k, n)."""
     left, right = torch.randn(m, k), torch.randn(n, k)
     best, until = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < until:
@@ -47,7 +47,7 @@ def flops_per_second(m: int, k: int, n: int) -> float:
 def main(job: Job) -> None:
     torch.set_num_threads(job.threads)
     model = bare_models.build(job.model, job.settings)
-    batch: list[Tensor] = [each[: job.settings["batch_size"]] for each in tensors(job.rows()["train"])]
+    batch: list[Tensor] = [column[: job.settings["batch_size"]] for column in tensors(job.rows()["train"])]
     label, *inputs = batch
     with Products() as products:
         model(*inputs)

@@ -2,11 +2,11 @@
 
 usage: python benchmarks/peers/run.py [--data ML-100K] [--rounds N] [--accuracy] [-o FOLDER] [--quick]
 
-Every figure comes from a process of its own, on the same rows, with the same sizes, batch and learning rate. A round
-runs every library once for each model, one after the other; ratios are taken within a round, so that a machine whose
-speed drifts compares like with like. Libraries that are not installed (make bench-peers) are left out and told.
---quick runs everything once on a few batches of the embedded synthetic data, written as files of MovieLens, and
-asserts that it runs; it measures nothing.
+Every measurement comes from its own process, on the same rows, with the same sizes, batch size and learning rate. A
+round runs every library once for each model, one after another; ratios are taken within a round, so that drift in the
+machine's speed cancels out. Libraries that are not installed (make bench-peers) are named and left out. --quick only
+asserts that everything runs, on a few batches of the embedded synthetic data written as files of MovieLens; it measures
+nothing.
 """
 
 import argparse
@@ -35,20 +35,20 @@ EPOCHS = {"deepfm": 15, "din": 3, "dien": 3, "bst": 3}  # the first warms up; on
 ACCURACY_EPOCHS = {"deepfm": 12, "din": 5, "dien": 4, "bst": 4}
 PREPARATION_ROUNDS = 3
 PREPARATION_MODELS = {"sequence": "din", "fields": "deepfm"}
-SECONDS = 3600  # after which a worker is given up
+SECONDS = 3600  # timeout of a worker
 ALL = 0  # batches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A library as it is driven. batches: how many of an epoch are timed, for each model it has."""
+    """How to run a library. batches: how many per epoch are timed, by model; models it lacks are absent."""
 
     name: str
     driver: str
-    environment: str | None = None  # folder below .env; None: recexp's own
+    environment: str | None = None  # folder in .env; None: recexp's own environment
     flags: tuple[str, ...] = ()
     batches: Mapping[str, int]
-    accuracy: bool = True  # whether its AUC is of interest: not where another entry trains the same
+    accuracy: bool = True  # whether to measure its AUC; not if another entry trains the same model
 
     def installed(self) -> bool:
         return self.environment is None or self.python().exists()
@@ -80,13 +80,13 @@ PREPARATION = (
 
 
 def main(typed: argparse.Namespace) -> None:
-    found = tuple(entry for entry in ENTRIES if entry.installed())
-    absent = sorted({entry.name for entry in ENTRIES} - {entry.name for entry in found})
+    installed = tuple(entry for entry in ENTRIES if entry.installed())
+    absent = sorted({entry.name for entry in ENTRIES} - {entry.name for entry in installed})
     if absent:
         print(f"not installed, so left out: {', '.join(absent)}; make bench-peers installs them", flush=True)
     if typed.quick:
         with tempfile.TemporaryDirectory() as folder:
-            quick(found, Path(folder))
+            quick(installed, Path(folder))
         return
     folder = Path(typed.output).resolve()
     shutil.rmtree(folder / "data", ignore_errors=True)
@@ -96,11 +96,11 @@ def main(typed: argparse.Namespace) -> None:
     results = {"machine": machine(typed.threads), "absent": absent, "rounds": [], "rates": []}
     for number in range(1, typed.rounds + 1):
         told = f"round {number} of {typed.rounds}"
-        results["rounds"].append(one_round(found, typed.models, inputs, typed.threads, told))
+        results["rounds"].append(one_round(installed, typed.models, inputs, typed.threads, told))
         results["rates"].append({model: rate(model, inputs, typed.threads) for model in typed.models})
         write(results, folder)
     if typed.accuracy:
-        results["accuracy"] = accuracy(found, typed.models, inputs, typed.threads)
+        results["accuracy"] = accuracy(installed, typed.models, inputs, typed.threads)
         write(results, folder)
     if not typed.no_preparation:
         data.write_million(folder / "data" / "million")
@@ -110,7 +110,7 @@ def main(typed: argparse.Namespace) -> None:
 
 
 def quick(entries: Iterable[Entry], folder: Path) -> None:
-    """Everything once, on next to nothing, one process a core. Raises SystemExit where a worker fails."""
+    """Runs everything once on very little data, one process per core. Raises SystemExit if a worker fails."""
     data.write_small_movielens(folder / "source", n_events=4000)
     data.write_movielens([f"dataset.path={folder / 'source'}", "dataset.cache_dir=null"], folder)
     jobs = [(model, entry) for model in MODELS for entry in entries if model in entry.batches]
@@ -120,10 +120,10 @@ def quick(entries: Iterable[Entry], folder: Path) -> None:
         rate_lines = dict(zip(MODELS, pool.map(lambda model: rate(model, folder, 1), MODELS), strict=True))
     if failed := [line["error"] for line in (*lines, *rate_lines.values()) if "error" in line]:
         raise SystemExit("\n".join(failed))
-    found: dict[str, dict[str, list[dict]]] = {model: {} for model in MODELS}
+    results: dict[str, dict[str, list[dict]]] = {model: {} for model in MODELS}
     for (model, entry), line in zip(jobs, lines, strict=True):
-        found[model].setdefault(entry.name, []).append(line)
-    write({"machine": machine(1), "absent": [], "rounds": [found], "rates": [rate_lines]}, folder)
+        results[model].setdefault(entry.name, []).append(line)
+    write({"machine": machine(1), "absent": [], "rounds": [results], "rates": [rate_lines]}, folder)
     print(
         f"ran: {', '.join(f'{model} {entry.name}' for model, entry in jobs)}; table and picture; nothing was measured"
     )
@@ -132,7 +132,7 @@ def quick(entries: Iterable[Entry], folder: Path) -> None:
 def one_round(
     entries: Iterable[Entry], models: Iterable[str], inputs: Path, threads: int, told: str
 ) -> dict[str, dict[str, list[dict]]]:
-    """model: library: the line of each of its entries."""
+    """The results by model and library, one per entry."""
     lines: dict[str, dict[str, list[dict]]] = {model: {} for model in models}
     for model in models:
         for entry in entries:
@@ -147,12 +147,12 @@ def one_round(
 
 
 def rate(model: str, inputs: Path, threads: int) -> dict[str, Any]:
-    """Flops of a sample, and the machine's best rate of the model's products."""
+    """Flops per sample, and the machine's best rate for the model's matrix products."""
     return run(Path(sys.executable), "rate.py", model, inputs, threads)
 
 
 def accuracy(entries: Iterable[Entry], models: Iterable[str], inputs: Path, threads: int) -> dict[str, dict[str, dict]]:
-    """model: library: a line with the test AUC of the best epoch on valid, and the speed of evaluation."""
+    """By model and library: the test AUC at the best epoch on the validation split, and the speed of evaluation."""
     lines: dict[str, dict[str, dict]] = {model: {} for model in models}
     for model in models:
         for entry in entries:
@@ -165,7 +165,7 @@ def accuracy(entries: Iterable[Entry], models: Iterable[str], inputs: Path, thre
 
 
 def preparation(folder: Path, threads: int) -> dict[str, dict[str, dict[str, list[dict]]]]:
-    """data: kind: library: lines with the seconds of preparation."""
+    """The seconds of preparation by data set, kind of model and library."""
     lines: dict[str, dict[str, dict[str, list[dict]]]] = {}
     for name in ("ml-100k", "million"):
         kinds = lines.setdefault(name, {})
@@ -188,7 +188,7 @@ def call(entry: Entry, model: str, inputs: Path, threads: int, options: Iterable
 def run(
     python: Path, script: str, model: str, inputs: Path, threads: int, options: Iterable[Any] = ()
 ) -> dict[str, Any]:
-    """A worker's line, or what its error was."""
+    """A worker's result, or its error."""
     command = [python, HERE / script, "--model", model, "--data", inputs.resolve(), "--threads", threads, *options]
     try:
         with tempfile.TemporaryDirectory() as folder:  # some libraries leave logs where they run
@@ -214,7 +214,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, as far as the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -225,11 +225,11 @@ def cpu() -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("models", nargs="*", help=f"of {', '.join(MODELS)}; all of them where none is named")
+    parser.add_argument("models", nargs="*", help=f"any of {', '.join(MODELS)}; default: all")
     parser.add_argument("--data", default=os.environ.get("ML100K"), help="folder or zip of MovieLens 100K")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--accuracy", action="store_true", help="train and evaluate everything once more, for the AUC")
+    parser.add_argument("--accuracy", action="store_true", help="train and evaluate everything once more for the AUC")
     parser.add_argument("--no-preparation", action="store_true")
     parser.add_argument("-o", "--output", default="outputs/bench")
     parser.add_argument("--quick", action="store_true")

@@ -1,7 +1,7 @@
-"""What all workers share: arguments, rows, the clock, and the line of JSON they print. It needs numpy alone.
+"""Shared by all workers: arguments, rows, the clock, and the line of JSON that they print. It needs only numpy.
 
-A worker is `python drive_LIBRARY.py --model M --data FOLDER ...`. It says how its library prepares the data and builds
-the model; `work` times both, trains, evaluates and prints.
+A worker is `python drive_LIBRARY.py --model M --data FOLDER ...`. It defines how its library prepares the data and
+builds the model; `work` times both, trains, evaluates and prints.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MODELS = ("deepfm", "din", "dien", "bst")
 
 @dataclass(frozen=True)
 class Rows:
-    """n rows of a part. Ids are those of recexp: 0 padding, 1 unknown, known values from 2 on."""
+    """n rows of a split. Ids are those of recexp: 0 for padding, 1 for unknown, values from 2 on."""
 
     label: np.ndarray  # (n,) float32
     columns: dict[str, np.ndarray]  # (n,) int32 by field: user, item, ...
@@ -42,19 +42,19 @@ class Rows:
 
 
 class Job:
-    """The arguments of a worker, and what the experiment says of its model."""
+    """The arguments of a worker, and the experiment's settings for its model."""
 
     def __init__(self, **flags: str) -> None:
-        """flags: names of further switches and what they do."""
+        """flags: names of additional switches, with their help texts."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--model", choices=MODELS, required=True)
         parser.add_argument("--data", type=Path, required=True, help="folder that data.py wrote")
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--epochs", type=int, default=3)
-        parser.add_argument("--max-batches", type=int, default=0, help="of an epoch; 0: all")
+        parser.add_argument("--max-batches", type=int, default=0, help="per epoch; 0: all")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--evaluate", action="store_true", help="after each epoch, on valid and test")
-        parser.add_argument("--prepare-only", action="store_true", help="time reading, indexing and splitting alone")
+        parser.add_argument("--prepare-only", action="store_true", help="time only reading, indexing and splitting")
         for name, meaning in flags.items():
             parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=meaning)
         typed = parser.parse_args()
@@ -73,7 +73,7 @@ class Job:
         self.vocabulary: dict[str, int] = self.settings["vocabulary"]  # rows of each field's embedding table
 
     def rows(self) -> dict[str, Rows]:
-        """All parts; the training rows are a random choice where batches are limited."""
+        """All splits; the training rows are a random sample if batches are limited."""
         parts = read_rows(self.folder)
         n_rows = self.max_batches * self.settings["batch_size"]
         if 0 < n_rows < len(parts["train"]):
@@ -85,19 +85,19 @@ class Job:
 class Library(Protocol):
     """A library with its data and model, ready to train."""
 
-    n_rows: int  # trained in an epoch
+    n_rows: int  # trained per epoch
     n_test: int
     parameters: int
 
     def epoch(self) -> float:
-        """Trains an epoch; returns its seconds of training alone."""
+        """Trains an epoch and returns its seconds, of training only."""
 
     def auc(self, part: str) -> float:
-        """The library's own evaluation of a part, valid or test."""
+        """The library's own evaluation of a split, valid or test."""
 
 
 class Limited:
-    """The first batches of a loader, all of them where `most` is 0; in everything else the loader."""
+    """A loader's first `most` batches, or all of them if that is 0; otherwise it behaves like the loader."""
 
     def __init__(self, loader: Any, most: int) -> None:
         self.loader, self.most = loader, most
@@ -115,7 +115,7 @@ class Limited:
         return getattr(self.loader, name)
 
     def rows(self, n_rows: int, batch_size: int) -> int:
-        """How many of the loader's n_rows are seen."""
+        """How many of the loader's n_rows are used."""
         return min(n_rows, self.most * batch_size) if self.most else n_rows
 
 
@@ -172,7 +172,7 @@ def _train(job: Job, library: Library) -> dict[str, Any]:
 
 
 def report(line: dict[str, Any]) -> None:
-    """Prints a worker's line, its last on stdout. Memory is the process's own, without child processes."""
+    """Prints a worker's result, its last line on stdout. Memory is that of this process, without child processes."""
     line.setdefault("peak_memory_mb", peak_memory_mb())
     print("\n" + json.dumps(line), flush=True)
 
@@ -180,8 +180,8 @@ def report(line: dict[str, Any]) -> None:
 def peak_memory_mb() -> float:
     """The largest resident memory of this process.
 
-    On Linux ru_maxrss begins at the size of the process that started this one, here run.py with all it has loaded, so
-    that smaller workers would all show its size; VmHWM begins anew.
+    On Linux ru_maxrss starts at the size of the parent process, here run.py with all it has loaded, so all smaller
+    workers would show that size; VmHWM starts from zero.
     """
     status = Path("/proc/self/status")
     if status.exists():

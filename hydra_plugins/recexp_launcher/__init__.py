@@ -1,4 +1,4 @@
-"""recexp's launcher, and what stands before any launcher of a sweep.
+"""recexp's launcher, and the gate that a sweep puts before any launcher.
 
-Whatever Hydra program runs in this environment executes the modules here at its start: they import nothing heavy.
+Every Hydra program in this environment imports the modules here when it starts: they import nothing heavy.
 """

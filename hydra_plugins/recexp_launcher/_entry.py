@@ -1,4 +1,4 @@
-"""What `recexp -m` does: a folder, Hydra's sweeper over the launcher behind the gate, and what came of it."""
+"""What `recexp -m` does: it makes a folder, runs Hydra's sweeper and launcher behind the gate, and sums up the jobs."""
 
 import contextlib
 import logging
@@ -8,19 +8,21 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-from recexp.cli import OWN, call_hydra, log_to_terminal, one_line
+from recexp.compose import OWN, call_hydra, one_line
 from recexp.error import ConfigError, RunError, UserError
 from recexp.process import terminable
-from recexp.sweep import summary
+from recexp.report import sweep as summary
 from recexp.sweep.folder import ENDED, PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
+from recexp.sweep.outcome import outcomes
 from recexp.sweep.pool import Task
+from recexp.terminal import log_to_terminal
 
 logger = logging.getLogger("recexp.sweep")
 
 
 def sweep(overrides: list[str], flags: list[str]) -> int:
-    """Runs all jobs; 1 if one did not come to its end. Raises UserError before the first starts."""
-    typed_folder, resume = _place(overrides)
+    """Runs all jobs; returns 1 if one did not finish. Raises UserError before the first starts."""
+    typed_folder, resume = _typed_folder(overrides)
     log_to_terminal()
     with terminable(), opened(typed_folder, resume) as folder:
         task = Task(Sweep(folder, [word for word in overrides if not PLACE.match(word)], flags))
@@ -30,15 +32,15 @@ def sweep(overrides: list[str], flags: list[str]) -> int:
             logger.info("stopped at the first failure (run.fail_fast)")
         except BaseException as error:
             if begun(folder):
-                _conclude(folder, silent=isinstance(error, UserError))
+                _sum_up(folder, silent=isinstance(error, UserError))
             raise
         if not begun(folder):
             raise ConfigError(f"-m {' '.join(overrides)}: a sweep of no jobs; glob() and choices name nothing.")
-        return _conclude(folder)
+        return _sum_up(folder)
 
 
 def resume_sweep(folder: Path) -> int:
-    """Does again what was typed, where it was typed. Raises UserError."""
+    """Repeats the command of a sweep in the directory where it was typed. Raises UserError."""
     typed, folder = read_typed(folder), folder.absolute()
     if not Path(typed["directory"]).is_dir():
         raise RunError(f"{folder}: was typed in {typed['directory']}, which is no more.")
@@ -46,8 +48,8 @@ def resume_sweep(folder: Path) -> int:
         return sweep([*typed["overrides"], f"run.dir={quoted(folder)}", "run.resume=true"], typed["flags"])
 
 
-def _place(overrides: list[str]) -> tuple[str | None, bool]:
-    """What was typed for run.dir and run.resume. Raises ConfigError."""
+def _typed_folder(overrides: list[str]) -> tuple[str | None, bool]:
+    """The values typed for run.dir and run.resume. Raises ConfigError."""
     if other := next(
         (word for word in overrides if word.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))), None
     ):
@@ -57,19 +59,19 @@ def _place(overrides: list[str]) -> tuple[str | None, bool]:
         parsed = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:
         raise one_line(error, overrides) from error
-    if several := [word for word, each in zip(words, parsed, strict=True) if each.is_sweep_override()]:
+    if several := [word for word, override in zip(words, parsed, strict=True) if override.is_sweep_override()]:
         raise ConfigError(f"{several[0]}: a sweep has one folder.")
-    values: dict[str, Any] = {each.get_key_element().lstrip("+"): each.value() for each in parsed}
+    values: dict[str, Any] = {override.get_key_element().lstrip("+"): override.value() for override in parsed}
     folder, resume = values.get("run.dir"), values.get("run.resume", False)
     if not isinstance(resume, bool):
         raise ConfigError(f"run.resume = {resume}: must be true or false.")
     return None if folder is None else str(folder), resume
 
 
-def _conclude(folder: Path, silent: bool = False) -> int:
-    """Writes and tells what came of the jobs; 1 if one did not come to its end."""
-    jobs = summary.outcomes(folder)
+def _sum_up(folder: Path, silent: bool = False) -> int:
+    """Writes and prints the summary of the jobs; returns 1 if one did not finish."""
+    jobs = outcomes(folder)
     summary.write(folder, jobs)
     for line in [] if silent else summary.closing_lines(folder, jobs):
         logger.info(line)
-    return 0 if all(job.state in ENDED for job in jobs) else 1
+    return 0 if all(job.record.state in ENDED for job in jobs) else 1

@@ -1,6 +1,6 @@
-"""What stands before any launcher of a sweep: jobs are composed, checked and written before the first starts.
+"""The gate before any launcher of a sweep: all jobs are composed, checked and written before the first one starts.
 
-A launcher is then handed directories, and what came of its jobs is read from these, whether it returns or raises.
+The launcher then gets directories, and the results of its jobs are read from these, whether it returns or raises.
 """
 
 import logging
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -16,21 +15,21 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from recexp.cli import model_file, yaml_folders
+from recexp.compose import compose_job
 from recexp.error import UserError
 from recexp.process import cores
-from recexp.run.directory import check_reopens, read_config
+from recexp.run.directory import check_reopens
+from recexp.run.read import read_config
 from recexp.sweep.folder import PLACE, Job, Stopped, begin, check_data, find_job, job_path, quoted
 from recexp.sweep.job import objective
 from recexp.sweep.pool import Task
-from recexp.validate import check
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"  # in this process, for a debugger
 logger = logging.getLogger("recexp.sweep")
 
 
 class Gated(Callback):
-    """Puts the gate before the launcher that was chosen, by whatever file or word."""
+    """Puts the gate before the launcher that a file or override chose."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         gate = {"_target_": f"{__name__}.{Gate.__name__}", "_recursive_": False, "chosen": config.hydra.launcher}
@@ -39,12 +38,12 @@ class Gated(Callback):
 
 
 class Gate(Launcher):
-    """chosen: the configuration of the launcher behind it."""
+    """chosen: the configuration of the launcher behind the gate."""
 
     def __init__(self, chosen: DictConfig) -> None:
         self.chosen = chosen
-        self.fingerprints: dict[str, str] = {}  # of data, by the options that name them
-        self.told = False
+        self.fingerprints: dict[str, str] = {}  # of the data, by dataset options
+        self.announced = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         assert isinstance(task_function, Task)
@@ -57,45 +56,36 @@ class Gate(Launcher):
         )
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs those jobs that have not ended. A job's value is its objective, NaN where it failed.
+        """Runs the jobs that have not ended. A job's value is its objective, NaN if it failed.
 
-        Raises UserError before any starts, Stopped after a failure where run.fail_fast says so.
+        Raises UserError before any starts, and Stopped after a failure if run.fail_fast is true.
         """
         if not job_overrides:
             return []
-        threads = cores_of_each(self.chosen, len(job_overrides))
+        threads = threads_per_job(self.chosen, len(job_overrides))
         jobs = [self._job(number, words, threads) for number, words in enumerate(job_overrides, initial_job_idx)]
         for job in jobs:
             self._check(job)
         begin(self.sweep, jobs)
         left = [job for job in jobs if not job.ended]
-        self._tell(len(jobs), len(left))
+        self._announce(len(jobs), len(left))
         fail_fast = any(job.config.run.fail_fast for job in left)
         for batch in batches(left, self.chosen, fail_fast):
             self._run(batch, fail_fast)
         return [_returned(job) for job in jobs]
 
     def _job(self, number: int, words: Sequence[str], threads: int) -> Job:
-        """A job composed and checked. Raises ConfigError, or what Hydra raises."""
+        """A job, composed and checked. Raises ConfigError, or what Hydra raises."""
         words = [word for word in words if not PLACE.match(word)]
         if before := find_job(self.sweep.folder, number):
-            threads = read_config(before)["trainer"]["threads"]  # as it began
-        raw = self.loader.load_sweep_config(self.config, words)
-        outside = HydraConfig.instance().cfg
-        with open_dict(raw):
-            raw.hydra.job.num, raw.hydra.job.id = number, str(number)
-            HydraConfig.instance().set_config(raw)  # what ${hydra:...} refers to
-            del raw["hydra"]
-        try:
-            config = check(raw, model_file(raw, yaml_folders(HydraConfig.get())), threads)
-        finally:
-            HydraConfig.instance().cfg = outside
+            threads = read_config(before)["trainer"]["threads"]  # as when it began
+        config = compose_job(self.loader, self.config, words, number, threads)
         path = job_path(self.sweep.folder, number, config)
         config.run.dir = str(path)
         return Job(number, path, config, words)
 
     def _check(self, job: Job) -> None:
-        """Loads the data, which prepares them for all jobs. Raises UserError."""
+        """Loads the data, which also prepares them for all jobs. Raises UserError."""
         from recexp.dataset.prepare import load
         from recexp.experiment import resolve_device
 
@@ -108,56 +98,56 @@ class Gate(Launcher):
             self.fingerprints[options] = load(job.config.dataset).fingerprint
         check_data(job, self.fingerprints[options])
 
-    def _tell(self, jobs: int, left: int) -> None:
-        if not self.told:
+    def _announce(self, n_jobs: int, n_left: int) -> None:
+        if not self.announced:
             logger.info("sweep  %s", self.sweep.folder)
-        if left < jobs:
-            logger.info("%d of %d jobs have ended before", jobs - left, jobs)
-        self.told = True
+        if n_left < n_jobs:
+            logger.info("%d of %d jobs have ended before", n_jobs - n_left, n_jobs)
+        self.announced = True
 
     def _run(self, jobs: Sequence[Job], fail_fast: bool) -> None:
-        """What a launcher raises when a job dies does not end the sweep; what it raises before any began does."""
-        place = f"++run.fail_fast={str(fail_fast).lower()}"
-        words = [[*job.overrides, f"++run.dir={quoted(job.path.absolute())}", place] for job in jobs]
+        """A launcher's error as a job dies does not end the sweep; one raised before any job begins does."""
+        fail = f"++run.fail_fast={str(fail_fast).lower()}"
+        overrides = [[*job.overrides, f"++run.dir={quoted(job.path.absolute())}", fail] for job in jobs]
         try:
-            self.launcher.launch(words, jobs[0].number)
+            self.launcher.launch(overrides, jobs[0].number)
         except (UserError, Stopped):
             raise
         except Exception as error:
             if not any(job.began for job in jobs):
                 raise
-            said = str(error).partition("\n")[0]
-            logger.error("%s: %s: %s", type(self.launcher).__name__, type(error).__name__, said)
+            message = str(error).partition("\n")[0]
+            logger.error("%s: %s: %s", type(self.launcher).__name__, type(error).__name__, message)
         if fail_fast and not all(job.ended for job in jobs):
             raise Stopped
 
 
-def cores_of_each(launcher: DictConfig, n: int) -> int:
-    """For each of n jobs, by the launcher's options: cpus_per_task on a cluster, n_jobs at once on this machine."""
+def threads_per_job(launcher: DictConfig, n: int) -> int:
+    """Each job's threads: cpus_per_task on a cluster; on this machine its cores over the jobs that run at once."""
     if on_cluster(launcher):
         return launcher.cpus_per_task or 1
     return max(1, cores() // min(n, at_once(launcher)))
 
 
 def on_cluster(launcher: DictConfig) -> bool:
-    """As submitit's are."""
+    """Whether jobs run on other machines, as submitit's do."""
     return "cpus_per_task" in launcher
 
 
 def at_once(launcher: DictConfig) -> int:
-    """Jobs that a launcher on this machine runs at once; joblib's -1 means as many as there are cores."""
+    """How many jobs a launcher runs at once on this machine; joblib's -1 means one per core."""
     n_jobs = launcher.get("n_jobs") or 1
     return n_jobs if n_jobs > 0 else cores()
 
 
 def batches(jobs: list[Job], launcher: DictConfig, fail_fast: bool) -> list[list[Job]]:
-    """All jobs in one, but where a failure is to end the sweep and the launcher would go on: as many as run at once."""
+    """One batch of all jobs; of as many as run at once if a failure must end the sweep and the launcher would go on."""
     stops = launcher._target_.startswith("hydra_plugins.recexp_launcher.")
     size = at_once(launcher) if fail_fast and not stops else max(1, len(jobs))
     return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
 
 def _returned(job: Job) -> JobReturn:
-    found = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
-    found.return_value = objective(job.path)
-    return found
+    returned = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+    returned.return_value = objective(job.path)
+    return returned

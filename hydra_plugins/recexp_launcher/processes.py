@@ -1,4 +1,4 @@
-"""Hydra's `hydra/launcher=processes`: each job in a process of its own. It runs directories, so it needs the gate."""
+"""Hydra's `hydra/launcher=processes`: each job in its own process. It runs directories, so it needs the gate."""
 
 import os
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Processes(Launcher):
         if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
             raise ConfigError(f"hydra.launcher.n_jobs = {self.n_jobs}: must be 1 or more.")
         self.environment, self.sweep = dict(config.hydra.job.env_set), config.hydra.sweep
-        start_server()  # its imports and those of the gate's checks go on at the same time
+        start_server()  # it imports while the gate checks the jobs
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from recexp.sweep.pool import Pool
@@ -32,19 +32,19 @@ class Processes(Launcher):
 
         paths = [directory(overrides) for overrides in job_overrides]
         fail_fast = any("++run.fail_fast=true" in overrides for overrides in job_overrides)
-        with Progress(paths, self.sweep.get("n_jobs", 0)) as progress:  # a search knows how many there will be
+        with Progress(paths, self.sweep.get("n_jobs", 0)) as progress:  # a search knows how many jobs there will be
             Pool(self.n_jobs, gpus(), self.environment).run(paths, progress, fail_fast)
         return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
 
 
 def directory(overrides: Sequence[str]) -> Path:
-    """The run.dir that the gate has put among a job's overrides."""
-    typed = [word for word in overrides if word.startswith("++run.dir=")]
-    return Path(str(OverridesParser.create().parse_override(typed[-1]).value()))
+    """The run.dir that the gate added to a job's overrides."""
+    words = [word for word in overrides if word.startswith("++run.dir=")]
+    return Path(str(OverridesParser.create().parse_override(words[-1]).value()))
 
 
 def gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES can name, where that is more than one."""
+    """The devices that CUDA_VISIBLE_DEVICES can name, if there are several."""
     import torch
 
     count = torch.cuda.device_count()

@@ -1,4 +1,4 @@
 """Hydra's `hydra/sweeper=optuna` in recexp.
 
-At its start Hydra executes every module here whose name does not begin with _, so all but the plugin's own does.
+When it starts, Hydra imports every module here whose name does not begin with _, so only the plugin's own lacks it.
 """

@@ -1,26 +1,26 @@
-"""What a search says of its trials."""
+"""What a search reports of its trials."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from recexp.trainer.metric import HIGHER_IS_BETTER
+from recexp.metric.table import MONITORED
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running elsewhere"}
 
 
 def count(trials: Sequence[FrozenTrial]) -> str:
-    """How many ended how; of one that was run again, the last time counts."""
-    replaced = {each.user_attrs.get("again") for each in trials}
-    states = Counter(each.state.name for each in trials if each.number not in replaced)
-    told = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
-    return f"{states.total()} trials: {told}"
+    """The number of trials by state; of one that was run again, the last attempt counts."""
+    replaced = {trial.user_attrs.get("again") for trial in trials}
+    states = Counter(trial.state.name for trial in trials if trial.number not in replaced)
+    counts = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])
+    return f"{states.total()} trials: {counts}"
 
 
 def best_trial(trials: Sequence[FrozenTrial], objective: str) -> FrozenTrial | None:
-    """Of those that ran to their end. One that did before it saw that it was pruned is among them."""
+    """The best of the finished trials, including one that finished before it saw that it was pruned."""
     key = f"valid.{objective}"
-    sign = 1 if HIGHER_IS_BETTER[objective] else -1
-    ended = [each for each in trials if each.user_attrs.get("state") == "finished" and key in each.user_attrs]
-    return max(ended, key=lambda each: (sign * each.user_attrs[key], -each.number), default=None)
+    sign = MONITORED[objective].sign
+    finished = [trial for trial in trials if trial.user_attrs.get("state") == "finished" and key in trial.user_attrs]
+    return max(finished, key=lambda trial: (sign * trial.user_attrs[key], -trial.number), default=None)

@@ -1,4 +1,4 @@
-"""The search: trials in batches, each batch run by a launcher, watched, and told to the study."""
+"""The search: trials in batches, each batch run by a launcher, watched, and reported to the study."""
 
 import logging
 from collections.abc import Callable
@@ -14,21 +14,22 @@ from hydra_plugins.recexp_sweeper._closing import best_trial
 from hydra_plugins.recexp_sweeper._options import Options, Sampler
 from hydra_plugins.recexp_sweeper._study import open_study, sampler
 from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
-from recexp.cli import one_line
+from recexp.compose import one_line
 from recexp.config import Config
 from recexp.error import ConfigError, UserError
-from recexp.run.directory import read_json, read_status
+from recexp.run.read import read_json
+from recexp.run.status import read_status
 from recexp.sweep.folder import ENDED
 
 logger = logging.getLogger("recexp.search")
 
 
 class Search:
-    """Trials until the study has as many as it shall have.
+    """Runs trials until the study has n_trials.
 
-    job: the checked configuration of a job's words; raises where they allow none. A trial's user attributes: folder and
-    job say which run directory is its own; directory, state, valid.METRIC and test.METRIC what became of it; error why
-    it failed; again which failed trial it is run in place of.
+    job: from a job's overrides to its checked configuration; raises if there is none. A trial's user attributes: folder
+    and job identify its run directory; directory, state, valid.METRIC and test.METRIC are its result; error says why it
+    failed; again is the number of the failed trial that it replaces.
     """
 
     def __init__(
@@ -51,53 +52,53 @@ class Search:
         self.first = len(self.study.trials)  # number of the first trial of this process
 
     def run(self) -> None:
-        """Raises what the launcher does, where that ends a sweep."""
-        for each in self._own():
-            if each.state is TrialState.RUNNING and "job" not in each.user_attrs:
-                self._fail(optuna.Trial(self.study, each._trial_id), "the search was killed before it began")
+        """Raises what the launcher raises, if that ends the sweep."""
+        for trial in self._own():
+            if trial.state is TrialState.RUNNING and "job" not in trial.user_attrs:
+                self._fail(optuna.Trial(self.study, trial._trial_id), "the search was killed before it began")
         while jobs := self._left() or self._next():
             self._launch(jobs)
 
     def trials(self) -> list[FrozenTrial]:
-        """All that have begun, those of other processes that search in the same study among them."""
+        """All trials that have begun, including those of other processes that share the study."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
 
     def _left(self) -> list[Job]:
-        """What an earlier process has left running, and what failed in it: one batch, with no gap in its numbers."""
+        """Jobs that an earlier process left running, or that failed in it: one batch of consecutive numbers."""
         jobs: list[Job] = []
-        for number, each in sorted(self._latest().items()):
+        for number, last in sorted(self._latest().items()):
             failed = (
-                each.state is TrialState.FAIL and each.number < self.first and each.user_attrs["state"] not in ENDED
+                last.state is TrialState.FAIL and last.number < self.first and last.user_attrs["state"] not in ENDED
             )
-            if not failed and each.state is not TrialState.RUNNING:
+            if not failed and last.state is not TrialState.RUNNING:
                 continue
             if jobs and (number != jobs[-1].number + 1 or len(jobs) == self.options.n_jobs):
                 break
-            trial = self._again(each) if failed else optuna.Trial(self.study, each._trial_id)
-            words = [*self.fixed, *_space.words(each.params)]
-            jobs.append(Job(number, trial, words, reported=0 if failed else each.last_step or 0))
+            trial = self._again(last) if failed else optuna.Trial(self.study, last._trial_id)
+            words = [*self.fixed, *_space.words(last.params)]
+            jobs.append(Job(number, trial, words, reported=0 if failed else last.last_step or 0))
         return jobs
 
     def _own(self) -> list[FrozenTrial]:
-        """Those of this folder. The study in it serves no other; one elsewhere may."""
-        folder = str(self.folder.absolute())
-        return [each for each in self.trials() if not self.options.storage or each.user_attrs.get("folder") == folder]
+        """The trials of this folder. A study in the folder serves no other; one elsewhere may."""
+        folder, shared = str(self.folder.absolute()), bool(self.options.storage)
+        return [trial for trial in self.trials() if not shared or trial.user_attrs.get("folder") == folder]
 
     def _latest(self) -> dict[int, FrozenTrial]:
         """The last trial of each job."""
-        return {each.user_attrs["job"]: each for each in self._own() if "job" in each.user_attrs}
+        return {trial.user_attrs["job"]: trial for trial in self._own() if "job" in trial.user_attrs}
 
     def _again(self, failed: FrozenTrial) -> optuna.Trial:
-        """A new trial in place of one that failed: a study keeps what it was told."""
+        """A new trial in place of a failed one, as a study does not change what it was told."""
         kept = {key: failed.user_attrs[key] for key in ("folder", "job")}
         self.study.enqueue_trial(failed.params, user_attrs={**kept, "again": failed.number})
         return self.study.ask(self.space)
 
     def _next(self) -> list[Job]:
-        """New trials, as many as may run at once and are left; one that no configuration allows has failed."""
+        """As many new trials as may run at once and remain; one whose configuration is invalid fails at once."""
         jobs: list[Job] = []
         while len(jobs) < (self.options.n_jobs or 1):
-            begun = sum("again" not in each.user_attrs for each in self.trials())
+            begun = sum("again" not in trial.user_attrs for trial in self.trials())
             if begun >= self.n_trials:
                 break
             if job := self._ask(begun):
@@ -119,7 +120,7 @@ class Search:
         return Job(number, trial, words)
 
     def _mistake(self, words: list[str]) -> str | None:
-        """Why these words make no configuration: each value may be right and their combination wrong."""
+        """Why these overrides are invalid, or None: each value may be right and their combination wrong."""
         try:
             self.job(words)
         except UserError as error:
@@ -129,9 +130,9 @@ class Search:
         return None
 
     def _launch(self, jobs: list[Job]) -> None:
-        """Runs the jobs and tells the study what became of them, by what stands in their directories.
+        """Runs the jobs and reports to the study what their directories say.
 
-        Where that raises, their trials stay as they are: they are run when the search is given again.
+        If that raises, their trials stay as they are: they run when the search is resumed.
         """
         with Watch(jobs, self.folder, self.objective) as watch:
             self.launcher.launch([job.words for job in jobs], jobs[0].number)
@@ -143,10 +144,16 @@ class Search:
         status = read_status(path) if path else {"state": "missing", "error": "left no directory"}
         metrics = (read_json(path / "metrics.json") if path else None) or {"valid": {}, "test": {}}
         value = metrics["valid"].get(self.objective)
-        figures = {f"valid.{self.objective}": value, **{f"test.{name}": each for name, each in metrics["test"].items()}}
-        for key, each in {"directory": path and path.name, "state": status["state"], **figures}.items():
-            if each is not None:
-                job.trial.set_user_attr(key, each)
+        test = {f"test.{name}": score for name, score in metrics["test"].items()}
+        attributes = {
+            "directory": path and path.name,
+            "state": status["state"],
+            f"valid.{self.objective}": value,
+            **test,
+        }
+        for name, attribute in attributes.items():
+            if attribute is not None:
+                job.trial.set_user_attr(name, attribute)
         if status["state"] not in ENDED:
             self._fail(job.trial, status["error"] or f"ended as {status['state']}")
         elif pruned or status["state"] == "pruned":
@@ -166,7 +173,7 @@ class Search:
 
 
 def _grid(options: Options, space: _space.Space) -> list[dict[str, Any]]:
-    """The settings in their order for the sampler grid, none for another. Raises ConfigError for more than n_trials."""
+    """The settings in order for the sampler grid, none for another. Raises ConfigError for more than n_trials."""
     if options.sampler is not Sampler.grid:
         return []
     settings = _space.grid(space)

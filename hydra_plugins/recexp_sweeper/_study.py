@@ -1,4 +1,4 @@
-"""Optuna's part: the study with its storage, the sampler and the pruner."""
+"""Optuna's objects: the study with its storage, the sampler and the pruner."""
 
 import warnings
 from pathlib import Path
@@ -12,20 +12,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions, Sampler
 from hydra_plugins.recexp_sweeper._space import Space
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import ConfigError, RunError
-from recexp.trainer.metric import HIGHER_IS_BETTER
+from recexp.metric.table import MONITORED
+from recexp.tree import flat, to_dict
 
-SEARCHED = "searched"  # the study's attribute that says what is
+SEARCHED = "searched"  # the study's attribute that holds what it searches
 # Keys that may differ between the processes of a search.
 ELSEWHERE = ("run.", "logger", "device", "plugins", "trainer.threads", "dataset.cache_dir", "dataset.path",
              "dataset.user_path", "dataset.item_path")  # fmt: skip
 
 
 def open_study(options: Options, config: Config, folder: Path, objective: str, space: Space) -> optuna.Study:
-    """The study, made where there is none; its direction is the objective's.
+    """The study, made if there is none; its direction is the objective's.
 
-    Raises ConfigError for its storage, RunError where it has searched something else so far.
+    Raises ConfigError for its storage, RunError if it has searched something else so far.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = options.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
@@ -35,25 +36,25 @@ def open_study(options: Options, config: Config, folder: Path, objective: str, s
             storage=url,
             study_name=name,
             pruner=_pruner(options.pruner),
-            direction="maximize" if HIGHER_IS_BETTER[objective] else "minimize",
+            direction="maximize" if MONITORED[objective].higher_is_better else "minimize",
             load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"hydra.sweeper.storage = {options.storage}: cannot be opened: {reason}") from error
     identity = {key: value for key, value in flat(to_dict(config)) if not key.startswith(ELSEWHERE)}
-    spaces = {key: distribution_to_json(each) for key, each in space.items()}
+    spaces = {key: distribution_to_json(item) for key, item in space.items()}
     _describe(study, {**identity, "objective": objective, **spaces})
     return study
 
 
 def sampler(options: Options, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial. Seeded by its number, a search that was interrupted goes on as if it had not been."""
+    """The sampler of one trial, seeded by its number, so an interrupted search goes on as if it had not been."""
     seed = int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # what Optuna 4 calls constant_liar and GPSampler
+        warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna 4 calls constant_liar and GPSampler experimental
         if options.sampler is Sampler.tpe:
-            # constant_liar: trials of a batch, of which none has a value yet, keep away from each other.
+            # constant_liar: the trials of a batch, none of which has a value yet, stay apart.
             return optuna.samplers.TPESampler(n_startup_trials=options.startup_trials, seed=seed, constant_liar=True)
         if options.sampler is Sampler.gp:
             return optuna.samplers.GPSampler(n_startup_trials=options.startup_trials, seed=seed)
@@ -61,7 +62,7 @@ def sampler(options: Options, number: int) -> optuna.samplers.BaseSampler:
 
 
 def _describe(study: optuna.Study, searched: dict[str, Any]) -> None:
-    """Notes what the study searches, or compares it with what it has searched so far."""
+    """Records what the study searches, or compares it with what it has searched so far."""
     before = study.user_attrs.get(SEARCHED)
     if before is None:
         study.set_user_attr(SEARCHED, searched)

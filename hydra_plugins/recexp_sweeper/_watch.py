@@ -1,4 +1,4 @@
-"""Pruning through any launcher: what running jobs write is read, and a file `stop` is left where it says enough."""
+"""Pruning through any launcher: reads what running jobs write, and leaves a file `stop` in those to be pruned."""
 
 import threading
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from types import TracebackType
 
 import optuna
 
-from recexp.run.directory import read_epochs
+from recexp.run.read import read_epochs
 
 LOOK_SECONDS = 0.25  # between two looks at the directories
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial that is run: its number among the sweep's jobs, which its directory's name begins with, and its words."""
+    """A running trial: its number among the sweep's jobs, with which its directory's name begins, and its overrides."""
 
     number: int
     trial: optuna.Trial
@@ -25,10 +25,10 @@ class Job:
 
 
 class Watch:
-    """Reports each epoch of the jobs' last stage to their trials while a launcher runs them, in a thread of its own.
+    """Reports each epoch of the jobs' last stage to their trials, in its own thread, while a launcher runs them.
 
-    Epochs are reported in their order, up to the one where the pruner first says to stop: so a study does not depend
-    on how long a run goes on before it sees the file.
+    Epochs are reported in order, up to the one at which the pruner first says to stop, so a study does not depend on
+    how long a run goes on before it sees the file.
     """
 
     def __init__(self, jobs: Sequence[Job], folder: Path, objective: str) -> None:
@@ -42,12 +42,12 @@ class Watch:
     def __enter__(self) -> "Watch":
         for job in self.jobs:
             if job.reported:
-                self._judge(job)  # the earlier process may not have lived to
+                self._prune(job)  # the earlier process may have been killed before
         self._watching = self._pool.submit(self._watch)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        """Takes a last look, as a run may end between two. Raises what broke the watching thread."""
+        """Takes a last look, as a run may end between two looks. Raises what broke the watching thread."""
         self._over.set()
         self._pool.shutdown()
         assert self._watching is not None
@@ -71,10 +71,10 @@ class Watch:
         self.reported[job.number] = epoch
         if value is not None:
             job.trial.report(value, epoch)
-            self._judge(job)
+            self._prune(job)
 
-    def _judge(self, job: Job) -> None:
-        """Leaves a file `stop` where the pruner says so and the run has not come to its end."""
+    def _prune(self, job: Job) -> None:
+        """Leaves a file `stop` if the pruner says so and the run has not ended."""
         if not job.trial.should_prune():
             return
         self.pruned.add(job.number)
@@ -84,5 +84,5 @@ class Watch:
 
 
 def directory(folder: Path, number: int) -> Path | None:
-    """Where the job of a number writes; None where it has not begun."""
+    """The directory of a job by its number; None if it has not begun."""
     return next(folder.glob(f"{number}-*"), None)

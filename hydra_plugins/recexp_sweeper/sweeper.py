@@ -1,4 +1,4 @@
-"""The plugin: from Hydra's arguments to a search, and from a trial's words to a launcher's job."""
+"""The plugin: from Hydra's arguments to a search, and from a trial's overrides to a launcher's job."""
 
 import logging
 from dataclasses import replace
@@ -15,26 +15,26 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from hydra_plugins.recexp_launcher.gate import at_once
 from hydra_plugins.recexp_sweeper._options import Options
-from recexp.cli import model_file, yaml_folders
+from recexp.compose import compose_job
 from recexp.config import Config
 from recexp.error import ConfigError
-from recexp.validate import check, typed
+from recexp.validate import typed
 
 logger = logging.getLogger("recexp.search")
 INSTALL = "pip install 'recexp[optuna]'"
 
 
 class OptunaSweeper(Sweeper):
-    """Asks Optuna for trials and has them run by whatever launcher, as many at once as hydra.sweeper.n_jobs."""
+    """Asks Optuna for trials and has any launcher run them, hydra.sweeper.n_jobs at once."""
 
-    def __init__(self, **options: Any) -> None:  # Hydra hands over hydra.sweeper, which Options types
+    def __init__(self, **options: Any) -> None:  # hydra.sweeper, which Options types
         self.typed = options
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Raises ConfigError for an option that is wrong, and where Optuna is missing."""
+        """Raises ConfigError for a wrong option, and if Optuna is missing."""
         _require_optuna()
         options = typed(Options, OmegaConf.create(self.typed), "hydra.sweeper")
         self.config, self.hydra_context = config, hydra_context
@@ -44,7 +44,7 @@ class OptunaSweeper(Sweeper):
         self.options = replace(options, n_jobs=options.n_jobs or at_once(config.hydra.launcher))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until the study has n_trials. Raises ConfigError for a space that the configuration has not."""
+        """Runs trials until the study has n_trials. Raises ConfigError for a space that the configuration lacks."""
         from hydra_plugins.recexp_sweeper import _space
         from hydra_plugins.recexp_sweeper._closing import count
         from hydra_plugins.recexp_sweeper._search import Search
@@ -68,17 +68,13 @@ class OptunaSweeper(Sweeper):
     def job(self, words: list[str]) -> Config:
         """The checked configuration of a job. Raises ConfigError, or what Hydra raises."""
         assert self.config is not None and self.hydra_context is not None
-        raw = self.hydra_context.config_loader.load_sweep_config(self.config, words)
-        folders = yaml_folders(raw.hydra)
-        with open_dict(raw):
-            del raw["hydra"]
-        return check(raw, model_file(raw, folders))
+        return compose_job(self.hydra_context.config_loader, self.config, words)
 
 
 def _require_optuna() -> None:
     try:
-        found = version("optuna")
+        installed = version("optuna")
     except PackageNotFoundError:
         raise ConfigError(f"hydra/sweeper = optuna: Optuna is not installed; {INSTALL}") from None
-    if int(found.split(".")[0]) < 4:
-        raise ConfigError(f"hydra/sweeper = optuna: needs Optuna 4 or newer, and this is {found}; {INSTALL}")
+    if int(installed.split(".")[0]) < 4:
+        raise ConfigError(f"hydra/sweeper = optuna: needs Optuna 4 or newer, and this is {installed}; {INSTALL}")

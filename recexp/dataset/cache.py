@@ -1,4 +1,4 @@
-"""Prepared arrays on disk, keyed by content and options, memory-mapped, written whole or not at all."""
+"""Prepared data on disk, keyed by content and options, memory-mapped, written whole or not at all."""
 
 import contextlib
 import fcntl
@@ -7,17 +7,15 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from recexp.dataset import store
+from recexp.dataset.log import Dataset
 
-from recexp.dataset.log import Dataset, Log
-from recexp.dataset.schema import Schema
-
-VERSION = 4  # of the preparation: raise it when the same source and options give other arrays
+VERSION = 5  # of the preparation: raise it when the same source and options give other files
 logger = logging.getLogger(__name__)
 
 
@@ -28,46 +26,36 @@ def key(options: dict[str, Any], content: str) -> str:
 
 
 def read(folder: str | None, key: str) -> Dataset | None:
-    """The prepared dataset, memory-mapped; None where it is not there or cannot be read."""
-    if folder is None or not os.path.isdir(path := Path(folder).expanduser() / "prepared" / key):
+    """The prepared dataset, memory-mapped; None if it is not there or cannot be read."""
+    if folder is None or not os.path.isdir(path := _entry(folder, key)):
         return None
     try:
-        saved = json.loads((path / "dataset.json").read_text("utf-8"))
-        # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
-        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
-        schema = Schema.from_dict(saved["schema"])
-        return Dataset(log=Log(**arrays), schema=schema, facts=saved["facts"], fingerprint=key)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        return store.read(path)
+    except store.UNREADABLE as error:
         logger.warning("prepared data in %s cannot be read (%s); preparing it anew.", path, error)
         shutil.rmtree(path, ignore_errors=True)
         return None
 
 
-def write(folder: str | None, dataset: Dataset) -> None:
-    """Writes into a folder of another name and renames it: a reader sees all of it or nothing."""
+def write(folder: str | None, dataset: Dataset) -> Dataset:
+    """Writes the dataset; returns it with the folder that then holds it, if there is one."""
     if folder is None:
-        return
-    parent = Path(folder).expanduser() / "prepared"
+        return dataset
+    path = _entry(folder, dataset.fingerprint)
     try:
-        temporary = parent / f".writing-{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
-        return
-    try:
-        _write_files(temporary, dataset)
-        os.rename(temporary, parent / dataset.fingerprint)
+        with store.whole_or_nothing(path) as temporary:
+            store.write(temporary, dataset)
     except OSError as error:
         # Another run that prepared the same data was faster, or the disk is full: either way we go on without.
-        if not (parent / dataset.fingerprint).exists():
-            logger.warning("dataset.cache_dir = %s: %s; preparing anew each time.", folder, error)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not path.exists():
+            logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
+            return dataset
+    return replace(dataset, folder=path)
 
 
 @contextlib.contextmanager
 def one_at_a_time(folder: str | None, key: str) -> Iterator[None]:
-    """Waits until no other process prepares the same data. Where there is no cache, or no locks, nobody waits."""
+    """Waits until no other process prepares the same data. Without a cache, or without locks, nobody waits."""
     with contextlib.ExitStack() as stack:
         if folder is not None:
             lock = Path(folder).expanduser() / "prepared" / f".lock-{key}"
@@ -79,9 +67,5 @@ def one_at_a_time(folder: str | None, key: str) -> Iterator[None]:
         yield
 
 
-def _write_files(folder: Path, dataset: Dataset) -> None:
-    arrays = dataset.log.arrays()
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    saved = {"schema": dataset.schema.to_dict(), "facts": dataset.facts, "arrays": sorted(arrays)}
-    (folder / "dataset.json").write_text(json.dumps(saved, indent=1), "utf-8")
+def _entry(folder: str, key: str) -> Path:
+    return Path(folder).expanduser() / "prepared" / key

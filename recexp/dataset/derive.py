@@ -1,13 +1,13 @@
-"""Fields of the context that say what the user did strictly before: the last items, the most liked value so far.
+"""Fields of the context made of the user's events strictly before: the last items, the most liked value so far.
 
 N events of the log, of which some are visible; P pairs of a liked event and a value of its item, in the log's order
 
 last_item_k        the item of the k-th last visible event before
-most_liked_NAME    the value that the items of most visible liked events before have; of several values that are in as
-                   many, the one that got there last
+most_liked_NAME    the most frequent value of NAME among the items of the visible liked events before; of several as
+                   frequent, the one that got there last
 
-A row without such an event has a missing value. Before a row lie events of the same user and an earlier timestamp; to
-a training row training events alone are visible, also where a split is not by time.
+A row without such an event has a missing value. Before a row lie the user's events of an earlier timestamp; a training
+row sees training events alone, also if the split is not by time.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import FeatureKind, FeaturesConfig
-from recexp.dataset.encode import taken_apart
-from recexp.dataset.log import Log, in_order
+from recexp.dataset.config import FeatureKind, FeaturesConfig
+from recexp.dataset.field import split_cells
+from recexp.dataset.log import Log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,48 +26,47 @@ MISSING = -1  # the code of no value
 
 
 def derive(log: Log, items: "pd.DataFrame", features: FeaturesConfig) -> "dict[str, pd.Categorical]":
-    """The derived fields by name, each (N,). items: the feature columns, a row for each item from 1 on."""
+    """The derived fields by name, each (N,). items: the feature columns, one row per item from 1 on."""
     import pandas as pd
 
-    assert log.raw_item is not None
     n_last = features.derived.last_items
     columns = [values_of(items[name], features.item[name]) for name in features.derived.most_liked]
-    found = _codes(log, np.ones(len(log.part), bool), n_last, columns)
-    if not in_order(log):
-        train = log.part == 0
-        alone = _codes(log, train, n_last, columns)
-        found = [np.where(train, *pair) for pair in zip(alone, found, strict=True)]
-    names = [pd.Index(log.raw_item[1:])] * n_last + [column.names for column in columns]
+    codes = _codes(log, np.ones(len(log), bool), n_last, columns)
+    if not log.chronological:
+        train = log.split == 0
+        of_train = _codes(log, train, n_last, columns)
+        codes = [np.where(train, *pair) for pair in zip(of_train, codes, strict=True)]
+    names = [pd.Index(log.items.raw[1:])] * n_last + [column.names for column in columns]
     return {
-        field: pd.Categorical.from_codes(codes, categories=values)
-        for field, codes, values in zip(features.derived.names, found, names, strict=True)
+        field: pd.Categorical.from_codes(column, categories=values)
+        for field, column, values in zip(features.derived.names, codes, names, strict=True)
     }
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one feature of all items, those of an item below one another; row 0 of the items is padding."""
+    """The values of one feature of all items, one item after another; row 0 of the items is padding."""
 
     names: "pd.Index"
-    codes: np.ndarray  # of values, by their place in names
+    codes: np.ndarray  # of values, by their index in names
     start: np.ndarray  # (I + 1,) where an item's codes begin
     count: np.ndarray  # (I + 1,)
 
 
 def values_of(column: "pd.Series", kind: FeatureKind) -> Values:
-    """column: a cell for each item from 1 on. A value that a cell holds twice counts once."""
+    """column: one cell per item from 1 on. A value that a cell holds twice counts once."""
     import pandas as pd
 
     if kind is FeatureKind.multi:
-        cells, values = taken_apart(column)
+        cells, lists = split_cells(column)
     else:
-        cells, distinct = pd.factorize(column)
-        values = [[value] for value in distinct]
-    cell = np.repeat(np.arange(len(values)), np.array([len(each) for each in values], np.int64))
-    codes, names = pd.factorize(pd.Series([value for each in values for value in each], dtype=object), sort=True)
+        cells, unique = pd.factorize(column)
+        lists = [[value] for value in unique]
+    cell = np.repeat(np.arange(len(lists)), np.array([len(values) for values in lists], np.int64))
+    codes, names = pd.factorize(pd.Series([value for values in lists for value in values], dtype=object), sort=True)
     new = occurrence(cell * len(names) + codes) == 1
     cell, codes = cell[new], codes[new]
-    count = np.bincount(cell, minlength=len(values) + 1)  # the last entry is cell -1, a missing one
+    count = np.bincount(cell, minlength=len(lists) + 1)  # the last entry is cell -1, a missing one
     start = np.cumsum(count) - count
     cells = np.concatenate([[MISSING], cells])
     return Values(pd.Index(names), codes, start[cells], count[cells])
@@ -75,20 +74,18 @@ def values_of(column: "pd.Series", kind: FeatureKind) -> Values:
 
 def last_items(log: Log, visible: np.ndarray, n_last: int) -> list[np.ndarray]:
     """Codes (N,) of the last visible item before each event, of the last but one, and so on."""
-    assert log.item is not None
     first, end = _before(log, visible)
     item = log.item[visible] - np.int32(1)
-    return [_entry(item, end - place, first) for place in range(1, n_last + 1)]
+    return [_entry(item, end - k, first) for k in range(1, n_last + 1)]
 
 
 def most_liked(log: Log, visible: np.ndarray, values: Values) -> np.ndarray:
-    """Codes (N,) of the value that the items of most visible liked events before each event have."""
-    assert log.user is not None and log.item is not None
+    """Codes (N,) of the most frequent value among the items of the visible liked events before each event."""
     count = np.where(visible & (log.label > 0), values.count[log.item], 0)
     first, end = _before(log, count)
     event = np.repeat(np.arange(len(count)), count)  # (P,)
-    place = np.arange(len(event)) - (np.cumsum(count) - count)[event]  # (P,) among the event's values
-    code = values.codes[values.start[log.item[event]] + place]  # (P,)
+    index = np.arange(len(event)) - (np.cumsum(count) - count)[event]  # (P,) among the event's values
+    code = values.codes[values.start[log.item[event]] + index]  # (P,)
     return _entry(leader(log.user[event], code), end - 1, first)
 
 
@@ -107,9 +104,9 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
     ordered = keys[order]
     new = np.ones(len(keys), bool)
     new[1:] = ordered[1:] != ordered[:-1]
-    place = np.arange(len(keys))
+    position = np.arange(len(keys))
     times = np.empty(len(keys), np.int64)
-    times[order] = place - np.maximum.accumulate(np.where(new, place, 0)) + 1
+    times[order] = position - np.maximum.accumulate(np.where(new, position, 0)) + 1
     return times
 
 
@@ -119,8 +116,7 @@ def _codes(log: Log, visible: np.ndarray, n_last: int, columns: list[Values]) ->
 
 
 def _before(log: Log, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a list to which each event gives `count` (N,) entries: those strictly before each event, from first to end."""
-    assert log.user is not None and log.before is not None and log.offsets is not None
+    """Each event adds `count` (N,) entries to a list: where those strictly before each event begin and end."""
     rank = np.concatenate([[0], np.cumsum(count)])  # (N + 1,) entries before each position
     return rank[log.offsets[log.user]], rank[log.before]
 

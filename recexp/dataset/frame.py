@@ -1,4 +1,4 @@
-"""From tables of the user's own to Raw: which column plays which role, and which files hold them."""
+"""From the user's own tables to Raw: which column plays which role, and which files hold them."""
 
 import hashlib
 import json
@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
-from recexp.dataset.log import PARTS
+from recexp.config import require
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
-from recexp.dataset.sheet import Sheet, Table, constant_features, features_by_id
+from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id
 from recexp.error import ConfigError, DataError
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,7 @@ class Columns:
 
 @dataclass(kw_only=True)
 class TableConfig(DatasetConfig):
-    """What the readers of the user's own files share."""
+    """Options of all readers of the user's own files."""
 
     path: str | None
     columns: Columns
@@ -54,7 +56,7 @@ class TableConfig(DatasetConfig):
         return self.columns.user is not None
 
     def roles(self) -> dict[str, str]:
-        """Column -> config key of those that are no features. Implicit feedback has no label to read."""
+        """Column -> config key of the columns that are not features. Implicit feedback has no label to read."""
         keys = {f"dataset.columns.{role}": column for role, column in asdict(self.columns).items()}
         if self.label is LabelKind.implicit:
             del keys["dataset.columns.label"]
@@ -63,7 +65,7 @@ class TableConfig(DatasetConfig):
         return {column: key for key, column in keys.items() if column is not None}
 
     def side_paths(self) -> dict[str, Path]:
-        """The files of user and item features that are read, by side."""
+        """The files of user and item features to read, by side."""
         given = {"user": self.user_path, "item": self.item_path}
         read = {side: path for side, path in given.items() if path and getattr(self.features, side)}
         return {side: Path(path).expanduser() for side, path in read.items()}
@@ -101,15 +103,36 @@ def _check_features(config: TableConfig) -> None:
                 raise ConfigError(f"dataset.features.{side}.{name}: is {roles[name]} already, so no feature.")
 
 
-def to_raw(config: TableConfig, open_table: Callable[[Path], Table], parts: list[Path]) -> Raw:
-    """parts: the file of events, or those of train, valid and test.
+class FileReader:
+    """A reader of the user's own files; a subclass says how to open one."""
 
-    Raises DataError.
-    """
+    suffixes: tuple[str, ...]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def open(self, path: Path) -> TableFile:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Content of all files that are read, and the options that shape Raw. Raises DataError."""
+        config: TableConfig = self.config
+        options = {key: value for key, value in to_dict(config).items() if key in RAW_OPTIONS}
+        del options["split"]["ratios"]
+        sides = {side: existing(path, f"dataset.{side}_path") for side, path in config.side_paths().items()}
+        paths = [*event_files(config, self.suffixes), *sides.values()]
+        return digest([options, list(sides)], (path.open("rb") for path in paths))
+
+    def read(self) -> Raw:
+        return to_raw(self.config, self.open, event_files(self.config, self.suffixes))
+
+
+def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: list[Path]) -> Raw:
+    """files: the file of events, or those of train, valid and test. Raises DataError."""
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
-    events = Sheet([open_table(path) for path in parts], wanted, config.multi_separator)
+    events = Sheet([open_table(path) for path in files], wanted, config.multi_separator)
     columns, context = config.columns, config.features.context
     raw: dict[str, Any] = {"origin": str(config.path), "label": np.ones(len(events.frame))}
     if config.label is LabelKind.explicit:
@@ -121,15 +144,15 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], Table], parts: list
             raw[f"{side}s"] = _side(config, side, events, raw[side], open_table)
     if context:
         raw["context"] = events.features(context)
-    if len(parts) > 1:
-        raw["split"] = np.repeat(PARTS, events.sizes)
+    if len(files) > 1:
+        raw["split"] = np.repeat(SPLITS, events.sizes)
     elif config.split.kind is SplitKind.given:
-        raw["split"] = events.parts(str(config.split.column))
+        raw["split"] = events.splits(str(config.split.column))
     return Raw(**raw)
 
 
 def _side(
-    config: TableConfig, side: str, events: Sheet, ids: np.ndarray, open_table: Callable[[Path], Table]
+    config: TableConfig, side: str, events: Sheet, ids: np.ndarray, open_table: Callable[[Path], TableFile]
 ) -> "pd.DataFrame | None":
     kinds, column = getattr(config.features, side), getattr(config.columns, side)
     path = config.side_paths().get(side)
@@ -139,25 +162,22 @@ def _side(
         return constant_features(events, side, ids, kinds)
     wanted = dict.fromkeys(kinds, f"dataset.features.{side}") | {column: f"dataset.columns.{side}"}
     sheet = Sheet([open_table(existing(path, f"dataset.{side}_path"))], wanted, config.multi_separator)
-    found = features_by_id(sheet, column, kinds)
-    if not found.index.isin(ids).any():
+    features = features_by_id(sheet, column, kinds)
+    if not features.index.isin(ids).any():
         message = f"none of these ids is in {config.path}, where {side}s look like {ids[0]!r}"
         raise sheet.error(0, column, message)
-    return found
+    return features
 
 
 def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file of events, or those of train, valid and test in a folder.
-
-    Raises DataError.
-    """
+    """The file of events, or those of train, valid and test in a folder. Raises DataError."""
     path = Path(str(config.path)).expanduser()
     if config.split.kind is not SplitKind.given or config.split.column is not None:
         return [existing(path, "dataset.path")]
     if not path.is_dir():
-        files = ", ".join(part + suffixes[0] for part in PARTS)
+        files = ", ".join(split + suffixes[0] for split in SPLITS)
         raise DataError(f"dataset.path = {path}: must be a folder of {files}, or name dataset.split.column.")
-    options = [[path / (part + suffix) for suffix in suffixes] for part in PARTS]
+    options = [[path / (split + suffix) for suffix in suffixes] for split in SPLITS]
     return [existing(next(filter(Path.is_file, names), names[0]), "dataset.path") for names in options]
 
 
@@ -170,17 +190,6 @@ def existing(path: Path, key: str) -> Path:
     if not os.access(path, os.R_OK):
         raise DataError(f"{key} = {path}: may not be read by you.")
     return path
-
-
-def fingerprint(config: TableConfig, parts: list[Path]) -> str:
-    """Content of all files that are read, and the options that shape Raw.
-
-    Raises DataError.
-    """
-    options = {key: value for key, value in to_dict(config).items() if key in RAW_OPTIONS}
-    del options["split"]["ratios"]
-    sides = {side: existing(path, f"dataset.{side}_path") for side, path in config.side_paths().items()}
-    return digest([options, list(sides)], (path.open("rb") for path in [*parts, *sides.values()]))
 
 
 def digest(options: Any, streams: Iterable[BufferedReader | BytesIO]) -> str:

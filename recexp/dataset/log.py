@@ -1,73 +1,165 @@
-"""The prepared data: a columnar log of events, sorted by user, then time, then file order."""
+"""The prepared data as columns: a table of labelled rows, or a log of events with the tables of its users and items."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from recexp.dataset.encoder import Encoder
+from recexp.dataset.field import Encoded
 from recexp.dataset.schema import Schema
 
-PARTS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Log:
-    """N events of U users and I items as arrays; `None` where a table has no such column.
+class Entities(Encoded):
+    """The users or the items, one row each from 1 on; row 0 is padding.
 
-    A user (item) is a row of `user_ids` (`item_ids`), 1 to U (I); row 0 is padding. Its fields, its id's own vocabulary
-    entry among them, stand in that row, so a user or item first seen in valid or test keeps its features and has an
-    unknown id.
+    The first id column is the entity's own id. A user or item first seen in valid or test keeps its features and has
+    the unknown id.
     """
 
+    raw: np.ndarray  # (n,) ids as in the source; row 0 is a placeholder
+
+    def index_of(self, raw_ids: np.ndarray) -> np.ndarray:
+        """The row of each raw id, 0 for an id that is not there."""
+        import pandas as pd
+
+        return pd.Index(self.raw[1:]).get_indexer(raw_ids) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """N labelled rows and the fields of their context, in the order of the source. It has neither users nor time."""
+
     label: np.ndarray  # (N,) int8, 0 or 1
-    part: np.ndarray  # (N,) int8, index into PARTS
-    user: np.ndarray | None = None  # (N,) int32
-    item: np.ndarray | None = None  # (N,) int32
-    timestamp: np.ndarray | None = None  # (N,) int32 where they fit, else int64 or float64
-    before: np.ndarray | None = None  # (N,) int32, the first event of the same user and timestamp
-    offsets: np.ndarray | None = None  # (U + 2,) int64, user u's events are offsets[u] to offsets[u + 1]
-    context_ids: np.ndarray | None = None  # (N, columns) int8 or int16 where they fit, else int32
-    context_values: np.ndarray | None = None  # (N, columns) float32
-    user_ids: np.ndarray | None = None  # (U + 1, columns) int32, fields of each user
-    user_values: np.ndarray | None = None  # (U + 1, columns) float32
-    item_ids: np.ndarray | None = None  # (I + 1, columns) int32
-    item_values: np.ndarray | None = None  # (I + 1, columns) float32
-    raw_user: np.ndarray | None = None  # (U + 1,) ids as in the source; row 0 is no user
-    raw_item: np.ndarray | None = None  # (I + 1,)
-    row: np.ndarray | None = None  # (N,) int32, the event's row in the source, from 0
-    probability: np.ndarray | None = None  # (N,) float64, P(label = 1), where it is known
+    split: np.ndarray  # (N,) int8, index into SPLITS
+    row: np.ndarray  # (N,) int32, index of the row in the source
+    context: Encoded  # of N rows; ids are int8 or int16 if they fit, else int32
+    probability: np.ndarray | None = None  # (N,) float64, P(label = 1), if it is known
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Positions of a split's rows, ascending."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+    def take(self, rows: np.ndarray | slice) -> Any:
+        """The rows at some positions; users and items stay whole."""
+        return replace(self, **{item.name: _taken(getattr(self, item.name), rows) for item in fields(self)})
+
+    def head(self, n_rows: int) -> "Table":
+        """The first rows."""
+        return self.take(slice(n_rows))
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The columns that are there, by name."""
-        found = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: array for name, array in found.items() if array is not None}
-
-    def rows(self, part: str) -> np.ndarray:
-        """Positions of a part's events, in the order of the log."""
-        return np.flatnonzero(self.part == PARTS.index(part))
+        """All arrays by dotted name, such as `label` and `context.ids`."""
+        return _flat(self)
 
     def digest(self) -> str:
-        """Equal for equal events with the same labels in the same parts, whatever features stand beside them."""
-        columns = (self.label, self.part, self.user, self.item, self.timestamp, self.raw_user, self.raw_item)
-        total = hashlib.blake2b(digest_size=12)
-        for column in columns:
-            if column is not None:
-                total.update(column.tobytes())
-        return total.hexdigest()
+        """Equal for equal events with the same labels in the same splits, whatever their features."""
+        return _digest(self.label, self.split)
 
 
-def in_order(log: Log) -> bool:
-    """Whether a user's parts follow in time, no tie cut: what a training event sees is then training events alone."""
-    assert log.user is not None and log.before is not None
-    step, tied = np.diff(log.part), log.before[1:] == log.before[:-1]
-    return not ((log.user[1:] == log.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
+@dataclass(frozen=True, kw_only=True)
+class Log(Table):
+    """N events of U users and I items, sorted by user, then time, then order in the source."""
+
+    user: np.ndarray  # (N,) int32, row of `users`
+    item: np.ndarray  # (N,) int32, row of `items`
+    timestamp: np.ndarray  # (N,) int32 if they fit, else int64 or float64
+    before: np.ndarray  # (N,) int32, position of the first event of the same user and timestamp
+    users: Entities  # of U + 1 rows
+    items: Entities  # of I + 1 rows
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(U + 2,) int64, user u's events are offsets[u] to offsets[u + 1]."""
+        return user_offsets(self.user, len(self.users.raw))
+
+    @cached_property
+    def chronological(self) -> bool:
+        """True if each user's splits are chronological and no group of equal timestamps is divided.
+
+        A training event then sees training events alone.
+        """
+        step, tied = np.diff(self.split), self.before[1:] == self.before[:-1]
+        return not ((self.user[1:] == self.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
+
+    def head(self, n_rows: int) -> "Log":
+        """The events of the first users that together have at least `n_rows`."""
+        n_rows = min(n_rows, len(self))
+        return self.take(slice(int(self.offsets[np.searchsorted(self.offsets, n_rows)])))
+
+    def since(self, start: np.ndarray) -> "Log":
+        """The log without each user's events before position start (U + 1,)."""
+        kept = np.flatnonzero(np.arange(len(self)) >= start[self.user])
+        log = self.take(kept)
+        return replace(log, before=np.searchsorted(kept, log.before).astype(np.int32))
+
+    def digest(self) -> str:
+        columns = (self.label, self.split, self.user, self.item, self.timestamp, self.users.raw, self.items.raw)
+        return _digest(*columns)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A log, what models know of it, and what the user should know of it."""
+    """Rows, what models know of them, and what encoded them."""
 
-    log: Log
+    log: Table  # a Log if there are users, items and time
     schema: Schema
-    facts: dict  # sizes, label rate, unknown rates by column: what the run directory and the terminal say
+    encoder: Encoder
+    facts: dict[str, Any]  # sizes, label rates, unknown rates by column: for the run directory and the terminal
     fingerprint: str  # equal for equal content prepared in the same way
+    folder: Path | None = None  # that holds all this as files
+
+    def head(self, n_rows: int) -> "Dataset":
+        """The data of the first users that together have at least `n_rows` events; of a table, its first rows."""
+        return replace(self, log=self.log.head(n_rows), folder=None)
+
+
+def user_offsets(user: np.ndarray, n_users: int) -> np.ndarray:
+    """(n_users + 1,) where the events of each user begin in ascending users (N,), then N."""
+    return np.searchsorted(user, np.arange(n_users + 1, dtype=user.dtype)).astype(np.int64)
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
+    """The table or log whose `arrays()` these are. Raises TypeError if one is missing."""
+    columns: dict[str, Any] = {}
+    for name, array in arrays.items():
+        table, _, column = name.rpartition(".")
+        (columns.setdefault(table, {}) if table else columns)[column] = array
+    columns["context"] = Encoded(**columns["context"])
+    if "user" not in columns:
+        return Table(**columns)
+    return Log(**columns | {name: Entities(**columns[name]) for name in ("users", "items")})
+
+
+def _taken(value: Any, rows: np.ndarray | slice) -> Any:
+    if value is None or isinstance(value, Entities):
+        return value
+    return Encoded(ids=value.ids[rows], values=value.values[rows]) if isinstance(value, Encoded) else value[rows]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for item in fields(value):
+        member = getattr(value, item.name)
+        if is_dataclass(member):
+            arrays |= _flat(member, f"{prefix}{item.name}.")
+        elif member is not None:
+            arrays[prefix + item.name] = member
+    return arrays
+
+
+def _digest(*columns: np.ndarray) -> str:
+    total = hashlib.blake2b(digest_size=12)
+    for column in columns:
+        total.update(column.tobytes())
+    return total.hexdigest()

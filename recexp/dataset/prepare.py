@@ -1,31 +1,35 @@
-"""From what a reader hands over to the prepared log: index, sort, split, encode."""
+"""From what a reader returns to the prepared log: index, sort, split, encode."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recexp import registry
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind, to_dict
 from recexp.dataset import cache
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.derive import derive
-from recexp.dataset.encode import Encoded, encode_side
-from recexp.dataset.log import PARTS, Dataset, Log
+from recexp.dataset.encoder import Encoder, SideEncoder
+from recexp.dataset.facts import facts
+from recexp.dataset.field import Encoded
+from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
 from recexp.dataset.raw import Ids, Raw
-from recexp.dataset.schema import UNKNOWN, Schema, Side
+from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, split
 from recexp.error import ConfigError, DataError, choices
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+NO_FIELDS = Encoded(ids=np.zeros((0, 0), np.int32), values=np.zeros((0, 0), np.float32))
 
 
 def load(config: Any) -> Dataset:
-    """The prepared dataset of a configuration, from the cache where it is there.
+    """The prepared dataset of a configuration, from the cache if it is there.
 
     Raises DataError for a source that is missing or does not hold what the configuration says.
     """
@@ -34,9 +38,8 @@ def load(config: Any) -> Dataset:
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key)) is None:
-                dataset = prepare(reader.read(), config, fingerprint=key)
-                cache.write(config.cache_dir, dataset)
-    if config.split.kind is SplitKind.random and dataset.log.user is not None:
+                dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
+    if config.split.kind is SplitKind.random and isinstance(dataset.log, Log):
         logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
@@ -45,60 +48,59 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     """Index, sort, split and encode. Raises DataError or ConfigError."""
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
-    builder = _log if raw.user is not None else _table
-    log, sides = builder(raw, config)
-    schema = Schema(user=sides["user"], item=sides["item"], context=sides["context"], **_histories(log, config))
-    for part in PARTS:
-        if part != "valid" and not len(log.rows(part)):
-            raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {part}.")
-    return Dataset(log=log, schema=schema, facts=_facts(log, sides), fingerprint=fingerprint)
+    log, encoder = (_table if raw.user is None else _log)(raw, config)
+    sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
+    for split_name in SPLITS:
+        if split_name != "valid" and not len(log.rows(split_name)):
+            raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
+    return Dataset(
+        log=log,
+        schema=Schema(**sides, **_histories(log, config)),
+        encoder=encoder,
+        facts=facts(log, sides),
+        fingerprint=fingerprint,
+    )
 
 
-def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
+def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
     user, raw_user = _index(raw.user, f"{raw.origin}: a user")
     item, raw_item = _index(raw.item, f"{raw.origin}: an item")
     order = by_user_then_time(user, raw.timestamp)
     user, item, timestamp = user[order], item[order], _narrow(raw.timestamp[order], np.int32)
-    label = _label(raw, config)[order]
-    offsets = np.searchsorted(user, np.arange(len(raw_user) + 1, dtype=np.int32)).astype(np.int64)
     before = _group_starts(user, timestamp)
     if config.split.kind is SplitKind.given:
-        part = by_name(raw.split)[order]
+        splits = by_name(raw.split)[order]
     elif config.split.kind is SplitKind.random:
-        part = by_row(config.split.ratios, len(user))
+        splits = by_row(config.split.ratios, len(user))
     else:
-        part = split(config.split, offsets, before, timestamp)
-    train = part == 0
-    users = _side(raw.users, raw_user, "user", config.features.user, user[train], config)
-    items = _side(raw.items, raw_item, "item", config.features.item, item[train], config)
+        splits = split(config.split, user_offsets(user, len(raw_user)), before, timestamp)
+    train = splits == 0
+    user_encoder, users = _entities(raw.users, raw_user, "user", config.features.user, user[train], config)
+    item_encoder, items = _entities(raw.items, raw_item, "item", config.features.item, item[train], config)
     log = Log(
-        label=label,
-        part=part,
+        label=_label(raw, config)[order],
+        split=splits,
+        row=order.astype(np.int32),
+        context=NO_FIELDS,
+        probability=raw.probability[order] if raw.probability is not None else None,
         user=user,
         item=item,
         timestamp=timestamp,
         before=before,
-        offsets=offsets,
-        user_ids=users.ids,
-        user_values=users.values,
-        item_ids=items.ids,
-        item_values=items.values,
-        raw_user=raw_user,
-        raw_item=raw_item,
-        row=order.astype(np.int32),
-        probability=raw.probability[order] if raw.probability is not None else None,
+        users=users,
+        items=items,
     )
     derived = {}
     if config.features.derived.names:
         derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
-    context = _context(raw, order, derived, train, config)
-    log = replace(log, context_ids=_narrow(context.ids, np.int8, np.int16), context_values=context.values)
-    return log, {"user": users.side, "item": items.side, "context": context.side}
+    context_encoder, context = _context(raw, order, derived, train, config)
+    encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
+    return replace(log, context=context), encoder
 
 
-def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
-    """Rows without users and time: fields of the context alone, in file order."""
+def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
+    """Rows without users and time: fields of the context alone, in the order of the source."""
     if not config.features.context:
         raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
     if config.features.derived.names:
@@ -106,33 +108,33 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Log, dict[str, Side]]:
     if config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
     if config.split.kind is SplitKind.given:
-        part = by_name(raw.split)
+        splits = by_name(raw.split)
     elif config.split.kind is SplitKind.random:
-        part = by_row(config.split.ratios, len(raw.label))
+        splits = by_row(config.split.ratios, len(raw.label))
     else:
         raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table has no time; use random or given.")
-    context = _context(raw, np.arange(len(part)), {}, part == 0, config)
-    log = Log(
+    order = np.arange(len(splits))
+    encoder, context = _context(raw, order, {}, splits == 0, config)
+    log = Table(
         label=_label(raw, config),
-        part=part,
-        context_ids=_narrow(context.ids, np.int8, np.int16),
-        context_values=context.values,
-        row=np.arange(len(part), dtype=np.int32),
+        split=splits,
+        row=order.astype(np.int32),
+        context=context,
         probability=raw.probability,
     )
-    return log, {"user": Side(), "item": Side(), "context": context.side}
+    return log, Encoder(context=encoder)
 
 
-def _histories(log: Log, config: DatasetConfig) -> dict[str, Any]:
-    """What the schema says of histories. No array depends on it, so neither does the cache."""
-    if log.user is None:
+def _histories(log: Table, config: DatasetConfig) -> dict[str, Any]:
+    """What the schema says about histories. No array depends on it, so neither does the cache."""
+    if not isinstance(log, Log):
         return {"max_history": 0, "history_labels": False}
     varying = config.label is LabelKind.explicit and config.history is HistoryKind.all
     return {"max_history": config.max_history, "history_labels": varying}
 
 
 def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Positions (N,) in the log's order; file order decides among equals. user: (N,) int32, 0 or more."""
+    """Positions (N,) in the log's order; the order in the source decides ties. user: (N,) int32, 0 or more."""
     later = (user[1:] > user[:-1]) | (user[1:] == user[:-1]) & (timestamp[1:] >= timestamp[:-1])
     if later.all():
         return np.arange(len(user))
@@ -148,7 +150,7 @@ def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
 
 
 def _index(raw_ids: Ids, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows 1 to n for raw ids (N,), and the raw id of each row; row 0 is padding."""
+    """The row of each raw id (N,), from 1, and the raw id of each row; row 0 is padding."""
     import pandas as pd
 
     codes, uniques = pd.Index(raw_ids, dtype=raw_ids.dtype).factorize(sort=True)
@@ -177,46 +179,47 @@ def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
 
 
 def _group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """(N,) the first event of the same user and timestamp: what lies before it is strictly earlier."""
+    """(N,) position of the first event of the same user and timestamp; events before it are strictly earlier."""
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1])
     return np.maximum.accumulate(np.where(new, np.arange(len(user), dtype=np.int32), np.int32(0)))
 
 
-def _side(
+def _entities(
     features: "pd.DataFrame | None",
     raw_ids: np.ndarray,
     name: str,
     kinds: Mapping[str, FeatureKind],
     trained: np.ndarray,
     config: DatasetConfig,
-) -> Encoded:
-    """Fields of all users or items, the id first, with a padding row on top. trained: those of the training events."""
+) -> tuple[SideEncoder, Entities]:
+    """Fields of all users or items, the id first, below a row of padding. trained: those of the training events."""
     if name in kinds:
         raise ConfigError(f"dataset.features.{name}.{name}: is the name of the id itself; rename the column.")
     frame = _by_id(features, raw_ids, name, kinds).assign(**{name: raw_ids[1:]})
-    known = np.zeros(len(frame), bool)
-    known[trained - 1] = True
-    encoded = encode_side(frame, {name: FeatureKind.categorical, **kinds}, known, config.n_bins)
-    return Encoded(encoded.side, _with_padding(encoded.ids), _with_padding(encoded.values))
+    train = np.zeros(len(frame), bool)
+    train[trained - 1] = True
+    encoder, encoded = SideEncoder.fit(frame, {name: FeatureKind.categorical, **kinds}, train, config.n_bins)
+    return encoder, Entities(ids=_with_padding(encoded.ids), values=_with_padding(encoded.values), raw=raw_ids)
 
 
 def _context(
-    raw: Raw, order: np.ndarray, derived: "Mapping[str, pd.Categorical]", known: np.ndarray, config: DatasetConfig
-) -> Encoded:
+    raw: Raw, order: np.ndarray, derived: "Mapping[str, pd.Categorical]", train: np.ndarray, config: DatasetConfig
+) -> tuple[SideEncoder, Encoded]:
     """Fields of the events in the given order, then those derived, which are in that order already."""
     import pandas as pd
 
     frame = _columns(raw.context, "context", config.features.context)
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
     kinds = config.features.context | dict.fromkeys(derived, FeatureKind.categorical)
-    return encode_side(rows.assign(**derived), kinds, known, config.n_bins)
+    encoder, encoded = SideEncoder.fit(rows.assign(**derived), kinds, train, config.n_bins)
+    return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
 
 
 def _by_id(
     features: "pd.DataFrame | None", raw_ids: np.ndarray, side: str, kinds: Mapping[str, FeatureKind]
 ) -> "pd.DataFrame":
-    """The feature columns of a side, a row for each id from 1 on."""
+    """The feature columns of a side, one row per id from 1 on."""
     import pandas as pd
 
     index = pd.Index(raw_ids[1:])
@@ -225,7 +228,7 @@ def _by_id(
 
 
 def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, FeatureKind]) -> "pd.DataFrame | None":
-    """The feature columns of a side, None where it has none. Raises ConfigError for one that the source lacks."""
+    """The feature columns of a side, None if it has none. Raises ConfigError for one that the source lacks."""
     there = [] if frame is None else [str(name) for name in frame.columns]
     for name in kinds:
         if name not in there:
@@ -234,7 +237,10 @@ def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, Featur
 
 
 def _narrow(values: np.ndarray, *kinds: type[np.signedinteger]) -> np.ndarray:
-    """Integers of 0 or more in the first of the kinds that holds them, and so their differences; others as they are."""
+    """Integers of 0 or more in the first of the kinds that can hold them; others as they are.
+
+    It can hold their differences, too.
+    """
     if values.dtype.kind == "i" and values.min(initial=0) >= 0:
         for kind in kinds:
             if values.max(initial=0) <= np.iinfo(kind).max:
@@ -246,36 +252,8 @@ def _with_padding(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), rows])
 
 
-def _facts(log: Log, sides: Mapping[str, Side]) -> dict[str, Any]:
-    """Digest of the events, sizes, label rates and, for valid and test, the share of unknown values by column."""
-    facts: dict[str, Any] = {"events": log.digest(), "rows": {}, "label_rate": {}, "unknown_rate": {}}
-    if log.raw_user is not None and log.raw_item is not None:
-        facts |= {"users": len(log.raw_user) - 1, "items": len(log.raw_item) - 1}
-    for part in PARTS:
-        rows = log.rows(part)
-        facts["rows"][part] = len(rows)
-        facts["label_rate"][part] = round(float(log.label[rows].mean()), 6) if len(rows) else None
-        if part != "train" and len(rows):
-            facts["unknown_rate"][part] = dict(_unknown(log, rows, sides))
-    return facts
-
-
-def _unknown(log: Log, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
-    tables = {
-        "user": (log.user_ids, log.user),
-        "item": (log.item_ids, log.item),
-        "context": (log.context_ids, np.arange(len(log.label))),
-    }
-    for side, (ids, index) in tables.items():
-        for field in sides[side].fields:
-            if not field.numeric and ids is not None and index is not None:
-                column = ids[index[rows], field.column : field.column + field.width]
-                name = field.name if field.name == side else f"{side}.{field.name}"
-                yield name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)
-
-
 def _preparation(config: DatasetConfig) -> dict[str, Any]:
-    """The options that decide what the prepared arrays hold; where they lie and how they are batched do not."""
+    """The options that decide what the prepared files hold."""
     tree = to_dict(config)
     kept = {key: tree[key] for key in ("label", "label_threshold", "n_bins", "split", "reader")}
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts

@@ -1,4 +1,4 @@
-"""What a reader hands over: columns by role, ids and values as they stand in the source."""
+"""What a reader returns: columns by role, ids and values as they are in the source."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -15,7 +15,7 @@ MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """N events in file order; a table has neither users, items nor time."""
+    """N events in the order of the source; a table has neither users, items nor time."""
 
     origin: str  # where the rows come from, for error messages
     label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1
@@ -25,8 +25,8 @@ class Raw:
     context: "pd.DataFrame | None" = None  # (N, .) feature columns of the event
     users: "pd.DataFrame | None" = None  # feature columns by raw user id (its index)
     items: "pd.DataFrame | None" = None
-    split: np.ndarray | None = None  # (N,) "train", "valid" or "test", where the source says so
-    probability: np.ndarray | None = None  # (N,) P(label = 1), where it is known
+    split: np.ndarray | None = None  # (N,) "train", "valid" or "test", if the source says so
+    probability: np.ndarray | None = None  # (N,) P(label = 1), if it is known
 
 
 class Reader(Protocol):
@@ -35,7 +35,7 @@ class Reader(Protocol):
     def __init__(self, config: Any) -> None: ...
 
     def fingerprint(self) -> str:
-        """Says, cheaply, which content `read` would give: equal text, equal content. Raises DataError."""
+        """Identifies, cheaply, what `read` would return: equal text means equal content. Raises DataError."""
 
     def read(self) -> Raw:
-        """Raises DataError: what is wrong, in which file, row and column, and what would be right."""
+        """Raises DataError, which says what is wrong, in which file, row and column, and what would be right."""

@@ -1,15 +1,15 @@
-"""What a model knows of a dataset: its fields and sizes, no data.
+"""What a model knows about a dataset: its fields and sizes, no data.
 
-Ids: 0 is padding, 1 is unknown (a value that the training part does not hold), known values start at 2. The fields of
-one side share one vocabulary, so that one embedding table and one look-up serve them all: a field's ids from 2 on are
-shifted by its offset, padding and unknown are shared.
+Ids: 0 is padding, 1 is unknown (a value that is not in the training split), known values start at 2. The fields of one
+side share one vocabulary, so that one embedding table and one look-up serve them all: a field's ids from 2 on are
+shifted by its offset; padding and unknown are shared.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.error import ConfigError, choices
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
@@ -19,8 +19,8 @@ PADDING, UNKNOWN, FIRST = 0, 1, 2
 class Field:
     name: str
     kind: FeatureKind
-    column: int  # its first column among the side's ids (or, numeric, among the side's values)
-    width: int = 1  # columns it takes: above 1 for multi-valued fields alone
+    column: int  # its first column among the side's ids, or, if numeric, among the side's values
+    width: int = 1  # number of columns; above 1 only for multi-valued fields
     offset: int = 0  # added to its ids from 2 on
     size: int = 0  # known values; 0 for numeric fields
 
@@ -31,7 +31,7 @@ class Field:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """The fields of the user, of the item or of the event's context; the id, where there is one, stands first."""
+    """The fields of the user, of the item or of the event's context; the id, if there is one, comes first."""
 
     fields: tuple[Field, ...] = ()
 
@@ -73,27 +73,27 @@ class Schema:
         return replace(self, user=self.user.ids, item=self.item.ids, context=Side())
 
     def select(self, names: Sequence[str] | None, key: str) -> "Schema":
-        """The schema with some of its fields, all of them where `names` is None.
+        """The schema with some of its fields, all of them if `names` is None.
 
-        A field is named as it stands in the data, `user` and `item` are the ids; where two sides have a field of one
-        name, `side.name` says which. Raises ConfigError, naming the dotted `key` that asks for a field not there.
+        A field has its name in the data, `user` and `item` are the ids; if two sides have a field of the same name,
+        `side.name` says which. Raises ConfigError, naming the dotted `key`, if there is no such field.
         """
         if names is None:
             return self
         sides = {side: getattr(self, side) for side in ("user", "item", "context")}
-        known = {f"{side}.{each.name}": (side, each) for side in sides for each in sides[side].fields}
-        short = [each.name for _, each in known.values()]
-        known |= {each.name: (side, each) for side, each in known.values() if short.count(each.name) == 1}
+        named = {f"{side}.{field.name}": (side, field) for side in sides for field in sides[side].fields}
+        short = [field.name for _, field in named.values()]
+        named |= {field.name: (side, field) for side, field in named.values() if short.count(field.name) == 1}
         for name in names:
-            if name not in known:
-                allowed = [each for each in known if "." not in each or each.partition(".")[2] not in known]
+            if name not in named:
+                allowed = [known for known in named if "." not in known or known.partition(".")[2] not in named]
                 raise ConfigError(f"{key} = {name}: no such field. {choices(name, allowed)}")
-        wanted = [known[name] for name in names]
-        chosen = {
-            side: replace(sides[side], fields=tuple(each for each in sides[side].fields if (side, each) in wanted))
+        wanted = [named[name] for name in names]
+        selected = {
+            side: replace(sides[side], fields=tuple(field for field in sides[side].fields if (side, field) in wanted))
             for side in sides
         }
-        return replace(self, **chosen)
+        return replace(self, **selected)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -1,4 +1,4 @@
-"""Columns of files read and checked: each value is what its role needs, or an error names file, row and column."""
+"""Columns of files, read and checked: a value is what its role needs, or an error names file, row and column."""
 
 from bisect import bisect_right
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from recexp.config import FeatureKind
-from recexp.dataset.log import PARTS
+from recexp.dataset.config import FeatureKind
+from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.error import DataError, choices
 
@@ -21,24 +21,24 @@ TIME = "must be a number or an ISO date-time (2024-01-31T23:59:59Z), in all rows
 LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
 
 
-class Table(Protocol):
+class TableFile(Protocol):
     """A file of named columns."""
 
     path: Path
 
     def columns(self) -> list[str]:
-        """Raises DataError where it is no such file."""
+        """Raises DataError if it is not such a file."""
 
     def read(self, names: list[str]) -> "pd.DataFrame": ...
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         """Where the user finds a row (from 0): file and line."""
 
 
 class Sheet:
-    """Columns of a table, or of several below one another; converts one, or names its first wrong row."""
+    """Columns of one file, or of several one after another; converts a column, or names its first wrong row."""
 
-    def __init__(self, tables: list[Table], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR) -> None:
+    def __init__(self, tables: list[TableFile], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR) -> None:
         """wanted: column -> the config key that asks for it."""
         import pandas as pd
 
@@ -50,11 +50,11 @@ class Sheet:
 
     def error(self, row: int, column: str, message: str) -> DataError:
         starts = np.cumsum([0, *self.sizes])
-        part = bisect_right(starts, row) - 1
-        place = self.tables[part].place(int(row - starts[part]))
+        index = bisect_right(starts, row) - 1
+        location = self.tables[index].location(int(row - starts[index]))
         value = str(self.frame[column].iloc[row])
         shown = repr(value if len(value) < 60 else value[:60] + "...")
-        return DataError(f"{place}: column '{column}' = {shown}: {message}.")
+        return DataError(f"{location}: column '{column}' = {shown}: {message}.")
 
     def ids(self, column: str) -> Ids:
         """Strings exactly as they stand in the file, or integers."""
@@ -78,7 +78,7 @@ class Sheet:
         return values
 
     def times(self, column: str) -> np.ndarray:
-        """Numbers as given; date-times as seconds or, where any row has a fraction, as microseconds."""
+        """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds."""
         import pandas as pd
 
         values = self._filled(column)
@@ -93,15 +93,15 @@ class Sheet:
         micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
         return micros if (micros % 1_000_000).any() else micros // 1_000_000
 
-    def parts(self, column: str) -> np.ndarray:
+    def splits(self, column: str) -> np.ndarray:
         values = self.frame[column].astype(object)
-        wrong = ~values.isin(PARTS)
-        near = choices(str(values[wrong].iloc[0]), PARTS) if wrong.any() else ""
-        self.refuse(wrong, column, f"no part of the data. {near.rstrip('.')}")
+        wrong = ~values.isin(SPLITS)
+        near = choices(str(values[wrong].iloc[0]), SPLITS) if wrong.any() else ""
+        self.refuse(wrong, column, f"not a split. {near.rstrip('.')}")
         return values.to_numpy()
 
     def features(self, kinds: Kinds) -> "pd.DataFrame":
-        """Numbers as float64, all else as text; gaps are missing values."""
+        """Numbers as float64, everything else as text; gaps are missing values."""
         import pandas as pd
 
         convert = {FeatureKind.categorical: self._text, FeatureKind.multi: self._multi}
@@ -109,7 +109,7 @@ class Sheet:
         return pd.DataFrame(columns, index=self.frame.index)
 
     def _measure(self, column: str) -> np.ndarray:
-        message = "a numeric or binned feature must be a number, or empty where it is unknown"
+        message = "a numeric or binned feature must be a number, or empty if it is unknown"
         return self._numbers(column, message, gaps=GAPS).astype(np.float64)
 
     def _text(self, column: str) -> "pd.Series":
@@ -156,7 +156,7 @@ class Sheet:
 
 
 def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
-    """The features of a sheet that has one row an id, indexed by the id."""
+    """The features of a sheet that has one row per id, indexed by the id."""
     import pandas as pd
 
     ids = sheet.ids(column)
@@ -166,7 +166,7 @@ def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
 
 
 def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.DataFrame":
-    """The features of a side from the events themselves, one value an id."""
+    """The features of a side from the events themselves, one value per id."""
     import pandas as pd
 
     codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
@@ -182,7 +182,7 @@ def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.Da
     return sheet.features(kinds).iloc[first].set_index(pd.Index(unique, dtype=ids.dtype))
 
 
-def _load(table: Table, wanted: dict[str, str]) -> "pd.DataFrame":
+def _load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
     columns = table.columns()
     for column, key in wanted.items():
         if column not in columns:
@@ -200,7 +200,7 @@ def _missing(values: "pd.Series") -> "pd.Series":
 
 
 def _parsed(values: "pd.Series") -> np.ndarray | None:
-    """Text as int64 or float64, with the values that pandas gives, in a tenth of its time; None where Arrow cannot."""
+    """Text as int64 or float64: the values that pandas gives, in a tenth of its time; None if Arrow cannot."""
     import pyarrow as pa
     from pandas.api import types
     from pyarrow import compute

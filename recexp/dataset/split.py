@@ -1,18 +1,18 @@
-"""Which events train, which choose the epoch, which are the test. All by time, but `given` and `random`.
+"""Which events are for training, validation and test: by time, except for `given` and `random`.
 
-Events come sorted by user, then time. A group is a user's events of one timestamp; no split but `given` and `random`
-cuts one, since its members must not see each other.
+Events come sorted by user, then time. A group is a user's events of one timestamp. Its members must not see each other,
+so only `given` and `random` may divide it.
 """
 
 import numpy as np
 
-from recexp.config import SplitConfig, SplitKind
-from recexp.dataset.log import PARTS
+from recexp.dataset.config import SplitConfig, SplitKind
+from recexp.dataset.log import SPLITS
 from recexp.error import ConfigError, DataError
 
 
 def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """The part (N,) int8 of each event of a log, for the kinds that look at time.
+    """The split (N,) int8 of each event of a log, for the kinds that look at time.
 
     offsets: (U + 2,), user u's events are offsets[u] to offsets[u + 1]; before: (N,) first event of the group.
     """
@@ -27,22 +27,22 @@ def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestam
             for share in (config.ratios[0], config.ratios[0] + config.ratios[1])
         )
     lengths = np.diff(np.stack([offsets[:-1], valid, test, offsets[1:]], axis=1), axis=1)
-    return np.repeat(np.tile(np.arange(len(PARTS), dtype=np.int8), len(lengths)), lengths.ravel())
+    return np.repeat(np.tile(np.arange(len(SPLITS), dtype=np.int8), len(lengths)), lengths.ravel())
 
 
 def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
-    """One moment for all users; events of the cutting moment belong to the later part."""
+    """One moment for all users; events of that very moment belong to the later split."""
     ordered = np.sort(timestamp)
-    part = np.zeros(len(timestamp), np.int8)
+    splits = np.zeros(len(timestamp), np.int8)
     for share in (ratios[0], ratios[0] + ratios[1]):
         cut = int(share * len(ordered) + 0.5)
         if cut < len(ordered):
-            part += timestamp >= ordered[cut]
-    return part
+            splits += timestamp >= ordered[cut]
+    return splits
 
 
 def last_groups(offsets: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each user's last-but-one and last group start; a user of two groups has no valid, of one group no test."""
+    """Where each user's last-but-one and last group start; a user of two groups has no valid, of one no test."""
     first, last = offsets[:-1], offsets[1:]
     test = np.where(last > first, before[np.maximum(last - 1, 0)], last)
     valid = np.where(test > first, before[np.maximum(test - 1, 0)], last)
@@ -59,22 +59,22 @@ def nearest_group(cut: np.ndarray, first: np.ndarray, last: np.ndarray, before: 
 
 
 def by_row(ratios: list[float], n_rows: int, seed: int = 2026) -> np.ndarray:
-    """Rows dealt at random, the same way every time: the split is part of the data, not of a run's seed."""
+    """Rows split at random, the same way every time: the split is part of the data, not of a run's seed."""
     order = np.random.default_rng(seed).permutation(n_rows)
-    part = np.empty(n_rows, np.int8)
+    splits = np.empty(n_rows, np.int8)
     cuts = np.floor(np.cumsum(ratios[:2]) * n_rows + 0.5).astype(np.int64)
     for index, rows in enumerate(np.split(order, cuts)):
-        part[rows] = index
-    return part
+        splits[rows] = index
+    return splits
 
 
 def by_name(names: np.ndarray | None) -> np.ndarray:
-    """The part each row names itself. Raises ConfigError where the source names none, DataError for another name."""
+    """The split that each row names. Raises ConfigError if the source names none, DataError for an unknown name."""
     if names is None:
         raise ConfigError("dataset.split.kind = given: this dataset does not say which rows are train, valid and test.")
-    part = np.full(len(names), -1, np.int8)
-    for index, name in enumerate(PARTS):
-        part[names == name] = index
-    if (other := part < 0).any():
-        raise DataError(f"dataset.split: {str(names[other][0])!r} is no part of the data. Choices: {', '.join(PARTS)}.")
-    return part
+    splits = np.full(len(names), -1, np.int8)
+    for index, name in enumerate(SPLITS):
+        splits[names == name] = index
+    if (other := splits < 0).any():
+        raise DataError(f"dataset.split: {str(names[other][0])!r} is not a split. Choices: {', '.join(SPLITS)}.")
+    return splits

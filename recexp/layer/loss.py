@@ -1,4 +1,4 @@
-"""Losses on logits. Each is a mean over its valid elements, 0 where there are none."""
+"""Losses on logits. Each is a mean over its valid elements, 0 if there are none."""
 
 import torch
 from torch import Tensor
@@ -12,5 +12,5 @@ def bce(logits: Tensor, label: Tensor) -> Tensor:
 
 def masked_bce(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     """Binary cross-entropy, mean over the true positions of mask (B, L); finite whatever the others hold."""
-    each = functional.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")
-    return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)
+    losses = functional.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")
+    return torch.where(mask, losses, 0.0).sum() / mask.sum().clamp(min=1)

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from recexp.layer import fused
+from recexp.kernel.mlp import tail
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
-from recexp.layer.kernel import kernels
-from recexp.layer.lookup import on_cpu
 from recexp.layer.product import Linear
 
 
@@ -47,9 +45,11 @@ class MLP(nn.Module):
         """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""
         return self.after_first(self.linears[0](x), mask) if len(self.linears) else x
 
-    def is_plain(self) -> bool:
-        """Whether hidden layers have activations that kernels know, and no BatchNorm."""
-        return all(each.norm is None and type(each.activation) in fused.SLOPES for each in self.hidden)
+    @property
+    def slope(self) -> float | None:
+        """The slope below 0 of all activations, None unless they are relus that no BatchNorm stands before."""
+        slopes = {None if hidden.norm is not None else relu_slope(hidden.activation) for hidden in self.hidden}
+        return slopes.pop() if len(slopes) == 1 else None
 
     @property
     def first(self) -> nn.Linear:
@@ -58,17 +58,29 @@ class MLP(nn.Module):
 
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """All that follows the product x (..., n_hidden) of the first Linear."""
-        if self._by_kernel(x):
-            return fused.tail(x, self.linears[1:], self.hidden[0].activation, self.hidden[0].dropout)
-        for i, hidden in enumerate(self.hidden, start=1):
-            x = hidden(x, mask, self.linears[i] if i < len(self.linears) else None)
+        following = self.linears[1:]
+        if self.slope is not None and len(following) == len(self.hidden):
+            weights, biases = [linear.weight for linear in following], [linear.bias for linear in following]
+            return tail(x, weights, biases, self.slope, drop_probability(self.hidden[0].dropout))
+        for i, hidden in enumerate(self.hidden):
+            x = hidden(x, mask, following[i] if i < len(following) else None)
         return x
 
-    def _by_kernel(self, x: Tensor) -> bool:
-        """Whether one kernel does all that follows the first product."""
-        complete = 1 <= len(self.hidden) <= fused.DEEPEST and len(self.linears) == len(self.hidden) + 1
-        widths = [each.weight.shape[1] for each in self.linears[1:]] + [0 if self.n_out == 1 else self.n_out]
-        return complete and self.is_plain() and on_cpu(x) and kernels(x, *widths) is not None
+
+def relu_slope(module: nn.Module) -> float | None:
+    """The slope below 0 of a relu or a leaky relu, None of another activation."""
+    match module:
+        case nn.ReLU():
+            return 0.0
+        case nn.LeakyReLU():
+            return module.negative_slope
+        case _:
+            return None
+
+
+def drop_probability(dropout: nn.Dropout) -> float:
+    """0 outside training."""
+    return dropout.p if dropout.training else 0.0
 
 
 class Hidden(nn.Module):
@@ -84,7 +96,7 @@ class Hidden(nn.Module):
         """x (..., n_channels) -> the same, or what the Linear that follows makes of it."""
         dice = self.activation if isinstance(self.activation, Dice) else None
         alone = self.norm is None and not self.dropout.p
-        if dice and alone and following is not None and self.training and on_cpu(x):
+        if dice and alone and following is not None and self.training:
             return dice.then(x, mask, following)  # less time than one after the other
         x = x if self.norm is None else self.norm(x, mask)
         x = dice(x, mask) if dice else self.activation(x)

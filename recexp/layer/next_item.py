@@ -1,10 +1,10 @@
-"""The loss of the next item: which of all known items follows an event, judged by the state after that event.
+"""The loss of the next item: which of all known items follows an event, predicted from the state after that event.
 
 B batch, L history length, N pairs of an event and its known successor, V known items, S drawn ones, H state size
     z_i = <q, w_i> + b_i         q = P state with w the embeddings of item ids (tied), or q = state with w of its own
     -log(e^z_next / sum_i e^z_i)                                         over all items
     -log(e^z_next / (e^z_next + sum_j e^(z_j - log(S p_j))))             over j drawn by popularity p, hits j = next out
-S p_j is how often j is expected in the draw, so the sum over j estimates that over all other items without bias
+S p_j is how often j is expected in the draw, so the sum over j is an unbiased estimate of that over all other items
 (importance sampling; Bengio & Senecal, IEEE TNN 2008). The next item is there for certain, so its logit stays as it is
 (Khrylchenko et al., RecSys 2025).
 """
@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.dataset.batch import Batch
+from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.kernel.device import true_positions
+from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
-from recexp.layer.product import product
 
-NONE = -1  # in place of an item: no known one follows
+NONE = -1  # in place of an item: no known item follows
 
 
 class Vectors(Enum):
@@ -31,35 +32,36 @@ class Vectors(Enum):
 
 
 class Draw:
-    """Draws n items by popularity, and tells how often each is expected.
+    """Draws n items by popularity, and returns how often each is expected.
 
-    That takes a count of all training events, which is kept for as long as batches come of the same data.
+    This takes counts of all training events, which are kept until batches of another catalogue come.
     """
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.popular: Tensor | None = None
-        self.log_share = torch.zeros(0)  # (V,)
+        self.catalogue: Catalogue | None = None
+        self.log_popularity = torch.zeros(0)  # (V,)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Known items, counted from 0, one draw for all pairs of the batch, and log(n p) of each: (n,) both."""
-        if self.popular is not batch.popular:
-            self.popular = batch.popular
-            self.log_share = log_share(batch)
-        drawn = batch.items.ids[batch.draw_items(batch.popular.new_empty(self.n)), 0] - FIRST
-        return drawn, self.log_share[drawn] + math.log(self.n)
+        """One draw of known items for all pairs of the batch, counted from 0, and log(n p) of each: (n,) both."""
+        catalogue = batch.catalogue
+        if self.catalogue is not catalogue:
+            self.catalogue, self.log_popularity = catalogue, log_popularity(catalogue)
+        items = catalogue.draw_items(catalogue.sampling_pool.new_empty(self.n))
+        drawn = catalogue.items.ids[items, 0] - FIRST
+        return drawn, self.log_popularity[drawn] + math.log(self.n)
 
 
-def log_share(batch: Batch) -> Tensor:
-    """log p of each known item, the logarithm of its share of training events: (V,), or fewer if the last have none."""
-    count = torch.bincount(batch.items.ids[batch.popular, 0] - FIRST)
-    return count.float().log() - math.log(len(batch.popular))
+def log_popularity(catalogue: Catalogue) -> Tensor:
+    """log p of each known item, p its fraction of training events: (V,), or fewer if the last have no events."""
+    count = torch.bincount(catalogue.items.ids[catalogue.sampling_pool, 0] - FIRST)
+    return count.float().log() - math.log(len(catalogue.sampling_pool))
 
 
 class NextItem(nn.Module):
     """The mean loss over all events that have a known successor. Padding and unknown are no candidates.
 
-    draw: of the items that the next is told apart from; None is all of them.
+    draw: draws the items that the next one competes with; None takes all items.
     """
 
     def __init__(
@@ -72,51 +74,50 @@ class NextItem(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.n_known))
 
     def forward(self, states: Tensor, batch: Batch, item: SideEmbedding) -> Tensor:
-        """States (B, L, H) after each event, and the embedding of items, which `tied` reads -> (), 0 if N is 0."""
+        """States (B, L, H) after each event, and the embedding of items, read if tied -> (), 0 if N is 0."""
         states, following = states[:, :-1].flatten(0, 1), successors(batch).flatten()
-        if states.device.type == "cpu":  # no product with V items for positions that do not count
-            there = (following != NONE).nonzero()[:, 0]  # a GPU would be waited for
-            states, following = states[there], following[there]
+        kept = true_positions(following != NONE)  # no products with V items at masked positions
+        states, following = states[kept], following[kept]
         query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
         if self.draw is None:
-            every = torch.arange(self.n_known, device=following.device)
-            return cross_entropy(self.logits(query, every, item), following)
+            all_items = torch.arange(self.n_known, device=following.device)
+            return cross_entropy(self.logits(query, all_items, item), following)
         drawn, log_expected = self.draw(batch)
-        there, index = following != NONE, following.clamp(min=0)
+        valid, index = following != NONE, following.clamp(min=0)
         true = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
         hit = drawn == index[:, None]
-        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, there)
+        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, valid)
 
     def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
-        """query (N, .), known items counted from 0 at `index` (n,) -> (N, n)."""
+        """query (N, .), index (n,) of known items, counted from 0 -> (N, n)."""
         return product(query, self.vectors(index, item), self.bias[index])
 
     def vectors(self, index: Tensor, item: SideEmbedding) -> Tensor:
-        """Of the known items at `index` (n,): (n, D) or (n, H)."""
+        """The vectors of the known items at `index` (n,): (n, D) or (n, H)."""
         # The id is the first field of an item, so its known values are the rows from FIRST on.
         return item.table(index + FIRST) if self.own is None else F.embedding(index, self.own.weight)
 
 
 def successors(batch: Batch) -> Tensor:
-    """The known item that follows each event, counted from 0; NONE where there is none: (B, L - 1).
+    """The known item that follows each event, counted from 0, or NONE: (B, L - 1).
 
-    The target, which comes after the last event, is the successor of none: the model is asked about it.
+    The target follows the last event but is no successor: it is what the model is asked about.
     """
-    following = batch.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
+    following = batch.catalogue.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
     return torch.where(batch.mask[:, 1:] & (following > UNKNOWN), following - FIRST, NONE)
 
 
 def cross_entropy(logits: Tensor, index: Tensor) -> Tensor:
-    """-log softmax(logits (N, V)) at index (N,), mean over those that are not NONE; 0 if there are no others."""
-    total = F.cross_entropy(logits.float(), index, reduction="sum", ignore_index=NONE)
-    return total / (index != NONE).sum().clamp(min=1)
+    """-log softmax(logits (N, V)) at index (N,), mean over the entries that are not NONE; 0 if there are none."""
+    loss = F.cross_entropy(logits.float(), index, reduction="sum", ignore_index=NONE)
+    return loss / (index != NONE).sum().clamp(min=1)
 
 
-def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor, there: Tensor) -> Tensor:
-    """`cross_entropy` over the true item's logit (N,) and those of drawn ones (N, S), mean over those that are there.
+def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
+    """`cross_entropy` over the logits of true items (N,) and drawn ones (N, S), mean over valid (N,) entries.
 
-    log_expected (S,): how often each is expected in the draw. hit (N, S): where the drawn item is the true one.
+    log_expected (S,): log of how often each is expected in the draw. hit (N, S): the drawn item is the true one.
     """
     others = (drawn.float() - log_expected).masked_fill(hit, -torch.inf)
     logits = torch.cat([true.float()[:, None], others], 1)  # (N, 1 + S)
-    return cross_entropy(logits, torch.where(there, 0, NONE))
+    return cross_entropy(logits, torch.where(valid, 0, NONE))

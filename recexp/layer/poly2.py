@@ -3,8 +3,8 @@
 Chang et al., Training and Testing Low-degree Polynomial Data Mappings via Linear SVM, JMLR 2010
     y = w0 + sum_i w_i x_i + sum_{i<j} w_h(i, j) x_i x_j,  i and j from different fields
 
-B batch, C columns, P pairs of columns of different fields. Each field is a small bag of (id, coefficient) x: a
-categorical one its id with coefficient 1, a multi-valued one its values with 1 / count each, a numeric one a fixed id
+B batch, C columns, P pairs of columns of different fields. Each field is a small bag of ids with coefficients x: a
+categorical field its id with coefficient 1, a multi-valued one its values with 1 / count each, a numeric one a fixed id
 with its number as coefficient.
 """
 
@@ -18,7 +18,7 @@ from recexp.layer.lookup import Table
 
 
 class Poly2(nn.Module):
-    """The linear part, and a weight for each pair of values of two fields, found in `n_buckets` by a hash."""
+    """The linear part, and a weight for each pair of values of two fields, hashed into `n_buckets`."""
 
     first: Tensor
     second: Tensor
@@ -29,7 +29,8 @@ class Poly2(nn.Module):
         self.sides = (schema.user, schema.item, schema.context)
         self.linear = Linear(schema)
         self.table = Table(n_buckets, 1)
-        nn.init.zeros_(self.table.weight)  # of a cross that training does not hold nothing is known
+        self.table.rowwise = True
+        nn.init.zeros_(self.table.weight)  # a pair that training does not hold adds nothing
         fields = [field for side in self.sides for field in side.fields]
         field = torch.repeat_interleave(torch.tensor([field.width for field in fields]))  # (C,)
         first, second = torch.triu_indices(len(field), len(field), offset=1)
@@ -48,18 +49,18 @@ class Poly2(nn.Module):
     def bags(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids and coefficients (B, C) of all fields side by side; padding has coefficient 0."""
         user, item, context = self.sides
-        parts = []
+        bags = []
         if user.fields:
-            parts.append(side_bags(user, Features(batch.users.ids[batch.user], batch.users.values[batch.user])))
+            bags.append(side_bags(user, batch.catalogue.users.at(batch.user)))
         if item.fields:
-            parts.append(side_bags(item, Features(batch.items.ids[batch.target], batch.items.values[batch.target])))
+            bags.append(side_bags(item, batch.catalogue.items.at(batch.target)))
         if context.fields:
-            parts.append(side_bags(context, batch.context))
-        ids, x = zip(*parts, strict=True)
+            bags.append(side_bags(context, batch.context))
+        ids, x = zip(*bags, strict=True)
         return torch.cat(ids, 1), torch.cat(x, 1)
 
     def buckets(self, ids: Tensor) -> Tensor:
-        """The place (B, P) of each pair of ids (B, C). The field is hashed too: unknown is one id for all fields."""
+        """The bucket (B, P) of each pair of ids (B, C). Fields are hashed too, since they share one unknown id."""
         code = mix(ids + (self.field << 48))  # (B, C)
         pair = mix(3 * code.index_select(1, self.first) + code.index_select(1, self.second))
         return pair % self.table.num_embeddings
@@ -75,9 +76,9 @@ def side_bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
             x.append(number)
             continue
         values = features.ids[:, field.column : field.column + field.width]  # (n, width)
-        there = (values != PADDING).float()
+        valid = (values != PADDING).float()
         ids.append(values)
-        x.append(there / there.sum(1, keepdim=True).clamp(min=1))
+        x.append(valid / valid.sum(1, keepdim=True).clamp(min=1))
     return torch.cat(ids, 1), torch.cat(x, 1)
 
 
@@ -89,5 +90,5 @@ def mix(x: Tensor) -> Tensor:
 
 
 def _right(x: Tensor, n: int) -> Tensor:
-    """x >> n of an unsigned integer: 0 comes in at the left, where torch lets the sign come."""
+    """x >> n as of an unsigned integer, with zeros from the left; torch repeats the sign."""
     return (x >> n) & ((1 << (64 - n)) - 1)

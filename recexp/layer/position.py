@@ -4,6 +4,8 @@ B batch, L length, D size of a vector
 sec. 3.5   PE(p, 2i) = sin(p / 10000^(2i/D)),  PE(p, 2i+1) = cos(p / 10000^(2i/D))
 """
 
+from enum import Enum
+
 import torch
 from torch import Tensor, nn
 
@@ -13,16 +15,22 @@ from recexp.layer.lookup import Table
 def distance(mask: Tensor) -> Tensor:
     """How many events follow each position, 0 at the last event: mask (B, L) -> (B, L) int64.
 
-    Positions are counted from the end, for histories of any length end at the target.
+    Positions are counted from the end because histories of any length end at the target.
     """
     return mask.sum(1, keepdim=True) - mask.cumsum(1)
 
 
 def sinusoid(n: int, dim: int) -> Tensor:
     """The table PE: (n, D). An odd D lacks the last cosine."""
-    rate = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (ceil(D / 2),)
-    angle = torch.arange(n, dtype=torch.float64)[:, None] * rate
+    frequency = 10000 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)  # (ceil(D / 2),)
+    angle = torch.arange(n, dtype=torch.float64)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)[:, :dim].float()
+
+
+class Position(Enum):
+    learnt = "a learnt vector, added"
+    sinusoid = "a fixed vector, added"
+    none = "no position"
 
 
 class Sinusoid(nn.Module):
@@ -62,10 +70,21 @@ class LearntPosition(nn.Module):
         return self.table(position)
 
 
+def position(kind: str, n_positions: int, dim: int, std: float) -> LearntPosition | Sinusoid | None:
+    """The vectors of a kind of Position, given by its name."""
+    match Position[kind]:
+        case Position.learnt:
+            return LearntPosition(n_positions, dim, std)
+        case Position.sinusoid:
+            return Sinusoid(n_positions, dim)
+        case Position.none:
+            return None
+
+
 class AgePosition(nn.Module):
     """A learnt vector for each bucket of the time since an event: the position of Chen et al., BST, DLP-KDD 2019.
 
-    Bucket k holds ages from 2^k - 1 to below 2^(k+1) - 1, the last bucket all above.
+    Bucket k holds ages from 2^k - 1 to below 2^(k+1) - 1, the last bucket all older ones.
     """
 
     def __init__(self, n_buckets: int, dim: int, std: float):

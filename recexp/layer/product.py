@@ -1,102 +1,13 @@
-"""Matrix products of 32-bit floats on a CPU: by a kernel, by oneDNN where none takes their widths, or by torch.
+"""A linear layer whose product is as fast as a CPU allows."""
 
-On AMD's processors MKL, which torch takes, has no AVX-512 kernels, so that oneDNN takes half its time, or less
-(docs/performance.md); both are in every torch for x86. Elsewhere, and for small products, torch decides.
-
-M rows, K inputs, N outputs
-"""
-
-import platform
-from typing import Any
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from recexp.layer.kernel import Kernels, kernels
-from recexp.layer.lookup import on_cpu
-
-ONEDNN = (
-    platform.machine() in ("x86_64", "AMD64")
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
-# From how many multiplications on a kernel, or oneDNN without a gradient, spares more than its start costs; and oneDNN
-# with one.
-SMALL, LARGE = 2**21, 2**23
+from recexp.kernel.linear import product
 
 
 class Linear(nn.Linear):
-    """An nn.Linear whose product is `product`."""
+    """An nn.Linear that multiplies by `product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""
         return product(x, self.weight, self.bias)
-
-
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, as torch's linear: x (..., K), weight (N, K), bias (N,) -> (..., N)."""
-    if not (on_cpu(x) and (_kernels(x, weight) or _by_onednn(x, weight, LARGE))):
-        return F.linear(x, weight, bias)
-    return _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
-
-
-def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b without a gradient: x (M, K), weight (N, K), bias (N,) -> (M, N)."""
-    if not _by_onednn(x, weight, SMALL):
-        return F.linear(x, weight, bias)
-    # It reads arrays that are not contiguous number by number.
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), bias, "none", [], "")
-
-
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of W in x W^T: grad (M, N), x (M, K) -> (N, K).
-
-    As that of a convolution of width 1 along the rows, which torch leaves to oneDNN but for a single thread.
-    """
-    n = len(x) // 16 * 16  # oneDNN takes twice the time for a number of rows that 4 does not divide
-    if not _by_onednn(x, grad.t(), LARGE) or torch.get_num_threads() == 1:
-        return torch.mm(grad.t(), x)
-    signal, change = (each[:n].contiguous()[None, :, None].permute(0, 3, 1, 2) for each in (x, grad))  # (1, ., n, 1)
-    weight = x.new_empty(grad.shape[1], x.shape[1], 1, 1)  # of which the shape is read
-    none, one, wanted = (0, 0), (1, 1), (False, True, False)
-    found = torch.ops.aten.convolution_backward(change, signal, weight, None, one, none, one, False, none, 1, wanted)
-    return torch.addmm(found[1][:, :, 0, 0], grad[n:].t(), x[n:])
-
-
-def _kernels(x: Tensor, weight: Tensor) -> Kernels | None:
-    n_out, n_in = weight.shape
-    return kernels(x, n_in, 0 if n_out == 1 else n_out) if x.numel() * n_out >= SMALL else None
-
-
-def _by_onednn(x: Tensor, weight: Tensor, least: int) -> bool:
-    fits = ONEDNN and x.device.type == "cpu" and x.dtype is torch.float32 and weight.dtype is torch.float32
-    return fits and x.numel() * len(weight) >= least
-
-
-class _Product(torch.autograd.Function):
-    """x (M, K), weight (N, K), bias (N,)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        if run := _kernels(x, weight):
-            out = x.new_empty(len(x), len(weight))
-            run("linear", x, weight.t(), bias, out, *x.shape, len(weight), None, None)
-            return out
-        return times(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
-        if run := _kernels(x, weight):
-            dx, dweight, dbias = x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
-            run("linear_back", x, None, None, grad, *x.shape, len(weight), weight, dx, sums=[dweight, dbias])
-            return dx, dweight, dbias if wants_bias else None
-        grad = grad.contiguous()
-        of_x = times(grad, weight.t()) if wants_x else None
-        of_weight = weight_gradient(grad, x) if wants_weight else None
-        return of_x, of_weight, grad.sum(0) if wants_bias else None

@@ -13,18 +13,14 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import require
-from recexp.layer import fused
+from recexp.kernel.attention import attend
+from recexp.kernel.sublayer import hide, sublayer
 from recexp.layer.activation import Activation
-from recexp.layer.kernel import kernels
-from recexp.layer.lookup import Events, on_cpu, total
-from recexp.layer.mlp import MLP, linear
-from recexp.layer.product import Linear, product
-
-SHORT = 64  # longest sequence whose scores a CPU keeps whole
+from recexp.layer.lookup import Events, total
+from recexp.layer.mlp import MLP, drop_probability, linear
+from recexp.layer.product import Linear
 
 
 class Norm(Enum):
@@ -50,54 +46,15 @@ class MultiHeadAttention(nn.Module):
         """query (B, M, D), memory (B, L, D), seen (B, L) or (B, M, L) -> (B, M, D)."""
         return self.output(self.side_by_side(query, memory, seen))
 
-    def side_by_side(self, query: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
-        """The heads [head_1, ..., head_h] (B, M, D) of which forward gives the product."""
-        # A weight of 0 is not enough: 0 times infinity is NaN.
-        memory = hide(memory, seen if seen.dim() == 2 else seen.any(1))
-        if self._by_kernel(query):
-            positions = product(memory, torch.cat([self.key.weight, self.value.weight])).flatten(0, 1)
-            return fused.attend(self.query(query), [positions], [None], seen, self.heads[0], self.dropout)
-        return self.between(self.query(query), self.key(memory), self.value(memory), seen)
+    def side_by_side(self, query: Tensor, memory: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
+        """The heads [head_1, ..., head_h] (B, M, D) of which forward gives the product.
 
-    def over(self, sources: Sequence[Events], seen: Tensor, query: Tensor | None = None) -> Tensor:
-        """side_by_side of x, the sum of the sources (B, L), with itself or a query (B, M, D): (B, M, D).
-
-        Products are computed once for each vector of the sources. On a CPU. Without a query, what a position gets that
-        is not seen has no meaning.
+        sources: what the memory is the sum of, finite also where it is not seen, so that products of a memory of few
+        unique vectors cost less. What an unseen position gets as a query then has no meaning.
         """
-        q = None if query is None else self.query(query)
-        weights = [each.weight for each in (self.query, self.key, self.value)][0 if q is None else 1 :]
-        if self._by_kernel(sources[0].vectors) and len(sources) <= 2:
-            tables = [product(each.vectors, torch.cat(weights)) for each in sources]
-            return fused.attend(q, tables, [each.place for each in sources], seen, self.heads[0], self.dropout)
-        parts = [looked_up(sources, each) for each in weights]
-        q, k, v = parts if q is None else (q, *parts)
-        return self.between(q, k, v, seen)
-
-    def _by_kernel(self, x: Tensor) -> bool:
-        return on_cpu(x) and kernels(x, self.heads[1]) is not None
-
-    def between(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
-        """The heads of the products q (B, M, D), k and v (B, L, D), these finite also where not seen."""
-        seen = seen if seen.dim() == 3 else seen[:, None]  # (B, M or 1, L)
-        blind = ~seen.any(2, keepdim=True)  # (B, M or 1, 1)
-        q, k, v = (x.unflatten(2, self.heads).transpose(1, 2) for x in (q, k, v))  # (B, h, M or L, d)
-        # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
-        heads = attend(q, k, v, (seen | blind)[:, None], self.dropout)
-        heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
-        return heads.transpose(1, 2).flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, dropout: nn.Dropout) -> Tensor:
-    """Eq. 1: q (B, h, M, d), k and v (B, h, L, d), seen (B, 1, M or 1, L), some of it in each row -> (B, h, M, d)."""
-    rows, length, size = (*q.shape[:3], k.shape[2]), k.shape[2], q.shape[3]
-    if q.device.type != "cpu" or length > SHORT:
-        return F.scaled_dot_product_attention(q, k, v, seen, dropout.p if dropout.training else 0.0)
-    # torch's kernel takes three times as long as these products of short sequences (docs/performance.md).
-    hidden = q.new_zeros(seen.shape).masked_fill(~seen, torch.finfo(q.dtype).min).expand(rows).flatten(0, 1)
-    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B h, M or L, d)
-    weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=size**-0.5).softmax(2)  # (B h, M, L)
-    return torch.bmm(dropout(weights), v).unflatten(0, rows[:2])
+        weights = self.query.weight, self.key.weight, self.value.weight
+        pairs = [(events.vectors, events.index) for events in sources]
+        return attend(query, memory, weights, seen, self.heads[0], drop_probability(self.dropout), pairs)
 
 
 class Residual(nn.Module):
@@ -116,20 +73,14 @@ class Residual(nn.Module):
         """
         if self.placement is Norm.pre:
             return x + self.dropout(_apply(outer, inner(self.norm(x)), mask))
-        z = inner(x)
-        if not self._by_kernel(x, outer):
-            return hide(self.norm(x + self.dropout(_apply(outer, z, mask))), mask)
-        if not isinstance(outer, MLP):
-            return fused.sublayer(x, z, mask, [outer], 0, (0, *fused.dropped(self.dropout)), self.norm)
-        hidden = outer.hidden[0]
-        drop, slope = fused.dropped(hidden.dropout, self.dropout), fused.SLOPES[type(hidden.activation)]
-        return fused.sublayer(x, None if z is x else z, mask, outer.linears, slope, drop, self.norm)
-
-    def _by_kernel(self, x: Tensor, outer: Linear | MLP) -> bool:
-        linears = outer.linears if isinstance(outer, MLP) else [outer]
-        fits = not isinstance(outer, MLP) or (outer.is_plain() and len(linears) == 2)
-        sizes = [size for each in linears for size in each.weight.shape]
-        return fits and on_cpu(x) and isinstance(self.norm, nn.LayerNorm) and kernels(x, *sizes) is not None
+        z, p = inner(x), drop_probability(self.dropout)
+        norm = self.norm.weight, self.norm.bias, self.norm.eps
+        if isinstance(outer, Linear):
+            return sublayer(x, z, mask, [(outer.weight, outer.bias)], norm, p=p)
+        if outer.slope is None or len(outer.linears) != 2:
+            return hide(self.norm(x + self.dropout(outer(z, mask))), mask)
+        linears = [(linear.weight, linear.bias) for linear in outer.linears]
+        return sublayer(x, z, mask, linears, norm, outer.slope, drop_probability(outer.hidden[0].dropout), p)
 
 
 def _apply(outer: Linear | MLP, z: Tensor, mask: Tensor) -> Tensor:
@@ -146,29 +97,28 @@ class EncoderLayer(nn.Module):
         self.attended, self.transformed = Residual(dim, dropout, norm), Residual(dim, dropout, norm)
 
     def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), where masked as `Residual`."""
+        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), where masked as `Residual`.
+
+        sources: what x is the sum of, as `MultiHeadAttention.side_by_side` takes it.
+        """
+        x, sources = self._inputs(x, mask, sources)
         attend = self.attend
-        if self.looks_up(x, sources):  # finite where the mask is false
-            x = self.attended(x, mask, attend.output, lambda x: attend.over(sources, seen))
-        else:
-            x = hide(x, mask)
-            x = self.attended(x, mask, attend.output, lambda x: attend.side_by_side(x, x, seen))
+        x = self.attended(x, mask, attend.output, lambda x: attend.side_by_side(x, x, seen, sources))
         return self.transformed(x, mask, self.transform, lambda x: x)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
         """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
+        x, sources = self._inputs(x, mask, sources)
         attend, here = self.attend, mask[:, -1:]
-        if self.looks_up(x, sources):
-            x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.over(sources, mask, query=x))
-        else:
-            x = hide(x, mask)
-            memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
-            x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.side_by_side(x, memory, mask))
+        memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
+        x = self.attended(x[:, -1:], here, attend.output, lambda x: attend.side_by_side(x, memory, mask, sources))
         return self.transformed(x, here, self.transform, lambda x: x)
 
-    def looks_up(self, x: Tensor, sources: Sequence[Events]) -> bool:
-        """Whether products of x are looked up in those of its sources: on a CPU, where no norm stands between."""
-        return bool(sources) and on_cpu(x) and self.attended.placement is Norm.post
+    def _inputs(self, x: Tensor, mask: Tensor, sources: Sequence[Events]) -> tuple[Tensor, Sequence[Events]]:
+        """x, finite where the mask is false, and its sources, unless attention sees them through a LayerNorm."""
+        if sources and self.attended.placement is Norm.post:
+            return x, sources
+        return hide(x, mask), ()
 
 
 class DecoderLayer(nn.Module):
@@ -189,12 +139,10 @@ class DecoderLayer(nn.Module):
         return self.transformed(x, mask, self.transform, lambda x: x)
 
 
-class Encoder(nn.Module):
-    """Encoder layers one after another; padding comes out as exactly 0.
+class Stack(nn.Module):
+    """Layers one after another; padding comes out as exactly 0."""
 
-    sources: what x is the sum of, where a caller knows it, finite also where the mask is false. Products of the first
-    layer's attention are then computed once for each of their vectors, in place of once a position.
-    """
+    layer: type[EncoderLayer] | type[DecoderLayer]
 
     def __init__(
         self,
@@ -208,76 +156,55 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.layers = nn.ModuleList(
-            EncoderLayer(dim, n_heads, hidden_size, activation, dropout, norm) for _ in range(n_layers)
+            self.layer(dim, n_heads, hidden_size, activation, dropout, norm) for _ in range(n_layers)
         )
-        self.norm = final(dim, norm)
+        # With pre-norm no layer has normalised the sum of all residuals.
+        self.norm = nn.LayerNorm(dim) if norm is Norm.pre else nn.Identity()
 
-    def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D)."""
-        for layer in self.layers:
-            x, sources = layer(x, mask, seen, sources), ()
+    def normalised(self, x: Tensor, mask: Tensor) -> Tensor:
         return x if isinstance(self.norm, nn.Identity) else hide(self.norm(x), mask)
 
-    def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
+
+class Encoder(Stack):
+    layer = EncoderLayer
+
+    def forward(self, x: Tensor | Sequence[Events], mask: Tensor, seen: Tensor) -> Tensor:
+        """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D).
+
+        x may be given as events of which it is the sum, finite also where the mask is false. Products of the first
+        layer's attention are then computed once per unique vector instead of once per position.
+        """
+        total, sources = summed(x)
+        for layer in self.layers:
+            total, sources = layer(total, mask, seen, sources), ()
+        return self.normalised(total, mask)
+
+    def last(self, x: Tensor | Sequence[Events], mask: Tensor) -> Tensor:
         """The output at the last position, which is no padding, all seeing all: (B, D)."""
+        total, sources = summed(x)
         for layer in self.layers[:-1]:
-            x, sources = layer(x, mask, mask, sources), ()
+            total, sources = layer(total, mask, mask, sources), ()
         top = self.layers[-1]
         assert isinstance(top, EncoderLayer)
-        return self.norm(top.last(x, mask, sources))[:, 0]
+        return self.norm(top.last(total, mask, sources))[:, 0]
 
 
-class Decoder(nn.Module):
-    """Decoder layers one after another; padding comes out as exactly 0."""
-
-    def __init__(
-        self,
-        n_layers: int,
-        dim: int,
-        n_heads: int,
-        hidden_size: int,
-        activation: Activation,
-        dropout: float,
-        norm: Norm,
-    ):
-        super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, n_heads, hidden_size, activation, dropout, norm) for _ in range(n_layers)
-        )
-        self.norm = final(dim, norm)
+class Decoder(Stack):
+    layer = DecoderLayer
 
     def forward(self, x: Tensor, mask: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         """x (B, M, D), mask (B, M), memory (B, L, D), its seen (B, L) or (B, M, L) -> (B, M, D)."""
         for layer in self.layers:
             x = layer(x, mask, memory, seen)
-        return x if isinstance(self.norm, nn.Identity) else hide(self.norm(x), mask)
+        return self.normalised(x, mask)
 
 
-def final(dim: int, norm: Norm) -> nn.Module:
-    """What follows the last layer: with pre-norm nothing has normalised the sum of all residuals yet."""
-    return nn.LayerNorm(dim) if norm is Norm.pre else nn.Identity()
-
-
-def looked_up(sources: Sequence[Events], weight: Tensor) -> Tensor:
-    """weight(x) of x, the sum of the sources (B, L), once for each of their vectors: (B, L, D). weight has no bias."""
-    return total(Events(product(each.vectors, weight), each.place) for each in sources)
-
-
-def hide(x: Tensor, mask: Tensor) -> Tensor:
-    """x (B, L, D) with zeros where mask (B, L) is false."""
-    if x.device.type != "cpu":
-        return x.masked_fill(~mask[:, :, None], 0)
-    padding = (~mask).flatten().nonzero()[:, 0]  # a quarter of the time on a CPU; a GPU would be waited for
-    return x.flatten(0, 1).index_fill(0, padding, 0).view_as(x)
+def summed(x: Tensor | Sequence[Events]) -> tuple[Tensor, Sequence[Events]]:
+    """A tensor and the events, if any, that it is the sum of."""
+    return (x, ()) if isinstance(x, Tensor) else (total(x), x)
 
 
 def causal(mask: Tensor) -> Tensor:
-    """What position s of a sequence may see, its events up to s itself: mask (B, L) -> (B, L, L)."""
+    """What position s of a sequence may see: its events up to s itself. mask (B, L) -> (B, L, L)."""
     length = mask.shape[1]
     return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-
-
-def require_divisor(n_heads: int, width: int) -> None:
-    """Raises ConfigError for heads that cannot share the width equally, naming the numbers that can."""
-    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
-    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

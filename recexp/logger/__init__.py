@@ -1,7 +1,7 @@
-"""Loggers: where a run's figures go beside its directory, which stays the truth.
+"""Loggers: where the metrics of a run go besides its directory, which stays the source of truth.
 
-A logger has a `Config`, and is made of it, the run's directory and the run's options by dotted key. It is told what the
-directory is told, as numbers by name: `losses/target`, `valid/auc`, `stage`, at the end `final/test/auc`.
+A logger has a `Config` and is constructed from it, the run directory and the run's options by dotted key. It gets what
+the directory gets, as numbers by name: `losses/target`, `valid/auc`, `stage`, at the end `final/test/auc`.
 """
 
 import importlib.util
@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recexp import registry
-from recexp.config import Config, flat, to_dict
+from recexp.config import Config
 from recexp.error import ConfigError
+from recexp.tree import flat, to_dict
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class LoggerConfig:
-    """What every logger understands; a logger's own Config adds its options."""
+    """The options of every logger; a logger's own Config adds more."""
 
     name: str
 
@@ -31,19 +32,19 @@ class Logger(Protocol):
     """Any method may raise."""
 
     def begin(self, points: list[dict[str, float]]) -> str:
-        """Opens, or goes on where the run was before; returns where that is, to be told.
+        """Opens the log, or reopens that of a resumed run; returns where it is, for the terminal.
 
-        points: figures of the run's epochs so far, by step from 1. Afterwards each of them is there, once.
+        points: metrics of the run's epochs so far, from step 1. Afterwards the log holds each of them once.
         """
 
-    def epoch(self, step: int, figures: dict[str, float]) -> None: ...
+    def epoch(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def end(self, step: int, figures: dict[str, float], state: str) -> None:
-        """state: finished, failed, interrupted or pruned. figures: of metrics.json; none where there is none."""
+    def end(self, step: int, metrics: dict[str, float], state: str) -> None:
+        """state: finished, failed, interrupted or pruned. metrics: of metrics.json; empty if there is none."""
 
 
 class Guarded:
-    """A logger that can do a run no harm. One that has failed is asked again when the run ends, once."""
+    """A logger whose errors never stop the run. One that has failed is tried once more when the run ends."""
 
     def __init__(self, name: str, logger: Logger) -> None:
         self.name, self.logger = name, logger
@@ -53,7 +54,7 @@ class Guarded:
         self.begun = self.failing = self.warned = False
 
     def begin(self, lines: list[dict[str, Any]]) -> None:
-        """lines: of metrics.jsonl, those that a run which goes on keeps."""
+        """lines: of metrics.jsonl, those that a resumed run keeps."""
         self.points, self.stages, self.begun = [], [], True
         for line in lines:
             self._add(line)
@@ -67,8 +68,8 @@ class Guarded:
 
     def metrics(self, metrics: dict[str, Any]) -> None:
         """metrics: the content of metrics.json."""
-        told = {name: value for name, value in metrics.items() if name != "seed"}  # an option, no figure
-        self.final = {f"final/{name}": value for name, value in figures(told)}
+        measured = {name: value for name, value in metrics.items() if name != "seed"}  # an option
+        self.final = {f"final/{name}": value for name, value in numbers(measured)}
 
     def close(self, state: str) -> None:
         """state: of status.json."""
@@ -79,13 +80,13 @@ class Guarded:
 
     def _open(self) -> None:
         if where := self.logger.begin(self.points):
-            log.info("logger %s: %s", self.name, _told(where))
+            log.info("logger %s: %s", self.name, _one_line(where))
 
     def _add(self, line: dict[str, Any]) -> None:
-        """A stage's name is no number: its place among the stages is."""
+        """Adds the point of an epoch; a stage is a number there: 1 for the first."""
         if line["stage"] not in self.stages:
             self.stages.append(line["stage"])
-        self.points.append({**dict(figures(line)), "stage": self.stages.index(line["stage"]) + 1})
+        self.points.append({**dict(numbers(line)), "stage": self.stages.index(line["stage"]) + 1})
 
     def _try(self, call: Callable[[], None]) -> None:
         try:
@@ -93,27 +94,27 @@ class Guarded:
             self.failing = False
         except Exception as error:
             if not self.warned:
-                said = _told(f"{type(error).__name__}: {error}")
-                log.warning("logger=%s: %s; the run goes on, its directory holds everything", self.name, said)
+                message = _one_line(f"{type(error).__name__}: {error}")
+                log.warning("logger=%s: %s; the run goes on, its directory holds everything", self.name, message)
             self.failing = self.warned = True
 
 
 def guarded(config: Config, path: Path) -> Guarded:
-    """The logger that a configuration names, of a run directory."""
+    """The logger that a configuration names, for a run directory."""
     options = {key: value for key, value in flat(to_dict(config)) if not key.startswith("logger.")}
     return Guarded(config.logger.name, registry.get("logger", config.logger.name)(config.logger, path, options))
 
 
-def _told(text: str) -> str:
-    """In one line that is not too long, without passwords in addresses."""
+def _one_line(text: str) -> str:
+    """The text in one line that is not too long, without passwords in addresses."""
     return re.sub(r"//[^/\s]*@", "//", textwrap.shorten(text, 240, placeholder=" ..."))
 
 
-def figures(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a tree, each by its path, as in `valid/auc`."""
+def numbers(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a tree by path, as in `valid/auc`."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from figures(value, f"{prefix}{key}/")
+            yield from numbers(value, f"{prefix}{key}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{key}", value
 

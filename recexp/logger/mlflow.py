@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 LOCAL = "sqlite:///"
 NOTE = "mlflow.json"  # in the run directory: the run's id
-LONGEST = 6000  # characters of a parameter's value
+MAX_LENGTH = 6000  # characters of a parameter's value
 STATES = {"finished": "FINISHED", "interrupted": "KILLED", "pruned": "KILLED"}
-# A server that is away costs seconds, where MLflow itself waits for minutes; and nothing is sent to anybody else.
+# A server that does not answer costs seconds, where MLflow waits for minutes; nothing is sent to anybody else.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -34,7 +34,7 @@ PATIENCE = {
 
 @contextlib.contextmanager
 def _patience() -> Iterator[None]:
-    """PATIENCE in the environment, where the user has not set something else, and gone afterwards."""
+    """Adds PATIENCE to the environment for a while, except for variables that the user has set."""
     added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -46,7 +46,7 @@ def _patience() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
-    """One process at a time, in a local store: where two make its tables at once, both fail."""
+    """One process at a time in a local store: if two create its tables at once, both fail."""
     if not uri.startswith(LOCAL):
         yield
         return
@@ -94,23 +94,23 @@ class MLflow:
         if not run.data.params:
             self._log_options()
         self.last = max((metric.step for metric in self.client.get_metric_history(self.id, "epoch")), default=0)
-        for step, figures in enumerate(points, 1):
-            self._log_epoch(step, figures)
+        for step, metrics in enumerate(points, 1):
+            self._log_epoch(step, metrics)
         return f"run {self.id} of experiment {self.config.experiment}, {uri}"
 
     @_patience()
-    def epoch(self, step: int, figures: dict[str, float]) -> None:
-        self._log_epoch(step, figures)
+    def epoch(self, step: int, metrics: dict[str, float]) -> None:
+        self._log_epoch(step, metrics)
 
     @_patience()
-    def end(self, step: int, figures: dict[str, float], state: str) -> None:
-        self._log(step, figures)
+    def end(self, step: int, metrics: dict[str, float], state: str) -> None:
+        self._log(step, metrics)
         if (picture := self.path / "curves.png").exists():
             self.client.log_artifact(self.id, str(picture))
         self.client.set_terminated(self.id, STATES.get(state, "FAILED"))
 
     def _earlier(self) -> "Run | None":
-        """The run that mlflow.json names, where the store has it."""
+        """The run that mlflow.json names, if the store has it."""
         from mlflow.exceptions import MlflowException
 
         if not (note := self.path / NOTE).exists():
@@ -134,41 +134,41 @@ class MLflow:
         return run
 
     def _experiment(self) -> str:
-        """The experiment's id; made where there is none, its files beside a local store."""
+        """The id of the experiment, which is created if missing; its files lie beside a local store."""
         from mlflow.exceptions import MlflowException
 
         name, uri = self.config.experiment, self.client.tracking_uri
-        if not (found := self.client.get_experiment_by_name(name)):
+        if not (experiment := self.client.get_experiment_by_name(name)):
             files = (_database(uri).parent / "artifacts").as_uri() if uri.startswith(LOCAL) else None
             try:
                 return self.client.create_experiment(name, files)
             except MlflowException:
-                found = self.client.get_experiment_by_name(name)
-                if not found:  # nor has a run beside this one just made it
+                experiment = self.client.get_experiment_by_name(name)
+                if not experiment:  # no other run has just created it either
                     raise
-        return found.experiment_id
+        return experiment.experiment_id
 
     def _log_options(self) -> None:
         from mlflow.entities import Param
 
-        options = [Param(name, str(value)[:LONGEST]) for name, value in self.options.items()]
+        options = [Param(name, str(value)[:MAX_LENGTH]) for name, value in self.options.items()]
         self.client.log_batch(self.id, params=options)
         self.client.log_artifact(self.id, str(self.path / "config.yaml"))
 
-    def _log_epoch(self, step: int, figures: dict[str, float]) -> None:
-        """An epoch that a kill parted from its checkpoint is there already; trained again, it has the same figures."""
+    def _log_epoch(self, step: int, metrics: dict[str, float]) -> None:
+        """An epoch is there already if a kill came before its checkpoint; trained again, it has the same metrics."""
         if step > self.last:
-            self._log(step, figures)
+            self._log(step, metrics)
 
-    def _log(self, step: int, figures: dict[str, float]) -> None:
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self.client.log_batch(
-            self.id, metrics=[Metric(_name(name), value, now, step) for name, value in figures.items()]
+            self.id, metrics=[Metric(_name(name), value, now, step) for name, value in metrics.items()]
         )
 
 
 def _name(name: str) -> str:
-    """A metric's name as MLflow allows it."""
+    """The name of a metric as MLflow allows it."""
     return re.sub(r"[^/\w.\- ]", "_", name.replace("@", "_at_"))

@@ -1,4 +1,4 @@
-"""No logger: the run directory alone."""
+"""No logger: only the run directory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,6 @@ class Silent:
     def begin(self, points: list[dict[str, float]]) -> str:
         return ""
 
-    def epoch(self, step: int, figures: dict[str, float]) -> None: ...
+    def epoch(self, step: int, metrics: dict[str, float]) -> None: ...
 
-    def end(self, step: int, figures: dict[str, float], state: str) -> None: ...
+    def end(self, step: int, metrics: dict[str, float], state: str) -> None: ...

@@ -1,4 +1,4 @@
-"""TensorBoard: event files, in the run directory or in a folder of one's own."""
+"""TensorBoard: event files, in the run directory or in a folder of your own."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,35 +26,35 @@ class TensorBoard:
     def begin(self, points: list[dict[str, float]]) -> str:
         from torch.utils.tensorboard import SummaryWriter
 
-        # Readers leave out what older files hold from this step on: the new one tells everything again.
+        # Readers ignore what older files hold from this step on: the new file holds everything again.
         self.writer = SummaryWriter(str(self.folder), purge_step=0)
         self.writer.add_text("config", f"```\n{(self.path / 'config.yaml').read_text('utf-8')}```")
-        for step, figures in enumerate(points, 1):
-            self._add(step, figures)
+        for step, metrics in enumerate(points, 1):
+            self._add(step, metrics)
         self.writer.flush()
         return str(self.folder)
 
-    def epoch(self, step: int, figures: dict[str, float]) -> None:
-        self._add(step, figures)
+    def epoch(self, step: int, metrics: dict[str, float]) -> None:
+        self._add(step, metrics)
         self.writer.flush()
 
-    def end(self, step: int, figures: dict[str, float], state: str) -> None:
+    def end(self, step: int, metrics: dict[str, float], state: str) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        self._add(step, figures)
+        self._add(step, metrics)
         options = {name: _simple(value) for name, value in self.options.items()}
         file = self.writer.file_writer
         assert file is not None
-        for summary in hparams(options, figures):
+        for summary in hparams(options, metrics):
             file.add_summary(summary)
         self.writer.add_text("status", state, step)
         self.writer.close()
 
-    def _add(self, step: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
 
 def _simple(value: Any) -> bool | int | float | str:
-    """What the plugin for hyper-parameters takes."""
+    """The value as the hyper-parameter plugin accepts it."""
     return value if isinstance(value, bool | int | float | str) else str(value)

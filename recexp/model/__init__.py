@@ -1,16 +1,42 @@
-"""What every model speaks: its output, and the stages in which it is trained.
+"""What every model has: what it needs, its output, its losses, and the stages in which it is trained.
 
-A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `Model(config, schema)`. `forward(batch)`
-gives an Output, `losses(output, batch)` its named losses, unweighted. It may have `stages()`; else it is trained whole.
-With a class attribute `reads_history = False` its batches come with empty histories, which are quicker to make.
+A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `create(config, schema)`. `needs` says what it
+reads, `forward(batch)` returns an Output. A model may have `losses(output, batch)`, its named losses, unweighted, and
+`stages()`; without them it is trained whole, to predict the label.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from recexp import registry
+from recexp.config import ModelConfig, require
 from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.error import ConfigError
+from recexp.layer.loss import bce
+
+AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
+
+
+class Inputs(Enum):
+    """What a model reads of a batch. All but `fields` need a log of users, items and time."""
+
+    fields = "the fields of user, target and context"
+    ids = "the ids of user and target"
+    history = "past events too, in any order"
+    sequence = "past events too, in their order"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model needs of the data. Batches of models that read no past events are quicker to make without them."""
+
+    inputs: Inputs
+    n_fields: int = 1  # at least, ids included
 
 
 @dataclass(frozen=True)
@@ -25,33 +51,72 @@ class Output:
 class Train:
     """Trains parameters by gradient. The last stage takes trainer.epochs, an earlier one has its own.
 
-    A module of which no parameter is trained is in evaluation mode throughout: its statistics stay, too.
+    A module without trained parameters stays in evaluation mode, so that its statistics do not change either.
     """
 
     name: str
     model: nn.Module  # forward and losses are called on it: the model itself or a part that is a model too
-    trained: tuple[str, ...] = ("",)  # prefixes of the parameters' names that are trained; the others stay
+    trained: tuple[str, ...] = ("",)  # prefixes of the names of the parameters that are trained; the others stay
     epochs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Sets parameters and buffers from the training part in closed form."""
+    """Sets parameters and buffers from the training split in closed form."""
 
     name: str
-    model: nn.Module  # what the valid part is scored by afterwards: the model itself or a part that is a model too
+    model: nn.Module  # scored on the validation split afterwards: the model itself or a part that is a model too
     fit: Callable[[Batch], None]  # called once, with all training rows as one batch, without histories
 
 
 Stage = Train | Fit
 
 
+def create(config: ModelConfig, schema: Schema) -> nn.Module:
+    """A new model. Raises ConfigError if the data lack what it needs; a class that declares no needs is not checked."""
+    model_class = registry.get("model", config.name)
+    if needs := getattr(model_class, "needs", None):
+        _check_needs(needs, config.name, schema)
+    return model_class(config, schema)
+
+
+def _check_needs(needs: Needs, model: str, schema: Schema) -> None:
+    if needs.inputs is not Inputs.fields and not schema.max_history:
+        raise ConfigError(
+            f"model = {model}: needs users, items and time; this dataset is a table. "
+            "Name dataset.columns, or choose a model over fields such as fm or deepfm."
+        )
+    n_fields = sum(len(side.fields) for side in (schema.user, schema.item, schema.context))
+    if n_fields < needs.n_fields:
+        n_needed = needs.n_fields
+        raise ConfigError(f"model = {model}: needs {n_needed} fields or more, ids included; this table has {n_fields}.")
+
+
+def reads_history(model: nn.Module | type[nn.Module]) -> bool:
+    """True if the model reads past events, as one that declares no needs may do."""
+    needs = getattr(model, "needs", None)
+    return needs is None or needs.inputs in (Inputs.history, Inputs.sequence)
+
+
+def losses(model: nn.Module, output: Output, batch: Batch) -> dict[str, Tensor]:
+    """The model's own losses, or by default that of the label alone."""
+    own = getattr(model, "losses", None)
+    return own(output, batch) if own else {"target": bce(output.logits, batch.label)}
+
+
 def stages(model: nn.Module) -> list[Stage]:
-    """The model's own stages, or the one that trains it whole."""
+    """The model's own stages, or by default one that trains it whole."""
     own = getattr(model, "stages", None)
     return own() if own else [Train(name="train", model=model)]
 
 
-def reads_history(model: nn.Module | type[nn.Module]) -> bool:
-    """Whether it looks at a batch's histories, as models do unless they say otherwise."""
-    return getattr(model, "reads_history", True)
+def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> AnyConfig:
+    """The Config of a model that is part of another: the options that both have, and those given here."""
+    shared = {item.name: getattr(config, item.name) for item in fields(kind) if item.name not in options}
+    return kind(**shared, **options)
+
+
+def require_divisor(n_heads: int, width: int) -> None:
+    """Raises ConfigError, listing the numbers of heads that divide the width of an encoder, for one that does not."""
+    divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+    require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

@@ -4,7 +4,7 @@ B batch, F fields, P pairs of fields, D embedding size, A attention size
 eq. 2   p_ij = e_i * e_j,  i < j
 eq. 5   a_ij = softmax_ij(h^T relu(W p_ij + b))                  over the pairs of a sample
 eq. 6   logit = w0 + sum_i w_i + q^T sum_{i<j} a_ij p_ij
-        attention_l2 = 1/2 |W|^2, a loss of its own
+        attention_l2 = 1/2 |W|^2, an auxiliary loss
 """
 
 from dataclasses import dataclass
@@ -13,37 +13,32 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig, above, at_least, fraction
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.attention import pool
-from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
+from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.interaction import pair_products
 from recexp.layer.loss import bce
 from recexp.layer.mlp import linear
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
 @register("afm")
 class AFM(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        attention_size: int
-        dropout: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require(self.attention_size >= 1, "model.attention_size", self.attention_size, "1 or more")
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        attention_size: int = at_least(1)
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_fields(schema, config.name)
         self.attention_l2 = bool(config.loss_weights.get("attention_l2"))
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
@@ -52,10 +47,10 @@ class AFM(nn.Module):
         self.score = linear(config.attention_size, 1, bias=False)  # h
         self.dropout = nn.Dropout(config.dropout)
         self.predict = linear(config.embedding_dim, 1, bias=False)  # q
-        nn.init.constant_(self.predict.weight, len(self.pairs))  # at first an FM, though its pairs are averaged
+        nn.init.constant_(self.predict.weight, len(self.pairs))  # so it starts as an FM, though it averages pairs
 
     def forward(self, batch: Batch) -> Output:
-        """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pair decided."""
+        """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pairs decided."""
         p = pair_products(self.embed.fields(batch))  # (B, P, D), eq. 2
         scores = self.score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
         weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)  # (B, P), eq. 5
@@ -71,7 +66,7 @@ class AFM(nn.Module):
 
 
 def names(embed: FeatureEmbedding) -> list[str]:
-    """The fields in their order: as `side.name`, the ids as `user` and `item`."""
+    """The names of all fields in their order: `side.name`, and `user` and `item` for the ids."""
     return [
         side if field.name == side else f"{side}.{field.name}"
         for side, embedding in embed.sides.items()

@@ -1,14 +1,14 @@
 """Matrix factorisation by alternating least squares. Zhou et al., AAIM 2008; Hu et al., ICDM 2008.
 
-x_u, y_i factors of user u and item i; r labels; n_u the events of u, O their items; l regularisation
+x_u, y_i factors of user u and item i; r labels; n_u number of events of u, O their items; l regularisation
 explicit   s = mu + b_u + b_i + <x_u, y_i>
            x_u = (Y_O^T Y_O + l n_u I)^-1 Y_O^T (r - mu - b_u - b_i)
 implicit   s = <x_u, y_i>
            x_u = (Y^T Y + Y_O^T (C - I) Y_O + l I)^-1 Y_O^T c,  c = 1 + alpha (events of the pair with label 1)
-           and y_i likewise; a pair of label 0 alone is not observed, which is to say 0 with confidence 1
+           and y_i likewise; a pair of label 0 alone counts as not observed: 0 with confidence 1
            logit = 4 (s - 1/2)
-s estimates a label of 0 or 1 but may leave that range, so it has no logit of its own: the tangent of log(s / (1 - s))
-at s = 1/2 stands for it, defined for every s and in the same order.
+s estimates a label of 0 or 1 but may leave that range, where log(s / (1 - s)) is not defined. The logit is the tangent
+of that at s = 1/2, defined for every s and in the same order.
 """
 
 from dataclasses import dataclass
@@ -17,13 +17,12 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import Labels, ModelConfig, above, at_least, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.embedding import FeatureEmbedding, require_items
+from recexp.layer.embedding import FeatureEmbedding
 from recexp.layer.factorise import Rows, confident_ridge, weighted_ridge
-from recexp.layer.loss import bce
-from recexp.model import Fit, Output, Stage
+from recexp.model import Fit, Inputs, Needs, Output, Stage
 from recexp.registry import register
 
 
@@ -34,22 +33,16 @@ class Feedback(Enum):
 
 @register("als")
 class ALS(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.ids)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        feedback: Feedback
-        iterations: int
-        regularisation: float
-        smoothing: float
-        alpha: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require(self.iterations >= 1, "model.iterations", self.iterations, "1 or more")
-            for option in ("regularisation", "smoothing", "alpha"):
-                require(getattr(self, option) > 0, f"model.{option}", getattr(self, option), "above 0")
+        embedding_dim: int = at_least(1)
+        feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
+        iterations: int = at_least(1)
+        regularisation: float = above(0)
+        smoothing: float = above(0)
+        alpha: float = above(0)
 
     mean: Tensor
     user_bias: Tensor
@@ -57,12 +50,11 @@ class ALS(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.config = config
-        # Vectors of length 1 to start from: near 0 is a saddle, which takes iterations to leave.
+        # Vectors start at length 1: near 0 is a saddle point that takes iterations to leave.
         self.embed = FeatureEmbedding(schema.ids, config.embedding_dim, std=config.embedding_dim**-0.5)
-        self.register_buffer("mean", torch.zeros(()))  # this and the biases stay 0 where feedback is implicit
-        self.register_buffer("user_bias", torch.zeros(schema.ids.user.vocabulary))  # by id; padding and unknown: 0
+        self.register_buffer("mean", torch.zeros(()))  # mean and biases stay 0 with implicit feedback
+        self.register_buffer("user_bias", torch.zeros(schema.ids.user.vocabulary))  # by id; 0 for padding and unknown
         self.register_buffer("item_bias", torch.zeros(schema.ids.item.vocabulary))
 
     def forward(self, batch: Batch) -> Output:
@@ -71,16 +63,13 @@ class ALS(nn.Module):
         score = self.mean + self.user_bias[user] + self.item_bias[item] + (x * y).sum(1)  # (B,)
         return Output(logits=4 * (score - 0.5))
 
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
-
     def stages(self) -> list[Stage]:
         return [Fit(name="als", model=self, fit=self.fit)]
 
     @torch.no_grad()
     def fit(self, training: Batch) -> None:
         """Sets factors and biases, in double precision until they are stored."""
-        explicit, strength = self.config.feedback is Feedback.explicit, self.config.regularisation
+        explicit, regularisation = self.config.feedback is Feedback.explicit, self.config.regularisation
         user, item = ids(training)
         if explicit:
             value = self.centre(user, item, training.label.double())
@@ -92,13 +81,13 @@ class ALS(nn.Module):
         by_user, by_item = Rows(user, item, len(users)), Rows(item, user, len(items))
         y = items.double()
         for _ in range(self.config.iterations):
-            x = half_step(by_user, y, value, strength)
-            y = half_step(by_item, x, value, strength)
+            x = half_step(by_user, y, value, regularisation)
+            y = half_step(by_item, x, value, regularisation)
         users.copy_(x)
         items.copy_(y)
 
     def centre(self, user: Tensor, item: Tensor, label: Tensor) -> Tensor:
-        """Sets mean and biases, least squares with a ridge of `smoothing` each; what they leave of the labels (N,)."""
+        """Sets mean and biases by least squares with a ridge of `smoothing`; returns the labels' residuals (N,)."""
         mean, smoothing = label.mean(), self.config.smoothing
         item_bias = self.item_bias.new_zeros(len(self.item_bias), dtype=label.dtype)
         for _ in range(self.config.iterations):
@@ -111,18 +100,18 @@ class ALS(nn.Module):
 
 
 def ids(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Ids of user and target (B,), the rows of their tables."""
-    return batch.users.ids[batch.user, 0], batch.items.ids[batch.target, 0]
+    """Ids of user and target, (B,) each: rows of their tables."""
+    return batch.catalogue.users.ids[batch.user, 0], batch.catalogue.items.ids[batch.target, 0]
 
 
 def positives(user: Tensor, item: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Users, items and numbers of events of the distinct pairs with an event of label 1."""
+    """The unique pairs that have events of label 1: their users, items and numbers of such events."""
     n_items = int(item.max()) + 1
     pairs, events = torch.unique((user * n_items + item)[label == 1], return_counts=True)
     return pairs // n_items, pairs % n_items, events
 
 
 def smooth_mean(value: Tensor, row: Tensor, n_rows: int, smoothing: float) -> Tensor:
-    """The mean of each row's values and of `smoothing` zeros: (n_rows,)."""
-    total = value.new_zeros(n_rows).index_add_(0, row, value)
-    return total / (torch.bincount(row, minlength=n_rows) + smoothing)
+    """The mean of each row's values and `smoothing` zeros: (n_rows,)."""
+    sums = value.new_zeros(n_rows).index_add_(0, row, value)
+    return sums / (torch.bincount(row, minlength=n_rows) + smoothing)

@@ -1,8 +1,8 @@
 """Factors of alternating least squares, then an MLP on them.
 
 B batch, D embedding size; x_u, y_t factors of user and target
-stage 1  als, without biases: the second stage sees the factors alone, so they have to hold all; each side is scaled
-         to a root mean square of 0.1
+stage 1  als, without biases: the second stage sees the factors alone; the factors of users, and those of items, are
+         scaled to a root mean square of 0.1
 stage 2  dot      logit = <MLP_u(x_u), MLP_i(y_t)> + b,  the last layer of each linear and of size D
          concat   logit = MLP([x_u; y_t])
 """
@@ -14,18 +14,16 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import require_items
-from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
-from recexp.model import Fit, Output, Stage, Train
+from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
 from recexp.registry import register
 
-SIZE = 0.1  # root mean square of the scaled factors: that of the embeddings that other models start from
+SIZE = 0.1  # root mean square of the scaled factors, as of other models' initial embeddings
 
 
 class Combine(Enum):
@@ -35,55 +33,34 @@ class Combine(Enum):
 
 @register("als_mlp")
 class ALSMLP(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.ids)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        feedback: Feedback
-        iterations: int
-        regularisation: float
-        alpha: float
+        embedding_dim: int = at_least(1)
+        feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
+        iterations: int = at_least(1)
+        regularisation: float = above(0)
+        alpha: float = above(0)
         combine: Combine
         freeze: bool
-        embedding_l2: float
-        hidden_sizes: list[int]
+        embedding_l2: float = at_least(0)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.als()  # its ranges are these
-
-        def als(self) -> ALS.Config:
-            """Of the first stage."""
-            return ALS.Config(
-                name="als",
-                loss_weights=self.loss_weights,
-                embedding_dim=self.embedding_dim,
-                feedback=self.feedback,
-                iterations=self.iterations,
-                regularisation=self.regularisation,
-                smoothing=math.inf,  # keeps the biases at 0
-                alpha=self.alpha,
-            )
+        dropout: float = fraction()
 
     scale: Tensor
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.freeze = config.freeze
-        self.als = ALS(config.als(), schema)
+        self.als = ALS(part_config(ALS.Config, config, smoothing=math.inf), schema)  # which keeps biases at 0
         self.register_buffer("scale", torch.ones(2, 1))  # of users and items
         self.head = HEADS[config.combine](config.embedding_dim, config.hidden_sizes, config.activation, config.dropout)
 
     def forward(self, batch: Batch) -> Output:
         x, y = (self.als.embed.fields(batch) * self.scale).unbind(1)  # (B, D) each
         return Output(logits=self.head(x, y))
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
 
     def stages(self) -> list[Stage]:
         return [
@@ -96,7 +73,7 @@ class ALSMLP(nn.Module):
         self.als.fit(training)
         for n, side in enumerate(self.als.embed.sides.values()):
             factors = side.table.weight
-            fitted = factors[factors.any(1)]  # rows without observations are 0; where labels do not vary, all are
+            fitted = factors[factors.any(1)]  # rows without observations are 0, all rows if labels do not vary
             if len(fitted):
                 self.scale[n] = SIZE / fitted.square().mean().sqrt()
 

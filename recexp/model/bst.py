@@ -3,7 +3,7 @@
 B batch, L history length, n events of one history, E item size, W width of the encoder, P profile size
 sec. 2.1    x_s = [h_s, p_k],  k = bucket(time(t) - time(s))      position=age; x_t = [t, p_0]
             x_s = h_s + p_d,  d = n + 1 - s                       position=learnt, sinusoid; x_t = t + p_0
-sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      all see all; without events, the target sees itself
+sec. 2.2    y_1, ..., y_n, y_t = encoder(x_1, ..., x_n, x_t)      each sees all; without events, the target sees itself
 sec. 2.3    logit = MLP([y_t, profile])                           output=target
             logit = MLP([mean(y_1, ..., y_n, y_t), profile])      output=mean
             logit = MLP([mean(y_1, ..., y_n, y_t), t, profile])   output=mean_and_target
@@ -17,17 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.lookup import Events, lookup, total
-from recexp.layer.loss import bce
+from recexp.layer.embedding import SequenceEmbedding
+from recexp.layer.lookup import Events, beside, lookup
 from recexp.layer.mlp import MLP
-from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance
-from recexp.layer.transformer import Encoder, Norm, require_divisor
-from recexp.model import Output
+from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance, position
+from recexp.layer.transformer import Encoder, Norm
+from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
 
 AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
@@ -49,96 +48,75 @@ class Reading(Enum):
 
 @register("bst")
 class BST(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         position: Position
-        n_heads: int
-        n_layers: int
-        feedforward_size: int
+        n_heads: int = at_least(1)
+        n_layers: int = at_least(1)
+        feedforward_size: int = at_least(1)
         norm: Norm
         output: Reading
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.output = config.output
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.n_positions = schema.max_history + 1
-        width = self.embed.n_item + (config.embedding_dim if config.position is Position.age else 0)
+        item_dim, std = self.embed.item_dim, config.embedding_std
+        width = item_dim + (config.embedding_dim if config.position is Position.age else 0)
         require_divisor(config.n_heads, width)
-        self.place = position(config, self.n_positions, self.embed.n_item)
-        self.encoder = Encoder(
-            config.n_layers,
-            width,
-            config.n_heads,
-            config.feedforward_size,
-            config.activation,
-            config.dropout,
-            config.norm,
-        )
-        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + self.embed.n_item}
-        n_in = n_read.get(config.output, width) + self.embed.n_profile
+        self.position: AgePosition | LearntPosition | Sinusoid | None
+        if config.position is Position.age:
+            self.position = AgePosition(AGE_BUCKETS, config.embedding_dim, std)
+        else:
+            self.position = position(config.position.name, self.n_positions, item_dim, std)
+        sizes = config.n_layers, width, config.n_heads, config.feedforward_size
+        self.encoder = Encoder(*sizes, config.activation, config.dropout, config.norm)
+        n_read = {Reading.all: width * self.n_positions, Reading.mean_and_target: width + item_dim}
+        n_in = n_read.get(config.output, width) + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
-        read = [self.read(self.sources(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
+        read = [self.read(self.inputs(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
-            read.append(lookup(events.vectors, events.place[:, -1]))  # (B, E)
+            read.append(lookup(events.vectors, events.index[:, -1]))  # (B, E)
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
-    def sources(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
-        """What the encoder's input (B, L + 1, W) is the sum of: the events and their positions."""
-        if self.place is None:
+    def inputs(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
+        """The events and their positions, of which x (B, L + 1, W) is the sum."""
+        if self.position is None:
             return [events]
-        if not isinstance(self.place, AgePosition):
-            return [events, Events(self.place.vectors, distance(mask))]
+        if not isinstance(self.position, AgePosition):
+            return [events, Events(self.position.vectors, distance(mask))]
         age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
-        n_item, n_age = events.vectors.shape[1], self.place.vectors.shape[1]
-        return [  # side by side, as a sum
-            Events(functional.pad(events.vectors, (0, n_age)), events.place),
-            Events(functional.pad(self.place.vectors, (n_item, 0)), self.place.bucket(age)),
-        ]
+        return beside(events, Events(self.position.vectors, self.position.bucket(age)))
 
-    def read(self, sources: list[Events], mask: Tensor) -> Tensor:
+    def read(self, inputs: list[Events], mask: Tensor) -> Tensor:
         """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
-        events = total(sources)  # (B, L + 1, W)
         if self.output is Reading.target:
-            return self.encoder.last(events, mask, sources)
-        encoded = self.encoder(events, mask, mask, sources)  # (B, L + 1, W), 0 on padding
+            return self.encoder.last(inputs, mask)
+        encoded = self.encoder(inputs, mask, mask)  # (B, L + 1, W), 0 on padding
         if self.output in (Reading.mean, Reading.mean_and_target):
             return encoded.sum(1) / mask.sum(1, keepdim=True)
         return side_by_side(encoded, mask, self.n_positions)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
-
-
-def position(config: BST.Config, n_positions: int, n_item: int) -> LearntPosition | Sinusoid | AgePosition | None:
-    match config.position:
-        case Position.age:
-            return AgePosition(AGE_BUCKETS, config.embedding_dim, config.embedding_std)
-        case Position.learnt:
-            return LearntPosition(n_positions, n_item, config.embedding_std)
-        case Position.sinusoid:
-            return Sinusoid(n_positions, n_item)
-        case Position.none:
-            return None
 
 
 def side_by_side(encoded: Tensor, mask: Tensor, n_positions: int) -> Tensor:
     """Outputs (B, L + 1, W) by their distance from the target, 0 where there is no event: (B, n_positions W).
 
-    So the same distance meets the same weights, however long the history is.
+    So the same distance meets the same weights in histories of any length.
     """
-    place = distance(mask)[:, :, None].expand_as(encoded)
+    index = distance(mask)[:, :, None].expand_as(encoded)
     aligned = encoded.new_zeros(len(encoded), n_positions, encoded.shape[2])
-    return aligned.scatter_add(1, place, encoded).flatten(1)  # padding, which is 0, shares a place with an event
+    return aligned.scatter_add(1, index, encoded).flatten(1)  # padding adds 0 at the index of the last event

@@ -13,15 +13,14 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import apart, bi_interaction, terms
-from recexp.layer.loss import bce
+from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.interaction import bi_interaction, bi_interaction_and_linear
 from recexp.layer.mlp import MLP, linear
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -32,21 +31,20 @@ class Combine(Enum):
 
 @register("deepfm")
 class DeepFM(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
         combine: Combine
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_fields(schema, config.name)
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
@@ -63,15 +61,9 @@ class DeepFM(nn.Module):
         return Output(logits=self.output(torch.cat([wide[:, None], products, deep], 1))[:, 0])  # (B,)
 
     def products(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Products of pairs (B, D), and eq. 4 (B, 1) or the last hidden layer (B, H), of one look-up of each e_i."""
+        """Products of pairs, summed (B, D), and eq. 4 (B, 1) or the last hidden layer (B, H)."""
         if not len(self.deep.linears):  # concat without hidden layers: the fields themselves
             e = self.embed.fields(batch)
             return bi_interaction(e), e.flatten(1)
-        first = self.deep.first
-        weight = self.embed.columns(first.weight)
-        sums = self.embed.total(batch, lambda side, e: terms(e, weight[side]))  # (B, 2 D + the first layer's size)
-        products, x = apart(sums, first.bias)
-        return products, self.deep.after_first(x)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
+        pairs, x = bi_interaction_and_linear(self.embed, self.deep.first, batch)
+        return pairs, self.deep.after_first(x)

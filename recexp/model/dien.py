@@ -2,7 +2,7 @@
 
 B batch, L history length, E item size, H state size, P profile size
 sec. 4.2    g_s = GRU(h_s, g_{s-1})                                  interest extraction
-eq. 6       auxiliary loss: g_s tells the next event apart           by its label, or from a sampled item
+eq. 6       auxiliary loss: g_s predicts the next event              its label, or its item against a sampled one
 eq. 8       a_s = softmax_s(g_s W t)                                 relevance to the target
 eq. 11, 12  h'_s = AUGRU(g_s, h'_{s-1}, a_s)                         interest evolution
             logit = MLP([h'_last, t, v, t * v, profile])             v = pool_s h_s, the sum or the mean
@@ -15,16 +15,16 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Normalise, weigh
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.model.seq_pooling import Pooling, pool_all
 from recexp.registry import register
 
@@ -36,34 +36,35 @@ class Auxiliary(Enum):
 
 @register("dien")
 class DIEN(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
-        state_size: int
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
+        state_size: int = at_least(1)
         gru_type: GRUType
-        auxiliary: Auxiliary
-        auxiliary_hidden_sizes: list[int]
+        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels)
+        auxiliary_hidden_sizes: list[int] = layer_sizes()
         pooling: Pooling | None
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.auxiliary = config.auxiliary if config.loss_weights.get("auxiliary") else None
         self.pooling = config.pooling
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item, n_state = self.embed.n_item, config.state_size
-        self.extract = Recurrent(Cell.gru, n_item, n_state)
-        self.project = linear(n_item, n_state, bias=False)
-        self.evolve = AttentionGRU(config.gru_type, n_state, n_state)
+        item_dim, state_size = self.embed.item_dim, config.state_size
+        self.extract = Recurrent(Cell.gru, item_dim, state_size)
+        self.project = linear(item_dim, state_size, bias=False)
+        self.evolve = AttentionGRU(config.gru_type, state_size, state_size)
         if self.auxiliary:
-            self.next = MLP(n_state + n_item, config.auxiliary_hidden_sizes, config.activation, n_out=1)
-        n_in = n_state + (3 if self.pooling else 1) * n_item + self.embed.n_profile
+            self.next = MLP(state_size + item_dim, config.auxiliary_hidden_sizes, config.activation, n_out=1)
+        n_in = state_size + (3 if self.pooling else 1) * item_dim + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
@@ -74,7 +75,7 @@ class DIEN(nn.Module):
         interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
         pooled = []
         if self.pooling:
-            history = pool_all(events.embedded(), batch.mask, self.pooling)  # (B, E)
+            history = pool_all(events.expanded(), batch.mask, self.pooling)  # (B, E)
             pooled = [history, target * history]
         logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
         return Output(logits, {"states": states, "weights": weights})
@@ -86,18 +87,17 @@ class DIEN(nn.Module):
         return losses
 
     def auxiliary_loss(self, states: Tensor, batch: Batch) -> Tensor:
-        """Eq. 6 over the pairs of an event and its successor; the state sees nothing of the successor."""
-        states, following = states[:, :-1], batch.history[:, 1:]  # (B, L - 1, H), (B, L - 1)
-        valid = batch.mask[:, 1:]
+        """Eq. 6, from the states (B, L, H) before an event, over all events but the first."""
+        states, items, valid = states[:, :-1], batch.history[:, 1:], batch.mask[:, 1:]  # (B, L - 1, H), (B, L - 1)
         if self.auxiliary is Auxiliary.labels:
-            return masked_bce(self.judge(states, following, batch, valid), batch.history_label[:, 1:], valid)
-        drawn = batch.draw_items(following)
-        differs = valid & (drawn != following)
-        real = self.judge(states, following, batch, valid)
-        fake = self.judge(states, drawn, batch, differs)
+            return masked_bce(self.score_next(states, items, batch, valid), batch.history_label[:, 1:], valid)
+        drawn = batch.catalogue.draw_items(items)
+        differs = valid & (drawn != items)
+        real = self.score_next(states, items, batch, valid)
+        fake = self.score_next(states, drawn, batch, differs)
         return masked_bce(real, torch.ones_like(real), valid) + masked_bce(fake, torch.zeros_like(fake), differs)
 
-    def judge(self, states: Tensor, items: Tensor, batch: Batch, valid: Tensor) -> Tensor:
+    def score_next(self, states: Tensor, items: Tensor, batch: Batch, valid: Tensor) -> Tensor:
         """Logits (B, L - 1) that `items` (B, L - 1) come next, or are liked next, after states (B, L - 1, H)."""
         embedded = self.embed.items(batch, items)  # (B, L - 1, E), without labels
         return self.next(torch.cat([states, embedded], 2), valid)[:, :, 0]

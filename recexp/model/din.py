@@ -3,7 +3,7 @@
 B batch, L history length, E item size, P profile size
 eq. 3   v_U = sum_s a(h_s, t) h_s       interest in the target, weights not normalised
         logit = MLP([v_U, t, profile])
-        a(h_s, t, u), u = W profile     with user_vector: whom the target is shown to matters too
+        a(h_s, t, u), u = W profile     with user_vector: weights depend on the user too
 """
 
 from dataclasses import dataclass
@@ -11,56 +11,58 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Interaction, Normalise, attention, meet_user, weigh
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.attention import Attention, Normalise, attention, meet_user, weigh
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, weighted_sum
-from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
 @register("din")
 class DIN(nn.Module):
+    needs = Needs(Inputs.history)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         features: bool
         attention: Attention
-        attention_hidden_sizes: list[int]
+        attention_hidden_sizes: list[int] = layer_sizes()
         attention_activation: Activation
         normalise: Normalise
         user_vector: bool
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.kind, self.normalise = config.attention, config.normalise
         schema = schema if config.features else schema.ids
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item = self.embed.n_item
-        self.attention = attention(config.attention, n_item, config.attention_hidden_sizes, config.attention_activation)
-        self.user = linear(self.embed.n_profile, n_item) if config.user_vector else None
+        item_dim = self.embed.item_dim
+        self.attention = attention(
+            config.attention, item_dim, config.attention_hidden_sizes, config.attention_activation
+        )
+        self.user = linear(self.embed.profile_dim, item_dim) if config.user_vector else None
         if self.user is not None:
             nn.init.ones_(self.user.bias)  # a product with small vectors would hide the target from the attention
-        n_in = 2 * n_item + self.embed.n_profile
+        n_in = 2 * item_dim + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
-        return self.judge(profile, target, events, batch.mask)
+        return self.predict(profile, target, events, batch.mask)
 
-    def judge(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
+    def predict(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
         scores = self.scores(profile, target, events, mask)  # (B, L)
         weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
@@ -70,21 +72,14 @@ class DIN(nn.Module):
 
     def scores(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
         """(B, L)."""
-        user = None if self.user is None else self.user(profile)  # (B, E)
-        if isinstance(self.attention, Interaction):
-            return self.attention.over(target if user is None else target * user, events, mask)
-        history = events.embedded()  # (B, L, E)
-        if user is not None:
-            target, history = meet_user(self.kind, target, history, user)
-        return self.attention(target, history, mask)
+        if self.user is not None:
+            target, events = meet_user(self.kind, target, events, self.user(profile))
+        return self.attention(target, events, mask)
 
     def score(self, batch: Batch, targets: Tensor) -> Tensor:
-        """Logits (B, N) of N targets (B, N), rows of items, for each user; events are embedded once."""
+        """Logits (B, N) of N targets for each user, rows of items (B, N); events are embedded once."""
         profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
         n_targets = targets.shape[1]
-        profile, place, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.place, batch.mask))
+        profile, index, mask = (rows.repeat_interleave(n_targets, 0) for rows in (profile, events.index, batch.mask))
         target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
-        return self.judge(profile, target, Events(events.vectors, place), mask).logits.view_as(targets)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
+        return self.predict(profile, target, Events(events.vectors, index), mask).logits.view_as(targets)

@@ -6,35 +6,33 @@ B batch, F fields of user, target and context, D embedding size
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding, require_fields
-from recexp.layer.loss import bce
+from recexp.layer.embedding import FeatureEmbedding
 from recexp.layer.mlp import MLP
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
 @register("feature_mlp")
 class FeatureMLP(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        hidden_sizes: list[int]
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_fields(schema, config.name)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
@@ -42,6 +40,3 @@ class FeatureMLP(nn.Module):
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)
         return Output(logits=self.mlp(e.flatten(1))[:, 0])  # (B,)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}

@@ -7,37 +7,31 @@ eq. 5   sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_i e_id)^2 - sum_i e_id^2]
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, above, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.embedding import FeatureEmbedding, Linear, require_fields
-from recexp.layer.interaction import moments, pairs
-from recexp.layer.loss import bce
-from recexp.model import Output
+from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.interaction import bi_interaction_of
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
 @register("fm")
 class FM(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_fields(schema, config.name)
         self.linear = Linear(schema)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
 
     def forward(self, batch: Batch) -> Output:
-        sums = self.embed.total(batch, lambda side, e: moments(e))  # (B, 2 D)
-        return Output(logits=self.linear(batch) + pairs(sums).sum(1))  # (B,), eq. 1 and 5
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
+        return Output(logits=self.linear(batch) + bi_interaction_of(self.embed, batch).sum(1))  # (B,), eq. 1, 5

@@ -2,55 +2,43 @@
 
 B batch, F fields, D embedding size
 stage 1   logit = w0 + sum_i w_i + sum_{i<j} <e_i, e_j>           a factorization machine
-stage 2   logit = MLP([w0; w_1, e_1; ...; w_F, e_F])              from what stage 1 found, tuned or frozen
+stage 2   logit = MLP([w0; w_1, e_1; ...; w_F, e_F])              with w and e of stage 1, tuned or frozen
 """
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP
-from recexp.model import Output, Stage, Train
+from recexp.model import Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.fm import FM
 from recexp.registry import register
 
 
 @register("fnn")
 class FNN(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields, n_fields=2)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        fm_epochs: int
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        fm_epochs: int = at_least(1)
         freeze: bool
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            require(self.fm_epochs >= 1, "model.fm_epochs", self.fm_epochs, "1 or more")
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.fm_epochs, self.freeze = config.fm_epochs, config.freeze
-        machine = FM.Config(
-            name="fm",
-            embedding_dim=config.embedding_dim,
-            embedding_std=config.embedding_std,
-            embedding_l2=config.embedding_l2,
-            loss_weights=config.loss_weights,
-        )
-        self.fm = FM(machine, schema)
+        self.fm = FM(part_config(FM.Config, config), schema)
         n_in = 1 + self.fm.embed.n_fields * (1 + config.embedding_dim)
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
@@ -60,9 +48,6 @@ class FNN(nn.Module):
         e = self.fm.embed.fields(batch)  # (B, F, D)
         fields = torch.cat([w, e], 2).flatten(1)  # (B, F (1 + D))
         return Output(logits=self.mlp(torch.cat([w0, fields], 1))[:, 0])  # (B,)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
 
     def stages(self) -> list[Stage]:
         return [

@@ -4,7 +4,7 @@ B batch, L history length, E item size, H state size, P profile size
     state_s = cell(h_s, state_{s-1})
     logit = MLP([state_last, t, profile])         head=mlp
     logit = <W state_last, t> + b                 head=dot
-    auxiliary loss: the item of event s + 1 among all items, of state_s; the target is nobody's next item
+    auxiliary loss: state_s predicts the item of event s + 1 among all items; the target is never a next item
 """
 
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.recurrent import Cell, Recurrent, last
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -38,43 +38,44 @@ class Auxiliary(Enum):
 
 @register("joint_rnn")
 class JointRNN(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         features: bool
         cell: Cell
-        state_size: int
+        state_size: int = at_least(1)
         head: Head
         output: Vectors
         auxiliary: Auxiliary
-        n_sampled: int
-        hidden_sizes: list[int]
+        n_sampled: int = at_least(1)
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         schema = schema if config.features else schema.ids
         if config.head is Head.dot:
-            schema = replace(schema, user=Side(), context=Side())  # which it does not read
+            schema = replace(schema, user=Side(), context=Side())  # which this head does not read
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        n_item, n_state = self.embed.n_item, config.state_size
-        self.recurrent = Recurrent(config.cell, n_item, n_state)
+        item_dim, state_size = self.embed.item_dim, config.state_size
+        self.recurrent = Recurrent(config.cell, item_dim, state_size)
         if config.head is Head.dot:
             self.mlp = None
-            self.project = linear(n_state, n_item, bias=False)
+            self.project = linear(state_size, item_dim, bias=False)
             self.bias = nn.Parameter(torch.zeros(()))
         else:
-            n_in = n_state + n_item + self.embed.n_profile
+            n_in = state_size + item_dim + self.embed.profile_dim
             self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
         self.next = None
         if config.loss_weights.get("auxiliary"):
             draw = Draw(config.n_sampled) if config.auxiliary is Auxiliary.sampled else None
-            self.next = NextItem(config.output, n_state, config.embedding_dim, schema.n_items, draw)
+            self.next = NextItem(config.output, state_size, config.embedding_dim, schema.n_items, draw)
 
     def forward(self, batch: Batch) -> Output:
         target, events = self.embed.events(batch)  # (B, E)
@@ -89,5 +90,5 @@ class JointRNN(nn.Module):
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         losses = {"target": bce(output.logits, batch.label)}
         if self.next is not None:
-            losses["auxiliary"] = self.next(output.parts["states"], batch, self.embed.embed.sides["item"])
+            losses["auxiliary"] = self.next(output.parts["states"], batch, self.embed.item)
         return losses

@@ -6,24 +6,23 @@ F fields, B batch
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
-from recexp.config import ModelConfig
+from recexp.config import ModelConfig, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear
-from recexp.layer.loss import bce
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
 @register("linear")
 class LogisticRegression(nn.Module):
-    reads_history = False
+    needs = Needs(Inputs.fields)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_l2: float
+        embedding_l2: float = at_least(0)
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -31,6 +30,3 @@ class LogisticRegression(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         return Output(logits=self.linear(batch))  # (B,)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}

@@ -12,15 +12,14 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SequenceEmbedding, require_items
-from recexp.layer.loss import bce
+from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.mlp import MLP
 from recexp.layer.recurrent import Cell, Recurrent, last
-from recexp.model import Output
+from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
 
@@ -31,46 +30,44 @@ class Target(Enum):
 
 @register("rnn")
 class RNN(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         cell: Cell
-        state_size: int
+        state_size: int = at_least(1)
         target: Target
-        hidden_sizes: list[int]
+        hidden_sizes: list[int] = layer_sizes()
         activation: Activation
-        dropout: float
+        dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.target = config.target
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
-        self.recurrent = Recurrent(config.cell, self.embed.n_item, config.state_size)
-        n_target = self.embed.n_item if config.target is Target.concat else 0
-        n_in = config.state_size + n_target + self.embed.n_profile
+        self.recurrent = Recurrent(config.cell, self.embed.item_dim, config.state_size)
+        n_target = self.embed.item_dim if config.target is Target.concat else 0
+        n_in = config.state_size + n_target + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         if self.target is Target.last_step:
-            steps, mask = append(events.embedded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
-            found = [last(self.recurrent(steps), mask), profile]
+            steps, mask = append(events.expanded(), target, batch.mask)  # (B, L + 1, E), (B, L + 1)
+            inputs = [last(self.recurrent(steps), mask), profile]
         else:
-            found = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
-        return Output(logits=self.mlp(torch.cat(found, 1))[:, 0])  # (B,)
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
+            inputs = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
+        return Output(logits=self.mlp(torch.cat(inputs, 1))[:, 0])  # (B,)
 
 
 def append(history: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The target (B, E) right after the last event of each history (B, L, E); padding stays on the right."""
     length = mask.sum(1)
     longer = torch.cat([history, torch.zeros_like(target)[:, None]], 1)
-    place = torch.arange(longer.shape[1], device=length.device)
-    longer = torch.where((place == length[:, None])[:, :, None], target[:, None], longer)
-    return longer, place <= length[:, None]
+    step = torch.arange(longer.shape[1], device=length.device)
+    longer = torch.where((step == length[:, None])[:, :, None], target[:, None], longer)
+    return longer, step <= length[:, None]

@@ -1,4 +1,4 @@
-"""Matrix factorisation whose user moves with the history, by a recurrent network; two stages.
+"""Matrix factorisation whose user vector follows the history through a recurrent network; two stages.
 
 B batch, L history length, D embedding size
 p_u, y_i vectors of user u and item i; b, b_u, b_i biases; h state of size D, 0 without history
@@ -13,55 +13,41 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, require
+from recexp.config import Labels, ModelConfig, above, at_least, needs_labels, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.embedding import Linear, SequenceEmbedding, require_items
-from recexp.layer.loss import bce
+from recexp.layer.embedding import Linear, SequenceEmbedding
 from recexp.layer.recurrent import Cell, Recurrent, last
-from recexp.model import Fit, Output, Stage, Train
+from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
 from recexp.registry import register
 
 
 @register("rnn_als")
 class RNNALS(nn.Module):
+    needs = Needs(Inputs.sequence)
+
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int
-        embedding_std: float
-        embedding_l2: float
-        history_labels: bool
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        history_labels: bool = needs_labels(Labels.varied, when=True)
         cell: Cell
         pretrain: bool
         freeze: bool
-        feedback: Feedback
-        iterations: int
-        regularisation: float
-        smoothing: float
-        alpha: float
+        feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
+        iterations: int = at_least(1)
+        regularisation: float = above(0)
+        smoothing: float = above(0)
+        alpha: float = above(0)
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self.als()  # its ranges are these
             require(self.pretrain or not self.freeze, "model.freeze", "true", "false where model.pretrain is false")
-
-        def als(self) -> ALS.Config:
-            """Of the first stage."""
-            return ALS.Config(
-                name="als",
-                loss_weights=self.loss_weights,
-                embedding_dim=self.embedding_dim,
-                feedback=self.feedback,
-                iterations=self.iterations,
-                regularisation=self.regularisation,
-                smoothing=self.smoothing,
-                alpha=self.alpha,
-            )
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        require_items(schema, config.name)
         self.config, self.schema = config, schema
         self.factors = Factorisation(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         self.recurrent = Recurrent(config.cell, config.embedding_dim, config.embedding_dim)
@@ -69,10 +55,7 @@ class RNNALS(nn.Module):
     def forward(self, batch: Batch) -> Output:
         p, y, history = self.factors.embed(batch)  # (B, D), (B, D), (B, L, D)
         h = last(self.recurrent(history), batch.mask)  # (B, D)
-        return Output(logits=self.factors.judge(h + p, y, batch))
-
-    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        return {"target": bce(output.logits, batch.label)}
+        return Output(logits=self.factors.logits(h + p, y, batch))
 
     def stages(self) -> list[Stage]:
         if not self.config.pretrain:
@@ -81,13 +64,13 @@ class RNNALS(nn.Module):
         return [Fit(name="als", model=self.factors, fit=self.fit), Train(name="train", model=self, trained=trained)]
 
     def fit(self, training: Batch) -> None:
-        als = ALS(self.config.als(), self.schema).to(training.label.device)
+        als = ALS(part_config(ALS.Config, self.config), self.schema).to(training.label.device)
         als.fit(training)
         self.factors.take_over(als)
 
 
 class Factorisation(nn.Module):
-    """<p_u, y_t> + b + b_u + b_t: what is left without history."""
+    """<p_u, y_t> + b + b_u + b_t: the model without its recurrent network."""
 
     def __init__(self, schema: Schema, embedding_dim: int, history_labels: bool, std: float) -> None:
         super().__init__()
@@ -96,10 +79,10 @@ class Factorisation(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         p, y, _ = self.embed(batch)  # (B, D) each
-        return Output(logits=self.judge(p, y, batch))
+        return Output(logits=self.logits(p, y, batch))
 
-    def judge(self, user: Tensor, item: Tensor, batch: Batch) -> Tensor:
-        """Logits (B,) of vectors (B, D) of user and target."""
+    def logits(self, user: Tensor, item: Tensor, batch: Batch) -> Tensor:
+        """Vectors of user and target (B, D) -> (B,)."""
         return (user.float() * item).sum(1) + self.linear(batch)
 
     @torch.no_grad()

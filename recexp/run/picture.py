@@ -1,17 +1,17 @@
-"""curves.png: every named loss and the valid metrics by epoch, the best epoch marked."""
+"""curves.png: every named loss and the validation metrics by epoch, with the best epoch marked."""
 
 from pathlib import Path
 from typing import Any
 
-from recexp.run.directory import read_epochs, read_json
+from recexp.metric.table import HEADLINE
+from recexp.run.read import read_epochs, read_json
 
-METRICS = ("auc", "gauc", "logloss")
 INK, MUTED, PAPER = "#1f2430", "#8a8f9c", "#ffffff"
 COLOURS = ("#2f6db5", "#d9822b", "#3a9b6e", "#a34ea1", "#c0483f")
 
 
 def draw(path: Path) -> None:
-    """Draws the curves of a run directory into it; nothing where there are no epochs."""
+    """Draws the curves of a run directory into it; nothing if there are no epochs."""
     from matplotlib.figure import Figure
 
     epochs = read_epochs(path)
@@ -19,7 +19,7 @@ def draw(path: Path) -> None:
         return
     metrics = read_json(path / "metrics.json") or {}
     losses = list(dict.fromkeys(name for line in epochs for name in line["losses"]))
-    valid = [name for name in METRICS if any(line["valid"].get(name) is not None for line in epochs)]
+    valid = [name for name in HEADLINE if any(line["valid"].get(name) is not None for line in epochs)]
     panels = [("loss", name) for name in losses] + [("valid", name) for name in valid]
     if not panels:
         return
@@ -51,14 +51,14 @@ def _panel(
     x, y = zip(*points, strict=True)
     axis.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4)
     if best is not None and best in x:
-        at = y[x.index(best)]
+        value = y[x.index(best)]
         axis.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         axis.plot(
-            [best], [at], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
+            [best], [value], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
         )
         axis.annotate(
-            f"{at:.4f}",
-            (best, at),
+            f"{value:.4f}",
+            (best, value),
             textcoords="offset points",
             xytext=(7, 7),
             color=INK,
@@ -88,7 +88,7 @@ def _panel(
 
 
 def _best(epochs: list[dict[str, Any]], metrics: dict[str, Any]) -> int | None:
-    """The best epoch's place among all lines: epochs of earlier stages come first."""
+    """The best epoch, counted over all lines: epochs of earlier stages come first."""
     last = epochs[-1]["stage"]
     earlier = sum(line["stage"] != last for line in epochs)
     return earlier + metrics["best_epoch"] if metrics.get("best_epoch") else None
@@ -98,9 +98,9 @@ def _title(metrics: dict[str, Any], path: Path) -> str:
     if not metrics:
         return path.name
     test = metrics["test"].get("auc")
-    told = f", test AUC {test:.4f}" if test is not None else ""
+    auc = f", test AUC {test:.4f}" if test is not None else ""
     return (
-        f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{told}"
+        f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{auc}"
     )
 
 

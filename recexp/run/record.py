@@ -1,18 +1,19 @@
-"""Run directories read back: configuration, figures and state, by dotted name."""
+"""Run directories read back: configuration, metrics and state, by dotted name."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.config import flat
 from recexp.error import RunError
-from recexp.run.directory import find_runs, read_config, read_epochs, read_json, read_status
+from recexp.run.read import find_runs, read_config, read_epochs, read_json
+from recexp.run.status import read_status
+from recexp.tree import flat
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REPEATED = ("model", "dataset", "seed", "status")  # of metrics.json, which config.yaml and status.json say too
+REPEATED = ("model", "dataset", "seed", "status")  # keys of metrics.json that config.yaml and status.json hold too
 
 
 @dataclass(frozen=True)
@@ -20,18 +21,18 @@ class Record:
     """A run directory read back."""
 
     path: Path
-    state: str  # of status.json; damaged where a file cannot be read
+    state: str  # of status.json; damaged if a file cannot be read
     config: dict[str, Any]  # of config.yaml
-    metrics: dict[str, Any]  # of metrics.json: "test.auc", "seconds", ...; empty where there is none yet
+    metrics: dict[str, Any]  # of metrics.json: "test.auc", "seconds", ...; empty if there is none yet
     fingerprint: str | None  # of the data as prepared, features included
-    events: str | None = None  # digest of the events alone, their labels and parts
+    events: str | None = None  # digest of the events alone, their labels and splits
 
     def epochs(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl: stage, epoch, losses, valid, seconds, samples_per_second."""
         return read_epochs(self.path)
 
     def predictions(self) -> "pd.DataFrame | None":
-        """predictions.parquet: label, score, and user, item, timestamp or row; None where there is none."""
+        """predictions.parquet: label, score, and user, item, timestamp or row; None if there is no such file."""
         import pandas as pd
 
         file = self.path / "predictions.parquet"
@@ -39,7 +40,7 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    """The record of a run directory. Raises RunError where it is none, or a file in it is damaged."""
+    """The record of a run directory. Raises RunError if it is none, or a file in it is damaged."""
     metrics = read_json(path / "metrics.json") or {}
     data = (read_json(path / "environment.json") or {}).get("data", {})
     return Record(
@@ -48,7 +49,7 @@ def read(path: Path) -> Record:
         config=dict(flat(read_config(path))),
         metrics={key: value for key, value in flat(metrics) if key not in REPEATED},
         fingerprint=data.get("fingerprint"),
-        # Fingerprints are the finer of the two: where they are all there is, equal ones still mean equal events.
+        # The fingerprint is the finer of the two: equal ones mean equal events.
         events=data.get("events", data.get("fingerprint")),
     )
 
@@ -59,7 +60,7 @@ def read_all(folders: Iterable[str | Path]) -> list[Record]:
 
 
 def frame(records: list[Record]) -> "pd.DataFrame":
-    """A row a run: directory, state, data, configuration and figures by dotted name."""
+    """One row per run: directory, state, data, configuration and metrics by dotted name."""
     import pandas as pd
 
     return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""What a finished run leaves: metrics.json and predictions.parquet."""
+"""The results of a run: the content of metrics.json, and predictions.parquet."""
 
 import resource
 import statistics
@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from recexp.config import Config
-from recexp.dataset.log import Dataset
-from recexp.trainer.default import Result, Scores
-from recexp.trainer.metric import Metrics, evaluate
+from recexp.dataset.log import Dataset, Log
+from recexp.metric.binary import Metrics, evaluate
+from recexp.metric.scoring import Scores
+from recexp.trainer.default import Result
 
 
-def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result) -> dict[str, Any]:
+def collect_metrics(config: Config, dataset: Dataset, model: nn.Module, trained: Result) -> dict[str, Any]:
     """The content of metrics.json."""
     progress = trained.progress
     metrics: dict[str, Any] = {
@@ -43,25 +44,25 @@ def summary(config: Config, dataset: Dataset, model: nn.Module, trained: Result)
 
 
 def oracle_metrics(dataset: Dataset, scores: Scores | None) -> Metrics | None:
-    """What the true probabilities of the test rows reach, where they are known: nobody does better but by chance."""
+    """Metrics of the true probabilities of the test rows, if they are known: a model beats them only by chance."""
     rows = dataset.log.rows("test")
-    if scores is None or dataset.log.probability is None or len(scores.label) != len(rows):
+    if scores is None or dataset.log.probability is None or len(scores.labels) != len(rows):
         return None
     p = np.clip(dataset.log.probability[rows], 1e-12, 1 - 1e-12)
-    return evaluate(scores.label, np.log(p) - np.log1p(-p), scores.user, threshold=0.0)
+    return evaluate(scores.labels, np.log(p) - np.log1p(-p), scores.users, threshold=0.0)
 
 
 def share_of_oracle(auc: float | None, oracle: float | None) -> float | None:
-    """How far from 0.5 to the oracle's AUC a model came."""
+    """How far a model's AUC is on the way from 0.5 to the oracle's."""
     return None if auc is None or oracle is None or oracle == 0.5 else (auc - 0.5) / (oracle - 0.5)
 
 
 def peak_memory_mb() -> float:
-    """The process's largest resident memory; on CUDA the largest allocation there."""
+    """The peak resident memory of the process; on CUDA the peak allocation there."""
     if torch.cuda.is_available() and (allocated := torch.cuda.max_memory_allocated()):
         return round(allocated / 2**20, 1)
     status = Path("/proc/self/status")
-    if status.exists():  # where ru_maxrss begins at the size of the process that started this one
+    if status.exists():  # Linux, where ru_maxrss starts at the size of the parent process
         lines = dict(line.split(":", 1) for line in status.read_text("utf-8").splitlines() if ":" in line)
         return round(int(lines["VmHWM"].split()[0]) / 2**10, 1)  # KiB
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is bytes there, KiB elsewhere
@@ -69,7 +70,7 @@ def peak_memory_mb() -> float:
 
 
 def widened(timestamp: np.ndarray) -> np.ndarray:
-    """Integers as int64, whatever the log keeps them in."""
+    """Integers as int64, whatever type the log has them in."""
     return timestamp.astype(np.int64) if timestamp.dtype.kind == "i" else timestamp
 
 
@@ -80,27 +81,28 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
 
     log = dataset.log
     rows = log.rows("test")
-    rows = np.repeat(rows, len(scores.label) // len(rows))  # sampled negatives follow their event
+    rows = np.repeat(rows, len(scores.labels) // len(rows))  # sampled negatives follow their event
     columns: dict[str, np.ndarray] = {}
-    if log.raw_user is not None and log.raw_item is not None and log.timestamp is not None:
+    if isinstance(log, Log):
         columns = {
-            "user": log.raw_user[scores.user],
-            "item": log.raw_item[scores.item],
+            "user": log.users.raw[scores.users],
+            "item": log.items.raw[scores.items],
             "timestamp": widened(log.timestamp[rows]),
         }
-    elif log.row is not None:
+    else:
         columns = {"row": log.row[rows]}
-    columns |= {"label": scores.label.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
+    columns |= {"label": scores.labels.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
     temporary = path / ".predictions.parquet.writing"
     pq.write_table(pa.table(columns), temporary)
     temporary.replace(path / "predictions.parquet")
 
 
 def _reasons(trained: Result) -> dict[str, str]:
-    parts = {"valid": trained.valid, "test": trained.test}
+    """Why a metric is null, by its dotted name."""
+    splits = {"valid": trained.valid, "test": trained.test}
     return {
-        f"{part}.{name}": reason
-        for part, metrics in parts.items()
+        f"{split}.{name}": reason
+        for split, metrics in splits.items()
         if metrics
         for name, reason in metrics.reasons.items()
     }

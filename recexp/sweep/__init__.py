@@ -1,1 +1,1 @@
-"""A sweep: one folder, a run directory a job. Hydra's part is in hydra_plugins/recexp_launcher."""
+"""A sweep: one folder, one run directory per job. Hydra's part is in hydra_plugins/recexp_launcher."""

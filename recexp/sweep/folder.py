@@ -1,6 +1,7 @@
-"""A sweep's folder: sweep.yaml, what was typed; a run directory a job, which begins with its number and holds its whole
-configuration before it starts. So a launcher needs to know no more than directories, and a sweep that was broken off
-can be given again.
+"""A sweep's folder: sweep.yaml with what was typed, and one run directory per job.
+
+A job's directory is named by its number and holds the whole configuration before the job starts. So a launcher only
+needs to know directories, and an interrupted sweep can be resumed.
 """
 
 import contextlib
@@ -17,21 +18,16 @@ import yaml
 
 from recexp.config import Config
 from recexp.error import ConfigError, RunError
-from recexp.run.directory import (
-    dump,
-    read_json,
-    read_status,
-    remove,
-    run_name,
-    unique_folder,
-    write_config,
-    write_text,
-)
+from recexp.run.directory import write_config
+from recexp.run.folder import make, remove, run_name, unique_folder
+from recexp.run.read import read_json
+from recexp.run.status import read_status
+from recexp.run.write import dump, write_text
 
 TYPED = "sweep.yaml"
-MULTIRUN = "multirun.yaml"  # Hydra's, which sweep.yaml makes needless
+MULTIRUN = "multirun.yaml"  # Hydra's; sweep.yaml replaces it
 ENDED = ("finished", "pruned")  # states of jobs that are not run again
-PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep is, not what
+PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep is, not what it does
 
 
 class Stopped(Exception):
@@ -40,7 +36,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Sweep:
-    """overrides and flags: as typed, but for its place."""
+    """overrides and flags: as typed, except where the sweep is."""
 
     folder: Path
     overrides: list[str]
@@ -49,7 +45,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Job:
-    """number: Hydra's. path: its run directory. overrides: as typed, this job's value where several were."""
+    """number: Hydra's. path: the run directory. overrides: as typed, with this job's values."""
 
     number: int
     path: Path
@@ -67,20 +63,20 @@ class Job:
 
 @contextlib.contextmanager
 def opened(typed: str | None, resume: bool) -> Iterator[Path]:
-    """The folder of a sweep, for this process alone; removed again where it is new and nothing has begun in it.
+    """The folder of a sweep, locked for this process; removed at the end if it is new and nothing has begun in it.
 
-    Raises RunError for one that is taken or cannot be made.
+    Raises RunError if it is taken or cannot be made.
     """
-    folder, new = _made(typed, resume)
+    folder, made = _made(typed, resume)
     with _locked(folder):
-        if not new:
+        if not made:
             _check_resumes(folder, resume)
         try:
             yield folder
         finally:
             (folder / MULTIRUN).unlink(missing_ok=True)
-            if new and not begun(folder):
-                remove(folder)
+            if made and not begun(folder):
+                remove(made)
 
 
 def begun(folder: Path) -> bool:
@@ -88,7 +84,7 @@ def begun(folder: Path) -> bool:
 
 
 def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Writes what was typed, and each new job's directory with its configuration."""
+    """Writes what was typed, and a directory with its configuration for each new job."""
     typed = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
     write_text(sweep.folder / TYPED, dump(typed))
     for job in jobs:
@@ -98,19 +94,19 @@ def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
 
 
 def check_data(job: Job, fingerprint: str) -> None:
-    """Raises RunError where a job has begun on other data than are there now."""
+    """Raises RunError if the data have changed since a job began."""
     before = ((read_json(job.path / "environment.json") or {}).get("data") or {}).get("fingerprint")
     if before not in (None, fingerprint):
         raise RunError(f"{job.path}: was run on other data ({before}) than are there now ({fingerprint}).")
 
 
 def quoted(path: Path) -> str:
-    """A path in the grammar of Hydra's overrides."""
+    """A path as Hydra's override grammar quotes it."""
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
 def read_typed(folder: Path) -> dict[str, Any]:
-    """overrides, flags, and the directory where they were typed. Raises RunError where it is damaged."""
+    """overrides, flags, and the directory where they were typed. Raises RunError if the file is damaged."""
     try:
         return yaml.safe_load((folder / TYPED).read_text("utf-8"))
     except yaml.YAMLError as error:
@@ -118,7 +114,7 @@ def read_typed(folder: Path) -> dict[str, Any]:
 
 
 def job_path(folder: Path, number: int, config: Config) -> Path:
-    """The directory of a job: the one that has its number, or a new one."""
+    """The directory of a job: the existing one with its number, or a new one."""
     return find_job(folder, number) or folder / f"{number}-{run_name(config)}"
 
 
@@ -127,33 +123,33 @@ def find_job(folder: Path, number: int) -> Path | None:
 
 
 def find_jobs(folder: Path) -> list[Path]:
-    """Directories of all jobs, by number."""
-    found = [path.parent for path in folder.glob("*-*/config.yaml") if path.parent.name.split("-")[0].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[0]))
+    """The directories of all jobs, by number."""
+    paths = [path.parent for path in folder.glob("*-*/config.yaml") if path.parent.name.split("-")[0].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name.split("-")[0]))
 
 
-def _made(typed: str | None, resume: bool) -> tuple[Path, bool]:
-    """The folder, and whether it is new."""
+def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder, and what was made for it."""
     if typed is None:
         if resume:
             raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")
         now = datetime.datetime.now()
-        return unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}"), True
+        made = unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        return made[0], made
     folder = Path(typed)
     try:
-        folder.mkdir(parents=True)
+        return folder, make(folder)
     except FileExistsError:
         if folder.is_dir():
-            return folder, False
+            return folder, []
         raise RunError(f"run.dir = {folder}: is a file.") from None
     except OSError as error:
         raise RunError(f"run.dir = {folder}: cannot be made ({error.strerror}).") from error
-    return folder, True
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Raises RunError where another process has the lock; a file system without locks gives no protection."""
+    """Raises RunError if another process has the lock; a file system without locks gives no protection."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -178,7 +174,7 @@ def _check_resumes(folder: Path, resume: bool) -> None:
 
 
 def state(path: Path) -> tuple[str, str | None]:
-    """State and error of a job; missing where it has not begun."""
+    """State and error of a job; missing if it has not begun."""
     if not (path / "status.json").exists():
         return "missing", None
     status = read_status(path)

@@ -5,38 +5,35 @@ import math
 import os
 import traceback
 from pathlib import Path
-from typing import Any
 
 from recexp.error import UserError
-from recexp.run.directory import read_config, read_json, write_status
+from recexp.run.read import read_json
+from recexp.run.status import write_status
+from recexp.sweep.outcome import read_outcome
 
 logger = logging.getLogger(__name__)
 
 
 def run(path: Path) -> float:
-    """Trains what the directory says; returns the value of the objective, NaN where that failed.
+    """Trains what the directory says; returns the value of the objective, NaN if that failed.
 
-    What went wrong stands in the directory; signals alone come out.
+    Errors are written to the directory; only signals are raised.
     """
-    from omegaconf import OmegaConf
-
     from recexp.experiment import train
-    from recexp.validate import check
+    from recexp.validate import read
 
     try:
-        raw = OmegaConf.create(read_config(path))
-        raw.run.dir, raw.run.resume = str(path), True
-        train(check(raw))
+        train(read(path))
     except (Exception, SystemExit) as error:
-        told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        if settle(path, os.getpid(), "failed", told) and not isinstance(error, UserError):
-            traceback.print_exc()  # other errors of training stand in log.txt
-        logger.error("%s: %s", path, told)
+        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if settle(path, os.getpid(), "failed", message) and not isinstance(error, UserError):
+            traceback.print_exc()  # train has written other errors to log.txt
+        logger.error("%s: %s", path, message)
     return objective(path)
 
 
 def settle(path: Path, pid: int, state: str, error: str) -> bool:
-    """Writes how a job ended, where its process has not come to say so. Returns whether that was so."""
+    """Writes how a job ended if its process did not come to do so. Returns whether it was necessary."""
     status = read_json(path / "status.json")
     if status is not None and (status["state"], status["pid"]) != ("running", pid):
         return False
@@ -45,14 +42,6 @@ def settle(path: Path, pid: int, state: str, error: str) -> bool:
 
 
 def objective(path: Path) -> float:
-    """The valid metric that the job's configuration names; NaN where there is none."""
-    metrics = read_json(path / "metrics.json")
-    if metrics is None:
-        return math.nan
-    value = metrics["valid"].get(objective_name(read_config(path)))
+    """The validation metric that the job's configuration names; NaN if there is none."""
+    value = read_outcome(path).value
     return math.nan if value is None else value
-
-
-def objective_name(config: dict[str, Any]) -> str:
-    """Of the content of a config.yaml."""
-    return config["objective"] or config["trainer"]["monitor"]

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, some at once, forked from a server that has imported torch and touched no device."""
+"""Jobs in separate processes, several at once, forked from a server that has imported torch and touched no device."""
 
 import multiprocessing
 import os
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from recexp.error import Terminated
 from recexp.process import own_process
-from recexp.run.directory import read_config
+from recexp.run.read import read_config
 from recexp.sweep.folder import ENDED, Sweep, state
 from recexp.sweep.job import objective, run, settle
 from recexp.sweep.progress import Progress
@@ -25,7 +25,7 @@ from recexp.sweep.progress import Progress
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# What a job imports; each import once in the server is one less in every job.
+# What every job imports, imported once in the server.
 PRELOADED = [
     "recexp.experiment",
     "torch._dynamo",
@@ -34,12 +34,12 @@ PRELOADED = [
     "matplotlib.figure",
     "recexp.sweep.pool",
 ]
-PATIENCE = 30  # seconds that a job has to end after a signal, before it is killed
-FROM_OUTSIDE = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+PATIENCE = 30  # seconds that a job has to end after a signal before it is killed
+INTERRUPTING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def start_server() -> None:
-    """Starts importing in the background; later calls do nothing. Jobs start one, too, where there is none."""
+    """Starts importing in the background; later calls do nothing. The first job starts the server if nobody has."""
     from multiprocessing import forkserver
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
@@ -48,23 +48,23 @@ def start_server() -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What Hydra's launchers call. apart: in a process of its own, so that theirs survives what ends a job's."""
+    """What Hydra's launchers call. apart: in a separate process, so that the launcher's survives the job's."""
 
     sweep: Sweep
     apart: bool = False
 
     def __call__(self, raw: "DictConfig") -> float:
-        """Trains what the directory run.dir says; returns the value of the objective, NaN where that failed."""
+        """Trains what the directory run.dir says; returns the value of the objective, NaN if that failed."""
         path = Path(raw.run.dir)
         if not self.apart:
             return run(path)
-        multiprocessing.set_start_method("forkserver", force=True)  # joblib's own is one that the job would not know
+        multiprocessing.set_start_method("forkserver", force=True)  # a job could not start under joblib's own method
         Pool(1).run([path])
         return objective(path)
 
 
 class Pool:
-    """n_jobs: at once. gpus: CUDA_VISIBLE_DEVICES of each job, by turns; none where all see the same."""
+    """n_jobs: at once. gpus: CUDA_VISIBLE_DEVICES of the jobs in turn; empty if all see the same."""
 
     def __init__(self, n_jobs: int, gpus: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
         self.gpus, self.environment = gpus, {**os.environ, **(environment or {})}
@@ -72,7 +72,7 @@ class Pool:
         self.running: dict[int, tuple[BaseProcess, Path, int]] = {}  # by sentinel: process, directory, slot
 
     def run(self, paths: Sequence[Path], progress: Progress | None = None, fail_fast: bool = False) -> None:
-        """Trains them all. What ends this early, a signal or a failure, interrupts the jobs that run."""
+        """Trains all jobs. A signal or, with fail_fast, a failure ends this early and interrupts the jobs that run."""
         start_server()
         waiting = deque(paths)
         try:
@@ -108,7 +108,7 @@ class Pool:
         return path
 
     def _stop(self) -> None:
-        """Ends what runs, and waits for it."""
+        """Ends the jobs that run, and waits for them."""
         for process, *_ in self.running.values():
             process.terminate()
         for process, *_ in self.running.values():
@@ -119,19 +119,19 @@ class Pool:
 
 
 def ending(code: int) -> tuple[str, str]:
-    """State and error of a job whose process is gone before its run has ended; code: negative for a signal."""
+    """State and error of a job whose process ended before its run did. code: its exit code, negative for a signal."""
     if code >= 0:
         return "failed", f"the process ended by itself, with exit code {code}, before the run did"
-    ended = "interrupted" if -code in FROM_OUTSIDE else "failed"
+    ended = "interrupted" if -code in INTERRUPTING else "failed"
     return ended, f"the process was killed by signal {-code} ({signal.strsignal(-code)})"
 
 
 def main(path: Path, environment: dict[str, str], gpu: str | None) -> None:
-    """A job's process. What it prints goes to log.txt of its directory."""
-    os.setpgrp()  # Ctrl-C on the terminal reaches the sweep alone, which ends its jobs, once
+    """The process of a job. What it prints goes to log.txt in its directory."""
+    os.setpgrp()  # Ctrl-C on the terminal reaches only the sweep, which ends its jobs once
     os.environ.update(environment)
     own_process()
-    tqdm.set_lock(threading.RLock())  # its own is shared between processes, and outlives one that is killed
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared between processes and stays locked if one is killed
     _print_to(path / "log.txt")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if gpu is not None and read_config(path)["device"] in ("auto", "cuda"):
@@ -149,11 +149,11 @@ def _print_to(path: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.close(file)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # what a killed job has printed is there
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps what a killed job has printed
 
 
 def _end_with_parent() -> None:
-    """A sweep that is killed takes its jobs along: they are interrupted."""
+    """Interrupts this job if its sweep is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""What a sweep tells as it runs: on a terminal one bar over its jobs and a line a failure, elsewhere a line a job."""
+"""What a sweep reports as it runs: on a terminal one bar over its jobs and a line per failure, else a line per job."""
 
 import logging
 from collections.abc import Sequence
@@ -6,16 +6,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from recexp.run.directory import read_config, read_json
-from recexp.run.table import number
-from recexp.sweep.folder import ENDED, find_jobs, state
-from recexp.sweep.job import objective_name
+from recexp.metric.table import format_value
+from recexp.sweep.folder import ENDED, find_jobs
+from recexp.sweep.outcome import Outcome, read_outcome
 
 logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """paths: of the jobs to come, among all in the sweep's folder. expected: how many there will be, where more are."""
+    """paths: of the jobs to come, among all in the sweep's folder. expected: the final number of jobs, if known."""
 
     def __init__(self, paths: Sequence[Path], expected: int = 0) -> None:
         begun = len(find_jobs(paths[0].parent))
@@ -32,11 +31,12 @@ class Progress:
         self.bar.set_postfix(running=n, failed=self.failed)
 
     def tell(self, path: Path) -> None:
-        """A job has ended."""
+        """Reports a job that has ended."""
+        job = read_outcome(path)
         self.ended += 1
-        failed = state(path)[0] not in ENDED
+        failed = job.record.state not in ENDED
         self.failed += failed
-        line = f"{self.ended:>{len(str(self.total))}}/{self.total}  {job_line(path)}"
+        line = f"{self.ended:>{len(str(self.total))}}/{self.total}  {job_line(job)}"
         self.bar.update()
         if self.bar.disable:
             logger.info(line)
@@ -44,11 +44,11 @@ class Progress:
             self.bar.write(line)
 
 
-def job_line(path: Path) -> str:
-    """A job in one line: state, name, and what came of it."""
-    ended, error = state(path)
-    metrics = read_json(path / "metrics.json")
-    if metrics is None:
-        return f"{ended:11}  {path.name}  {error or ''}".rstrip()
-    name = objective_name(read_config(path))
-    return f"{ended:11}  {path.name}  valid {name} {number(metrics['valid'].get(name))}  {metrics['seconds']:.1f} s"
+def job_line(job: Outcome) -> str:
+    """A job in one line: state, name, and its objective or error."""
+    begin = f"{job.record.state:11}  {job.path.name}  "
+    metrics = job.record.metrics
+    if not metrics:
+        return f"{begin}{job.error or ''}".rstrip()
+    value = format_value(f"valid.{job.objective}", job.value)
+    return f"{begin}valid {job.objective} {value}  {format_value('seconds', metrics['seconds'])} s"

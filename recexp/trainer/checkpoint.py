@@ -1,7 +1,7 @@
 """Checkpoints: tensors in safetensors, the rest in JSON, no pickle. Written whole or not at all.
 
 `last.json` and `best.json` name the file of their tensors; the JSON is replaced in one step, after the tensors are on
-disk, so a kill at any moment leaves a pair that fits.
+disk, so a kill at any moment leaves a matching pair.
 """
 
 import json
@@ -22,9 +22,12 @@ def save(folder: Path, name: str, tag: str, tensors: dict[str, Tensor], state: d
     folder.mkdir(exist_ok=True)
     target = folder / f"{name}-{tag}.safetensors"
     temporary = folder / f".{target.name}.writing"
+    temporary.touch()
+    mode = temporary.stat().st_mode  # as the umask has it, where safetensors lets the owner alone read
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     copies = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     save_file(copies, temporary)
+    temporary.chmod(mode)
     _sync(temporary)
     os.replace(temporary, target)
     temporary = folder / f".{name}.json.writing"
@@ -37,7 +40,7 @@ def save(folder: Path, name: str, tag: str, tensors: dict[str, Tensor], state: d
 
 
 def load(folder: Path, name: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state, or None where there is no such checkpoint. Raises RunError for a damaged one."""
+    """Tensors and state, or None if there is no such checkpoint. Raises RunError for a damaged one."""
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
@@ -52,22 +55,23 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, 
     """The state of the optimizers as flat names: optimizer.<which>.<parameter>.<key>."""
     return {
         f"optimizer.{which}.{index}.{key}": torch.as_tensor(value)
-        for which, each in enumerate(optimizers)
-        for index, state in each.state_dict()["state"].items()
+        for which, optimizer in enumerate(optimizers)
+        for index, state in optimizer.state_dict()["state"].items()
         for key, value in state.items()
     }
 
 
 def load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    for which, each in enumerate(optimizers):
-        saved = each.state_dict()
+    """Restores the state that `optimizer_tensors` gave."""
+    for which, optimizer in enumerate(optimizers):
+        saved = optimizer.state_dict()
         prefix = f"optimizer.{which}."
         for name, tensor in tensors.items():
             if name.startswith(prefix):
                 index, key = name.removeprefix(prefix).split(".", 1)
                 value = tensor if tensor.is_floating_point() else tensor.item()  # SparseAdam counts steps in an int
                 saved["state"].setdefault(int(index), {})[key] = value
-        each.load_state_dict(saved)
+        optimizer.load_state_dict(saved)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -75,10 +79,10 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raises RunError when the checkpoint is of another model."""
-    own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    """Raises RunError if the checkpoint is of another model."""
+    state = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     try:
-        model.load_state_dict(own)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise RunError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from error
 

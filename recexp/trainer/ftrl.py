@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 class FTRL(torch.optim.Optimizer):
-    """Dense and row-wise gradients alike: rows that a sparse gradient lacks would not move anyway."""
+    """Dense and row-wise gradients alike: rows that a sparse gradient lacks would stay anyway."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, beta: float, l1: float, l2: float) -> None:
         super().__init__(parameters, {"lr": lr, "beta": beta, "l1": l1, "l2": l2})
@@ -32,9 +32,9 @@ class FTRL(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _move(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         alpha, beta, l1, l2 = (group[name] for name in ("lr", "beta", "l1", "l2"))
         state = self.state[parameter]
         if not state:
@@ -59,6 +59,6 @@ def ftrl(
     y = weight - eta * (grad + r)
     reach = eta * l1
     clamped = y.clamp(-reach, reach)
-    moved = (y - clamped) / (1 + eta * l2)
-    still = grad == 0  # to the bit, where the sums above would round
-    return torch.where(still, weight, moved), n, torch.where(still, r, -clamped / eta - l2 * moved)
+    updated = (y - clamped) / (1 + eta * l2)
+    unchanged = grad == 0  # to the bit, where the sums above would round
+    return torch.where(unchanged, weight, updated), n, torch.where(unchanged, r, -clamped / eta - l2 * updated)

@@ -1,36 +1,35 @@
-"""The joint loss, and what is added to the gradient beside it."""
+"""The joint loss, and what is done to its gradients: the L2 term of embeddings, clipping."""
 
 import torch
 from torch import Tensor
 
 from recexp.config import L2Rows
 from recexp.error import ConfigError
-from recexp.layer.embedding import SideEmbedding
 
 
-def joint(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The weighted sum of a model's named losses, those of weight 0 left out.
+def joint(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The weighted sum of a model's named losses; those of weight 0 are left out.
 
-    Raises ConfigError for a loss without a weight, or where no weight is above 0.
+    Raises ConfigError for a loss without a weight, or if no weight is above 0.
     """
-    names = ", ".join(sorted(parts))
-    if unweighted := sorted(parts.keys() - weights.keys()):
+    names = ", ".join(sorted(losses))
+    if unweighted := sorted(losses.keys() - weights.keys()):
         raise ConfigError(f"model.loss_weights lacks {', '.join(unweighted)}; the model returns {names}.")
-    weighted = [weights[name] * part for name, part in parts.items() if weights[name]]
+    weighted = [weights[name] * loss for name, loss in losses.items() if weights[name]]
     if not weighted:
-        raise ConfigError(f"model.loss_weights: of {names} one must be above 0, or there is nothing to train.")
+        raise ConfigError(f"model.loss_weights: one of {names} must be above 0, or there is nothing to train.")
     return torch.stack(weighted).sum()
 
 
 @torch.no_grad()
-def add_l2(table: SideEmbedding, strength: float, rows: L2Rows, counts: Tensor | None) -> None:
-    """Adds the gradient of the L2 term to an embedding table's.
+def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None) -> None:
+    """Adds the gradient of the L2 term to that of an embedding table's weight (n, D), if it has one.
 
-    all: (l/2)|E|^2 over the whole table. batch: (l/2)|e_j|^2 / n_j for the rows j of the batch, n_j the number of
-    training rows that hold j (Zhou et al. 2018, eq. 6 to 8): what a table of millions of rows can afford.
+    all: (l/2)|E|^2 over the whole table. batch: (l/2)|e_j|^2 / n_j for the rows j of the batch, where counts (n,) holds
+    n_j, the number of training rows with j (Zhou et al. 2018, eq. 6 to 8); tables of millions of rows can afford it.
     """
-    weight, grad = table.table.weight, table.table.weight.grad
-    if grad is None or not strength:
+    grad = weight.grad
+    if grad is None:
         return
     if rows is L2Rows.all:
         grad.add_(weight, alpha=strength)
@@ -45,8 +44,8 @@ def add_l2(table: SideEmbedding, strength: float, rows: L2Rows, counts: Tensor |
 
 
 @torch.no_grad()
-def clip(gradients: list[Tensor], longest: float) -> None:
-    """Scales all gradients together so that their norm is at most `longest`."""
+def clip(gradients: list[Tensor], max_norm: float) -> None:
+    """Scales all gradients together so that their norm is at most `max_norm`."""
     values = [grad.values() if grad.is_sparse else grad for grad in gradients]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
-    torch._foreach_mul_(values, (longest / (norm + 1e-6)).clamp(max=1.0))
+    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))

@@ -1,4 +1,4 @@
-"""Optimizers by name and by part of a model, and learning rates step by step."""
+"""Optimizers by name and by module of a model, and learning rate schedules."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,63 +10,66 @@ from torch import Tensor, nn
 
 from recexp.config import Optimizer, Schedule, TrainerConfig, require_rowwise
 from recexp.error import ConfigError, choices
+from recexp.layer.lookup import Table
 from recexp.trainer.ftrl import FTRL
 
 
-def own_optimizers(config: TrainerConfig, model: nn.Module, parts: Mapping[str, Optimizer]) -> dict[Tensor, Optimizer]:
-    """The optimizers of a model's parts by parameter; parameters of no part are left out.
+def optimizer_overrides(
+    config: TrainerConfig, model: nn.Module, optimizers: Mapping[str, Optimizer]
+) -> dict[Tensor, Optimizer]:
+    """Per-parameter optimizer overrides, from those of a model's modules by name.
 
-    A part is a prefix of parameter names that ends where a module's name does; of two that fit, the longer one counts.
-    Raises ConfigError for a part without parameters, and for an optimizer that does not go with trainer.sparse.
+    A name may also be that of a parameter; if two names fit, the longer one counts.
+    Raises ConfigError for a name without parameters, and for an optimizer that does not go with trainer.sparse.
     """
     named = list(model.named_parameters())
-    found: dict[Tensor, Optimizer] = {}
-    for part in sorted(parts, key=len):
-        inside: list[Tensor] = [parameter for name, parameter in named if f"{name}.".startswith(f"{part}.")]
+    overrides: dict[Tensor, Optimizer] = {}
+    for module in sorted(optimizers, key=len):
+        inside: list[Tensor] = [parameter for name, parameter in named if f"{name}.".startswith(f"{module}.")]
         if not inside:
-            known = {name.partition(".")[0] for name, _ in named}
-            raise ConfigError(f"model.optimizers.{part}: no such part of the model. {choices(part, known)}")
-        require_rowwise(f"model.optimizers.{part}", parts[part], config.sparse)
-        found |= dict.fromkeys(inside, parts[part])
-    return found
+            allowed = {name.partition(".")[0] for name, _ in named}
+            raise ConfigError(f"model.optimizers.{module}: no such part of the model. {choices(module, allowed)}")
+        require_rowwise(f"model.optimizers.{module}", optimizers[module], config.sparse)
+        overrides |= dict.fromkeys(inside, optimizers[module])
+    return overrides
 
 
-def optimizer(
+def make_optimizers(
     config: TrainerConfig,
-    parameters: Sequence[tuple[str, nn.Parameter]],
-    tables: Iterable[nn.Embedding],
-    own: Mapping[Tensor, Optimizer] = MappingProxyType({}),
+    parameters: Sequence[nn.Parameter],
+    tables: Iterable[Table],
+    overrides: Mapping[Tensor, Optimizer] = MappingProxyType({}),
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer for all parameters of a kind of optimizer, or, where tables are updated by row, another for them.
+    """One optimizer for each kind in use, and a second one for those tables that are updated by row.
 
-    own: the kinds of those parameters that have not the trainer's. Row-wise SGD, AdaGrad and FTRL are exact: without
-    momentum or decay a row whose gradient is 0 does not move. Lazy Adam is not Adam: a row absent from the batch keeps
-    its moments, where Adam's would decay and still move it.
+    overrides: per-parameter optimizer overrides. Row-wise SGD, AdaGrad and FTRL are exact: without momentum or decay, a
+    row whose gradient is 0 stays as it is. Lazy Adam is not Adam: a row absent from the batch keeps its moments, while
+    Adam would let them decay and update the row.
     """
     rowwise = {table.weight for table in tables if table.sparse}
-    kinds = {parameter: own.get(parameter, config.optimizer) for _, parameter in parameters}
-    built = []
+    kinds = {parameter: overrides.get(parameter, config.optimizer) for parameter in parameters}
+    optimizers = []
     for kind in dict.fromkeys(kinds.values()):
         dense = [parameter for parameter in kinds if kinds[parameter] is kind and parameter not in rowwise]
         rows = [parameter for parameter in kinds if kinds[parameter] is kind and parameter in rowwise]
         if dense:
-            built.append(_dense(config, kind, dense))
+            optimizers.append(_dense(config, kind, dense))
         if rows:
-            built.append(_rowwise(config, kind, rows))
-    return built
+            optimizers.append(_rowwise(config, kind, rows))
+    return optimizers
 
 
 def _dense(config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     decay, device = config.weight_decay, parameters[0].device
-    on_gpu = device.type == "cuda"  # the rate lies there too: a recorded step reads it anew in each replay
-    rate: Any = torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate
+    on_gpu = device.type == "cuda"  # the learning rate lies there too: a recorded step reads it anew in each replay
+    lr: Any = torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate
     match kind:
         case Optimizer.adam | Optimizer.lazy_adam:
-            return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True, capturable=on_gpu)
+            return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.adamw:
-            return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=True, capturable=on_gpu)
+            return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.sgd:
-            return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, fused=True)
+            return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, fused=True)
         case Optimizer.adagrad:
             return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case Optimizer.ftrl:
@@ -90,10 +93,10 @@ def _ftrl(config: TrainerConfig, parameters: list[nn.Parameter]) -> FTRL:
     return FTRL(parameters, options.learning_rate, options.beta, options.l1, options.l2)
 
 
-def rate_factor(schedule: Schedule, step: int, steps: int, warmup: int) -> float:
-    """What every learning rate is multiplied by in step `step` of `steps`, counted from 0."""
+def learning_rate_factor(schedule: Schedule, step: int, n_steps: int, warmup: int) -> float:
+    """What every learning rate is multiplied by in step `step` of `n_steps`, counted from 0."""
     rising = min(1.0, (step + 1) / (warmup + 1))
-    done = min(1.0, max(0.0, (step - warmup) / max(1, steps - warmup)))
+    done = min(1.0, max(0.0, (step - warmup) / max(1, n_steps - warmup)))
     match schedule:
         case Schedule.linear:
             return rising * (1 - done)

@@ -1,8 +1,8 @@
 """Training steps on a GPU, recorded as a CUDA graph and replayed.
 
 A step is hundreds of small kernels; starting them one by one from Python takes several times as long as they run. A
-graph starts them together, from the gathering of the batch to the optimizer's move, and gives the same numbers. It is
-recorded for full batches, so the last one of an epoch is taken as on a CPU.
+graph starts them together, from gathering the batch to the optimizers' update, and gives the same numbers. It is
+recorded for full batches; the last batch of an epoch is handled as on a CPU.
 """
 
 import logging
@@ -11,17 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recexp.dataset.batch import Samples
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 logger = logging.getLogger(__name__)
-WARM_UP = 3  # steps before the graph: what is made once, as the optimizer's state, is there by then
+WARM_UP = 3  # steps before the graph, in which what is made once, such as the optimizers' state, is made
 
 
 class Replay:
-    """Takes the steps of a Step. Where they cannot be recorded it says why, and takes them one kernel at a time."""
+    """Takes the steps of a Step. If they cannot be recorded it says why, and takes them one kernel at a time."""
 
     def __init__(self, step: Step, batch_size: int) -> None:
         self.step, self.batch_size = step, batch_size
@@ -31,14 +32,14 @@ class Replay:
         self.graph: torch.cuda.CUDAGraph | None = None
         self._tell()
 
-    def take(self, samples: Samples, index: int, rate: float) -> dict[str, Tensor]:
+    def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:
         """As Step.take; what it returns is overwritten by the next call."""
         if self.obstacle or len(samples) != self.batch_size:
-            return self.step.take(samples, index, rate)
+            return self.step.take(samples, progress)
         self.n_taken += 1
         if self.n_taken <= WARM_UP:
-            return self._try(lambda: self.step.take(samples, index, rate))
-        self.step.set_rates(index, rate)
+            return self._try(lambda: self.step.take(samples, progress))
+        self.step.set_learning_rates(progress)
         if self.graph is None:
             self._record(samples)
         for name, value in vars(samples).items():
@@ -53,13 +54,13 @@ class Replay:
         self.samples = Samples(**copies)  # where the graph reads
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=self.stream):
-            self.losses = self.step.move(self.step.gather(self.samples))
+            self.losses = self.step.optimize(self.step.gather(self.samples))
 
     def _try(self, take: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A step of the warm-up; the last looks whether anything waits for the GPU, which no graph can."""
+        """A step of the warm-up. The last one checks whether anything waits for the GPU, which no graph can."""
         default = torch.cuda.current_stream()
         self.stream.wait_stream(default)
-        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as told:
+        with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             before = torch.cuda.get_sync_debug_mode()
             torch.cuda.set_sync_debug_mode("warn" if self.n_taken == WARM_UP else before)
@@ -68,9 +69,9 @@ class Replay:
             finally:
                 torch.cuda.set_sync_debug_mode(before)
         default.wait_stream(self.stream)
-        for each in told:
-            if "called a synchronizing" in str(each.message):  # not its word that the mode is a prototype
-                self.obstacle = f"{Path(each.filename).name}:{each.lineno} waits for the GPU"
+        for warning in caught:
+            if "called a synchronizing" in str(warning.message):  # not the one that the mode is a prototype
+                self.obstacle = f"{Path(warning.filename).name}:{warning.lineno} waits for the GPU"
         self._tell()
         return losses
 
@@ -80,10 +81,10 @@ class Replay:
 
 
 def obstacle(step: Step) -> str | None:
-    """Why steps cannot be recorded, of what can be told beforehand."""
-    if any(module.sparse for module in step.model.modules() if isinstance(module, nn.Embedding)):
+    """Why steps cannot be recorded, as far as that is known beforehand."""
+    if any(getattr(module, "sparse", False) for module in step.model.modules()):
         return "how many rows of a table a step updates varies"
-    for each in step.optimizers:
-        if not isinstance(each, torch.optim.Adam | torch.optim.SGD):  # AdamW is an Adam
-            return f"{type(each).__name__} has no form for it"
+    for optimizer in step.optimizers:
+        if not isinstance(optimizer, torch.optim.Adam | torch.optim.SGD):  # AdamW is an Adam
+            return f"{type(optimizer).__name__} has no form for it"
     return None

@@ -1,25 +1,26 @@
-"""One optimizer step: losses, gradient, what is added to it, and the move."""
+"""An optimizer step: losses and gradients, then the update."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from recexp import model as models
 from recexp.config import L2Rows, Optimizer, Precision, TrainerConfig
 from recexp.dataset.batch import Batch, Batches, Samples
-from recexp.layer.embedding import SideEmbedding
-from recexp.layer.poly2 import Poly2
+from recexp.layer.lookup import Table
 from recexp.model import Train, reads_history
 from recexp.trainer.loss import add_l2, clip, joint
-from recexp.trainer.optimizer import optimizer, rate_factor
+from recexp.trainer.optimizer import learning_rate_factor, make_optimizers
+from recexp.trainer.state import Progress
 
 
 class Step:
     """The optimizer steps of a stage.
 
-    own: the optimizer of each parameter that has not the trainer's. A table that a model gives to FTRL has ftrl.l2 in
-    place of the L2 term, so that only rows of the batch have a gradient, and is always updated by row.
+    overrides: per-parameter optimizer overrides. A table overridden with FTRL is always updated by row, and has ftrl.l2
+    instead of the L2 term of embeddings: only rows of the batch have a gradient.
     """
 
     def __init__(
@@ -30,74 +31,95 @@ class Step:
         config: TrainerConfig,
         batches: Batches,
         epochs: int,
-        own: Mapping[Tensor, Optimizer] = MappingProxyType({}),
+        overrides: Mapping[Tensor, Optimizer] = MappingProxyType({}),
     ) -> None:
         self.model, self.weights, self.l2, self.config = stage.model, weights, l2, config
-        self.steps = epochs * batches.steps("train", config.batch_size)
-        self.batches, self.longest = batches, None if reads_history(stage.model) else 0
-        named = list(stage.model.named_parameters())
-        for name, parameter in named:
-            parameter.requires_grad_(name.startswith(stage.trained))
-            parameter.grad = None  # of an earlier stage
-        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-        self.trained = [parameter for _, parameter in trained]
-        modules = [module for module in stage.model.modules() if isinstance(module, SideEmbedding | Poly2)]
-        modules = [module for module in modules if module.table.weight.requires_grad]
-        by_ftrl = {module for module in modules if own.get(module.table.weight) is Optimizer.ftrl}
-        for module in modules:
-            module.table.sparse = config.sparse or module in by_ftrl
-        self.tables = [each for each in modules if isinstance(each, SideEmbedding) and each not in by_ftrl]
-        self.counts = [self._counts(side, batches) for side in self.tables]
-        self.optimizers = optimizer(config, trained, [module.table for module in modules], own)
-        self.rates = [float(each.defaults["lr"]) for each in self.optimizers]
+        self.n_steps = epochs * batches.steps("train", config.batch_size)
+        self.batches, self.max_history = batches, None if reads_history(stage.model) else 0
+        self.trained = trained_parameters(stage)
+        tables = [table for table in rowwise_tables(stage.model) if table.weight.requires_grad]
+        by_ftrl = {table for table in tables if overrides.get(table.weight) is Optimizer.ftrl}
+        for table in tables:
+            table.sparse = config.sparse or table in by_ftrl
+        decayed = [table for table in tables if table.decayed and table not in by_ftrl] if l2 else []
+        self.decayed = [(table.weight, self._counts(table)) for table in decayed]
+        self.optimizers = make_optimizers(config, self.trained, tables, overrides)
+        self.learning_rates = [float(optimizer.defaults["lr"]) for optimizer in self.optimizers]
 
-    def take(self, samples: Samples, index: int, rate: float) -> dict[str, Tensor]:
-        """Step `index` of all, on the batch of some training samples, at `rate` times the learning rates."""
-        return self(self.gather(samples), index, rate)
+    def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:
+        """A step on the batch of some training samples; returns the named losses."""
+        return self(self.gather(samples), progress)
 
-    def __call__(self, batch: Batch, index: int, rate: float) -> dict[str, Tensor]:
-        self.set_rates(index, rate)
-        return self.move(batch)
+    def __call__(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        self.set_learning_rates(progress)
+        return self.optimize(batch)
 
     def gather(self, samples: Samples) -> Batch:
-        return self.batches.gather(samples, "train", self.longest)
+        return self.batches.gather(samples, "train", self.max_history)
 
-    def set_rates(self, index: int, rate: float) -> None:
-        """The learning rates of step `index`: `rate` times what the schedule says."""
-        factor = rate * rate_factor(self.config.schedule, index, self.steps, self.config.warmup_steps)
-        for each, base in zip(self.optimizers, self.rates, strict=True):
-            for group in each.param_groups:
+    def set_learning_rates(self, progress: Progress) -> None:
+        """The learning rates of the next step, as the schedule and past plateaus have them."""
+        config = self.config
+        factor = learning_rate_factor(config.schedule, progress.step, self.n_steps, config.warmup_steps)
+        factor = progress.learning_rate_scale * factor
+        for optimizer, learning_rate in zip(self.optimizers, self.learning_rates, strict=True):
+            for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(base * factor)
+                    group["lr"].fill_(learning_rate * factor)
                 else:
-                    group["lr"] = base * factor
+                    group["lr"] = learning_rate * factor
 
-    def move(self, batch: Batch) -> dict[str, Tensor]:
-        """Moves the parameters; returns the named losses of weight above 0, unweighted."""
-        for each in self.optimizers:
-            each.zero_grad()
+    def optimize(self, batch: Batch) -> dict[str, Tensor]:
+        """Gradients and update; returns the named losses. A CUDA graph can record it: nothing waits for the device."""
+        losses = self.gradients(batch)
+        self.update()
+        return losses
+
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
+        """Sets the gradients; returns the named losses whose weight is above 0, unweighted."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         with autocast(self.config, batch.label.device):
-            parts = self.model.losses(self.model(batch), batch)  # type: ignore[operator]
-            loss = joint(parts, self.weights)
-        loss.backward()
-        self._finish_gradients()
-        for each in self.optimizers:
-            each.step()
-        return {name: part.detach() for name, part in parts.items() if self.weights[name]}
-
-    def _finish_gradients(self) -> None:
-        """Adds the L2 term's, and clips them all."""
+            losses = models.losses(self.model, self.model(batch), batch)
+            total = joint(losses, self.weights)
+        total.backward()
         for parameter in self.trained:
             if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()  # one row for each value, however often it was looked up
-        for side, counts in zip(self.tables, self.counts, strict=True):
-            add_l2(side, self.l2, self.config.l2_rows, counts)
+                parameter.grad = parameter.grad.coalesce()  # one value per row, however often it was looked up
+        for weight, counts in self.decayed:
+            add_l2(weight, self.l2, self.config.l2_rows, counts)
         if self.config.clip_norm:
             clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
+        return {name: loss.detach() for name, loss in losses.items() if self.weights[name]}
 
-    def _counts(self, side: SideEmbedding, batches: Batches) -> Tensor | None:
-        """How often the training rows hold each row of the table, where the L2 term asks for it."""
-        return None if self.config.l2_rows is L2Rows.all or not self.l2 else batches.counts(side.name)[side.source()]
+    def update(self) -> None:
+        """Updates the parameters from their gradients."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def _counts(self, table: Table) -> Tensor | None:
+        """How often training rows hold each row of a table: (n,); None if the L2 term does not ask for it."""
+        if self.config.l2_rows is L2Rows.all:
+            return None
+        assert table.origin is not None
+        counts = self.batches.counts(table.origin.side)
+        return counts[table.origin.ids.to(counts.device)]
+
+
+def trained_parameters(stage: Train) -> list[nn.Parameter]:
+    """Those that a stage trains; all others need no gradient afterwards."""
+    trained = []
+    for name, parameter in stage.model.named_parameters():
+        parameter.requires_grad_(name.startswith(stage.trained))
+        parameter.grad = None  # of an earlier stage
+        if parameter.requires_grad:
+            trained.append(parameter)
+    return trained
+
+
+def rowwise_tables(model: nn.Module) -> list[Table]:
+    """The embedding tables that may be updated by row."""
+    return [module for module in model.modules() if getattr(module, "rowwise", False)]  # type: ignore[misc]
 
 
 def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:

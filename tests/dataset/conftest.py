@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recexp.config import (
+from recexp.dataset.config import (
     DatasetConfig,
     DerivedConfig,
     FeatureKind,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from recexp.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset import cache
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
@@ -59,6 +59,12 @@ def entries(config: DatasetConfig) -> list[Path]:
 
 def assert_equal(one: Dataset, two: Dataset) -> None:
     assert (one.schema, one.facts, one.fingerprint) == (two.schema, two.facts, two.fingerprint)
+    assert type(one.log) is type(two.log)
+    assert [vars(one.encoder)[side].side for side in vars(two.encoder)] == [
+        two.schema.user,
+        two.schema.item,
+        two.schema.context,
+    ]
     first, second = one.log.arrays(), two.log.arrays()
     assert first.keys() == second.keys()
     for name, array in first.items():
@@ -75,14 +81,25 @@ def test_the_second_load_equals_the_first_to_the_bit_and_reads_no_source(
     assert Counted.reads == 1
     assert isinstance(second.log.label, np.memmap)
     assert_equal(first, second)
+    assert first.folder == second.folder == entries(config)[0]
     assert not warnings.records
+
+
+def test_the_encoder_comes_back_and_encodes_the_source(config: DatasetConfig) -> None:
+    load(config)
+    dataset = load(config)
+    assert Counted.raw.items is not None
+    ids = dataset.log.items.raw[1:]
+    frame = Counted.raw.items.reindex(ids).assign(item=ids)
+    encoded = dataset.encoder.item.transform(frame)
+    assert encoded.ids.tobytes() == dataset.log.items.ids[1:].tobytes()
+    assert encoded.values.tobytes() == dataset.log.items.values[1:].tobytes()
 
 
 def test_ids_of_integers_come_back_as_integers(config: DatasetConfig) -> None:
     load(config)
     log = load(config).log
-    assert log.raw_item is not None and log.raw_user is not None
-    assert (log.raw_item.dtype.kind, log.raw_user.dtype.kind) == ("i", "U")
+    assert (log.items.raw.dtype.kind, log.users.raw.dtype.kind) == ("i", "U")
 
 
 def test_a_table_goes_through_the_cache(
@@ -138,12 +155,15 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "array cut short": lambda path: (path / "label.npy").write_bytes((path / "label.npy").read_bytes()[:200]),
     "array empty": lambda path: (path / "item.npy").write_bytes(b""),
     "array no array": lambda path: (path / "user.npy").write_bytes(b"\x00" * 500),
-    "array gone": lambda path: (path / "part.npy").unlink(),
+    "array gone": lambda path: (path / "split.npy").unlink(),
     "json cut short": lambda path: (path / "dataset.json").write_text('{"schema": '),
     "json of something else": lambda path: (path / "dataset.json").write_text("[1, 2]"),
     "json no text": lambda path: (path / "dataset.json").write_bytes(b"\xff\xfe\x00"),
     "json without schema": lambda path: (path / "dataset.json").write_text('{"arrays": []}'),
     "json gone": lambda path: (path / "dataset.json").unlink(),
+    "encoder cut short": lambda path: (path / "encoder.json").write_text('{"user": {"user": {"kind'),
+    "encoder of something else": lambda path: (path / "encoder.json").write_text('{"user": {"user": {"kind": "x"}}}'),
+    "encoder gone": lambda path: (path / "encoder.json").unlink(),
 }
 
 
@@ -196,7 +216,7 @@ def test_an_interrupted_writer_leaves_nothing(
     monkeypatch.setattr(np, "save", fail)
     if isinstance(error, OSError):
         cache.write(config.cache_dir, dataset)
-        assert "disk full; preparing anew each time" in warnings.text
+        assert "cannot be written (disk full); preparing anew each time" in warnings.text
     else:
         with pytest.raises(KeyboardInterrupt):
             cache.write(config.cache_dir, dataset)
@@ -224,8 +244,8 @@ def test_writing_to_mapped_arrays_and_their_tensors_alters_no_file(config: Datas
     before = {path: path.read_bytes() for path in entries(config)[0].iterdir()}
     for array in mapped.log.arrays().values():
         array[...] = array.dtype.type(0)
-    tensors = Batches(load(config), config).log
-    for tensor in tensors.values():
+    columns = Batches(load(config), config).columns
+    for tensor in vars(columns).values():
         tensor.copy_(torch.ones_like(tensor))
     assert {path: path.read_bytes() for path in before} == before
     assert_equal(first, load(config))

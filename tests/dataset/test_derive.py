@@ -13,8 +13,9 @@ import torch
 
 import recexp
 from recexp.cli import run
-from recexp.config import Config, DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.config import Config
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
@@ -22,6 +23,7 @@ from recexp.dataset.raw import Raw
 from recexp.dataset.reader.movielens import MovieLens
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
+from recexp.model import losses
 
 MakeConfig = Callable[..., DatasetConfig]
 MakeRaw = Callable[..., Raw]
@@ -31,7 +33,6 @@ ALL = {"last_items": 3, "most_liked": ["brand", "tags"]}
 
 
 def in_file_order(dataset: Dataset, column: np.ndarray) -> np.ndarray:
-    assert dataset.log.row is not None
     found = np.empty_like(column)
     found[dataset.log.row] = column
     return found
@@ -40,19 +41,19 @@ def in_file_order(dataset: Dataset, column: np.ndarray) -> np.ndarray:
 def values(raw: Raw, config: DatasetConfig, dataset: Dataset | None = None) -> dict[str, list]:
     """Each derived field in the order of the file, None where it is missing."""
     dataset = dataset or prepare(raw, config)
-    assert raw.items is not None and dataset.log.raw_item is not None
-    derived = derive(dataset.log, raw.items.reindex(pd.Index(dataset.log.raw_item[1:])), config.features)
+    assert raw.items is not None
+    derived = derive(dataset.log, raw.items.reindex(pd.Index(dataset.log.items.raw[1:])), config.features)
     plain = {name: np.where(column.isna(), None, column.astype(object)) for name, column in derived.items()}
     return {name: in_file_order(dataset, column).tolist() for name, column in plain.items()}
 
 
-def seen_by(raw: Raw, row: int, parts: np.ndarray) -> list[int]:
+def seen_by(raw: Raw, row: int, splits: np.ndarray) -> list[int]:
     """The user's rows strictly before, the oldest first; to a training row only those that train."""
     assert raw.user is not None and raw.timestamp is not None
     earlier = [
         other
         for other in np.flatnonzero(raw.user == raw.user[row]).tolist()
-        if raw.timestamp[other] < raw.timestamp[row] and (parts[row] > 0 or parts[other] == 0)
+        if raw.timestamp[other] < raw.timestamp[row] and (splits[row] > 0 or splits[other] == 0)
     ]
     return sorted(earlier, key=lambda other: (raw.timestamp[other], other))
 
@@ -68,26 +69,26 @@ def most_frequent(cells: list[list[str]]) -> tuple[str | None, bool]:
     return max(most, key=lambda value: reached[value], default=None), len(most) > 1
 
 
-def by_loop(raw: Raw, parts: np.ndarray, label: np.ndarray) -> tuple[dict[str, list], int]:
+def by_loop(raw: Raw, splits: np.ndarray, label: np.ndarray) -> tuple[dict[str, list], int]:
     """The five fields, a row at a time; and in how many rows several values were the most frequent."""
     assert raw.item is not None and raw.items is not None
     found: dict[str, list] = {name: [] for name in FIELDS}
     n_tied = 0
     for row in range(len(raw.label)):
-        seen = seen_by(raw, row, parts)
+        seen = seen_by(raw, row, splits)
         latest = [*reversed([int(raw.item[other]) for other in seen]), None, None, None]
         for place in range(3):
             found[FIELDS[place]].append(latest[place])
         for name in ("brand", "tags"):
             texts = [str(raw.items.loc[raw.item[other], name]) for other in seen if label[other] == 1]
-            value, tied = most_frequent([[part for part in text.split("|") if part] for text in texts])
+            value, tied = most_frequent([[tag for tag in text.split("|") if tag] for text in texts])
             found[f"most_liked_{name}"].append(value)
             n_tied += tied
     return found, n_tied
 
 
-def parts_of(dataset: Dataset) -> np.ndarray:
-    return in_file_order(dataset, dataset.log.part)
+def splits_of(dataset: Dataset) -> np.ndarray:
+    return in_file_order(dataset, dataset.log.split)
 
 
 @pytest.mark.parametrize("kind", SplitKind)
@@ -96,11 +97,11 @@ def test_fields_are_those_of_a_loop_over_the_rows(kind: SplitKind, tiny_config: 
     for seed in range(3):
         raw = tiny_log(seed)
         dataset = prepare(raw, config)
-        parts = parts_of(dataset)
-        expected, n_tied = by_loop(raw, parts, raw.label)
+        splits = splits_of(dataset)
+        expected, n_tied = by_loop(raw, splits, raw.label)
         assert values(raw, config, dataset) == expected
         assert n_tied > 20  # values, not only events, are tied
-        regardless, _ = by_loop(raw, np.ones_like(parts), raw.label)
+        regardless, _ = by_loop(raw, np.ones_like(splits), raw.label)
         assert (regardless == expected) == (kind not in (SplitKind.given, SplitKind.random))
 
 
@@ -111,7 +112,7 @@ def test_fields_are_those_of_the_loop_at_any_density_of_ties(
     raw, config = tiny_log(4, n_times=n_times), tiny_config(SplitKind.given, **ALL)
     raw = replace(raw, timestamp=raw.timestamp / 7 - 2)  # type: ignore[operator]
     dataset = prepare(raw, config)
-    assert values(raw, config, dataset) == by_loop(raw, parts_of(dataset), raw.label)[0]
+    assert values(raw, config, dataset) == by_loop(raw, splits_of(dataset), raw.label)[0]
 
 
 @pytest.mark.parametrize("kind", SplitKind)
@@ -120,17 +121,16 @@ def test_ids_are_those_of_the_values_that_training_rows_hold(
 ) -> None:
     raw = tiny_log(seed=3, n_items=60)
     dataset = prepare(raw, tiny_config(kind, **ALL))
-    parts, side = parts_of(dataset), dataset.schema.context
-    expected, _ = by_loop(raw, parts, raw.label)
+    splits, side = splits_of(dataset), dataset.schema.context
+    expected, _ = by_loop(raw, splits, raw.label)
     assert [field.name for field in side.fields] == ["device", "hour", *FIELDS]
-    assert dataset.log.context_ids is not None
     n_unknown = 0
     for field in side.fields[2:]:
         assert (field.kind, field.width) == (FeatureKind.categorical, 1)
-        trained = {value for value, part in zip(expected[field.name], parts, strict=True) if part == 0} - {None}
+        trained = {value for value, split in zip(expected[field.name], splits, strict=True) if split == 0} - {None}
         ids = {value: 2 + field.offset + place for place, value in enumerate(sorted(trained))}
         assert field.size == len(ids) > 0
-        found = in_file_order(dataset, dataset.log.context_ids[:, field.column]).tolist()
+        found = in_file_order(dataset, dataset.log.context.ids[:, field.column]).tolist()
         assert found == [ids.get(value, UNKNOWN) for value in expected[field.name]]
         n_unknown += sum(value is not None and value not in ids for value in expected[field.name])
     assert n_unknown
@@ -177,9 +177,8 @@ def test_without_any_value_all_are_unknown(tiny_config: MakeConfig) -> None:
     config = tiny_config(SplitKind.given, features={"item": {"tags": FeatureKind.multi}}, most_liked=["tags"])
     for raw in (small(["", "", ""], [1, 1, 1]), small([None] * 3, [1, 1, 1]), small(["a", "b", "c"], [0, 0, 1])):
         dataset = prepare(raw, config)
-        assert dataset.log.context_ids is not None
         assert dataset.schema.context.fields[0].size == 0
-        assert dataset.log.context_ids.tolist() == [[UNKNOWN]] * 3
+        assert dataset.log.context.ids.tolist() == [[UNKNOWN]] * 3
 
 
 def test_more_last_items_than_events_are_missing(tiny_config: MakeConfig) -> None:
@@ -193,8 +192,7 @@ def test_more_last_items_than_events_are_missing(tiny_config: MakeConfig) -> Non
 def test_ids_that_a_float_cannot_tell_apart_stay_apart(tiny_config: MakeConfig) -> None:
     raw = replace(small(["a"] * 4, [1] * 4), item=2**60 + np.arange(4), items=None)
     dataset = prepare(raw, tiny_config(SplitKind.given, features={}, last_items=1))
-    assert dataset.log.context_ids is not None
-    assert dataset.log.context_ids.flatten().tolist() == [UNKNOWN, 2, 3, UNKNOWN]
+    assert dataset.log.context.ids.flatten().tolist() == [UNKNOWN, 2, 3, UNKNOWN]
 
 
 @pytest.mark.parametrize("kind", [SplitKind.user_time, SplitKind.given, SplitKind.random])
@@ -229,7 +227,7 @@ def test_training_rows_see_nothing_of_valid_and_test(
 ) -> None:
     raw, config = tiny_log(2), tiny_config(kind, **ALL)
     dataset = prepare(raw, config)
-    later = parts_of(dataset) > 0
+    later = splits_of(dataset) > 0
     assert raw.item is not None
     other = replace(
         raw, label=np.where(later, 1 - raw.label, raw.label), item=np.where(later, raw.item[::-1], raw.item)
@@ -248,19 +246,18 @@ def test_with_implicit_labels_every_event_counts_as_liked(
 ) -> None:
     raw, config = tiny_log(), tiny_config(kind, label=LabelKind.implicit, **ALL)
     dataset = prepare(raw, config)
-    expected, _ = by_loop(raw, parts_of(dataset), np.ones(len(raw.label)))
+    expected, _ = by_loop(raw, splits_of(dataset), np.ones(len(raw.label)))
     assert values(raw, config, dataset) == expected
     batch = next(Batches(dataset, config).epoch("test", 10_000))
     events = batch.context.ids.unflatten(0, (-1, 2))  # an event, then its negative: the context is the event's
     assert torch.equal(events[:, 0], events[:, 1])
-    assert events[:, 0].numpy().tolist() == dataset.log.context_ids[dataset.log.rows("test")].tolist()  # type: ignore
+    assert events[:, 0].numpy().tolist() == dataset.log.context.ids[dataset.log.rows("test")].tolist()  # type: ignore
 
 
 def test_what_histories_hold_changes_no_derived_field(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     first = prepare(tiny_log(), tiny_config(**ALL))
     second = prepare(tiny_log(), tiny_config(**ALL, history=HistoryKind.liked, max_history=1))
-    assert first.log.context_ids is not None and second.log.context_ids is not None
-    assert first.log.context_ids.tobytes() == second.log.context_ids.tobytes()
+    assert first.log.context.ids.tobytes() == second.log.context.ids.tobytes()
 
 
 def test_without_derived_fields_the_context_is_that_of_the_columns(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
@@ -269,7 +266,7 @@ def test_without_derived_fields_the_context_is_that_of_the_columns(tiny_config: 
     assert full.schema.context.fields[:2] == bare.schema.context.fields
     for name, array in bare.log.arrays().items():
         found = full.log.arrays()[name]
-        assert np.array_equal(found[:, :1] if name == "context_ids" else found, array), name
+        assert np.array_equal(found[:, :1] if name == "context.ids" else found, array), name
 
 
 # Configuration
@@ -338,7 +335,7 @@ def test_models_name_derived_fields_like_any_other(compose: Callable[..., Config
     chosen = dataset.schema.select([*names, "user"], "model.wide")
     assert [field.name for field in chosen.context.fields] == names
     model, batch = make("fm", schema=dataset.schema), next(Batches(dataset, config).epoch("train", 10_000))
-    model.losses(model(batch), batch)["target"].backward()
+    losses(model, model(batch), batch)["target"].backward()
     gradient = model.embed.sides["context"].table.weight.grad
     for field in dataset.schema.context.fields:
         rows = slice(2 + field.offset, 2 + field.offset + field.size)
@@ -360,7 +357,7 @@ def test_a_model_over_fields_learns_what_a_derived_field_alone_tells(
         adam, batch = torch.optim.Adam(model.parameters(), 0.05), next(batches.epoch("train", 10_000))
         for _ in range(60):
             adam.zero_grad()
-            model.losses(model(batch), batch)["target"].backward()
+            losses(model, model(batch), batch)["target"].backward()
             adam.step()
         test = next(batches.epoch("test", 10_000))
         right[last_items] = float(((model(test).logits > 0) == test.label.bool()).float().mean())
@@ -374,10 +371,10 @@ def test_fields_of_the_real_data_are_those_of_the_loop() -> None:
     raw = MovieLens(config).read()
     dataset = prepare(raw, config)
     assert raw.item is not None and raw.items is not None
-    parts, found = parts_of(dataset), values(raw, config, dataset)
+    splits, found = splits_of(dataset), values(raw, config, dataset)
     cells = raw.items["genres"].fillna("").to_dict()
     for row in range(0, len(raw.label), 499):
-        seen = seen_by(raw, row, parts)
+        seen = seen_by(raw, row, splits)
         latest = [*reversed([raw.item[other] for other in seen]), None, None]
         liked = [cells[raw.item[other]].split("|") for other in seen if raw.label[other] >= 4]
         expected, _ = most_frequent([[genre for genre in genres if genre] for genres in liked])

@@ -1,4 +1,4 @@
-"""From raw columns to the log: order, parts, what is learnt from training alone, mistakes and what they say."""
+"""From raw columns to the log: order, splits, what is learnt from training alone, mistakes and their messages."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from batches import raw_splits, whole
 
-from recexp.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.batch import Batch, Batches
-from recexp.dataset.log import PARTS, Dataset
+from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
+from recexp.dataset.log import SPLITS, Dataset
 from recexp.dataset.prepare import by_user_then_time, load, prepare
 from recexp.dataset.raw import Raw
 from recexp.dataset.schema import UNKNOWN
@@ -28,51 +29,40 @@ def some_rows(raw: Raw, keep: np.ndarray) -> Raw:
     return replace(raw, context=raw.context[keep].reset_index(drop=True), **columns)
 
 
-def raw_parts(dataset: Dataset) -> np.ndarray:
-    """(N,) part of each row of the source."""
-    assert dataset.log.row is not None
-    parts = np.empty(len(dataset.log.row), int)
-    parts[dataset.log.row] = dataset.log.part
-    return parts
-
-
-def everything(batches: Batches, part: str) -> Batch:
-    return next(batches.epoch(part, 10_000))
-
-
 def seen(batch: Batch) -> Iterator[torch.Tensor]:
     """All that a model sees of a batch: labels, fields of user, target, context and history."""
     yield from (batch.label, batch.context.ids, batch.context.values, batch.mask, batch.history_label)
-    for table, index in ((batch.users, batch.user), (batch.items, batch.target), (batch.items, batch.history)):
+    for table, index in (
+        (batch.catalogue.users, batch.user),
+        (batch.catalogue.items, batch.target),
+        (batch.catalogue.items, batch.history),
+    ):
         yield from (table.ids[index], table.values[index])
 
 
 def in_raw_ids(dataset: Dataset, batch: Batch, row: int) -> tuple:
     log = dataset.log
-    assert log.raw_user is not None and log.raw_item is not None
     length = int(batch.mask[row].sum())
-    history = [str(log.raw_item[item]) for item in batch.history[row, :length]]
+    history = [str(log.items.raw[item]) for item in batch.history[row, :length]]
     fields = [
-        *batch.users.ids[batch.user[row]].tolist(),
-        *batch.users.values[batch.user[row]].tolist(),
-        *batch.items.ids[batch.target[row], :2].tolist(),
+        *batch.catalogue.users.ids[batch.user[row]].tolist(),
+        *batch.catalogue.users.values[batch.user[row]].tolist(),
+        *batch.catalogue.items.ids[batch.target[row], :2].tolist(),
         *batch.context.ids[row].tolist(),
         *batch.context.values[row].tolist(),
     ]
-    target = (str(log.raw_user[batch.user[row]]), str(log.raw_item[batch.target[row]]), float(batch.label[row]))
+    target = (str(log.users.raw[batch.user[row]]), str(log.items.raw[batch.target[row]]), float(batch.label[row]))
     return (*target, *fields, *history, *batch.history_label[row, :length].tolist())
 
 
 def test_the_log_is_sorted_by_user_then_time_then_file_order(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     raw, log = tiny_log(), prepare(tiny_log(), tiny_config()).log
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
-    assert log.raw_user is not None and log.raw_item is not None and log.row is not None
     order = sorted(range(len(raw.user)), key=lambda row: (raw.user[row], raw.timestamp[row], row))
     assert log.row.tolist() == order
-    assert log.raw_user[log.user].tolist() == [raw.user[row] for row in order]
-    assert log.raw_item[log.item].tolist() == [raw.item[row] for row in order]
+    assert log.users.raw[log.user].tolist() == [raw.user[row] for row in order]
+    assert log.items.raw[log.item].tolist() == [raw.item[row] for row in order]
     assert log.label.tolist() == [raw.label[row] for row in order]
-    assert log.user is not None and log.before is not None and log.offsets is not None
     for event, (user, time) in enumerate(zip(log.user, log.timestamp, strict=True)):
         same = (log.user == user) & (log.timestamp == time)
         assert log.before[event] == same.argmax()
@@ -108,17 +98,17 @@ def test_times_take_four_bytes_where_they_fit(
     assert raw.timestamp is not None
     raw = replace(raw, timestamp=raw.timestamp + first)
     log = prepare(raw, tiny_config()).log
-    assert log.timestamp is not None and log.timestamp.dtype == kept
+    assert log.timestamp.dtype == kept
     assert log.timestamp.tolist() == raw.timestamp[log.row].tolist()
 
 
 @pytest.mark.parametrize("kind", SplitKind)
-def test_vocabularies_are_those_of_the_training_part(
+def test_vocabularies_are_those_of_the_training_split(
     kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw
 ) -> None:
     raw = tiny_log(seed=3, n_items=60)
     dataset = prepare(raw, tiny_config(kind))
-    trains = raw_parts(dataset) == 0
+    trains = raw_splits(dataset) == 0
     assert raw.user is not None and raw.item is not None and raw.items is not None and raw.context is not None
     trained_items = sorted(set(raw.item[trains]))
     schema, log = dataset.schema, dataset.log
@@ -131,12 +121,11 @@ def test_vocabularies_are_those_of_the_training_part(
     assert schema.context.fields[0].size == len(set(raw.context["device"][trains].dropna()))
     hour = raw.context["hour"][trains].mean()
     expected = (raw.context["hour"].fillna(hour) - hour) / raw.context["hour"][trains].std(ddof=0)
-    assert log.context_values is not None and log.row is not None and log.item_ids is not None
-    np.testing.assert_allclose(log.context_values[:, 0], expected[log.row], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(log.context.values[:, 0], expected[log.row], rtol=1e-4, atol=1e-5)
     for place, item in enumerate(np.unique(raw.item), start=1):
         wanted = 2 + trained_items.index(item) if item in trained_items else UNKNOWN
-        assert log.item_ids[place, 0] == wanted
-        tag_ids = [i for i in log.item_ids[place, 2:-1] if i]  # between brand and price
+        assert log.items.ids[place, 0] == wanted
+        tag_ids = [i for i in log.items.ids[place, 2:-1] if i]  # between brand and price
         offset = schema.item.fields[2].offset
         names = [tag for tag in raw.items.loc[item, "tags"].split("|") if tag]
         assert tag_ids == [2 + offset + tags.index(tag) if tag in tags else UNKNOWN for tag in names]
@@ -154,8 +143,7 @@ def test_an_item_first_seen_in_test_is_unknown_with_known_features(tiny_config: 
     )
     kinds = {"item": {"brand": FeatureKind.categorical, "tags": FeatureKind.multi}}
     dataset = prepare(raw, tiny_config(SplitKind.given, features=kinds))
-    assert dataset.log.item_ids is not None
-    assert dataset.log.item_ids.tolist() == [
+    assert dataset.log.items.ids.tolist() == [
         [0, 0, 0, 0],
         [2, 4, 6, 7],  # item 1, brand p, tags v and w
         [3, 5, 0, 0],
@@ -170,22 +158,22 @@ def test_facts_report_sizes_label_rates_and_unknown_values_by_column(
 ) -> None:
     raw = tiny_log(seed, n_items=60)
     dataset = prepare(raw, tiny_config(SplitKind.time))
-    facts, parts = dataset.facts, raw_parts(dataset)
+    facts, splits = dataset.facts, raw_splits(dataset)
     assert raw.user is not None and raw.item is not None and raw.context is not None
     assert (facts["users"], facts["items"]) == (len(set(raw.user)), len(set(raw.item)))
     assert set(facts["unknown_rate"]) == {"valid", "test"}
     columns = {"user": raw.user, "item": raw.item, "context.device": raw.context["device"].to_numpy(object)}
-    for index, part in enumerate(PARTS):
-        rows = np.flatnonzero(parts == index)
-        assert facts["rows"][part] == len(rows)
-        assert facts["label_rate"][part] == pytest.approx(raw.label[rows].mean(), abs=1e-6)
-        for name, values in columns.items() if part != "train" else ():
-            trained = {value for value in values[parts == 0] if not pd.isna(value)}
+    for index, split in enumerate(SPLITS):
+        rows = np.flatnonzero(splits == index)
+        assert facts["rows"][split] == len(rows)
+        assert facts["label_rate"][split] == pytest.approx(raw.label[rows].mean(), abs=1e-6)
+        for name, values in columns.items() if split != "train" else ():
+            trained = {value for value in values[splits == 0] if not pd.isna(value)}
             unknown = sum(value not in trained for value in values[rows])
-            assert facts["unknown_rate"][part][name] == pytest.approx(unknown / len(rows), abs=1e-6)
+            assert facts["unknown_rate"][split][name] == pytest.approx(unknown / len(rows), abs=1e-6)
 
 
-def test_the_digest_is_of_events_labels_and_parts_alone(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+def test_the_digest_is_of_events_labels_and_splits_alone(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     raw = tiny_log()
     assert raw.item is not None and raw.timestamp is not None
 
@@ -218,26 +206,26 @@ def test_without_the_events_after_a_moment_earlier_samples_are_as_before(
         dataset = prepare(source, config)
         batches, log = Batches(dataset, config), dataset.log
         samples = {}
-        for part in PARTS:
-            rows = log.rows(part)
-            batch = everything(batches, part)
+        for split in SPLITS:
+            rows = log.rows(split)
+            batch = whole(batches, split)
             positives = range(0, len(batch), 1 + batches.negatives)
-            assert log.timestamp is not None and log.row is not None and source.timestamp is not None
+            assert source.timestamp is not None
             keep = np.flatnonzero(source.timestamp <= cut) if source is raw else np.arange(len(log.row))
             number = {int(row): place for place, row in enumerate(keep)}
             for row, place in zip(rows, positives, strict=True):
                 if log.timestamp[row] <= cut:
-                    samples[part, number[int(log.row[row])]] = in_raw_ids(dataset, batch, place)
+                    samples[split, number[int(log.row[row])]] = in_raw_ids(dataset, batch, place)
         found.append(samples)
     assert found[0] == found[1]
     assert len(found[0]) == (raw.timestamp <= cut).sum()
 
 
-def with_other_future(raw: Raw, parts: np.ndarray) -> Raw:
+def with_other_future(raw: Raw, splits: np.ndarray) -> Raw:
     """Other labels and context in valid and test; other features of the users and items seen there alone."""
     assert raw.context is not None and raw.users is not None and raw.items is not None
     assert raw.user is not None and raw.item is not None
-    later = parts > 0
+    later = splits > 0
     users, items = raw.users.copy(), raw.items.copy()
     users.loc[~users.index.isin(raw.user[~later]), ["city", "age"]] = ["elsewhere", 1e5]
     items.loc[~items.index.isin(raw.item[~later]), ["brand", "tags", "price"]] = ["other", "v|other", -9.0]
@@ -255,13 +243,13 @@ def test_another_future_leaves_every_training_batch_equal_to_the_bit(
     config = replace(config, history=type(config.history)[history])
     raw = tiny_log(seed=2, n_items=60)
     first = prepare(raw, config)
-    second = prepare(with_other_future(raw, raw_parts(first)), config)
+    second = prepare(with_other_future(raw, raw_splits(first)), config)
     assert not np.array_equal(first.log.label, second.log.label)
     assert first.schema == second.schema
     one, two = (Batches(dataset, config) for dataset in (first, second))
     for before, after in zip(one.epoch("train", 7, seed=3), two.epoch("train", 7, seed=3), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(seen(before), seen(after), strict=True))
-        assert torch.equal(before.popular, after.popular)
+        assert torch.equal(before.catalogue.sampling_pool, after.catalogue.sampling_pool)
     for side in ("user", "item", "context"):
         assert torch.equal(one.counts(side), two.counts(side))
 
@@ -274,7 +262,7 @@ def test_training_batches_are_those_of_the_training_rows_alone(
     """Sampled negatives included: what a user meets in valid or test is a negative like any other."""
     raw = tiny_log(seed=5)
     whole = prepare(raw, tiny_config(kind, label=label))
-    trains = raw_parts(whole) == 0
+    trains = raw_splits(whole) == 0
     assert raw.user is not None
     names = np.where(trains, "train", raw.split)
     alone = some_rows(replace(raw, split=names), trains | (np.arange(len(names)) == np.flatnonzero(~trains)[0]))
@@ -289,7 +277,6 @@ def test_labels_are_cut_at_the_threshold(tiny_config: MakeConfig, tiny_log: Make
     raw = tiny_log()
     rated = replace(raw, label=1.0 + np.arange(len(raw.label)) % 5)
     log = prepare(rated, tiny_config(label_threshold=4.0)).log
-    assert log.row is not None
     assert log.label.tolist() == [float(rating >= 4) for rating in rated.label[log.row]]
     assert prepare(rated, tiny_config(label=LabelKind.implicit)).log.label.min() == 1
 
@@ -315,12 +302,12 @@ def test_a_missing_id_is_named(tiny_config: MakeConfig, tiny_log: MakeRaw) -> No
         prepare(raw, tiny_config())
 
 
-def test_an_empty_source_and_a_part_without_rows_are_mistakes(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+def test_an_empty_source_and_a_split_without_rows_are_mistakes(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     raw = tiny_log()
     with pytest.raises(DataError, match="tiny: holds no rows"):
         prepare(some_rows(raw, np.zeros(len(raw.label), bool)), tiny_config())
-    for ratios, part in (((1, 0, 0), "test"), ((0.001, 0, 0.999), "train")):
-        with pytest.raises(DataError, match=f"split time leaves no rows for {part}"):
+    for ratios, split in (((1, 0, 0), "test"), ((0.001, 0, 0.999), "train")):
+        with pytest.raises(DataError, match=f"split time leaves no rows for {split}"):
             prepare(raw, tiny_config(SplitKind.time, ratios))
     assert prepare(raw, tiny_config(SplitKind.time, (0.8, 0, 0.2))).facts["label_rate"]["valid"] is None
 
@@ -342,11 +329,10 @@ def test_users_and_items_without_a_row_of_features_have_unknown_ones(
 ) -> None:
     raw = tiny_log()
     assert raw.users is not None and raw.items is not None
-    part = replace(raw, users=raw.users.drop("u00"), items=raw.items.drop(0))
-    log = prepare(part, tiny_config()).log
-    assert log.user_ids is not None and log.user_values is not None and log.item_ids is not None
-    assert (log.user_ids[1, 1], log.user_values[1, 0]) == (UNKNOWN, 0)
-    assert (log.item_ids[1, 1], set(log.item_ids[1, 2:-1]), log.item_ids[1, -1]) == (UNKNOWN, {0}, UNKNOWN)
+    fewer = replace(raw, users=raw.users.drop("u00"), items=raw.items.drop(0))
+    log = prepare(fewer, tiny_config()).log
+    assert (log.users.ids[1, 1], log.users.values[1, 0]) == (UNKNOWN, 0)
+    assert (log.items.ids[1, 1], set(log.items.ids[1, 2:-1]), log.items.ids[1, -1]) == (UNKNOWN, {0}, UNKNOWN)
 
 
 def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
@@ -355,7 +341,7 @@ def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: Ma
         dataset = prepare(raw, config)
         schema = dataset.schema
         assert [side.id_columns for side in (schema.user, schema.item, schema.context)] == [1, 1, 0]
-        assert everything(Batches(dataset, config), "test").context.ids.shape[1] == 0
+        assert whole(Batches(dataset, config), "test").context.ids.shape[1] == 0
 
 
 def test_a_table_has_fields_and_neither_users_nor_histories(tiny_config: MakeConfig, tiny_table: MakeRaw) -> None:
@@ -363,7 +349,7 @@ def test_a_table_has_fields_and_neither_users_nor_histories(tiny_config: MakeCon
     for kind in (SplitKind.random, SplitKind.given):
         dataset = prepare(tiny_table(), tiny_config(kind, features=kinds))
         assert (dataset.schema.max_history, dataset.schema.history_labels) == (0, False)
-        assert set(dataset.log.arrays()) == {"label", "part", "context_ids", "context_values", "row"}
+        assert set(dataset.log.arrays()) == {"label", "split", "context.ids", "context.values", "row"}
     for message, config in {
         "split.kind = time: a table has no time": tiny_config(SplitKind.time, features=kinds),
         "features.context": tiny_config(SplitKind.random, features={}),
@@ -377,11 +363,11 @@ def test_one_user_with_one_item_has_histories_of_it(tiny_config: MakeConfig) -> 
     same, rows = np.zeros(3, int), np.arange(3)
     raw = Raw(origin="tiny", label=(rows + 1) % 2, user=same, item=same, timestamp=rows)
     config = tiny_config(SplitKind.leave_last_out, features={})
-    batch = everything(Batches(prepare(raw, config), config), "test")
+    batch = whole(Batches(prepare(raw, config), config), "test")
     assert (batch.user.tolist(), batch.target.tolist(), batch.history.tolist()) == ([1], [1], [[1, 1]])
     assert batch.history_label.tolist() == [[1, 0]]
     implicit = replace(config, label=LabelKind.implicit)
-    batch = everything(Batches(prepare(raw, implicit), implicit), "test")
+    batch = whole(Batches(prepare(raw, implicit), implicit), "test")
     assert batch.label.tolist() == [1, 0]  # there is no item but the met one to draw
     with pytest.raises(DataError, match="leaves no rows for test"):
         prepare(replace(raw, label=rows[:1], user=rows[:1], item=rows[:1], timestamp=rows[:1]), config)

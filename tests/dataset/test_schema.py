@@ -1,6 +1,6 @@
 import json
 
-from recexp.config import FeatureKind
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import Field, Schema, Side
 
 ITEM = Side(

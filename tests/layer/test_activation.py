@@ -184,11 +184,11 @@ def test_dice_together_with_a_linear_equals_one_after_the_other_gradients_includ
     apart = copy.deepcopy(dice)
     x = torch.randn(n_rows, 3, dtype=torch.float64, requires_grad=True)
     valid = slice(None) if mask is None else mask
-    found, expected = dice.then(x, mask, linear)[valid], linear(apart(x, mask))[valid]
-    torch.testing.assert_close(found, expected)
-    cotangent = torch.randn_like(found)
+    together, expected = dice.then(x, mask, linear)[valid], linear(apart(x, mask))[valid]
+    torch.testing.assert_close(together, expected)
+    cotangent = torch.randn_like(together)
     for one, other in zip(
-        torch.autograd.grad(found, [x, dice.alpha, *linear.parameters()], cotangent),
+        torch.autograd.grad(together, [x, dice.alpha, *linear.parameters()], cotangent),
         torch.autograd.grad(expected, [x, apart.alpha, *linear.parameters()], cotangent),
         strict=True,
     ):

@@ -4,11 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, pool, weigh
+from recexp.layer.attention import Attention, Normalise, attention, each_its_own, pool, weigh
 from recexp.layer.lookup import Events
 
 B, L, D = 4, 6, 5
 MASK = torch.arange(L) < torch.tensor([6, 1, 0, 3])[:, None]
+WHOLE = torch.ones_like(MASK)
 HISTORY_ALONE = (Attention.linear, Attention.mlp)
 
 
@@ -23,6 +24,11 @@ def scorer(kind: Attention, activation: Activation = Activation.sigmoid) -> torc
 
 def draw(length: int = L) -> tuple[Tensor, Tensor]:
     return torch.randn(B, D), torch.randn(B, length, D)
+
+
+def scores(module: torch.nn.Module, target: Tensor, history: Tensor, mask: Tensor = MASK) -> Tensor:
+    """Those of a scorer for a history (B, L, D) in which no two events are taken to be equal."""
+    return module(target, each_its_own(history), mask)
 
 
 def joined(kind: Attention, t: Tensor, h: Tensor) -> Tensor:
@@ -43,25 +49,25 @@ def test_scores_equal_the_mlp_of_each_pair(kind):
     module, (target, history) = scorer(kind), draw()
     module.mlp.first.bias.data.normal_()
     pairs = [torch.stack([joined(kind, t, h) for h in events]) for t, events in zip(target, history, strict=True)]
-    torch.testing.assert_close(module(target, history, MASK), module.mlp(torch.stack(pairs))[:, :, 0])
+    torch.testing.assert_close(scores(module, target, history, WHOLE), module.mlp(torch.stack(pairs))[:, :, 0])
 
 
 def test_dot_and_bilinear_equal_a_plain_loop():
     target, history = draw()
     dot = [[(h * t).sum() for h in events] for t, events in zip(target, history, strict=True)]
-    torch.testing.assert_close(scorer(Attention.dot)(target, history, MASK), torch.tensor(dot))
+    torch.testing.assert_close(scores(scorer(Attention.dot), target, history), torch.tensor(dot))
     module = scorer(Attention.bilinear)
     weight = module.linear.weight.detach()
     found = [[h @ weight @ t for h in events] for t, events in zip(target, history, strict=True)]
-    torch.testing.assert_close(module(target, history, MASK), torch.tensor(found))
+    torch.testing.assert_close(scores(module, target, history), torch.tensor(found))
     module.linear.weight.data = torch.eye(D)
-    torch.testing.assert_close(module(target, history, MASK), torch.tensor(dot))
+    torch.testing.assert_close(scores(module, target, history), torch.tensor(dot))
 
 
 @pytest.mark.parametrize("kind", Attention)
 def test_the_target_matters_to_all_but_linear_and_mlp(kind):
     module, (target, history) = scorer(kind), draw()
-    same = torch.allclose(module(target, history, MASK), module(torch.randn(B, D), history, MASK))
+    same = torch.allclose(scores(module, target, history), scores(module, torch.randn(B, D), history))
     assert same == (kind in HISTORY_ALONE)
 
 
@@ -80,7 +86,7 @@ def test_padding_of_any_content_changes_neither_interest_nor_gradient(kind, norm
     for content in (0.0, 1e6):
         events = torch.where(MASK[:, :, None], history, content).requires_grad_()
         module.zero_grad()
-        interest = pool(weigh(module(target, events, MASK), MASK, normalise, D**-0.5), events)
+        interest = pool(weigh(scores(module, target, events), MASK, normalise, D**-0.5), events)
         interest.square().sum().backward()
         assert torch.equal(events.grad[~MASK], torch.zeros(int((~MASK).sum()), D))
         found.append([interest, events.grad, *(p.grad for p in module.parameters())])
@@ -94,7 +100,7 @@ def test_padding_of_any_content_changes_neither_interest_nor_gradient(kind, norm
 def test_empty_histories_give_exactly_0_and_a_finite_gradient(kind, normalise, length):
     module, (target, history) = scorer(kind, Activation.dice), draw(length)
     mask = torch.zeros(B, length, dtype=torch.bool)
-    interest = pool(weigh(module(target, history, mask), mask, normalise), history.requires_grad_())
+    interest = pool(weigh(scores(module, target, history, mask), mask, normalise), history.requires_grad_())
     interest.sum().backward()
     assert torch.equal(interest, torch.zeros(B, D))
     assert history.grad.isfinite().all()
@@ -104,20 +110,21 @@ def test_empty_histories_give_exactly_0_and_a_finite_gradient(kind, normalise, l
 @pytest.mark.parametrize("kind", Attention)
 def test_the_batch_equals_its_rows_one_by_one(kind):
     module, (target, history) = scorer(kind), draw()
-    rows = [module(target[i : i + 1], history[i : i + 1], MASK[i : i + 1]) for i in range(B)]
-    torch.testing.assert_close(module(target, history, MASK), torch.cat(rows))
+    rows = [scores(module, target[i : i + 1], history[i : i + 1], MASK[i : i + 1]) for i in range(B)]
+    torch.testing.assert_close(scores(module, target, history), torch.cat(rows))
 
 
 @pytest.mark.parametrize("kind", Attention)
 def test_an_event_has_the_same_score_at_any_place(kind):
     module, (target, history), order = scorer(kind), draw(), torch.randperm(L)
-    torch.testing.assert_close(module(target, history, MASK)[:, order], module(target, history[:, order], MASK))
+    found, expected = (scores(module, target, h, WHOLE) for h in (history[:, order], history))
+    torch.testing.assert_close(found, expected[:, order])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Attention if kind is not Attention.dot])
 def test_gradient_reaches_every_parameter(kind):
     module, (target, history) = scorer(kind), draw()
-    module(target, history, MASK).square().sum().backward()
+    scores(module, target, history).square().sum().backward()
     assert all((p.grad != 0).any() for p in module.parameters())
 
 
@@ -161,7 +168,7 @@ def test_huge_scores_give_finite_weights_and_gradients(normalise, size):
 def test_weights_are_fp32_under_bfloat16_autocast(kind):
     module, (target, history) = scorer(kind, Activation.dice), draw()
     with torch.autocast("cpu", torch.bfloat16):
-        weights = weigh(module(target, history, MASK), MASK, Normalise.softmax)
+        weights = weigh(scores(module, target, history), MASK, Normalise.softmax)
         interest = pool(weights, history)
     assert weights.dtype == torch.float32
     torch.testing.assert_close(weights.sum(1), MASK.any(1).float())
@@ -174,17 +181,19 @@ def test_linear_has_no_hidden_layer():
 
 def test_hidden_sizes_may_be_none():
     target, history = draw()
-    assert attention(Attention.interaction, D, [], Activation.relu)(target, history, MASK).shape == (B, L)
+    assert scores(attention(Attention.interaction, D, [], Activation.relu), target, history).shape == (B, L)
 
 
 @pytest.mark.parametrize("activation", [Activation.dice, Activation.relu, Activation.prelu])
 @pytest.mark.parametrize("training", [True, False])
-def test_scores_over_distinct_events_equal_those_of_each_event_gradients_included(activation, training):
+def test_scores_over_unique_events_equal_those_of_each_event_gradients_included(activation, training):
     module = scorer(Attention.interaction, activation).double().train(training)
-    vectors, place = torch.randn(7, D, dtype=torch.float64, requires_grad=True), torch.randint(7, (B, L))
+    vectors, index = torch.randn(7, D, dtype=torch.float64, requires_grad=True), torch.randint(7, (B, L))
     target = torch.randn(B, D, dtype=torch.float64, requires_grad=True)
     leaves = [vectors, target, *module.parameters()]
-    found, expected = module.over(target, Events(vectors, place), MASK), module(target, vectors[place], MASK)
+    t, h = target[:, None].expand(B, L, D), vectors[index]
+    expected = module.mlp(torch.cat([t, h, t - h, t * h], 2), MASK)[:, :, 0]
+    found = module(target, Events(vectors, index), MASK)
     torch.testing.assert_close(found[MASK], expected[MASK])
     assert (found[~MASK] == 0).all()
     cotangent = torch.randn(B, L, dtype=torch.float64) * MASK
@@ -199,6 +208,6 @@ def test_scores_over_distinct_events_equal_those_of_each_event_gradients_include
 def test_scores_over_no_events_at_all_train_finite():
     module = scorer(Attention.interaction, Activation.dice)
     target, vectors = torch.randn(B, D), torch.randn(7, D, requires_grad=True)
-    scores = module.over(target, Events(vectors, torch.zeros(B, L, dtype=torch.long)), torch.zeros_like(MASK))
-    scores.sum().backward()
-    assert torch.equal(scores, torch.zeros(B, L)) and torch.equal(vectors.grad, torch.zeros(7, D))
+    found = module(target, Events(vectors, torch.zeros(B, L, dtype=torch.long)), torch.zeros_like(MASK))
+    found.sum().backward()
+    assert torch.equal(found, torch.zeros(B, L)) and torch.equal(vectors.grad, torch.zeros(7, D))

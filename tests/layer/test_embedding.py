@@ -4,17 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from recexp.config import FeatureKind
-from recexp.dataset.batch import Batch, Features
+from recexp.dataset.batch import Batch, Catalogue, Features
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import PADDING, UNKNOWN, Field, Schema, Side
-from recexp.error import ConfigError
-from recexp.layer.embedding import (
-    FeatureEmbedding,
-    Linear,
-    SequenceEmbedding,
-    SideEmbedding,
-    require_items,
-)
+from recexp.layer.embedding import FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
 
 D = 3
 USER = Side(fields=(Field(name="user", kind=FeatureKind.categorical, column=0, size=6),))
@@ -66,23 +59,25 @@ def random_batch(size: int, seed: int = 0, longest: int = 4) -> Batch:
         history_label=torch.randint(2, (size, longest), generator=generator).float() * mask,
         history_age=mask.float(),
         mask=mask,
-        users=Features(torch.arange(8)[:, None], torch.zeros(8, 0)),
-        items=random_items(generator),
-        popular=torch.tensor([1]),
+        catalogue=Catalogue(
+            users=Features(torch.arange(8)[:, None], torch.zeros(8, 0)),
+            items=random_items(generator),
+            sampling_pool=torch.tensor([1]),
+        ),
     )
 
 
 def look_up(side: SideEmbedding, features: Features, row: int) -> Tensor:
     """(F, D), one field and one value after another."""
-    found = []
+    fields = []
     for field in side.side.fields:
         if field.kind is FeatureKind.numeric:
-            found.append(float(features.values[row, field.column]) * side.direction[field.column])
+            fields.append(float(features.values[row, field.column]) * side.direction[field.column])
             continue
         ids = features.ids[row, field.column : field.column + field.width].tolist()
         vectors = [side.table.weight[index] for index in ids if index != PADDING]
-        found.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(side.table.embedding_dim))
-    return torch.stack(found)
+        fields.append(torch.stack(vectors).mean(0) if vectors else torch.zeros(side.table.embedding_dim))
+    return torch.stack(fields)
 
 
 def wide(embed: FeatureEmbedding) -> FeatureEmbedding:
@@ -100,15 +95,15 @@ def embed() -> FeatureEmbedding:
 
 
 def test_a_field_is_a_row_a_mean_over_values_or_a_number_times_a_vector(embed: FeatureEmbedding) -> None:
-    items = random_batch(1).items
+    items = random_batch(1).catalogue.items
     expected = torch.stack([look_up(embed.sides["item"], items, row) for row in range(N_ITEMS + 1)])
     torch.testing.assert_close(embed.sides["item"](items), expected)
 
 
 def test_a_side_of_plain_ids_is_a_look_up(embed: FeatureEmbedding) -> None:
     ids = torch.tensor([[0], [5], [1]])
-    found = embed.sides["user"](Features(ids, torch.zeros(3, 0)))
-    torch.testing.assert_close(found, embed.sides["user"].table.weight[ids])
+    vectors = embed.sides["user"](Features(ids, torch.zeros(3, 0)))
+    torch.testing.assert_close(vectors, embed.sides["user"].table.weight[ids])
 
 
 def test_a_side_of_numbers_alone_needs_no_ids() -> None:
@@ -122,15 +117,15 @@ def test_fields_are_those_of_user_target_and_context_in_the_order_of_the_schema(
     batch = random_batch(6)
     expected = [
         torch.cat([
-            look_up(embed.sides["user"], batch.users, int(batch.user[row])),
-            look_up(embed.sides["item"], batch.items, int(batch.target[row])),
+            look_up(embed.sides["user"], batch.catalogue.users, int(batch.user[row])),
+            look_up(embed.sides["item"], batch.catalogue.items, int(batch.target[row])),
             look_up(embed.sides["context"], batch.context, row),
         ])
         for row in range(6)
     ]  # fmt: skip
-    found = embed.fields(batch)
-    assert found.shape == (6, embed.n_fields, D) == (6, 1 + 5 + 2, D)
-    torch.testing.assert_close(found, torch.stack(expected))
+    fields = embed.fields(batch)
+    assert fields.shape == (6, embed.n_fields, D) == (6, 1 + 5 + 2, D)
+    torch.testing.assert_close(fields, torch.stack(expected))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -142,36 +137,36 @@ def test_rows_equal_a_direct_look_up_gradients_included(
     index = torch.randint(N_ITEMS + 1, shape, generator=torch.Generator().manual_seed(1))
     factor = torch.randn(*shape, 5, D, generator=torch.Generator().manual_seed(2))
     side.table.sparse = sparse
-    found = embed.rows("item", batch.items, index)
-    (found * factor).sum().backward()
+    vectors = embed.rows("item", batch.catalogue.items, index)
+    (vectors * factor).sum().backward()
     gradients = [parameter.grad.to_dense() for parameter in side.parameters() if parameter.grad is not None]
     side.zero_grad()
     side.table.sparse = False
     flat = index.flatten()
-    direct = side(Features(batch.items.ids[flat], batch.items.values[flat])).view(*shape, 5, D)
+    direct = side(Features(batch.catalogue.items.ids[flat], batch.catalogue.items.values[flat])).view(*shape, 5, D)
     (direct * factor).sum().backward()
-    torch.testing.assert_close(found, direct)
+    torch.testing.assert_close(vectors, direct)
     torch.testing.assert_close(gradients, [parameter.grad for parameter in side.parameters()])
 
 
 def test_a_sparse_gradient_names_the_rows_of_the_batch_alone(embed: FeatureEmbedding) -> None:
-    """What lazy Adam moves and mini-batch-aware L2 decays."""
+    """What lazy Adam updates and mini-batch-aware L2 decays."""
     batch, side = random_batch(4), embed.sides["item"]
     side.table.sparse = True
     index = torch.full((40,), 4)
-    embed.rows("item", batch.items, index).sum().backward()
+    embed.rows("item", batch.catalogue.items, index).sum().backward()
     assert side.table.weight.grad is not None
     named = set(side.table.weight.grad.coalesce().indices()[0].tolist())
-    assert named == set(batch.items.ids[4].tolist()) - {PADDING}
+    assert named == set(batch.catalogue.items.ids[4].tolist()) - {PADDING}
 
 
 def test_padding_has_no_vector_and_no_gradient(embed: FeatureEmbedding) -> None:
     batch = random_batch(4)
     for index in (torch.zeros(2, 2, dtype=torch.long), torch.zeros(40, dtype=torch.long), batch.history):
         embed.zero_grad()
-        found = embed.rows("item", batch.items, index)
-        assert not found[index == 0].any()
-        found.square().sum().backward()
+        vectors = embed.rows("item", batch.catalogue.items, index)
+        assert not vectors[index == 0].any()
+        vectors.square().sum().backward()
         gradient = embed.sides["item"].table.weight.grad
         assert gradient is not None and not gradient[PADDING].any()
     assert gradient.any()
@@ -194,8 +189,8 @@ def test_linear_sums_a_weight_for_each_field() -> None:
     sides = linear.weights.sides
     expected = [
         0.3
-        + look_up(sides["user"], batch.users, int(batch.user[row])).sum()
-        + look_up(sides["item"], batch.items, int(batch.target[row])).sum()
+        + look_up(sides["user"], batch.catalogue.users, int(batch.user[row])).sum()
+        + look_up(sides["item"], batch.catalogue.items, int(batch.target[row])).sum()
         + look_up(sides["context"], batch.context, row).sum()
         for row in range(5)
     ]
@@ -211,26 +206,22 @@ def test_a_sequence_is_items_side_by_side_with_a_vector_for_each_label(size: int
     profile, target, history = sequence(batch)
     sides = sequence.embed.sides
     for row in range(size):
-        user = look_up(sides["user"], batch.users, int(batch.user[row])).flatten()
+        user = look_up(sides["user"], batch.catalogue.users, int(batch.user[row])).flatten()
         context = look_up(sides["context"], batch.context, row).flatten()
         torch.testing.assert_close(profile[row], torch.cat([user, context]))
-        torch.testing.assert_close(target[row], look_up(sides["item"], batch.items, int(batch.target[row])).flatten())
+        torch.testing.assert_close(
+            target[row], look_up(sides["item"], batch.catalogue.items, int(batch.target[row])).flatten()
+        )
         for step in range(batch.history.shape[1]):
-            expected = look_up(sides["item"], batch.items, int(batch.history[row, step])).flatten()
+            expected = look_up(sides["item"], batch.catalogue.items, int(batch.history[row, step])).flatten()
             if sequence.label is not None and batch.mask[row, step]:
                 expected = expected + sequence.label.weight[1 + int(batch.history_label[row, step])]
             torch.testing.assert_close(history[row, step], expected)
     assert not history[~batch.mask].any()
-    assert (profile.shape[1], target.shape[1]) == (sequence.n_profile, sequence.n_item)
+    assert (profile.shape[1], target.shape[1]) == (sequence.profile_dim, sequence.item_dim)
 
 
 def test_a_batch_without_any_history_has_one_of_length_0() -> None:
     sequence, batch = SequenceEmbedding(SCHEMA, D, True), random_batch(3, longest=0)
     _, target, history = sequence(batch)
     assert (target.shape, history.shape) == ((3, 5 * D), (3, 0, 5 * D))
-
-
-def test_a_model_of_items_refuses_a_table() -> None:
-    require_items(SCHEMA, "din")
-    with pytest.raises(ConfigError, match=r"model = din: .* this dataset is a table"):
-        require_items(Schema(context=CONTEXT), "din")

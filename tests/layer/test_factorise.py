@@ -25,11 +25,11 @@ def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return torch.tensor(row[order]), torch.tensor(column[order]), torch.tensor(value), torch.tensor(factors)
 
 
-def distinct(row: Tensor, column: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def unique(row: Tensor, column: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each pair once, with a confidence above 1."""
-    pairs, place = np.unique(row * M + column, return_index=True)
+    pairs, first = np.unique(row * M + column, return_index=True)
     pairs = torch.tensor(pairs)
-    return pairs // M, pairs % M, 1 + value[place].abs()
+    return pairs // M, pairs % M, 1 + value[first].abs()
 
 
 def dense(row: Tensor, column: Tensor, confidence: Tensor) -> np.ndarray:
@@ -41,32 +41,32 @@ def dense(row: Tensor, column: Tensor, confidence: Tensor) -> np.ndarray:
 
 def test_weighted_half_step_is_the_ridge_regression_of_each_row(drawn: tuple) -> None:
     row, column, value, factors = drawn
-    found = weighted_ridge(Rows(row, column, R), factors, value, STRENGTH)
+    factors_of_rows = weighted_ridge(Rows(row, column, R), factors, value, STRENGTH)
     for i in range(R):
         y, r = factors[column[row == i]].numpy(), value[row == i].numpy()
         if len(r):  # ridge as least squares over the observations and D rows sqrt(l n) I of value 0
             stacked = np.concatenate([y, np.sqrt(STRENGTH * len(r)) * np.eye(D)])
             wanted = np.linalg.lstsq(stacked, np.concatenate([r, np.zeros(D)]), rcond=None)[0]
-            np.testing.assert_allclose(found[i], wanted, rtol=1e-9)
+            np.testing.assert_allclose(factors_of_rows[i], wanted, rtol=1e-9)
 
 
 def test_confident_half_step_is_the_dense_solve_over_all_cells(drawn: tuple) -> None:
     row, column, value, factors = drawn
-    row, column, confidence = distinct(row, column, value)
-    found = confident_ridge(Rows(row, column, R), factors, confidence, STRENGTH)
+    row, column, confidence = unique(row, column, value)
+    factors_of_rows = confident_ridge(Rows(row, column, R), factors, confidence, STRENGTH)
     c, y = dense(row, column, confidence), factors.numpy()
     for i in range(R):
         observed = np.zeros(M)
         observed[column[row == i]] = 1
         wanted = np.linalg.solve(y.T @ np.diag(c[i]) @ y + STRENGTH * np.eye(D), y.T @ (c[i] * observed))
-        np.testing.assert_allclose(found[i], wanted, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(factors_of_rows[i], wanted, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("half_step", [weighted_ridge, confident_ridge])
 def test_row_without_observations_is_0(half_step: Callable[..., Tensor], drawn: tuple) -> None:
     row, column, value, factors = drawn
-    found = half_step(Rows(row, column, R), factors, value.abs() + 1, STRENGTH)
-    assert (found[0] == 0).all() and found[1:].any(1).all()
+    solution = half_step(Rows(row, column, R), factors, value.abs() + 1, STRENGTH)
+    assert (solution[0] == 0).all() and solution[1:].any(1).all()
 
 
 def test_no_observations_at_all_leave_0(drawn: tuple) -> None:
@@ -111,7 +111,7 @@ def test_as_many_rows_at_a_time_as_their_observations_and_matrices_leave_room_fo
 def test_rows_gathered_together_differ_by_less_than_twice() -> None:
     count = torch.tensor([0, 1, 2, 3, 4, 5, 8, 9, 17])
     rows = Rows(torch.arange(9).repeat_interleave(count), torch.zeros(int(count.sum()), dtype=torch.long), 9)
-    assert {length: count[each].tolist() for length, each in rows.groups} == {
+    assert {length: count[group].tolist() for length, group in rows.groups} == {
         1: [1], 2: [2], 4: [3, 4], 8: [5, 8], 16: [9], 32: [17],
     }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_weighted_loss_never_rises(drawn: tuple) -> None:
 
 def test_confident_loss_never_rises(drawn: tuple) -> None:
     row, column, value, y = drawn
-    row, column, confidence = distinct(row, column, value)
+    row, column, confidence = unique(row, column, value)
     by_row, by_column = Rows(row, column, R), Rows(column, row, M)
     c, p = dense(row, column, confidence), np.zeros((R, M))
     p[row, column] = 1

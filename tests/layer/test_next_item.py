@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor
 
 from recexp.dataset.batch import Batch, Features
@@ -41,8 +42,8 @@ def head(dataset: Dataset) -> Callable[..., NextItem]:
 
     def head(vectors: Vectors, draw: Draw | None = None) -> NextItem:
         module = NextItem(vectors, H, D, dataset.schema.n_items, draw)
-        for each in module.parameters():
-            torch.nn.init.normal_(each)
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter)
         return module
 
     return head
@@ -54,22 +55,22 @@ def states_of(batch: Batch) -> Tensor:
 
 def pairs(batch: Batch) -> list[tuple[int, int, int]]:
     """(row, s, item id of event s + 1), one by one."""
-    found = []
+    triples = []
     for row, length in enumerate(batch.mask.sum(1).tolist()):
-        found += [(row, s, int(batch.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
-    return found
+        triples += [(row, s, int(batch.catalogue.items.ids[batch.history[row, s + 1], 0])) for s in range(length - 1)]
+    return triples
 
 
 def logits_of(module: NextItem, item: SideEmbedding, state: Tensor) -> dict[int, float]:
     """The logit of each known item by its id."""
-    found = {}
+    logits = {}
     for i in range(FIRST, FIRST + len(module.bias)):
         if module.own is None:
             z = (module.project.weight @ state) @ item.table.weight[i]
         else:
             z = module.own.weight[i - FIRST] @ state
-        found[i] = (z + module.bias[i - FIRST]).item()
-    return found
+        logits[i] = (z + module.bias[i - FIRST]).item()
+    return logits
 
 
 @each_vectors
@@ -92,8 +93,8 @@ def test_sampled_loss_counts_each_drawn_item_by_its_expected_number(
     torch.manual_seed(1)
     loss = module(states, mixed, item)
     torch.manual_seed(1)
-    drawn = mixed.items.ids[mixed.draw_items(torch.zeros(20)), 0].tolist()
-    trained = mixed.items.ids[mixed.popular, 0].tolist()
+    drawn = mixed.catalogue.items.ids[mixed.catalogue.draw_items(torch.zeros(20)), 0].tolist()
+    trained = mixed.catalogue.items.ids[mixed.catalogue.sampling_pool, 0].tolist()
     expected = {i: 20 * trained.count(i) / len(trained) for i in drawn}
     surprise, hits = [], 0
     for row, s, following in pairs(mixed):
@@ -129,15 +130,19 @@ def test_many_draws_approach_the_full_loss_and_gradient_though_items_are_not_equ
     sampled.load_state_dict(full.state_dict())
     losses = [module(states, mixed, item) for module in (full, sampled)]
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
-    wanted, found = (torch.autograd.grad(loss, states)[0] for loss in losses)
-    assert (wanted - found).norm() < 0.05 * wanted.norm()
+    wanted, estimate = (torch.autograd.grad(loss, states)[0] for loss in losses)
+    assert (wanted - estimate).norm() < 0.05 * wanted.norm()
 
 
 def test_expected_numbers_are_those_of_the_training_events_that_batches_come_with(mixed: Batch) -> None:
     draw = Draw(6)
-    for popular in (mixed.popular, mixed.popular[:5], mixed.popular[:1]):
-        drawn, log_expected = draw(replace(mixed, popular=popular))
-        trained = (mixed.items.ids[popular, 0] - FIRST).tolist()
+    for popular in (
+        mixed.catalogue.sampling_pool,
+        mixed.catalogue.sampling_pool[:5],
+        mixed.catalogue.sampling_pool[:1],
+    ):
+        drawn, log_expected = draw(with_catalogue(mixed, sampling_pool=popular))
+        trained = (mixed.catalogue.items.ids[popular, 0] - FIRST).tolist()
         wanted = [6 * trained.count(i) / len(trained) for i in drawn.tolist()]
         torch.testing.assert_close(log_expected.exp(), torch.tensor(wanted))
 
@@ -153,7 +158,7 @@ def test_next_item_drawn_by_chance_does_not_count_against_itself(
     head: Callable, item: SideEmbedding, mixed: Batch
 ) -> None:
     only = mixed.history[mixed.mask][0]
-    batch = replace(mixed, popular=only[None], history=torch.where(mixed.mask, only, 0))
+    batch = replace(with_catalogue(mixed, sampling_pool=only[None]), history=torch.where(mixed.mask, only, 0))
     assert head(Vectors.tied, Draw(4))(states_of(batch), batch, item).item() == 0
 
 
@@ -188,10 +193,10 @@ def test_target_and_last_state_play_no_part(
 def test_unknown_next_item_is_no_pair(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
     module, states = head(Vectors.tied, draw), states_of(mixed)
     forgotten = int(mixed.history[-1, 3])
-    ids = mixed.items.ids.clone()
+    ids = mixed.catalogue.items.ids.clone()
     ids[forgotten, 0] = UNKNOWN
-    known = mixed.popular[mixed.popular != forgotten]
-    batch = replace(mixed, items=Features(ids, mixed.items.values), popular=known)
+    trained = mixed.catalogue.sampling_pool[mixed.catalogue.sampling_pool != forgotten]
+    batch = with_catalogue(mixed, items=Features(ids, mixed.catalogue.items.values), sampling_pool=trained)
     (gradient,) = torch.autograd.grad(module(states, batch, item), states)
     wanted = mixed.mask[:, 1:] & (mixed.history[:, 1:] != forgotten)
     assert torch.equal(gradient[:, :-1].any(2), wanted)
@@ -229,17 +234,17 @@ def test_loss_is_0_where_no_history_has_two_events(
         loss = module(states, batch, item)
         assert loss.item() == 0
         gradients = torch.autograd.grad(loss, [states, *module.parameters()], allow_unused=True)
-        assert not any(each.any() for each in gradients if each is not None)
+        assert not any(gradient.any() for gradient in gradients if gradient is not None)
 
 
 @each_draw
 def test_items_are_judged_at_pairs_alone(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
     module = head(Vectors.tied, draw)
-    judged = []
-    found = module.logits
-    module.logits = lambda query, index, item: judged.append(len(query)) or found(query, index, item)
+    n_scored = []
+    logits = module.logits
+    module.logits = lambda query, index, item: n_scored.append(len(query)) or logits(query, index, item)
     module(states_of(mixed), mixed, item)
-    assert judged == [len(pairs(mixed))]
+    assert n_scored == [len(pairs(mixed))]
 
 
 @each_draw
@@ -269,13 +274,13 @@ def test_deterministic_mode_repeats_the_gradient(
     module, states = head(Vectors.tied, draw), states_of(mixed)
     torch.use_deterministic_algorithms(True)
     try:
-        found = []
+        gradients = []
         for _ in range(2):
             torch.manual_seed(1)
-            found.append(torch.autograd.grad(module(states, mixed, item), [states, item.table.weight]))
+            gradients.append(torch.autograd.grad(module(states, mixed, item), [states, item.table.weight]))
     finally:
         torch.use_deterministic_algorithms(False)
-    assert all(torch.equal(*each) for each in zip(*found, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 def test_losses_of_logits_of_16_bits_are_taken_in_32() -> None:

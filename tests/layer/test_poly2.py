@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from recexp.config import Config, FeatureKind
-from recexp.dataset.batch import Batch, Batches, Features
+from recexp.config import Config
+from recexp.dataset.batch import Batch, Batches, Catalogue, Features
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Field, Schema, Side
 from recexp.layer.poly2 import Poly2
@@ -19,18 +20,22 @@ Bag = dict[int, float]
 
 def bags(schema: Schema, batch: Batch, row: int) -> list[Bag]:
     """Each field of a sample as ids and coefficients."""
-    found = []
-    rows = {"user": (batch.users, batch.user), "item": (batch.items, batch.target), "context": (batch.context, None)}
+    sample = []
+    rows = {
+        "user": (batch.catalogue.users, batch.user),
+        "item": (batch.catalogue.items, batch.target),
+        "context": (batch.context, None),
+    }
     for name, (features, index) in rows.items():
         for field in getattr(schema, name).fields:
             at = row if index is None else int(index[row])
             if field.numeric:
-                found.append({FIRST: float(features.values[at, field.column])})
+                sample.append({FIRST: float(features.values[at, field.column])})
             else:
                 ids = features.ids[at, field.column : field.column + field.width].tolist()
-                known = [id_ for id_ in ids if id_ != PADDING]
-                found.append({id_: known.count(id_) / len(known) for id_ in known})
-    return found
+                values = [id_ for id_ in ids if id_ != PADDING]
+                sample.append({id_: values.count(id_) / len(values) for id_ in values})
+    return sample
 
 
 def crosses(sample: list[Bag]) -> Iterator[tuple[tuple[int, int, int, int], float]]:
@@ -70,16 +75,16 @@ def require_dense(schema: Schema, batch: Batch) -> int:
     """The layer equals a sum over a dictionary that holds a weight for each cross; their number."""
     samples = [list(crosses(bags(schema, batch, row))) for row in range(len(batch))]
     n_buckets = 2**22
-    places = {cross: hashed(cross, n_buckets) for sample in samples for cross, _ in sample}
-    assert len(set(places.values())) == len(places)  # without collisions
-    dense = {cross: float(n) for n, cross in enumerate(places, start=1)}
+    buckets = {cross: hashed(cross, n_buckets) for sample in samples for cross, _ in sample}
+    assert len(set(buckets.values())) == len(buckets)  # without collisions
+    dense = {cross: float(n) for n, cross in enumerate(buckets, start=1)}
     poly2 = filled(schema, 1)
     poly2.table = nn.Embedding.from_pretrained(torch.zeros(n_buckets, 1))
-    for cross, place in places.items():
-        poly2.table.weight[place] = dense[cross]
+    for cross, bucket in buckets.items():
+        poly2.table.weight[bucket] = dense[cross]
     wanted = [sum(dense[cross] * product for cross, product in sample) for sample in samples]
     torch.testing.assert_close(poly2(batch), torch.tensor(wanted), rtol=1e-5, atol=1e-3)
-    return len(places)
+    return len(buckets)
 
 
 def test_without_collisions_each_cross_of_two_fields_has_a_weight(dataset: Dataset, mixed: Batch) -> None:
@@ -110,7 +115,7 @@ def test_each_pair_of_fields_counts_once_and_none_with_itself(dataset: Dataset, 
 
 def test_padding_contributes_nothing(dataset: Dataset, mixed: Batch) -> None:
     padded = replace(mixed, target=torch.zeros_like(mixed.target))
-    assert not padded.items.ids[0].any()
+    assert not padded.catalogue.items.ids[0].any()
     without = replace(dataset.schema, item=Side())
     assert require_dense(dataset.schema, padded) >= require_dense(without, padded) > 10
 
@@ -121,17 +126,17 @@ def test_order_and_repetition_within_a_bag_are_those_of_a_mean() -> None:
     schema = Schema(context=Side(fields=(site, tags)))
     ids = torch.tensor([[2, 4, 5, 0], [2, 5, 4, 0], [2, 4, 0, 0], [2, 4, 4, 0], [2, 0, 0, 0]])
     poly2 = filled(schema, 2**12)
-    found = poly2(context_only(Features(ids, torch.zeros(5, 0)))).tolist()
+    logits = poly2(context_only(Features(ids, torch.zeros(5, 0)))).tolist()
     one, other = (poly2.table.weight[hashed((0, 2, 1, tag), 2**12), 0].item() for tag in (4, 5))
-    assert found == pytest.approx([(one + other) / 2, (one + other) / 2, one, one, 0])
+    assert logits == pytest.approx([(one + other) / 2, (one + other) / 2, one, one, 0])
 
 
 def context_only(features: Features) -> Batch:
     none = torch.zeros((len(features.ids), 0), dtype=torch.long)
     empty = Features(none, none.float())
     return Batch(label=torch.zeros(len(none)), user=none, target=none, context=features, history=none,
-                 history_label=none.float(), history_age=none.float(), mask=none.bool(), users=empty, items=empty,
-                 popular=none[:, 0:0].flatten())  # fmt: skip
+                 history_label=none.float(), history_age=none.float(), mask=none.bool(),
+                 catalogue=Catalogue(empty, empty, none[:, 0:0].flatten()))  # fmt: skip
 
 
 def test_linear_part_is_added(dataset: Dataset, mixed: Batch) -> None:
@@ -141,44 +146,44 @@ def test_linear_part_is_added(dataset: Dataset, mixed: Batch) -> None:
     assert poly2(mixed).abs().sum() > 0
 
 
-def places(schema: Schema, ids: torch.Tensor, n_buckets: int = LARGE) -> torch.Tensor:
+def buckets(schema: Schema, ids: torch.Tensor, n_buckets: int = LARGE) -> torch.Tensor:
     poly2 = Poly2(schema, 1)
     poly2.table.num_embeddings = n_buckets
     return poly2.buckets(ids)
 
 
 def fields(n: int) -> Schema:
-    each = (Field(name=f"f{i}", kind=FeatureKind.categorical, column=i, offset=10 * i, size=10) for i in range(n))
-    return Schema(context=Side(fields=tuple(each)))
+    fields = (Field(name=f"f{i}", kind=FeatureKind.categorical, column=i, offset=10 * i, size=10) for i in range(n))
+    return Schema(context=Side(fields=tuple(fields)))
 
 
 def test_hash_is_that_of_pythons_integers_within_range() -> None:
     random = torch.Generator().manual_seed(0)
     ids = torch.randint(2**31, (50, 3), generator=random)
     for n_buckets in (7, 2**18, LARGE):
-        found = places(fields(3), ids, n_buckets)
-        wanted = [
+        actual = buckets(fields(3), ids, n_buckets)
+        expected = [
             [hashed((i, row[i], j, row[j]), n_buckets) for i, j in ((0, 1), (0, 2), (1, 2))] for row in ids.tolist()
         ]
-        assert found.tolist() == wanted
-        assert found.min() >= 0 and found.max() < n_buckets
+        assert actual.tolist() == expected
+        assert actual.min() >= 0 and actual.max() < n_buckets
 
 
 def test_hash_never_changes() -> None:
     """A saved model finds its weights by it."""
-    assert places(fields(2), torch.tensor([[2, 13]]), 2**18).tolist() == [[138834]]
+    assert buckets(fields(2), torch.tensor([[2, 13]]), 2**18).tolist() == [[138834]]
 
 
 def test_shared_ids_of_different_fields_are_not_confused() -> None:
     same = torch.full((1, 6), UNKNOWN)
-    found = places(fields(6), same)
-    assert len(torch.unique(found)) == 15
-    swapped = places(fields(2), torch.tensor([[5, 9], [9, 5]]))
+    used = buckets(fields(6), same)
+    assert len(torch.unique(used)) == 15
+    swapped = buckets(fields(2), torch.tensor([[5, 9], [9, 5]]))
     assert swapped[0] != swapped[1]
 
 
 def test_hash_spreads_over_all_buckets() -> None:
     grid = torch.cartesian_prod(torch.arange(FIRST, 202), torch.arange(FIRST, 202))  # 40,000 crosses
-    counts = torch.bincount(places(fields(2), grid, 400).flatten(), minlength=400)
+    counts = torch.bincount(buckets(fields(2), grid, 400).flatten(), minlength=400)
     deviation = (counts - 100).double().square().sum() / 100  # chi squared, 399 degrees of freedom
     assert 300 < deviation < 510

@@ -54,13 +54,13 @@ def test_sinusoid_of_far_positions_keeps_its_digits():
 
 
 def test_positions_look_their_vectors_up():
-    places = distance(MASK)
+    positions = distance(MASK)
     fixed, learnt = Sinusoid(L, D), LearntPosition(L, D, 0.1)
-    assert torch.equal(fixed(places)[0, 1], sinusoid(L, D)[4])
-    assert torch.equal(learnt(places)[3, 0], learnt.table.weight[2])
-    assert fixed(places).shape == learnt(places).shape == (B, L, D)
+    assert torch.equal(fixed(positions)[0, 1], sinusoid(L, D)[4])
+    assert torch.equal(learnt(positions)[3, 0], learnt.table.weight[2])
+    assert fixed(positions).shape == learnt(positions).shape == (B, L, D)
     assert not fixed.state_dict() and not list(fixed.parameters())
-    assert fixed.double()(places).dtype == torch.float64  # a buffer, so it moves with the module
+    assert fixed.double()(positions).dtype == torch.float64  # a buffer, so it moves with the module
 
 
 def test_age_buckets_are_powers_of_2():

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.layer import recurrent
+from recexp.kernel import gru as kernel
+from recexp.kernel.gru import active
 from recexp.layer.lookup import Events
-from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent, active, last
+from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent, last
 
 B, L, N, H = 5, 6, 3, 4
 LENGTH = torch.tensor([6, 1, 0, 3, 2])
@@ -21,7 +22,7 @@ def seed() -> None:
 
 @pytest.fixture(autouse=True)
 def rows_are_passed_over_in_small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent, "active", functools.partial(active, multiple=1))
+    monkeypatch.setattr(kernel, "active", functools.partial(active, multiple=1))
 
 
 def naive(gru: AttentionGRU, inputs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -34,8 +35,8 @@ def naive(gru: AttentionGRU, inputs: Tensor, weights: Tensor, mask: Tensor) -> T
             xr, xz, xn = F.linear(x_s, gru.weight_ih, gru.bias_ih).chunk(3)
             hr, hz, hn = F.linear(h, gru.weight_hh, gru.bias_hh).chunk(3)
             u, n = 1 - torch.sigmoid(xz + hz), torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
-            share = {GRUType.augru: a[s] * u, GRUType.agru: a[s], GRUType.aigru: u}[gru.kind]
-            h = (1 - share) * h + share * n
+            k = {GRUType.augru: a[s] * u, GRUType.agru: a[s], GRUType.aigru: u}[gru.kind]
+            h = (1 - k) * h + k * n
         states.append(h)
     return torch.stack(states)
 
@@ -199,11 +200,11 @@ def test_under_bfloat16_autocast_products_are_rounded_and_states_are_not(kind, i
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [0, 3, 4, 1, 2]], ids=["any order", "longest first"])
 @pytest.mark.parametrize("cell", Cell)
-def test_states_over_distinct_events_equal_those_of_each_event(cell, order):
-    module, mask, place = Recurrent(cell, N, H), MASK[order], torch.randint(7, (B, L))
+def test_states_over_unique_events_equal_those_of_each_event(cell, order):
+    module, mask, index = Recurrent(cell, N, H), MASK[order], torch.randint(7, (B, L))
     vectors = torch.randn(7, N, requires_grad=True)
     leaves = [vectors, *module.parameters()]
-    found, expected = module.over(Events(vectors, place), mask)[mask], module.cell(vectors[place])[0][mask]
+    found, expected = module.over(Events(vectors, index), mask)[mask], module.cell(vectors[index])[0][mask]
     torch.testing.assert_close(found, expected)
     cotangent = torch.randn_like(expected)
     for one, other in zip(
@@ -275,6 +276,19 @@ def test_recurrent_runs_under_bfloat16_autocast(cell):
         state = last(module(inputs), MASK)
     state.float().sum().backward()
     assert state.isfinite().all() and inputs.grad.isfinite().all()
+
+
+def test_lstm_under_bfloat16_autocast_is_in_32_bits():
+    module, inputs = Recurrent(Cell.lstm, N, H), torch.randn(B, L, N, requires_grad=True)
+    gradients = []
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            states = module(inputs)
+        assert states.dtype == torch.float32
+        gradients.append([states, *torch.autograd.grad(states.square().sum(), [inputs, *module.parameters()])])
+    assert all(map(torch.equal, *gradients))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(inputs.bfloat16()).isfinite().all()
 
 
 def test_last_gathers_what_stands_before_the_padding():

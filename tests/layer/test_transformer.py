@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.layer import product, transformer
+from recexp.kernel import attention as kernel
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
 from recexp.layer.position import AgePosition, LearntPosition, distance
@@ -172,7 +172,7 @@ def test_no_kernel_is_asked_what_it_makes_of_a_row_all_masked(monkeypatch):
 
     module, (query, memory), seen = attention(), draw(), some_seen()
     expected = module(query, memory, seen)
-    monkeypatch.setattr(transformer, "SHORT", 0)
+    monkeypatch.setattr(kernel, "SHORT", 0)
     monkeypatch.setattr(F, "scaled_dot_product_attention", textbook)
     found = module(query.requires_grad_(), memory, seen)
     torch.testing.assert_close(found, expected)
@@ -185,7 +185,7 @@ def test_short_sequences_are_attended_to_as_long_ones(monkeypatch, dropout):
     (query, memory), seen = draw(), some_seen()
     module = MultiHeadAttention(D, HEADS, dropout).eval()
     expected = module(query, memory, seen)
-    monkeypatch.setattr(transformer, "SHORT", 0)
+    monkeypatch.setattr(kernel, "SHORT", 0)
     torch.testing.assert_close(module(query, memory, seen), expected)
 
 
@@ -552,7 +552,7 @@ def test_the_last_position_alone_equals_that_of_the_whole_output(norm, layers):
 
 
 def sources() -> list[Events]:
-    """A batch of few distinct vectors and one of positions, places of the second counted from the end."""
+    """Few unique vectors, and vectors of positions that are counted from the end."""
     vectors, positions = torch.randn(3, D, requires_grad=True), torch.randn(L, D, requires_grad=True)
     return [Events(vectors, torch.randint(3, (B, L))), Events(positions, distance(torch.ones(B, L)).long())]
 
@@ -560,16 +560,16 @@ def sources() -> list[Events]:
 @each_norm
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("read", ["all", "causal", "last"])
-def test_products_of_distinct_vectors_are_those_of_each_position(norm, layers, read):
+def test_products_of_unique_vectors_are_those_of_each_position(norm, layers, read):
     encoder = stir(Encoder(layers, D, HEADS, HIDDEN, Activation.relu, 0.0, norm))
     parts, mask = sources(), MASK.clone()
-    x = sum(each.embedded() for each in parts)
+    x = sum(each.expanded() for each in parts)
     if read == "last":
         mask[:, -1] = True
-        found, wanted = encoder.last(x, mask, parts), encoder.last(x, mask)
+        found, wanted = encoder.last(parts, mask), encoder.last(x, mask)
     else:
         seen = causal(mask) if read == "causal" else mask
-        found, wanted = encoder(x, mask, seen, parts), encoder(x, mask, seen)
+        found, wanted = encoder(parts, mask, seen), encoder(x, mask, seen)
     torch.testing.assert_close(found, wanted)
     aim = torch.randn_like(found)
     inputs = [*encoder.parameters(), *(each.vectors for each in parts)]
@@ -582,7 +582,7 @@ def test_products_of_distinct_vectors_are_those_of_each_position(norm, layers, r
 
 
 @pytest.mark.parametrize("read", ["all", "last"])
-def test_the_first_layer_multiplies_each_distinct_vector_once(read, monkeypatch):
+def test_the_first_layer_multiplies_each_unique_vector_once(read, monkeypatch):
     encoder, parts, mask = Encoder(2, D, HEADS, HIDDEN, Activation.relu, 0.0, Norm.post), sources(), MASK.clone()
     mask[:, -1] = True
     rows = []
@@ -591,14 +591,12 @@ def test_the_first_layer_multiplies_each_distinct_vector_once(read, monkeypatch)
     def spy(x, weight, bias=None):
         if any(weight is key or len(weight) > D for key in keys):  # alone, or above the values
             rows.append(x.shape[:-1].numel())
-        return true_product(x, weight, bias)
+        return product(x, weight, bias)
 
-    true_product = product.product
-    monkeypatch.setattr(product, "product", spy)
-    monkeypatch.setattr(transformer, "product", spy)
-    x = sum(each.embedded() for each in parts)
+    product = kernel.product
+    monkeypatch.setattr(kernel, "product", spy)
     if read == "last":
-        encoder.last(x, mask, parts)
+        encoder.last(parts, mask)
     else:
-        encoder(x, mask, mask, parts)
+        encoder(parts, mask, mask)
     assert rows == [3, L, B * L]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from recexp.logger import Guarded, figures
+from recexp.logger import Guarded, numbers
 
 LINES = [
     {"stage": "als", "epoch": 1, "losses": {}, "valid": {"auc": 0.5, "gauc": None}},
@@ -30,13 +30,13 @@ class Told:
         self.points = dict(enumerate(points, 1))
         return "http://bob:secret@there/"
 
-    def epoch(self, step, figures):
+    def epoch(self, step, metrics):
         self.call("epoch")
-        self.points[step] = figures
+        self.points[step] = metrics
 
-    def end(self, step, figures, state):
+    def end(self, step, metrics, state):
         self.call("end")
-        self.ended = (step, figures, state)
+        self.ended = (step, metrics, state)
 
     def call(self, name):
         self.calls.append(name)
@@ -53,9 +53,9 @@ def fill(logger: Guarded) -> None:
     logger.close("finished")
 
 
-def test_figures_are_numbers_by_path():
+def test_numbers_are_named_by_path():
     tree = {"a": 1, "b": {"c@d": 0.5, "e": None, "f": "text", "g": True, "h": {"i": 2}}}
-    assert dict(figures(tree)) == {"a": 1, "b/c@d": 0.5, "b/h/i": 2}
+    assert dict(numbers(tree)) == {"a": 1, "b/c@d": 0.5, "b/h/i": 2}
 
 
 def test_steps_go_on_over_stages_and_a_stage_is_told_by_its_place():

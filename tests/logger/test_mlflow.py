@@ -12,9 +12,9 @@ import pytest
 from recorder import untimed
 
 import recexp
-from recexp.cli import log_to_terminal
 from recexp.error import ConfigError
 from recexp.logger.mlflow import MLflow
+from recexp.terminal import log_to_terminal
 
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 

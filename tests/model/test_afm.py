@@ -23,8 +23,8 @@ def afm(make: Make) -> Make:
 
     def afm(**options: object) -> nn.Module:
         model = make("afm", embedding_std=0.8, **options).eval()
-        for each in (model.hidden.bias, model.score.weight, model.predict.weight, model.linear.bias):
-            nn.init.normal_(each)
+        for parameter in (model.hidden.bias, model.score.weight, model.predict.weight, model.linear.bias):
+            nn.init.normal_(parameter)
         return model
 
     return afm
@@ -39,7 +39,7 @@ def by_pairs(model: nn.Module, batch: Batch, field_vectors: Vectors) -> tuple[Te
         e = field_vectors(model.embed, batch, row)
         products = [e[i] * e[j] for i in range(len(e)) for j in range(i + 1, len(e))]
         raw = [torch.exp(h @ torch.relu(W @ p + b)) for p in products]  # eq. 5
-        a = [each / sum(raw) for each in raw]
+        a = [weight / sum(raw) for weight in raw]
         pooled = sum(weight * p for weight, p in zip(a, products, strict=True))
         linear = model.linear.bias + sum(field_vectors(model.linear.weights, batch, row))
         logits.append(linear + q @ pooled)  # eq. 6
@@ -96,8 +96,8 @@ def test_h_of_0_leaves_the_mean_of_pairs(afm: Make, mixed: Batch, field_vectors:
     for row in range(len(mixed)):
         e = field_vectors(model.embed, mixed, row)
         means.append(q @ torch.stack([a * b for a, b in combinations(e, 2)]).mean(0))
-    found = model(mixed).logits - model.linear(mixed)
-    torch.testing.assert_close(found, torch.stack(means), rtol=1e-5, atol=1e-5)
+    interactions = model(mixed).logits - model.linear(mixed)
+    torch.testing.assert_close(interactions, torch.stack(means), rtol=1e-5, atol=1e-5)
 
 
 def test_h_of_0_and_q_of_ones_make_it_fm_over_the_number_of_pairs(afm: Make, make: Make, mixed: Batch) -> None:
@@ -106,8 +106,8 @@ def test_h_of_0_and_q_of_ones_make_it_fm_over_the_number_of_pairs(afm: Make, mak
     nn.init.ones_(model.predict.weight)
     assert not machine.load_state_dict(model.state_dict(), strict=False).missing_keys
     linear = model.linear(mixed)
-    found = linear + len(model.pairs) * (model(mixed).logits - linear)
-    torch.testing.assert_close(found, machine(mixed).logits, rtol=1e-5, atol=1e-5)
+    summed = linear + len(model.pairs) * (model(mixed).logits - linear)
+    torch.testing.assert_close(summed, machine(mixed).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_new_model_starts_at_the_number_of_pairs_in_place_of_their_mean(make: Make) -> None:
@@ -130,11 +130,11 @@ def test_dropout_hides_parts_of_the_weighted_sum_and_no_weight(afm: Make, mixed:
     kept = 2 * (whole.logits - linear)
     model.train()
     torch.manual_seed(0)
-    found = model(mixed)
-    assert torch.equal(found.parts["attention"], whole.parts["attention"])
-    hidden = found.logits == linear
+    output = model(mixed)
+    assert torch.equal(output.parts["attention"], whole.parts["attention"])
+    hidden = output.logits == linear
     assert hidden.any() and not hidden.all()
-    torch.testing.assert_close((found.logits - linear)[~hidden], kept[~hidden], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close((output.logits - linear)[~hidden], kept[~hidden], rtol=1e-4, atol=1e-5)
 
 
 def test_attention_l2_is_half_the_square_of_w_alone(afm: Make, mixed: Batch) -> None:

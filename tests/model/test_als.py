@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder
 from torch import Tensor, nn
 
@@ -38,15 +39,15 @@ def factors(model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 def events(training: Batch) -> list[tuple[int, int, float]]:
     """User id, item id and label of each."""
-    user, item = training.users.ids[training.user, 0], training.items.ids[training.target, 0]
+    user, item = training.catalogue.users.ids[training.user, 0], training.catalogue.items.ids[training.target, 0]
     return list(zip(user.tolist(), item.tolist(), training.label.tolist(), strict=True))
 
 
 def planted(training: Batch, n_events: int, label: Callable[[Tensor, Tensor], Tensor]) -> Batch:
     """Random events of the dataset's users and items, labelled by a law."""
     generator = torch.Generator().manual_seed(0)
-    user = torch.randint(1, len(training.users.ids), (n_events,), generator=generator)
-    item = torch.randint(1, len(training.items.ids), (n_events,), generator=generator)
+    user = torch.randint(1, len(training.catalogue.users.ids), (n_events,), generator=generator)
+    item = torch.randint(1, len(training.catalogue.items.ids), (n_events,), generator=generator)
     return replace(training, user=user, target=item, label=label(user, item))
 
 
@@ -80,9 +81,9 @@ def test_biases_are_alternating_smoothed_means(make: Make, batches: Batches) -> 
     model = fit(make("als", smoothing=3.0, iterations=2), batches.training())
     mean, b_user, b_item = biases_by_hand(batches.training(), 3.0, 2)
     assert float(model.mean) == pytest.approx(mean)
-    for found, wanted in ((model.user_bias, b_user), (model.item_bias, b_item)):
-        known = [wanted.get(each, 0.0) for each in range(len(found))]
-        torch.testing.assert_close(found, torch.tensor(known), rtol=1e-4, atol=1e-6)
+    for bias, wanted in ((model.user_bias, b_user), (model.item_bias, b_item)):
+        expected = [wanted.get(id_, 0.0) for id_ in range(len(bias))]
+        torch.testing.assert_close(bias, torch.tensor(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_one_iteration_is_a_ridge_for_each_user_then_one_for_each_item(make: Make, batches: Batches) -> None:
@@ -130,7 +131,7 @@ def test_implicit_score_has_no_biases(make: Make, batches: Batches, mixed: Batch
 def test_events_of_label_0_are_not_observed_by_implicit(make: Make, batches: Batches) -> None:
     training = batches.training()
     liked = {name: getattr(training, name)[training.label == 1] for name in ("user", "target", "label")}
-    models = [fit(make("als", feedback=Feedback.implicit), each) for each in (training, replace(training, **liked))]
+    models = [fit(make("als", feedback=Feedback.implicit), rows) for rows in (training, replace(training, **liked))]
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
 
 
@@ -159,14 +160,19 @@ def test_objective_falls_from_iteration_to_iteration(feedback: Feedback, make: M
 def test_planted_preferences_of_rank_2_are_recovered(make: Make, batches: Batches) -> None:
     generator = torch.Generator().manual_seed(1)
     training = batches.training()
-    a, b = (torch.randn(len(side.ids), 2, generator=generator) for side in (training.users, training.items))
+    a, b = (
+        torch.randn(len(side.ids), 2, generator=generator)
+        for side in (training.catalogue.users, training.catalogue.items)
+    )
 
     def likes(user: Tensor, item: Tensor) -> Tensor:
         return ((a[user] * b[item]).sum(1) > 0).float()
 
     model = fit(make("als", embedding_dim=4, regularisation=0.02), planted(training, 3000, likes))
     users, items = torch.meshgrid(
-        torch.arange(1, len(training.users.ids)), torch.arange(1, len(training.items.ids)), indexing="ij"
+        torch.arange(1, len(training.catalogue.users.ids)),
+        torch.arange(1, len(training.catalogue.items.ids)),
+        indexing="ij",
     )
     every = planted(training, 1, likes)
     every = replace(every, user=users.flatten(), target=items.flatten())
@@ -184,10 +190,12 @@ def test_unknown_user_and_item_have_neither_factor_nor_bias(
     model = fit(make("als", feedback=feedback), batches.training())
     for table in factors(model):
         assert not table[:FIRST].any() and table[FIRST:].any(1).all()
-    neither = model(replace(mixed, users=unknown(mixed.users), items=unknown(mixed.items))).logits
+    neither = model(
+        with_catalogue(mixed, users=unknown(mixed.catalogue.users), items=unknown(mixed.catalogue.items))
+    ).logits
     torch.testing.assert_close(neither, (4 * (model.mean - 0.5)).expand(len(mixed)))
-    item_alone = model(replace(mixed, users=unknown(mixed.users))).logits
-    item = mixed.items.ids[mixed.target, 0]
+    item_alone = model(with_catalogue(mixed, users=unknown(mixed.catalogue.users))).logits
+    item = mixed.catalogue.items.ids[mixed.target, 0]
     torch.testing.assert_close(item_alone, 4 * (model.mean + model.item_bias[item] - 0.5))
 
 
@@ -217,12 +225,12 @@ def test_trainer_fits_training_rows_alone_in_one_stage(
     compose: Callable[..., Config], make: Make, dataset: Dataset, tmp_path: Path
 ) -> None:
     label = dataset.log.label.copy()
-    label[dataset.log.part != 0] = 1
+    label[dataset.log.split != 0] = 1
     models = []
-    for name, each in (("own", dataset), ("other", replace(dataset, log=replace(dataset.log, label=label)))):
+    for name, data in (("own", dataset), ("other", replace(dataset, log=replace(dataset.log, label=label)))):
         model, recorder = make("als"), Recorder(tmp_path / name)
         trainer = Trainer(compose().trainer, torch.device("cpu"), 0)
-        trainer.fit(model, Batches(each, compose().dataset), {"target": 1.0}, 0.0, recorder)
+        trainer.fit(model, Batches(data, compose().dataset), {"target": 1.0}, 0.0, recorder)
         assert [line["stage"] for line in recorder.lines] == ["als"]
         models.append(model)
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)

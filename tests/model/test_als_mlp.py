@@ -39,7 +39,7 @@ def tables(model: nn.Module) -> dict[str, Tensor]:
 
 def pairs(model: nn.Module, batch: Batch) -> list[list[Tensor]]:
     """The scaled factors of user and target of each sample, looked up one by one."""
-    ids = {"user": batch.users.ids[batch.user, 0], "item": batch.items.ids[batch.target, 0]}
+    ids = {"user": batch.catalogue.users.ids[batch.user, 0], "item": batch.catalogue.items.ids[batch.target, 0]}
     side = {name: model.scale[n, 0] * table for n, (name, table) in enumerate(tables(model).items())}
     return [[side[name][ids[name][row]] for name in SIDES] for row in range(len(batch))]
 
@@ -101,7 +101,7 @@ def test_rows_that_nothing_was_observed_of_do_not_count_in_the_scale(make: Make,
     model = make("als_mlp")
     model.fit(replace(training, **rest))
     item = tables(model)["item"]
-    assert not item[training.items.ids[training.target[0], 0]].any()
+    assert not item[training.catalogue.items.ids[training.target[0], 0]].any()
     met = item[item.any(1)]
     assert float((model.scale[1] * met).square().mean().sqrt()) == pytest.approx(0.1, rel=1e-5)
 

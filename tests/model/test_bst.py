@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor, nn
 
-from recexp.config import FeatureKind
 from recexp.dataset.batch import Batch
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import Field, Schema, Side
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.lookup import Events
-from recexp.layer.transformer import Norm
+from recexp.layer.transformer import Norm, Residual, hide
+from recexp.model import losses
 from recexp.model.bst import Position, Reading, side_by_side
 
 Make = Callable[..., nn.Module]
@@ -52,7 +54,7 @@ def test_logit_equals_a_plain_loop_over_rows_heads_and_positions(
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
         events = [*history[row, :length], target[row]]
         ages = [*mixed.history_age[row, :length].tolist(), 0.0]
-        x = [plain_place(model, position, event, ages[s], length - s) for s, event in enumerate(events)]
+        x = [plain_position(model, position, event, ages[s], length - s) for s, event in enumerate(events)]
         y = plain_encoder(model.encoder, torch.stack(x), n_heads=4, norm=norm)
         blank = [torch.zeros_like(y[0])] * (model.n_positions - len(y))
         read = {
@@ -67,19 +69,22 @@ def test_logit_equals_a_plain_loop_over_rows_heads_and_positions(
 
 def in_double(batch: Batch) -> Batch:
     """The batch with its numeric features in double precision."""
-    sides = {name: getattr(batch, name) for name in ("users", "items", "context")}
-    return replace(batch, **{name: replace(each, values=each.values.double()) for name, each in sides.items()})
+    users, items, context = (
+        replace(features, values=features.values.double())
+        for features in (batch.catalogue.users, batch.catalogue.items, batch.context)
+    )
+    return replace(with_catalogue(batch, users=users, items=items), context=context)
 
 
-def plain_place(model: nn.Module, position: Position, event: Tensor, age: float, distance: int) -> Tensor:
+def plain_position(model: nn.Module, position: Position, event: Tensor, age: float, distance: int) -> Tensor:
     """Sec. 2.1: the event with its age's vector beside it, or its distance's added."""
     if position is Position.none:
         return event
     if position is Position.age:
         bucket = min(k for k in range(40) if age < 2 ** (k + 1) - 1)
-        return torch.cat([event, model.place.table.weight[bucket]])
+        return torch.cat([event, model.position.table.weight[bucket]])
     if position is Position.learnt:
-        return event + model.place.table.weight[distance]
+        return event + model.position.table.weight[distance]
     dim = len(event)
     angles = [distance / 10000 ** ((j - j % 2) / dim) for j in range(dim)]
     return event + torch.tensor([(math.cos if j % 2 else math.sin)(angle) for j, angle in enumerate(angles)])
@@ -101,7 +106,7 @@ def plain_encoder(encoder: nn.Module, x: Tensor, n_heads: int, norm: Norm) -> li
 def plain_attention(attend: nn.Module, x: Tensor, n_heads: int) -> Tensor:
     """Each query (W,) of x (n, W), head by head."""
     size = x.shape[1] // n_heads
-    found = []
+    outputs = []
     for query in x:
         heads = []
         for head in range(n_heads):
@@ -109,8 +114,8 @@ def plain_attention(attend: nn.Module, x: Tensor, n_heads: int) -> Tensor:
             w_q, w_k, w_v = (getattr(attend, name).weight[of] for name in ("query", "key", "value"))
             exps = ((x @ w_k.T) @ (w_q @ query) / size**0.5).exp()  # (n,)
             heads.append(exps / exps.sum() @ (x @ w_v.T))
-        found.append(attend.output.weight @ torch.cat(heads))
-    return torch.stack(found)
+        outputs.append(attend.output.weight @ torch.cat(heads))
+    return torch.stack(outputs)
 
 
 def plain_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -140,10 +145,15 @@ def test_without_values_the_output_at_the_target_sees_the_target_alone(
     assert torch.equal(changed, other.target != mixed.target)
 
 
-def test_equal_scores_make_it_mean_pooling(bst: Make, mixed: Batch) -> None:
+def test_equal_scores_without_layer_norm_make_it_mean_pooling(
+    bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plain_residual(self: nn.Module, x: Tensor, mask: Tensor, outer: nn.Module, inner: Callable) -> Tensor:
+        return hide(x + outer(inner(x)), mask)
+
+    monkeypatch.setattr(Residual, "forward", plain_residual)
     model = bst(position=Position.none, n_heads=1)
     (layer,) = model.encoder.layers
-    layer.attended.norm = layer.transformed.norm = nn.Identity()
     nn.init.zeros_(layer.attend.query.weight)
     for same in (layer.attend.value, layer.attend.output):
         nn.init.eye_(same.weight)
@@ -163,11 +173,11 @@ def test_every_event_counts_and_no_padding(
     position: Position, output: Reading, bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = bst(position=position, output=output)
-    events = model.embed.together(mixed).embedded().detach().requires_grad_()  # (B, L + 1, E): a vector each
-    place = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
-    monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), place))
+    events = model.embed.together(mixed).expanded().detach().requires_grad_()  # (B, L + 1, E): a vector each
+    index = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
+    monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), index))
     model(mixed).logits.sum().backward()
-    assert torch.equal(events.grad.any(2), torch.cat([mixed.mask, torch.ones(len(place), 1, dtype=torch.bool)], 1))
+    assert torch.equal(events.grad.any(2), torch.cat([mixed.mask, torch.ones(len(index), 1, dtype=torch.bool)], 1))
 
 
 @pytest.mark.parametrize("output", [Reading.target, Reading.mean])
@@ -207,7 +217,7 @@ def test_age_of_the_events_counts_as_position_alone(position: Position, bst: Mak
 def test_ages_of_one_bucket_are_the_same(bst: Make, mixed: Batch) -> None:
     model = bst(position=Position.age)
     fill = [replace(mixed, history_age=torch.full_like(mixed.history_age, age)) for age in (1023.0, 2046.0, 2047.0)]
-    first, final, following = (model(each).logits for each in fill)
+    first, final, following = (model(batch).logits for batch in fill)
     assert torch.equal(first, final)
     assert torch.equal(first != following, mixed.mask.any(1))
 
@@ -215,7 +225,7 @@ def test_ages_of_one_bucket_are_the_same(bst: Make, mixed: Batch) -> None:
 def test_ages_beyond_any_history_share_the_last_bucket(bst: Make, mixed: Batch) -> None:
     model = bst(position=Position.age)
     fill = [replace(mixed, history_age=torch.full_like(mixed.history_age, age)) for age in (2.0**38, 2.0**39, 1e30)]
-    before, first, final = (model(each).logits for each in fill)
+    before, first, final = (model(batch).logits for batch in fill)
     assert torch.equal(first, final)
     assert torch.equal(before != first, mixed.mask.any(1))
 
@@ -231,11 +241,11 @@ def test_without_events_all_outputs_are_that_at_the_target(
     model = models[Reading.target]
     models[Reading.mean].load_state_dict(model.state_dict())
     wide = models[Reading.all]
-    wide.load_state_dict({name: each for name, each in model.state_dict().items() if name != "mlp.linears.0.weight"},
-                         strict=False)  # fmt: skip
+    shared = {name: tensor for name, tensor in model.state_dict().items() if name != "mlp.linears.0.weight"}
+    wide.load_state_dict(shared, strict=False)
     weight, n = model.mlp.first.weight.detach(), model.encoder.layers[0].attended.norm.weight.numel()
     wide_weight = torch.randn_like(wide.mlp.first.weight)  # of distances where no event is
-    wide_weight[:, :n], wide_weight[:, -model.embed.n_profile :] = weight[:, :n], weight[:, n:]
+    wide_weight[:, :n], wide_weight[:, -model.embed.profile_dim :] = weight[:, :n], weight[:, n:]
     wide.mlp.first.weight.data = wide_weight
     wanted = model(batch).logits
     for other in (models[Reading.mean], wide):
@@ -251,8 +261,8 @@ def test_the_same_distance_from_the_target_stands_in_the_same_place() -> None:
 
 def test_labels_of_the_history_count_if_asked(bst: Make, mixed: Batch) -> None:
     flipped = replace(mixed, history_label=1 - mixed.history_label)
-    known, blind = bst(), bst(history_labels=False)
-    assert torch.equal(known(flipped).logits != known(mixed).logits, mixed.mask.any(1))
+    labelled, blind = bst(), bst(history_labels=False)
+    assert torch.equal(labelled(flipped).logits != labelled(mixed).logits, mixed.mask.any(1))
     assert torch.equal(blind(flipped).logits, blind(mixed).logits)
 
 
@@ -264,7 +274,7 @@ def test_two_deterministic_runs_are_equal_to_the_bit(
     def run() -> list[Tensor]:
         model = make("bst", position=position, output=output)
         out = model(mixed)
-        model.losses(out, mixed)["target"].backward()
+        losses(model, out, mixed)["target"].backward()
         return [out.logits, *(each.grad for each in model.parameters())]
 
     before = torch.are_deterministic_algorithms_enabled()
@@ -314,13 +324,13 @@ def test_activation_is_that_of_encoder_and_mlp(activation: Activation, make: Mak
 def test_sizes_and_dropout_are_those_asked_for(make: Make) -> None:
     model = make("bst", n_layers=3, feedforward_size=7, hidden_sizes=[5, 4], dropout=0.3)
     assert [layer.transform.first.weight.shape for layer in model.encoder.layers] == [(7, 96)] * 3
-    assert [each.weight.shape[0] for each in model.mlp.linears] == [5, 4, 1]
-    assert [each.p for each in model.modules() if isinstance(each, nn.Dropout)] == [0.3] * (3 * 4 + 2)
+    assert [linear.weight.shape[0] for linear in model.mlp.linears] == [5, 4, 1]
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.3] * (3 * 4 + 2)
 
 
 def test_vectors_are_drawn_with_the_std(make: Make) -> None:
-    aged, learnt = (make("bst", position=each, embedding_std=0.5) for each in (Position.age, Position.learnt))
-    for table in (aged.embed.embed.sides["user"].table, aged.place.table, learnt.place.table):
+    aged, learnt = (make("bst", position=position, embedding_std=0.5) for position in (Position.age, Position.learnt))
+    for table in (aged.embed.embed.sides["user"].table, aged.position.table, learnt.position.table):
         assert table.weight.std().item() == pytest.approx(0.5, rel=0.1)
 
 

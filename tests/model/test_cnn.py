@@ -29,10 +29,10 @@ def layers(
 ) -> nn.Module:
     """Convolutions whose biases are not 0."""
     torch.manual_seed(1)
-    found = along(n_fields, dim, channels, kernel_size, kind)
-    for convolution in found.convolutions:
+    layers = along(n_fields, dim, channels, kernel_size, kind)
+    for convolution in layers.convolutions:
         nn.init.normal_(convolution.bias)
-    return found
+    return layers
 
 
 def parameters(convolution: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -68,8 +68,8 @@ def along_fields_by_loop(model: nn.Module, e: Tensor) -> Tensor:
         for layer, convolution in enumerate(model.convolutions, start=1):
             weight, bias = parameters(convolution)
             n_out, n_in, k = weight.shape
-            share = 1 - Fraction(layer, n_layers) ** (n_layers - layer)
-            p = ceil(share * n_fields) if layer < n_layers else min(3, n_fields)
+            kept_fraction = 1 - Fraction(layer, n_layers) ** (n_layers - layer)
+            p = ceil(kept_fraction * n_fields) if layer < n_layers else min(3, n_fields)
             out = []
             for c in range(n_out):
                 y = [bias[c] + sum(weight[c, i, j] * x[i, at + j]
@@ -107,12 +107,12 @@ def test_kernel_of_1_along_dim_is_a_matrix_over_fields() -> None:
 
 @torch.no_grad()
 def test_permuting_fields_along_dim_equals_permuting_channels() -> None:
-    model, e, place = layers(AlongDim, 5, 4, [3, 2], 3), draw(2, 5, 4), [3, 0, 4, 1, 2]
+    model, e, order = layers(AlongDim, 5, 4, [3, 2], 3), draw(2, 5, 4), [3, 0, 4, 1, 2]
     wanted = model(e)
-    assert not torch.allclose(model(e[:, place]), wanted)
+    assert not torch.allclose(model(e[:, order]), wanted)
     first = model.convolutions[0]
-    first.weight.copy_(first.weight[:, place])
-    torch.testing.assert_close(model(e[:, place]), wanted)
+    first.weight.copy_(first.weight[:, order])
+    torch.testing.assert_close(model(e[:, order]), wanted)
 
 
 def test_numbers_of_a_vector_do_not_meet_along_fields() -> None:
@@ -124,9 +124,9 @@ def test_numbers_of_a_vector_do_not_meet_along_fields() -> None:
 
 
 def test_numbers_of_a_vector_share_kernels_along_fields() -> None:
-    model, e, place = layers(AlongFields, 5, 4, [3, 2], 2), draw(2, 5, 4), [2, 3, 1, 0]
+    model, e, order = layers(AlongFields, 5, 4, [3, 2], 2), draw(2, 5, 4), [2, 3, 1, 0]
     x = model(e).unflatten(1, (4, -1))  # (B, D, C p)
-    torch.testing.assert_close(model(e[:, :, place]), x[:, place].flatten(1))
+    torch.testing.assert_close(model(e[:, :, order]), x[:, order].flatten(1))
 
 
 def test_p_max_keeps_the_order() -> None:
@@ -170,7 +170,7 @@ def test_batch_of_one_keeps_its_dimension(
 ) -> None:
     model = make("cnn", axis=axis, embedding_dim=1, channels=[1], hidden_sizes=[1]).eval()
     alone = [model(gather([row])).logits for row in mixed_rows]
-    assert all(each.shape == (1,) for each in alone)
+    assert all(logits.shape == (1,) for logits in alone)
     torch.testing.assert_close(torch.cat(alone), model(mixed).logits)
 
 

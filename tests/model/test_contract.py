@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from batches import with_catalogue
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from recexp import registry
 from recexp.config import ModelConfig
-from recexp.contract import all_unknown, in_closed_form, longer, step, with_garbage, without_draws
+from recexp.contract.measure import in_closed_form, step, without_draws
+from recexp.contract.variant import all_unknown, longer, with_garbage
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.embedding import SideEmbedding
-from recexp.model import Train, reads_history, stages
+from recexp.model import Inputs, Needs, Train, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
 MODELS = registry.names("model")
@@ -30,36 +32,40 @@ Gather = Callable[..., Batch]
 
 def variants() -> list[Any]:
     """Every model as its YAML has it, and with each member of each of its enums in turn."""
-    found = [pytest.param(name, {}, id=name) for name in MODELS]
+    variants = [pytest.param(name, {}, id=name) for name in MODELS]
     for name in MODELS:
         types = typing.get_type_hints(registry.get("model", name).Config)
         for option, hint in types.items():
             kind = next(iter(typing.get_args(hint)), hint) if type(None) in typing.get_args(hint) else hint
             if isinstance(kind, type) and issubclass(kind, Enum):
-                found += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in kind]
-    return found
+                variants += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in kind]
+    return variants
 
 
 each_model = pytest.mark.parametrize("name", MODELS)
 each_variant = pytest.mark.parametrize(("name", "options"), variants())
-blind_variant = pytest.mark.parametrize(
-    ("name", "options"), [each for each in variants() if not reads_history(registry.get("model", each.values[0]))]
+blind_variant, orderless_variant = (
+    pytest.mark.parametrize(
+        ("name", "options"),
+        [variant for variant in variants() if registry.get("model", variant.values[0]).needs.inputs in inputs],
+    )
+    for inputs in ((Inputs.fields, Inputs.ids), (Inputs.history,))
 )
 
 
 def require_sound(logits: Tensor, parts: dict[str, Tensor], gradients: dict[str, Tensor], n_rows: int) -> None:
     assert logits.shape == (n_rows,) and logits.dtype == torch.float32
     assert logits.isfinite().all()
-    for name, each in parts.items():
-        assert each.shape == () and each.isfinite(), name
-    for name, each in gradients.items():
-        assert each.isfinite().all(), name
+    for name, loss in parts.items():
+        assert loss.shape == () and loss.isfinite(), name
+    for name, gradient in gradients.items():
+        assert gradient.isfinite().all(), name
 
 
-def require_equal(found: tuple, wanted: tuple) -> None:
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found[1], wanted[1], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found[2], wanted[2], rtol=1e-3, atol=1e-6)
+def require_equal(actual: tuple, expected: tuple) -> None:
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual[2], expected[2], rtol=1e-3, atol=1e-6)
 
 
 def test_conf_holds_a_file_for_each_model_and_no_other() -> None:
@@ -72,6 +78,19 @@ def test_a_model_that_says_so_does_not_read_histories(name: str, options: dict, 
     histories = ("history", "history_label", "history_age", "mask")
     blind = replace(mixed, **{column: getattr(mixed, column)[:, :0] for column in histories})
     assert torch.equal(model(blind).logits, model(mixed).logits)
+
+
+@orderless_variant
+def test_a_model_of_histories_in_any_order_ignores_their_order(
+    name: str, options: dict, make: Make, mixed: Batch, reverse: Callable[[Batch], Batch]
+) -> None:
+    model = make(name, **options).eval()
+    torch.testing.assert_close(model(reverse(mixed)).logits, model(mixed).logits)
+
+
+@each_model
+def test_every_model_declares_what_it_needs(name: str) -> None:
+    assert isinstance(registry.get("model", name).needs, Needs)
 
 
 @each_model
@@ -140,7 +159,7 @@ def test_every_loss_switched_on_is_returned_and_finite(
     _, parts, _ = step(make(name, loss_weights=weights, **options), mixed)
     assert parts.keys() == weights.keys()
     assert "target" in parts
-    assert all(each.isfinite() for each in parts.values())
+    assert all(loss.isfinite() for loss in parts.values())
 
 
 @each_model
@@ -180,13 +199,13 @@ def test_all_parameters_are_trained_by_some_stage(name: str, make: Make, batches
     for stage in stages(model):
         if isinstance(stage, Train):
             named = stage.model.named_parameters()
-            trained |= {id(each) for parameter, each in named if parameter.startswith(stage.trained)}
+            trained |= {id(tensor) for parameter, tensor in named if parameter.startswith(stage.trained)}
         else:
-            before = [each.clone() for each in model.parameters()]
+            before = [tensor.clone() for tensor in model.parameters()]
             stage.fit(batches.training())
             after = zip(before, model.parameters(), strict=True)
-            trained |= {id(each) for old, each in after if not torch.equal(old, each)}
-    assert [parameter for parameter, each in model.named_parameters() if id(each) not in trained] == []
+            trained |= {id(tensor) for old, tensor in after if not torch.equal(old, tensor)}
+    assert [parameter for parameter, tensor in model.named_parameters() if id(tensor) not in trained] == []
 
 
 @each_variant
@@ -199,7 +218,7 @@ def test_content_of_padding_changes_nothing(name: str, options: dict, make: Make
 
 @each_variant
 def test_length_of_padding_changes_nothing(name: str, options: dict, make: Make, mixed: Batch) -> None:
-    batch = replace(mixed, popular=mixed.popular[:1])  # sampled items are all this one
+    batch = with_catalogue(mixed, sampling_pool=mixed.catalogue.sampling_pool[:1])  # sampled items are all this one
     model, same = without_draws(make(name, **options)), without_draws(make(name, **options))
     require_equal(step(model, longer(batch, 5)), step(same, batch))
     torch.testing.assert_close(model.eval()(longer(batch, 5)).logits, same.eval()(batch).logits, rtol=1e-5, atol=1e-6)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import with_catalogue
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch
@@ -30,8 +31,8 @@ def evolve(model: nn.Module, kind: GRUType, states: Tensor, weights: Tensor) -> 
         (x_r, x_z, x_n), (y_r, y_z, y_n) = x.chunk(3), y.chunk(3)
         n = torch.tanh(x_n + torch.sigmoid(x_r + y_r) * y_n)
         update = 1 - torch.sigmoid(x_z + y_z)  # u of the paper
-        share = {GRUType.augru: a * update, GRUType.agru: a, GRUType.aigru: update}[kind]
-        h = (1 - share) * h + share * n
+        gate = {GRUType.augru: a * update, GRUType.agru: a, GRUType.aigru: update}[kind]
+        h = (1 - gate) * h + gate * n
     return h
 
 
@@ -40,18 +41,18 @@ def evolve(model: nn.Module, kind: GRUType, states: Tensor, weights: Tensor) -> 
 def test_logit_follows_the_paper_step_by_step(kind: GRUType, pooling: Pooling | None, make: Make, mixed: Batch) -> None:
     model = make("dien", gru_type=kind, pooling=pooling).eval()
     profile, target, history = model.embed(mixed)
-    found = model(mixed)
+    output = model(mixed)
     logits = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
-        t, h, g = target[row], history[row, :length], found.parts["states"][row, :length]
+        t, h, g = target[row], history[row, :length], output.parts["states"][row, :length]
         scores = torch.stack([g_s @ model.project.weight @ t for g_s in g]) if length else torch.zeros(0)
         a = scores.exp() / scores.exp().sum()
-        torch.testing.assert_close(found.parts["weights"][row, :length], a)
+        torch.testing.assert_close(output.parts["weights"][row, :length], a)
         events = sum(h, torch.zeros_like(t)) / (max(1, length) if pooling is Pooling.mean else 1)
         interest = evolve(model, kind, g, a)
         pooled = [events, t * events] if pooling else []
         logits.append(model.mlp(torch.cat([interest, t, *pooled, profile[row]])[None])[0, 0])
-    torch.testing.assert_close(found.logits, torch.stack(logits), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output.logits, torch.stack(logits), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [GRUType.augru, GRUType.aigru])
@@ -61,7 +62,7 @@ def test_attention_of_1_makes_interest_the_state_of_a_gru(
     monkeypatch.setattr(dien, "weigh", lambda scores, mask, normalise: mask.float())
     model = make("dien", gru_type=kind, pooling=Pooling.sum).eval()
     gru = nn.GRU(model.evolve.weight_hh.shape[1], model.evolve.weight_hh.shape[1], batch_first=True)
-    gru.load_state_dict({f"{name}_l0": each for name, each in model.evolve.state_dict().items()})
+    gru.load_state_dict({f"{name}_l0": tensor for name, tensor in model.evolve.state_dict().items()})
     profile, target, history = model.embed(mixed)
     through = gru(model(mixed).parts["states"])[0]
     length = mixed.mask.sum(1)
@@ -106,10 +107,10 @@ def test_auxiliary_loss_is_the_mean_over_events_and_their_successors(
 ) -> None:
     model = make("dien", auxiliary=auxiliary).eval()
     item = int(mixed.history[mixed.mask][3])
-    batch = replace(mixed, popular=torch.tensor([item]))  # the only item that is ever sampled
+    batch = with_catalogue(mixed, sampling_pool=torch.tensor([item]))  # the only item that is ever sampled
     states = model(batch).parts["states"]
 
-    def judged(row: int, s: int, following: Tensor) -> Tensor:
+    def scored(row: int, s: int, following: Tensor) -> Tensor:
         embedded = model.embed.items(batch, following[None])[0]
         return model.next(torch.cat([states[row, s], embedded])[None])[0, 0]
 
@@ -117,12 +118,12 @@ def test_auxiliary_loss_is_the_mean_over_events_and_their_successors(
     for row, length in enumerate(batch.mask.sum(1).tolist()):
         for s in range(length - 1):
             following = batch.history[row, s + 1]
-            logit = judged(row, s, following)
+            logit = scored(row, s, following)
             y = batch.history_label[row, s + 1]
             by_label.append(-(y * F.logsigmoid(logit) + (1 - y) * F.logsigmoid(-logit)))
             real.append(-F.logsigmoid(logit))
             if int(following) != item:
-                fake.append(-F.logsigmoid(-judged(row, s, torch.tensor(item))))
+                fake.append(-F.logsigmoid(-scored(row, s, torch.tensor(item))))
     assert 0 < len(fake) < len(real)
     mean = {
         Auxiliary.labels: lambda: torch.stack(by_label).mean(),

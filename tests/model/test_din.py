@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Features
@@ -12,7 +13,8 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, meet_user, weigh
+from recexp.layer.attention import Attention, Normalise, each_its_own, meet_user, weigh
+from recexp.layer.lookup import Events
 from recexp.model.seq_pooling import Pooling
 
 Make = Callable[..., nn.Module]
@@ -25,8 +27,8 @@ class Constant(nn.Module):
         super().__init__()
         self.score = score
 
-    def forward(self, target: Tensor, history: Tensor, mask: Tensor) -> Tensor:
-        return torch.full(history.shape[:2], self.score)
+    def forward(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
+        return torch.full(events.index.shape, self.score)
 
 
 @pytest.fixture
@@ -88,8 +90,8 @@ def test_interest_depends_on_the_target_unless_attention_sees_the_history_alone(
     attention: Attention, din: Callable[..., nn.Module], mixed: Batch
 ) -> None:
     model = din(attention=attention)
-    _, target, history = model.embed(mixed)
-    change = model.attention(target.flip(0), history, mixed.mask) - model.attention(target, history, mixed.mask)
+    target, events = model.embed.events(mixed)
+    change = model.attention(target.flip(0), events, mixed.mask) - model.attention(target, events, mixed.mask)
     changed = (change[mixed.mask].abs() > 1e-6).any()
     assert bool(changed) == (attention not in (Attention.linear, Attention.mlp))
 
@@ -128,13 +130,14 @@ def test_user_takes_part_in_the_attention_if_asked(
 def test_user_joins_the_target_as_the_target_joins_an_event() -> None:
     torch.manual_seed(0)
     t, h, u = torch.randn(2, 3), torch.randn(2, 4, 3), torch.randn(2, 3)
-    multiplied, history = meet_user(Attention.multiply, t, h, u)
-    torch.testing.assert_close(multiplied[1] * history[1, 2], h[1, 2] * t[1] * u[1])
-    added, history = meet_user(Attention.add, t, h, u)
-    torch.testing.assert_close(added[0] + history[0, 3], h[0, 3] + t[0] + u[0])
-    alone, history = meet_user(Attention.mlp, t, h, u)
+    events = each_its_own(h)
+    multiplied, same = meet_user(Attention.multiply, t, events, u)
+    torch.testing.assert_close(multiplied[1] * same.expanded()[1, 2], h[1, 2] * t[1] * u[1])
+    added, same = meet_user(Attention.add, t, events, u)
+    torch.testing.assert_close(added[0] + same.expanded()[0, 3], h[0, 3] + t[0] + u[0])
+    alone, met = meet_user(Attention.mlp, t, events, u)
     assert torch.equal(alone, t)
-    torch.testing.assert_close(history[1, 0], h[1, 0] * u[1])
+    torch.testing.assert_close(met.expanded()[1, 0], h[1, 0] * u[1])
 
 
 def test_user_of_ones_changes_nothing(din: Callable[..., nn.Module], mixed: Batch) -> None:
@@ -147,7 +150,7 @@ def test_user_of_ones_changes_nothing(din: Callable[..., nn.Module], mixed: Batc
 def test_term_of_the_target_alone_cancels_under_softmax(mixed: Batch) -> None:
     scores = torch.randn(mixed.mask.shape, generator=torch.Generator().manual_seed(0))
     of_target = torch.randn(len(mixed), 1, generator=torch.Generator().manual_seed(1))
-    shifted, plain = (weigh(each, mixed.mask, Normalise.softmax) for each in (scores + of_target, scores))
+    shifted, plain = (weigh(logits, mixed.mask, Normalise.softmax) for logits in (scores + of_target, scores))
     torch.testing.assert_close(shifted, plain)
     unnormalised = weigh(scores + of_target, mixed.mask, Normalise.none)
     assert not torch.allclose(unnormalised, weigh(scores, mixed.mask, Normalise.none))
@@ -155,12 +158,8 @@ def test_term_of_the_target_alone_cancels_under_softmax(mixed: Batch) -> None:
 
 def test_ids_alone_see_no_feature(din: Callable[..., nn.Module], mixed: Batch) -> None:
     ids, features = din(features=False), din(features=True)
-    other = replace(
-        mixed,
-        users=blank(mixed.users),
-        items=blank(mixed.items),
-        context=blank(mixed.context, kept=0),
-    )
+    blanked = with_catalogue(mixed, users=blank(mixed.catalogue.users), items=blank(mixed.catalogue.items))
+    other = replace(blanked, context=blank(mixed.context, kept=0))
     assert torch.equal(ids(other).logits, ids(mixed).logits)
     assert (features(other).logits != features(mixed).logits).all()
 

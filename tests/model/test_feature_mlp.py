@@ -29,9 +29,9 @@ def by_rows(model: nn.Module, batch: Batch, field_vectors: Vectors) -> Tensor:
 class Permuted(nn.Module):
     """The fields of an embedding in another order."""
 
-    def __init__(self, embed: nn.Module, place: list[int]) -> None:
+    def __init__(self, embed: nn.Module, order: list[int]) -> None:
         super().__init__()
-        self.embed, self.place = embed, place
+        self.embed, self.place = embed, order
 
     def fields(self, batch: Batch) -> Tensor:
         return self.embed.fields(batch)[:, self.place]
@@ -54,11 +54,11 @@ def test_fields_of_a_table_stand_side_by_side_too(
 def test_permuting_fields_equals_permuting_columns_of_the_first_layer(make: Make, mixed: Batch) -> None:
     model = make("feature_mlp").eval()
     wanted = model(mixed).logits
-    place = torch.randperm(model.embed.n_fields, generator=torch.Generator().manual_seed(0)).tolist()
-    model.embed = Permuted(model.embed, place)
+    order = torch.randperm(model.embed.n_fields, generator=torch.Generator().manual_seed(0)).tolist()
+    model.embed = Permuted(model.embed, order)
     assert not torch.allclose(model(mixed).logits, wanted)
-    columns = model.mlp.first.weight.unflatten(1, (len(place), -1))  # (H, F, D)
-    model.mlp.first.weight.copy_(columns[:, place].flatten(1))
+    columns = model.mlp.first.weight.unflatten(1, (len(order), -1))  # (H, F, D)
+    model.mlp.first.weight.copy_(columns[:, order].flatten(1))
     torch.testing.assert_close(model(mixed).logits, wanted)
 
 

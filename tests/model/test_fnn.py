@@ -37,9 +37,9 @@ def fit(compose: Callable[..., Config], batches: Batches) -> Callable[[nn.Module
 
 def saved(recorder: Recorder, name: str) -> State:
     """The tensors of a checkpoint, by the names they have in the model."""
-    found = checkpoint.load(recorder.checkpoints, name, CPU)
-    assert found, name
-    return {key.removeprefix("model."): tensor for key, tensor in found[0].items() if key.startswith("model.")}
+    restored = checkpoint.load(recorder.checkpoints, name, CPU)
+    assert restored, name
+    return {key.removeprefix("model."): tensor for key, tensor in restored[0].items() if key.startswith("model.")}
 
 
 def changed(before: State, after: State) -> set[str]:
@@ -53,7 +53,7 @@ def by_fields(model: nn.Module, batch: Batch, field_vectors: Vectors) -> Tensor:
     logits = []
     for row in range(len(batch)):
         seen = [model.fm.linear.bias[None]]
-        w, e = (field_vectors(each, batch, row) for each in (model.fm.linear.weights, model.fm.embed))
+        w, e = (field_vectors(embed, batch, row) for embed in (model.fm.linear.weights, model.fm.embed))
         for w_i, e_i in zip(w, e, strict=True):
             seen += [w_i, e_i]
         logits.append(last.weight @ torch.relu(first.weight @ torch.cat(seen) + first.bias) + last.bias)
@@ -62,8 +62,8 @@ def by_fields(model: nn.Module, batch: Batch, field_vectors: Vectors) -> Tensor:
 
 def with_wide_weights(model: nn.Module) -> nn.Module:
     """The model with w0 and w_i that show in the logits."""
-    for each in model.fm.linear.parameters():
-        nn.init.normal_(each)
+    for parameter in model.fm.linear.parameters():
+        nn.init.normal_(parameter)
     for side in model.fm.linear.weights.sides.values():
         nn.init.zeros_(side.table.weight[0])  # padding
     return model.eval()
@@ -91,7 +91,7 @@ def test_stage_1_is_an_fm_to_the_bit(
     both, alone = Recorder(tmp_path / "fnn"), Recorder(tmp_path / "fm")
     fit(model, both)
     fit(machine, alone)
-    own = {name.removeprefix("fm."): each for name, each in saved(both, "fm").items() if name.startswith("fm.")}
+    own = {name.removeprefix("fm."): tensor for name, tensor in saved(both, "fm").items() if name.startswith("fm.")}
     assert same(own, saved(alone, "best"))
     assert [{**line, "stage": "train", "last_stage": True} for line in both.told[:2]] == alone.told
 
@@ -107,18 +107,18 @@ def test_each_stage_writes_its_lines_and_its_checkpoint(fnn: Make, fit: Callable
 
 def test_stage_1_leaves_the_mlp_as_it_was(fnn: Make, fit: Callable, tmp_path: Path) -> None:
     model, recorder = fnn(), Recorder(tmp_path / "checkpoints")
-    start = {name: each.clone() for name, each in model.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fit(model, recorder)
-    moved = changed(start, saved(recorder, "fm"))
-    assert moved == {name for name in start if name.startswith("fm.")}
+    trained = changed(start, saved(recorder, "fm"))
+    assert trained == {name for name in start if name.startswith("fm.")}
 
 
 def test_frozen_fm_keeps_its_bits_and_gets_no_gradient(fnn: Make, fit: Callable, tmp_path: Path) -> None:
     model, recorder = fnn(freeze=True), Recorder(tmp_path / "checkpoints")
     fit(model, recorder)
     for name in ("best", "last"):
-        moved = changed(saved(recorder, "fm"), saved(recorder, name))
-        assert moved == {name for name, _ in model.mlp.named_parameters(prefix="mlp")}
+        trained = changed(saved(recorder, "fm"), saved(recorder, name))
+        assert trained == {name for name, _ in model.mlp.named_parameters(prefix="mlp")}
     assert all(each.grad is None for each in model.fm.parameters())
     assert all(each.grad is not None for each in model.mlp.parameters())
 
@@ -141,10 +141,10 @@ def test_stopped_run_goes_on_to_the_same_figures(
         fit(fnn(freeze=freeze), other)
     other.then = lambda lines: None
     resumed = fnn(freeze=freeze, seed=9)  # weights come from the checkpoint
-    found = fit(resumed, other)
+    actual = fit(resumed, other)
     assert other.told == recorder.told
     assert same(resumed.state_dict(), whole.state_dict())
-    assert (found.valid, found.test) == (wanted.valid, wanted.test)
+    assert (actual.valid, actual.test) == (wanted.valid, wanted.test)
 
 
 def test_no_epoch_for_the_fm_is_refused(make: Make) -> None:

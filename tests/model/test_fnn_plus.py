@@ -62,7 +62,7 @@ def test_gradient_of_a_field_is_the_sum_of_the_others(
     model, batch = summed(make("fnn_plus", hidden_sizes=[])), gather([5])
     model(batch).logits.sum().backward()
     e = field_vectors(model.embed, batch, 0)
-    user = int(batch.users.ids[batch.user[0], 0])  # the first field's row of the table
+    user = int(batch.catalogue.users.ids[batch.user[0], 0])  # the first field's row of the table
     torch.testing.assert_close(model.embed.sides["user"].table.weight.grad[user], sum(e[1:]))
 
 

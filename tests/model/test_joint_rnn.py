@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import with_catalogue
 from torch import nn
 
 from recexp.dataset.batch import Batch, Features
@@ -14,6 +15,7 @@ from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.next_item import Vectors
 from recexp.layer.recurrent import Cell
+from recexp.model import losses
 from recexp.model.joint_rnn import Auxiliary, Head
 from recexp.model.rnn import Target
 
@@ -25,19 +27,19 @@ TARGET_ALONE = {"target": 1.0, "auxiliary": 0.0}
 @pytest.mark.parametrize("cell", Cell)
 def test_mlp_head_is_the_rnn_of_the_same_weights(cell: Cell, make: Make, mixed: Batch) -> None:
     model, rnn = make("joint_rnn", cell=cell, dropout=0.0), make("rnn", cell=cell, target=Target.concat, dropout=0.0)
-    rnn.load_state_dict({name: each for name, each in model.state_dict().items() if not name.startswith("next.")})
+    rnn.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if not name.startswith("next.")})
     assert torch.equal(model(mixed).logits, rnn(mixed).logits)
 
 
 def test_auxiliary_loss_of_weight_0_leaves_the_rnn(make: Make, mixed: Batch) -> None:
     model, rnn = make("joint_rnn", loss_weights=TARGET_ALONE, dropout=0.0), make("rnn", dropout=0.0)
     rnn.load_state_dict(model.state_dict())
-    found, wanted = (each.losses(each(mixed), mixed) for each in (model, rnn))
-    assert found.keys() == {"target"}
+    parts, wanted = (losses(network, network(mixed), mixed) for network in (model, rnn))
+    assert parts.keys() == {"target"}
     gradients = [
-        torch.autograd.grad(each["target"], list(m.parameters())) for m, each in ((model, found), (rnn, wanted))
+        torch.autograd.grad(returned["target"], list(m.parameters())) for m, returned in ((model, parts), (rnn, wanted))
     ]
-    assert torch.equal(found["target"], wanted["target"])
+    assert torch.equal(parts["target"], wanted["target"])
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
@@ -64,9 +66,11 @@ def with_users(make: Make, model: nn.Module, features: bool) -> nn.Module:
 
 def test_dot_head_knows_nothing_of_user_and_context(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", head=Head.dot).eval()
-    users = Features(torch.full_like(mixed.users.ids, UNKNOWN), torch.zeros_like(mixed.users.values))
+    users = Features(
+        torch.full_like(mixed.catalogue.users.ids, UNKNOWN), torch.zeros_like(mixed.catalogue.users.values)
+    )
     context = Features(torch.full_like(mixed.context.ids, UNKNOWN), torch.zeros_like(mixed.context.values))
-    assert torch.equal(model(replace(mixed, users=users, context=context)).logits, model(mixed).logits)
+    assert torch.equal(model(replace(with_catalogue(mixed, users=users), context=context)).logits, model(mixed).logits)
     assert list(model.embed.embed.sides) == ["item"]
 
 
@@ -76,12 +80,12 @@ def test_without_features_ids_alone_count(head: Head, make: Make, mixed: Batch) 
         others = torch.full_like(features.ids[:, 1:], UNKNOWN)
         return Features(torch.cat([features.ids[:, :1], others], 1), torch.zeros_like(features.values))
 
-    blank = replace(mixed, users=ids_alone(mixed.users), items=ids_alone(mixed.items))
+    blank = with_catalogue(mixed, users=ids_alone(mixed.catalogue.users), items=ids_alone(mixed.catalogue.items))
     blind = make("joint_rnn", head=head, features=False).eval()
     assert torch.equal(blind(blank).logits, blind(mixed).logits)
-    assert blind.embed.n_item == 16
-    known = make("joint_rnn", head=head, features=True).eval()
-    assert (known(blank).logits != known(mixed).logits).any()
+    assert blind.embed.item_dim == 16
+    featured = make("joint_rnn", head=head, features=True).eval()
+    assert (featured(blank).logits != featured(mixed).logits).any()
 
 
 @pytest.mark.parametrize("features", [True, False])
@@ -91,26 +95,26 @@ def test_auxiliary_loss_tells_the_item_of_the_next_event_from_all_others(
 ) -> None:
     model = make("joint_rnn", auxiliary=Auxiliary.next, output=output, features=features).eval()
     states = model.recurrent(model.embed(mixed)[2])
-    known = model.embed.embed.sides["item"].table.weight[2 : 2 + len(model.next.bias)]
-    each = []
+    vectors = model.embed.embed.sides["item"].table.weight[2 : 2 + len(model.next.bias)]
+    surprises = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
         for s in range(length - 1):
-            following = int(mixed.items.ids[mixed.history[row, s + 1], 0])
+            following = int(mixed.catalogue.items.ids[mixed.history[row, s + 1], 0])
             if output is Vectors.tied:
-                z = known @ (model.next.project.weight @ states[row, s])
+                z = vectors @ (model.next.project.weight @ states[row, s])
             else:
                 z = model.next.own.weight @ states[row, s]
-            each.append(F.cross_entropy(z + model.next.bias, torch.tensor(following - 2)))
+            surprises.append(F.cross_entropy(z + model.next.bias, torch.tensor(following - 2)))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
-    torch.testing.assert_close(loss, torch.stack(each).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, torch.stack(surprises).mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_sampled_loss_of_many_items_approaches_that_of_all(make: Make, mixed: Batch) -> None:
     full = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     sampled = make("joint_rnn", auxiliary=Auxiliary.sampled, n_sampled=20_000).eval()
-    losses = [model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled)]
-    assert not torch.equal(losses[1], losses[0])
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    whole, estimate = (model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled))
+    assert not torch.equal(estimate, whole)
+    torch.testing.assert_close(estimate, whole, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("cell", Cell)
@@ -129,7 +133,7 @@ def test_states_see_nothing_of_later_events(cell: Cell, make: Make, mixed: Batch
 
 def test_loss_has_no_gradient_by_events_after_those_it_judges(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
-    history = model.embed.events(mixed)[1].embedded().detach().requires_grad_()
+    history = model.embed.events(mixed)[1].expanded().detach().requires_grad_()
     upto = replace(mixed, mask=mixed.mask & (torch.arange(mixed.mask.shape[1]) <= 4))  # next items up to event 4
     loss = model.next(model.recurrent(history), upto, model.embed.embed.sides["item"])
     (gradient,) = torch.autograd.grad(loss, history)
@@ -149,9 +153,9 @@ def test_random_next_items_cost_about_the_logarithm_of_their_number(make: Make, 
 def test_target_is_no_next_item(make: Make, mixed: Batch) -> None:
     model = make("joint_rnn", auxiliary=Auxiliary.next).eval()
     elsewhere = replace(mixed, target=mixed.target % 40 + 1)
-    found, wanted = (model.losses(model(batch), batch) for batch in (elsewhere, mixed))
-    assert torch.equal(found["auxiliary"], wanted["auxiliary"])
-    assert not torch.equal(found["target"], wanted["target"])
+    moved, wanted = (model.losses(model(batch), batch) for batch in (elsewhere, mixed))
+    assert torch.equal(moved["auxiliary"], wanted["auxiliary"])
+    assert not torch.equal(moved["target"], wanted["target"])
 
 
 @pytest.mark.parametrize("head", Head)
@@ -181,15 +185,15 @@ def test_auxiliary_loss_alone_reaches_states_and_items(output: Vectors, make: Ma
 def test_history_without_events_has_a_state_of_0(head: Head, make: Make, gather: Gather, mixed_rows: list[int]) -> None:
     model = make("joint_rnn", head=head).eval()
     before = model(gather(mixed_rows[:2])).logits
-    for each in model.recurrent.parameters():
-        nn.init.normal_(each)
+    for parameter in model.recurrent.parameters():
+        nn.init.normal_(parameter)
     assert torch.equal(model(gather(mixed_rows[:2])).logits, before)
 
 
 def test_labels_of_the_history_count_if_asked(make: Make, mixed: Batch) -> None:
     flipped = replace(mixed, history_label=1 - mixed.history_label)
-    known, blind = make("joint_rnn").eval(), make("joint_rnn", history_labels=False).eval()
-    assert (known(flipped).logits != known(mixed).logits).tolist() == mixed.mask.any(1).tolist()
+    labelled, blind = make("joint_rnn").eval(), make("joint_rnn", history_labels=False).eval()
+    assert (labelled(flipped).logits != labelled(mixed).logits).tolist() == mixed.mask.any(1).tolist()
     assert torch.equal(blind(flipped).logits, blind(mixed).logits)
 
 

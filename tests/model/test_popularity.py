@@ -1,4 +1,4 @@
-"""The popularity floor against counts by hand."""
+"""The popularity baseline against counts by hand."""
 
 import math
 from collections.abc import Callable
@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from batches import with_catalogue
 from torch import nn
 
-from recexp.config import Config, LabelKind
+from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Features
+from recexp.dataset.config import LabelKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
@@ -27,10 +29,10 @@ def fit(model: nn.Module, batches: Batches) -> nn.Module:
 
 def counts(dataset: Dataset) -> dict[int, list[float]]:
     """The training labels of each item."""
-    found: dict[int, list[float]] = {item: [] for item in range(1, len(dataset.log.item_ids))}
+    labels: dict[int, list[float]] = {item: [] for item in range(1, len(dataset.log.items.ids))}
     for row in dataset.log.rows("train"):
-        found[int(dataset.log.item[row])].append(float(dataset.log.label[row]))
-    return found
+        labels[int(dataset.log.item[row])].append(float(dataset.log.label[row]))
+    return labels
 
 
 def logit(p: float) -> float:
@@ -40,7 +42,7 @@ def logit(p: float) -> float:
 def test_logit_is_the_smoothed_rate_of_the_item(make: Make, dataset: Dataset, batches: Batches, mixed: Batch) -> None:
     model = fit(make("popularity", smoothing=3.0), batches)
     labels = counts(dataset)
-    everything = [label for each in labels.values() for label in each]
+    everything = [label for of_item in labels.values() for label in of_item]
     rate = sum(everything) / len(everything)
     wanted = [logit((sum(labels[item]) + 3 * rate) / (len(labels[item]) + 3)) for item in mixed.target.tolist()]
     torch.testing.assert_close(model(mixed).logits, torch.tensor(wanted))
@@ -48,7 +50,9 @@ def test_logit_is_the_smoothed_rate_of_the_item(make: Make, dataset: Dataset, ba
 
 def test_unknown_item_gets_the_rate_of_all(make: Make, dataset: Dataset, batches: Batches, mixed: Batch) -> None:
     model = fit(make("popularity"), batches)
-    unknown = replace(mixed, items=Features(torch.full_like(mixed.items.ids, UNKNOWN), mixed.items.values))
+    unknown = with_catalogue(
+        mixed, items=Features(torch.full_like(mixed.catalogue.items.ids, UNKNOWN), mixed.catalogue.items.values)
+    )
     rate = float(dataset.log.label[dataset.log.rows("train")].mean())
     torch.testing.assert_close(model(unknown).logits, torch.full((len(mixed),), logit(rate)))
 
@@ -60,9 +64,9 @@ def test_large_smoothing_leaves_one_score_for_all(make: Make, batches: Batches, 
 
 def test_valid_and_test_rows_are_not_counted(compose: Callable[..., Config], make: Make, dataset: Dataset) -> None:
     label = dataset.log.label.copy()
-    label[dataset.log.part != 0] = 1
+    label[dataset.log.split != 0] = 1
     other = replace(dataset, log=replace(dataset.log, label=label))
-    scores = [fit(make("popularity"), Batches(each, compose().dataset)).score for each in (dataset, other)]
+    scores = [fit(make("popularity"), Batches(data, compose().dataset)).score for data in (dataset, other)]
     assert torch.equal(*scores)
 
 

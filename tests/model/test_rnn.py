@@ -19,7 +19,7 @@ STEPS = {Cell.rnn: nn.RNNCell, Cell.lstm: nn.LSTMCell, Cell.gru: nn.GRUCell}
 
 def last_state(model: nn.Module, cell: Cell, steps: Tensor) -> Tensor:
     """The state after steps (L, E), one at a time from 0; 0 without any."""
-    weights = {name.removesuffix("_l0"): each for name, each in model.recurrent.cell.state_dict().items()}
+    weights = {name.removesuffix("_l0"): tensor for name, tensor in model.recurrent.cell.state_dict().items()}
     one = STEPS[cell](steps.shape[1], len(weights["weight_hh"][0]))
     one.load_state_dict(weights)
     state = torch.zeros(1, one.hidden_size)
@@ -41,10 +41,10 @@ def test_logit_comes_of_the_state_after_the_last_step(cell: Cell, target: Target
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
         steps = history[row, :length]
         if target is Target.last_step:
-            found = [last_state(model, cell, torch.cat([steps, targets[row : row + 1]])), profile[row]]
+            inputs = [last_state(model, cell, torch.cat([steps, targets[row : row + 1]])), profile[row]]
         else:
-            found = [last_state(model, cell, steps), targets[row], profile[row]]
-        logits.append(model.mlp(torch.cat(found)[None])[0, 0])
+            inputs = [last_state(model, cell, steps), targets[row], profile[row]]
+        logits.append(model.mlp(torch.cat(inputs)[None])[0, 0])
     torch.testing.assert_close(model(mixed).logits, torch.stack(logits), rtol=1e-5, atol=1e-5)
 
 
@@ -86,8 +86,8 @@ def test_state_does_not_see_later_events(make: Make, mixed: Batch) -> None:
 
 def test_labels_of_the_history_count_if_asked(make: Make, mixed: Batch) -> None:
     flipped = replace(mixed, history_label=1 - mixed.history_label)
-    known, blind = make("rnn").eval(), make("rnn", history_labels=False).eval()
-    assert (known(flipped).logits != known(mixed).logits).tolist() == mixed.mask.any(1).tolist()
+    labelled, blind = make("rnn").eval(), make("rnn", history_labels=False).eval()
+    assert (labelled(flipped).logits != labelled(mixed).logits).tolist() == mixed.mask.any(1).tolist()
     assert torch.equal(blind(flipped).logits, blind(mixed).logits)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, trained_states
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.recurrent import Cell
-from recexp.model import Fit, stages
+from recexp.model import Fit, losses, stages
 from recexp.model.als import Feedback
 from recexp.trainer.default import Result, Trainer
 
@@ -49,14 +50,14 @@ def fitted(model: nn.Module, batches: Batches) -> nn.Module:
 
 def without_state(model: nn.Module) -> nn.Module:
     """The model with h = 0, whatever the history."""
-    for each in model.recurrent.parameters():
-        nn.init.zeros_(each)
+    for parameter in model.recurrent.parameters():
+        nn.init.zeros_(parameter)
     return model
 
 
 def last_state(model: nn.Module, cell: Cell, events: Tensor) -> Tensor:
     """The state after events (L, D), one at a time from 0; 0 without any."""
-    weights = {name.removesuffix("_l0"): each for name, each in model.recurrent.cell.state_dict().items()}
+    weights = {name.removesuffix("_l0"): tensor for name, tensor in model.recurrent.cell.state_dict().items()}
     one = STEPS[cell](events.shape[1], events.shape[1])
     one.load_state_dict(weights)
     state = torch.zeros(1, events.shape[1])
@@ -71,8 +72,8 @@ def last_state(model: nn.Module, cell: Cell, events: Tensor) -> Tensor:
 
 def with_wide_biases(model: nn.Module) -> nn.Module:
     """The model with biases that show in the logits."""
-    for each in model.factors.linear.parameters():
-        nn.init.normal_(each)
+    for parameter in model.factors.linear.parameters():
+        nn.init.normal_(parameter)
     for side in model.factors.linear.weights.sides.values():
         nn.init.zeros_(side.table.weight[0])  # padding
     return model.eval()
@@ -89,8 +90,11 @@ def test_logit_matches_the_moved_user_with_the_target(
     b_user, b_item = (model.factors.linear.weights.sides[side].table.weight[:, 0] for side in ("user", "item"))
     logits = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
-        user, target = int(mixed.users.ids[mixed.user[row], 0]), int(mixed.items.ids[mixed.target[row], 0])
-        events = items[mixed.items.ids[mixed.history[row, :length], 0]]
+        user, target = (
+            int(mixed.catalogue.users.ids[mixed.user[row], 0]),
+            int(mixed.catalogue.items.ids[mixed.target[row], 0]),
+        )
+        events = items[mixed.catalogue.items.ids[mixed.history[row, :length], 0]]
         if history_labels:
             events = events + model.factors.embed.label.weight[1 + mixed.history_label[row, :length].long()]
         moved = last_state(model, cell, events) + users[user]
@@ -102,7 +106,7 @@ def test_logit_matches_the_moved_user_with_the_target(
 def test_state_of_0_leaves_matrix_factorisation(make: Make, mixed: Batch) -> None:
     model = without_state(with_wide_biases(make("rnn_als")))
     machine = make("fm", schema=model.schema.ids).eval()  # of two fields: their product and biases
-    linear = {f"linear.{name}": each for name, each in model.factors.linear.state_dict().items()}
+    linear = {f"linear.{name}": tensor for name, tensor in model.factors.linear.state_dict().items()}
     machine.load_state_dict(linear | model.factors.embed.embed.state_dict(prefix="embed."))
     torch.testing.assert_close(model(mixed).logits, machine(mixed).logits, rtol=1e-5, atol=1e-6)
 
@@ -126,10 +130,10 @@ def test_state_of_0_after_the_first_stage_leaves_als(
 def test_unknown_user_and_item_have_neither_vector_nor_bias(make: Make, mixed: Batch, batches: Batches) -> None:
     model = fitted(make("rnn_als"), batches)
     users, items = (
-        Features(torch.full_like(each.ids, UNKNOWN), torch.zeros_like(each.values))
-        for each in (mixed.users, mixed.items)
+        Features(torch.full_like(features.ids, UNKNOWN), torch.zeros_like(features.values))
+        for features in (mixed.catalogue.users, mixed.catalogue.items)
     )
-    logits = model(replace(mixed, users=users, items=items)).logits
+    logits = model(with_catalogue(mixed, users=users, items=items)).logits
     assert torch.equal(logits, model.factors.linear.bias.expand(len(mixed)))
 
 
@@ -148,8 +152,8 @@ def test_order_of_the_history_counts(make: Make, mixed: Batch, reverse: Callable
 
 def test_labels_of_the_history_count_if_asked(make: Make, mixed: Batch) -> None:
     flipped = replace(mixed, history_label=1 - mixed.history_label)
-    known, blind = make("rnn_als").eval(), make("rnn_als", history_labels=False).eval()
-    assert (known(flipped).logits != known(mixed).logits).tolist() == mixed.mask.any(1).tolist()
+    labelled, blind = make("rnn_als").eval(), make("rnn_als", history_labels=False).eval()
+    assert (labelled(flipped).logits != labelled(mixed).logits).tolist() == mixed.mask.any(1).tolist()
     assert torch.equal(blind(flipped).logits, blind(mixed).logits)
 
 
@@ -159,7 +163,7 @@ def test_fields_beside_the_ids_play_no_part(make: Make, mixed: Batch) -> None:
         return Features(torch.cat([features.ids[:, :1], others], 1), torch.zeros_like(features.values))
 
     model = make("rnn_als").eval()
-    blank = replace(mixed, users=ids_alone(mixed.users), items=ids_alone(mixed.items))
+    blank = with_catalogue(mixed, users=ids_alone(mixed.catalogue.users), items=ids_alone(mixed.catalogue.items))
     assert torch.equal(model(blank).logits, model(mixed).logits)
 
 
@@ -167,7 +171,7 @@ def test_fields_beside_the_ids_play_no_part(make: Make, mixed: Batch) -> None:
 @pytest.mark.parametrize("pretrain", [True, False])
 def test_every_parameter_is_trained(pretrain: bool, history_labels: bool, make: Make, mixed: Batch) -> None:
     model = make("rnn_als", pretrain=pretrain, history_labels=history_labels)
-    model.losses(model(mixed), mixed)["target"].backward()
+    losses(model, model(mixed), mixed)["target"].backward()
     assert [name for name, each in model.named_parameters() if each.grad is None or not each.grad.any()] == []
 
 

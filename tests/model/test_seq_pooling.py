@@ -20,13 +20,13 @@ def read_interest(model: nn.Module) -> None:
     model.mlp = nn.Linear(model.mlp.linears[0].in_features, 1)
     nn.init.zeros_(model.mlp.weight)
     nn.init.zeros_(model.mlp.bias)
-    nn.init.ones_(model.mlp.weight[:, : model.embed.n_item])
+    nn.init.ones_(model.mlp.weight[:, : model.embed.item_dim])
 
 
-def event(model: nn.Module, batch: Batch, row: int, place: int) -> Tensor:
+def event(model: nn.Module, batch: Batch, row: int, step: int) -> Tensor:
     """One event of a history: its item and the vector of its label."""
-    item = model.embed.items(batch, batch.history[row, place : place + 1])[0]
-    return item + model.embed.label.weight[1 + int(batch.history_label[row, place])]
+    item = model.embed.items(batch, batch.history[row, step : step + 1])[0]
+    return item + model.embed.label.weight[1 + int(batch.history_label[row, step])]
 
 
 @pytest.mark.parametrize("pooling", Pooling)
@@ -35,7 +35,7 @@ def test_interest_is_the_sum_or_mean_of_the_events(pooling: Pooling, make: Make,
     read_interest(model)
     wanted = []
     for row, length in enumerate(mixed.mask.sum(1).tolist()):
-        total = sum((event(model, mixed, row, place).sum() for place in range(length)), torch.zeros(()))
+        total = sum((event(model, mixed, row, step).sum() for step in range(length)), torch.zeros(()))
         wanted.append(total / max(1, length) if pooling is Pooling.mean else total)
     torch.testing.assert_close(model(mixed).logits, torch.stack(wanted), rtol=1e-5, atol=1e-5)
 
@@ -58,8 +58,8 @@ def test_order_of_the_history_changes_nothing(pooling: Pooling, make: Make, mixe
 
 def test_labels_of_the_history_count_if_asked(make: Make, mixed: Batch) -> None:
     flipped = replace(mixed, history_label=1 - mixed.history_label)
-    known, blind = make("seq_pooling").eval(), make("seq_pooling", history_labels=False).eval()
-    differs = known(flipped).logits != known(mixed).logits
+    labelled, blind = make("seq_pooling").eval(), make("seq_pooling", history_labels=False).eval()
+    differs = labelled(flipped).logits != labelled(mixed).logits
     assert differs.tolist() == mixed.mask.any(1).tolist()
     assert torch.equal(blind(flipped).logits, blind(mixed).logits)
 

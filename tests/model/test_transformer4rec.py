@@ -13,7 +13,7 @@ from recexp.dataset.log import Dataset
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.transformer import Norm
-from recexp.model import bst
+from recexp.model import bst, losses
 from recexp.model.transformer4rec import Auxiliary, Memory, Position
 
 Make = Callable[..., nn.Module]
@@ -37,9 +37,9 @@ def transformer(make: Make) -> Callable[..., nn.Module]:
 
     def transformer(**options: object) -> nn.Module:
         model = make("transformer4rec", **{"auxiliary": Auxiliary.next, **options}).eval()
-        for name, each in model.named_parameters():
-            if each.dim() == 1 and not name.startswith("mlp."):
-                nn.init.normal_(each, 0.5)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1 and not name.startswith("mlp."):
+                nn.init.normal_(parameter, 0.5)
         return model
 
     return transformer
@@ -49,9 +49,9 @@ def true(*shape: int) -> Tensor:
     return torch.ones(*shape, dtype=torch.bool)
 
 
-def vector(place: nn.Module | None, number: int) -> Tensor | float:
+def vector(position: nn.Module | None, number: int) -> Tensor | float:
     """The vector of a position."""
-    return 0.0 if place is None else place(torch.tensor(number))
+    return 0.0 if position is None else position(torch.tensor(number))
 
 
 def given(memory: Memory, length: int) -> int:
@@ -62,26 +62,26 @@ def given(memory: Memory, length: int) -> int:
 def decoded(model: nn.Module, memory: Memory, events: Tensor, c: int) -> Tensor:
     """d_s (E,) of the events 1 to s alone (s, E), of which c are given: no padding, every mask written out."""
     s = len(events)
-    known = events[: s if memory is Memory.causal else c]
-    placed = [event + vector(model.order, 1 + i) for i, event in enumerate(known)]
+    given = events[: s if memory is Memory.causal else c]
+    placed = [event + vector(model.order, 1 + i) for i, event in enumerate(given)]
     m = torch.stack(placed)[None] if placed else events[None]
-    sees = [[j <= i or memory is Memory.split for j in range(len(known))] for i in range(len(known))]
-    m = model.encoder(m, true(1, len(known)), torch.tensor(sees, dtype=torch.bool).view(1, len(known), len(known)))
+    sees = [[j <= i or memory is Memory.split for j in range(len(given))] for i in range(len(given))]
+    m = model.encoder(m, true(1, len(given)), torch.tensor(sees, dtype=torch.bool).view(1, len(given), len(given)))
     inputs = [model.begin, *events[c:]]
-    inputs = torch.stack([each + vector(model.order, c + i) for i, each in enumerate(inputs)])[None]
-    recalls = [[j < c + i for j in range(len(known))] for i in range(len(inputs[0]))]
-    seen = torch.tensor(recalls, dtype=torch.bool).view(1, len(inputs[0]), len(known))
+    inputs = torch.stack([event + vector(model.order, c + i) for i, event in enumerate(inputs)])[None]
+    recalls = [[j < c + i for j in range(len(given))] for i in range(len(inputs[0]))]
+    seen = torch.tensor(recalls, dtype=torch.bool).view(1, len(inputs[0]), len(given))
     return model.decoder(inputs, true(1, len(inputs[0])), m, seen)[0, -1]
 
 
 def changed_from(batch: Batch, step: int, item_step: int | None = None) -> Batch:
     """The batch with other labels from event number `step` on, counted from 0, and other items from `item_step` on."""
-    place = torch.arange(batch.mask.shape[1])
-    items = (place >= (step if item_step is None else item_step)) & batch.mask
+    position = torch.arange(batch.mask.shape[1])
+    items = (position >= (step if item_step is None else item_step)) & batch.mask
     return replace(
         batch,
         history=torch.where(items, batch.history % 40 + 1, batch.history),
-        history_label=torch.where((place >= step) & batch.mask, 1 - batch.history_label, batch.history_label),
+        history_label=torch.where((position >= step) & batch.mask, 1 - batch.history_label, batch.history_label),
     )
 
 
@@ -101,12 +101,13 @@ def test_auxiliary_loss_of_weight_0_leaves_the_behaviour_sequence_transformer(
     model = make("transformer4rec", position=position, loss_weights=TARGET_ALONE, **options)
     other = make("bst", position=bst.Position[position.name], output=bst.Reading.target, **options)
     other.load_state_dict(model.state_dict())
-    found, wanted = (each.losses(each(mixed), mixed) for each in (model, other))
-    assert found.keys() == {"target"}
+    parts, wanted = (losses(network, network(mixed), mixed) for network in (model, other))
+    assert parts.keys() == {"target"}
     gradients = [
-        torch.autograd.grad(each["target"], list(m.parameters())) for m, each in ((model, found), (other, wanted))
+        torch.autograd.grad(returned["target"], list(m.parameters()))
+        for m, returned in ((model, parts), (other, wanted))
     ]
-    assert torch.equal(found["target"], wanted["target"])
+    assert torch.equal(parts["target"], wanted["target"])
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
@@ -124,8 +125,8 @@ def test_logit_is_read_at_the_target_behind_its_history(norm: Norm, transformer:
     profile, target, history = model.embed(mixed)
     logits = []
     for row, n in enumerate(mixed.mask.sum(1).tolist()):
-        events = [history[row, s] + model.place.table.weight[n - s] for s in range(n)]
-        y = theirs(torch.stack([*events, target[row] + model.place.table.weight[0]])[None])
+        events = [history[row, s] + model.position.table.weight[n - s] for s in range(n)]
+        y = theirs(torch.stack([*events, target[row] + model.position.table.weight[0]])[None])
         y_t = model.encoder.norm(y[0, -1])
         logits.append(model.mlp(torch.cat([y_t, profile[row]])[None])[0, 0])
     torch.testing.assert_close(model(mixed).logits, torch.stack(logits), rtol=1e-4, atol=1e-5)
@@ -155,7 +156,7 @@ def test_auxiliary_task_changes_no_logit(task: str, transformer: Make, mixed: Ba
 def test_auxiliary_loss_of_weight_0_costs_no_parameters(transformer: Make, mixed: Batch) -> None:
     for task in TASKS.values():
         model = transformer(loss_weights=TARGET_ALONE, **task)
-        assert [name for name, _ in model.named_children()] == ["embed", "place", "encoder", "mlp"]
+        assert [name for name, _ in model.named_children()] == ["embed", "position", "encoder", "mlp"]
         assert not hasattr(model, "begin")
         assert model(mixed).parts == {}
 
@@ -171,17 +172,17 @@ def test_each_next_item_is_told_from_all_others_by_the_events_before_it(
 ) -> None:
     model = transformer(memory=memory, position=position, norm=norm, n_layers=2)
     _, _, history = model.embed(mixed)
-    known = model.embed.embed.sides["item"].table.weight[2:42]
-    each = []
+    vectors = model.embed.embed.sides["item"].table.weight[2:42]
+    surprises = []
     for row, n in enumerate(mixed.mask.sum(1).tolist()):
         c = given(memory, n)
         for s in range(c, n):  # event s + 1, at index s
             d = decoded(model, memory, history[row, :s], c)
-            z = known @ (model.next.project.weight @ d) + model.next.bias
-            item = mixed.items.ids[mixed.history[row, s], 0]
-            each.append(F.cross_entropy(z, item - 2))
+            z = vectors @ (model.next.project.weight @ d) + model.next.bias
+            item = mixed.catalogue.items.ids[mixed.history[row, s], 0]
+            surprises.append(F.cross_entropy(z, item - 2))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
-    torch.testing.assert_close(loss, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, torch.stack(surprises).mean(), rtol=1e-4, atol=1e-5)
 
 
 @each_norm
@@ -191,10 +192,12 @@ def test_gradient_of_what_predicts_an_event_by_it_and_later_ones_is_0(
 ) -> None:
     model = transformer(memory=memory, norm=norm, n_layers=2)
     history = model.embed(mixed)[2].detach().requires_grad_()
-    found = model.decode(history, mixed.mask)
-    direction = torch.randn(found.shape[2], generator=torch.Generator().manual_seed(0))  # the sum is LayerNorm's bias
-    for s in range(found.shape[1]):
-        (gradient,) = torch.autograd.grad(found[:, s] @ direction, history, true(len(mixed)).float(), retain_graph=True)
+    decoded = model.decode(history, mixed.mask)
+    direction = torch.randn(decoded.shape[2], generator=torch.Generator().manual_seed(0))  # the sum is LayerNorm's bias
+    for s in range(decoded.shape[1]):
+        (gradient,) = torch.autograd.grad(
+            decoded[:, s] @ direction, history, true(len(mixed)).float(), retain_graph=True
+        )
         assert not gradient[:, s:].any()  # event s + 1, at index s, is the first that is not seen
         seen = gradient[-2:, :s].any(2)  # of the longest histories
         assert seen.all() if s >= given(memory, mixed.mask.shape[1]) else not seen.any()
@@ -215,9 +218,9 @@ def test_what_predicts_an_event_changes_with_earlier_ones_alone(
 
 def test_first_event_is_predicted_from_bos_alone(transformer: Make, mixed: Batch) -> None:
     model = transformer()
-    found = model(mixed).parts["decoded"][:, 0]
+    decoded = model(mixed).parts["decoded"][:, 0]
     wanted = decoded(model, Memory.causal, torch.zeros(0, 80), 0)
-    torch.testing.assert_close(found, wanted.expand_as(found), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(decoded, wanted.expand_as(decoded), rtol=1e-5, atol=1e-5)
 
 
 def test_memory_of_a_split_is_the_first_half_seen_from_both_sides(
@@ -258,36 +261,36 @@ def learn(model: nn.Module, batch: Batch, draw: Callable[[torch.Generator], dict
     """The auxiliary losses of steps that each draw histories anew: whatever falls is read off the input."""
     generator = torch.Generator().manual_seed(0)
     adam = torch.optim.Adam(model.parameters(), 3e-3)
-    found = []
+    falling = []
     for _ in range(80):
         random = replace(batch, **{name: torch.where(batch.mask, x, 0) for name, x in draw(generator).items()})
         loss = model.losses(model(random), random)["auxiliary"]
         adam.zero_grad()
         loss.backward()
         adam.step()
-        found.append(loss.detach())
-    return torch.stack(found)
+        falling.append(loss.detach())
+    return torch.stack(falling)
 
 
 @each_task
 def test_target_has_no_part_in_the_auxiliary_task(task: str, transformer: Make, mixed: Batch) -> None:
     model = transformer(**TASKS[task])
     elsewhere = replace(mixed, target=mixed.target % 40 + 1, label=1 - mixed.label)
-    found = []
+    parts = []
     for batch in (elsewhere, mixed):
         torch.manual_seed(0)
-        found.append(model.losses(model(batch), batch))
-    assert torch.equal(found[0]["auxiliary"], found[1]["auxiliary"])
-    assert not torch.equal(found[0]["target"], found[1]["target"])
+        parts.append(model.losses(model(batch), batch))
+    assert torch.equal(parts[0]["auxiliary"], parts[1]["auxiliary"])
+    assert not torch.equal(parts[0]["target"], parts[1]["target"])
 
 
 @each_memory
 def test_sampled_loss_of_many_items_approaches_that_of_all(memory: Memory, make: Make, mixed: Batch) -> None:
     full = make("transformer4rec", auxiliary=Auxiliary.next, memory=memory).eval()
     sampled = make("transformer4rec", memory=memory, auxiliary=Auxiliary.sampled, n_sampled=20_000).eval()
-    losses = [model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled)]
-    assert not torch.equal(losses[1], losses[0])
-    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+    whole, estimate = (model.losses(model(mixed), mixed)["auxiliary"] for model in (full, sampled))
+    assert not torch.equal(estimate, whole)
+    torch.testing.assert_close(estimate, whole, rtol=0.02, atol=0)
 
 
 # The labels.
@@ -302,7 +305,7 @@ def test_each_label_is_predicted_from_its_item_and_the_events_before(
     options = {"position": position, "norm": norm, "history_labels": history_labels, "n_layers": 2}
     model = transformer(auxiliary=Auxiliary.labels, **options)
     items = model.embed.items(mixed, mixed.history)
-    each = []
+    surprises = []
     for row, n in enumerate(mixed.mask.sum(1).tolist()):
         for s in range(n):
             events = [items[row, i] + vector(model.order, i + 1) for i in range(s + 1)]
@@ -311,11 +314,11 @@ def test_each_label_is_predicted_from_its_item_and_the_events_before(
                     events[i] = events[i] + model.embed.label.weight[1 + int(mixed.history_label[row, i - 1])]
             below = true(1, s + 1, s + 1).tril()
             m = model.encoder(torch.stack(events)[None], true(1, s + 1), below)[0, -1]
-            z = model.judge.weight[0] @ m + model.judge.bias[0]
+            z = model.score.weight[0] @ m + model.score.bias[0]
             y = mixed.history_label[row, s]
-            each.append(-(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)))
+            surprises.append(-(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
-    torch.testing.assert_close(loss, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, torch.stack(surprises).mean(), rtol=1e-4, atol=1e-5)
 
 
 @each_norm
@@ -334,7 +337,7 @@ def test_gradient_of_what_predicts_a_label_by_later_events_is_0(
     model = transformer(auxiliary=Auxiliary.labels, n_layers=2)
     inputs: list[Tensor] = []
     monkeypatch.setattr(model.encoder, "forward", keep(inputs, model.encoder.forward))
-    logits = model.judge(model.before_labels(mixed))[:, :, 0]
+    logits = model.score(model.before_labels(mixed))[:, :, 0]
     for s in range(logits.shape[1]):
         (gradient,) = torch.autograd.grad(logits[:, s].sum(), inputs, retain_graph=True)
         assert gradient[-2:, : s + 1].any(2).all()
@@ -368,7 +371,7 @@ def test_auxiliary_loss_alone_teaches_the_encoder_of_the_logit(task: str, make: 
     model = make("transformer4rec", **TASKS[task])
     model.losses(model(mixed), mixed)["auxiliary"].backward()
     reached = [name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()]
-    own = {"judge"} if task == "labels" else {"begin", "decoder", "next"}
+    own = {"score"} if task == "labels" else {"begin", "decoder", "next"}
     assert {name.split(".")[0] for name in reached} == {"embed", "encoder", "order", *own}
     assert {"embed.embed.sides.item.direction", "embed.label.weight"} <= set(reached)  # not as a label's vector alone
     assert all(each.grad.any() for each in model.encoder.parameters())
@@ -406,19 +409,19 @@ def test_next_items_need_no_labels(task: str, transformer: Make, mixed: Batch) -
     flipped = replace(mixed, history_label=1 - mixed.history_label)
     for history_labels, same in ((False, True), (True, False)):
         model = transformer(history_labels=history_labels, **TASKS[task])
-        found = []
+        auxiliary = []
         for batch in (flipped, mixed):
             torch.manual_seed(0)
-            found.append(model.losses(model(batch), batch)["auxiliary"])
-        assert torch.equal(*found) == same
+            auxiliary.append(model.losses(model(batch), batch)["auxiliary"])
+        assert torch.equal(*auxiliary) == same
 
 
 @each_task
 def test_training_repeats_itself_to_the_bit_in_deterministic_mode(task: str, make: Make, mixed: Batch) -> None:
     def run() -> list[Tensor]:
         model = make("transformer4rec", **TASKS[task])
-        losses = model.losses(model(mixed), mixed)
-        return [*losses.values(), *torch.autograd.grad(sum(losses.values()), list(model.parameters()))]
+        parts = model.losses(model(mixed), mixed)
+        return [*parts.values(), *torch.autograd.grad(sum(parts.values()), list(model.parameters()))]
 
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
@@ -433,8 +436,8 @@ def test_statistics_of_dice_are_those_of_one_task(task: str, make: Make, mixed: 
     options = {"activation": Activation.dice, "dropout": 0.0, **TASKS[task]}
     model, alone = (make("transformer4rec", **options, **weights) for weights in ({}, {"loss_weights": TARGET_ALONE}))
     alone.load_state_dict(model.state_dict(), strict=False)
-    for each in (model, alone):
-        each.train()(mixed)
+    for network in (model, alone):
+        network.train()(mixed)
     assert torch.equal(model.eval()(mixed).logits, alone.eval()(mixed).logits)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batches import with_catalogue
 from recorder import Recorder, Stopped, stop_after
 from torch import Tensor, nn
 
@@ -42,10 +43,10 @@ def test_logit_is_the_wide_part_and_an_mlp_of_all_fields(
         e = torch.cat(field_vectors(model.deep.embed, mixed, row))
         deep = last.weight @ torch.relu(first.weight @ e + first.bias) + last.bias
         wanted.append(deep + linear.bias + sum(field_vectors(linear.weights, mixed, row)))
-    found = model(mixed).logits
+    logits = model(mixed).logits
     if wide is Wide.poly2:
-        found = found - (model.wide(mixed) - linear(mixed))  # tests/layer/test_poly2.py shows the crosses
-    torch.testing.assert_close(found, torch.cat(wanted))
+        logits = logits - (model.wide(mixed) - linear(mixed))  # tests/layer/test_poly2.py shows the crosses
+    torch.testing.assert_close(logits, torch.cat(wanted))
 
 
 @pytest.mark.parametrize("wide", Wide)
@@ -62,8 +63,8 @@ def test_last_layer_of_0_leaves_the_wide_part(wide: Wide, make: Make, mixed: Bat
 def test_wide_part_starts_at_0(make: Make, mixed: Batch) -> None:
     for wide in Wide:
         model = make("wide_deep", wide=wide)
-        assert not any(each.any() for each in model.wide.parameters())
-        assert torch.equal(model.eval()(mixed).logits, model.deep(mixed))
+        assert not any(parameter.any() for parameter in model.wide.parameters())
+        assert torch.equal(model.eval()(mixed).logits, model.deep(mixed).logits)
 
 
 def test_crosses_have_the_buckets_asked_for(make: Make) -> None:
@@ -77,13 +78,13 @@ def test_each_part_sees_its_own_fields(
 ) -> None:
     options = {"wide_fields": ["user", "category"], "deep_fields": ["tags", "price", "segment"]}
     model = drawn(make("wide_deep", wide=wide, n_buckets=1000, **options))
-    (column,) = (each.column for each in dataset.schema.item.fields if each.name == field)
-    ids = mixed.items.ids.clone()
+    (column,) = (candidate.column for candidate in dataset.schema.item.fields if candidate.name == field)
+    ids = mixed.catalogue.items.ids.clone()
     ids[:, column] = UNKNOWN
-    other = replace(mixed, items=replace(mixed.items, ids=ids))
+    other = with_catalogue(mixed, items=replace(mixed.catalogue.items, ids=ids))
     assert bool((model.wide(other) != model.wide(mixed)).all()) == in_wide
     assert bool((model.wide(other) != model.wide(mixed)).any()) == in_wide
-    assert bool((model.deep(other) != model.deep(mixed)).any()) == in_deep
+    assert bool((model.deep(other).logits != model.deep(mixed).logits).any()) == in_deep
 
 
 @pytest.mark.parametrize("option", ["wide_fields", "deep_fields"])
@@ -103,7 +104,7 @@ def test_table_is_trained_on(compose: Callable[..., Config], make: Make, table: 
     batch = next(Batches(table, compose().dataset).epoch("train", 16))
     for wide in Wide:
         model = drawn(make("wide_deep", schema=table.schema, wide=wide, n_buckets=1000))
-        torch.testing.assert_close(model(batch).logits, model.wide(batch) + model.deep(batch))
+        torch.testing.assert_close(model(batch).logits, model.wide(batch) + model.deep(batch).logits)
 
 
 # Trained
@@ -129,9 +130,9 @@ def test_resumed_run_equals_one_never_interrupted(
     with pytest.raises(Stopped):
         fit(make("wide_deep", **options), config, batches, Recorder(tmp_path / "stopped", stop_after(3)))
     fit(resumed, config, batches, Recorder(tmp_path / "stopped"))
-    wanted, found = whole.state_dict(), resumed.state_dict()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert all(each.any() for each in whole.wide.parameters())
+    expected, actual = whole.state_dict(), resumed.state_dict()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    assert all(parameter.any() for parameter in whole.wide.parameters())
 
 
 def test_large_l1_leaves_the_wide_part_at_exactly_0(
@@ -140,7 +141,7 @@ def test_large_l1_leaves_the_wide_part_at_exactly_0(
     config = compose("model=wide_deep", "trainer.epochs=1", "trainer.ftrl.l1=1e3")
     model = make("wide_deep", wide=Wide.poly2, n_buckets=1000)
     fit(model, config, batches, Recorder(tmp_path / "run"))
-    assert not any(each.any() for each in model.wide.parameters())
+    assert not any(parameter.any() for parameter in model.wide.parameters())
     assert (model.deep.mlp.linears[0].weight != make("wide_deep").deep.mlp.linears[0].weight).all()
 
 

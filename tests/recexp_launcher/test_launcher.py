@@ -26,7 +26,7 @@ from recexp.sweep.folder import quoted
 )
 def test_cores_are_divided_among_the_jobs_that_run_at_once(launcher, jobs, cores, monkeypatch):
     monkeypatch.setattr(gate, "cores", lambda: 16)
-    assert gate.cores_of_each(OmegaConf.create(launcher), jobs) == cores
+    assert gate.threads_per_job(OmegaConf.create(launcher), jobs) == cores
 
 
 @pytest.mark.parametrize(

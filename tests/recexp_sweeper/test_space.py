@@ -19,9 +19,10 @@ from hydra_plugins.recexp_sweeper import _space
 from hydra_plugins.recexp_sweeper._options import Options, PrunerOptions
 from hydra_plugins.recexp_sweeper._space import Space
 from recexp import registry
-from recexp.cli import compose, conf_folder, model_file
+from recexp.compose import compose, model_file
 from recexp.config import Config
 from recexp.error import ConfigError
+from recexp.groups import conf_folder
 from recexp.validate import check
 
 FILES = sorted((conf_folder() / "sweep").glob("*.yaml"))

@@ -19,7 +19,8 @@ from hydra.core.plugins import Plugins
 from hydra_plugins.recexp_sweeper import _watch, sweeper
 from recexp.cli import run
 from recexp.error import ConfigError
-from recexp.run.directory import read_config, read_json, read_status
+from recexp.run.read import read_config, read_json
+from recexp.run.status import read_status
 
 TINY = ["-m", "+experiment=tiny", "model=fm", "trainer.threads=1", "run.dir=sweep", "hydra/sweeper=optuna",
         "hydra.sweeper.startup_trials=2"]  # fmt: skip
@@ -169,7 +170,7 @@ def test_search_through_submitit(empty: Path) -> None:
 
 
 def test_submitit_that_is_missing_is_one_line() -> None:
-    from recexp.cli import one_line
+    from recexp.compose import one_line
 
     told = one_line(Exception("In 'hydra/config': Could not find 'hydra/launcher/submitit_slurm'\n\n"), [])
     assert str(told) == "hydra/launcher = submitit_slurm: is not installed; pip install 'recexp[slurm]'"

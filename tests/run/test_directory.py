@@ -1,80 +1,101 @@
-"""The run directory: never shared, never half-written, always telling its state."""
+"""The run directory always tells its true status, however the run ends."""
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from recexp.error import RunError
-from recexp.run.directory import (
-    find_runs,
-    read_config,
-    read_epochs,
-    read_json,
-    read_status,
-    remove,
-    unique_folder,
+from recexp.config import Config
+from recexp.error import DataError, RunError, Terminated
+from recexp.run.directory import Run
+
+LINE = {"stage": "train", "epoch": 1, "losses": {"target": 0.7}, "valid": {"auc": 0.6}, "samples_per_second": 9.0}
+
+
+@pytest.fixture
+def config(compose: Callable[..., Config], tmp_path: Path) -> Callable[..., Config]:
+    """config(resume=True): of a run in tmp_path/new/run."""
+
+    def config(resume: bool = False) -> Config:
+        whole = compose("logger=none")
+        return replace(whole, run=replace(whole.run, dir=str(tmp_path / "new" / "run"), resume=resume))
+
+    return config
+
+
+def status(path: Path) -> dict:
+    return json.loads((path / "status.json").read_text())
+
+
+@pytest.mark.parametrize("outcome", ["finished", "pruned"])
+def test_status_is_that_of_the_metrics(outcome: str, config: Callable[..., Config]) -> None:
+    with Run.open(config(), []) as run:
+        assert status(run.path)["state"] == "running" and run.finished() is None
+        run.metrics({"status": outcome})
+    assert (status(run.path)["state"], status(run.path)["error"]) == (outcome, None)
+    with Run.open(config(resume=True), []) as run:
+        assert run.finished() == {"status": outcome}
+    assert status(run.path)["state"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "message"),
+    [
+        (KeyboardInterrupt(), "interrupted", "go on with: recexp resume"),
+        (Terminated(), "interrupted", "go on with: recexp resume"),
+        (ValueError("no such thing"), "failed", "ValueError: no such thing"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+    ],
 )
+def test_status_tells_what_ended_the_run(
+    error: BaseException, state: str, message: str, config: Callable[..., Config]
+) -> None:
+    with pytest.raises(type(error)), Run.open(config(), []) as run:
+        raise error
+    assert status(run.path)["state"] == state and message in status(run.path)["error"]
+    assert ("Traceback" in (run.path / "log.txt").read_text()) == (state == "failed")
 
 
-def test_folders_asked_for_at_once_are_all_different(tmp_path):
-    with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(lambda _: unique_folder(tmp_path, "run"), range(64)))
-    assert len(set(made)) == 64 and all(path.is_dir() for path in made)
+def test_block_that_ends_without_metrics_is_an_interrupted_run(config: Callable[..., Config]) -> None:
+    with Run.open(config(), []) as run:
+        pass
+    assert status(run.path)["state"] == "interrupted"
 
 
-def test_an_unwritable_place_is_an_error_that_names_it(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file.*run\.dir"):
-        unique_folder(tmp_path / "file" / "below", "run")
+def test_mistake_before_the_first_epoch_leaves_nothing(config: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(DataError), Run.open(config(), []) as run:
+        run.rewind(0)
+        raise DataError("log.csv: no such file.")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert [line["epoch"] for line in read_epochs(tmp_path)] == [1, 2]
+def test_mistake_after_the_first_epoch_is_a_failed_run(config: Callable[..., Config]) -> None:
+    with pytest.raises(DataError), Run.open(config(), []) as run:
+        run.epoch(LINE)
+        raise DataError("log.csv: no such file.")
+    assert (status(run.path)["state"], status(run.path)["error"]) == ("failed", "log.csv: no such file.")
 
 
-def test_damaged_and_missing_files_are_errors_that_name_them(tmp_path):
-    with pytest.raises(RunError, match=r"no config\.yaml"):
-        read_config(tmp_path)
-    assert read_json(tmp_path / "metrics.json") is None
-    (tmp_path / "metrics.json").write_text("{")
-    with pytest.raises(RunError, match=r"metrics\.json: damaged"):
-        read_json(tmp_path / "metrics.json")
+def test_mistake_on_resuming_is_a_failed_run(config: Callable[..., Config]) -> None:
+    with pytest.raises(KeyboardInterrupt), Run.open(config(), []):
+        raise KeyboardInterrupt
+    with pytest.raises(DataError), Run.open(config(resume=True), []) as run:
+        raise DataError("log.csv: no such file.")
+    assert status(run.path)["state"] == "failed"
 
 
-@pytest.mark.parametrize(("pid", "state"), [(os.getpid(), "running"), (None, "interrupted")])
-def test_a_running_state_counts_while_its_process_lives(tmp_path, pid, state):
-    if pid is None:
-        gone = subprocess.Popen([sys.executable, "-c", ""])
-        gone.wait()
-        pid = gone.pid
-    import socket
-
-    (tmp_path / "status.json").write_text(
-        json.dumps({"state": "running", "error": None, "pid": pid, "host": socket.gethostname()})
-    )
-    assert read_status(tmp_path)["state"] == state
+def test_run_that_another_process_writes_cannot_be_resumed(config: Callable[..., Config]) -> None:
+    with Run.open(config(), []) as run:
+        (run.path / "status.json").write_text(json.dumps({**status(run.path), "pid": 1, "host": "elsewhere"}))
+        with pytest.raises(RunError, match=r"process 1 is still writing this run on elsewhere"):
+            Run.open(config(resume=True), []).__enter__()
 
 
-def test_removing_a_run_takes_an_empty_folder_of_its_date_along(tmp_path):
-    day = tmp_path / "outputs" / "2026-01-31"
-    for name in ("a", "b"):
-        (day / name).mkdir(parents=True)
-    remove(day / "a")
-    assert day.is_dir()
-    remove(day / "b")
-    assert not day.exists() and (tmp_path / "outputs").is_dir()
-
-
-def test_runs_are_found_at_any_depth(tmp_path):
-    for name in ("x/10-a", "x/2-b", "y"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "status.json").write_text("{}")
-    assert [str(path.relative_to(tmp_path)) for path in find_runs([tmp_path])] == ["x/2-b", "x/10-a", "y"]
-    with pytest.raises(RunError, match="no such directory"):
-        find_runs([Path("nowhere")])
+def test_closed_run_logs_no_more(config: Callable[..., Config]) -> None:
+    before = list(logging.getLogger("recexp").handlers)
+    with pytest.raises(DataError), Run.open(config(), []):
+        raise DataError("log.csv: no such file.")
+    assert logging.getLogger("recexp").handlers == before

@@ -10,7 +10,7 @@ import yaml
 from sklearn.metrics import log_loss, roc_auc_score
 
 import recexp
-from recexp.layer.kernel import installed
+from recexp.kernel.library import installed
 
 SMOKE = ["+experiment=smoke", "model=seq_pooling", "trainer.threads=1", "trainer.epochs=2"]
 

@@ -1,4 +1,4 @@
-"""A sweep's folder: one process's at a time, made for it alone, gone where nothing came of it."""
+"""A sweep's folder: for one process at a time, removed if nothing has begun in it."""
 
 import subprocess
 import sys
@@ -28,11 +28,11 @@ with opened(None, False) as folder:
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(4)]
-    assert [each.stdout.readline() for each in started] == ["ready\n"] * 4
-    for each in started:
-        each.stdin.write("\n")
-        each.stdin.flush()
-    made = {each.communicate(timeout=60)[0].strip() for each in started}
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 4
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    made = {process.communicate(timeout=60)[0].strip() for process in started}
     assert len(made) == 4 and all(Path(path, "sweep.yaml").exists() for path in made)
 
 

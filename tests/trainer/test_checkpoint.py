@@ -13,7 +13,7 @@ from torch import nn
 from recexp.config import Config, Optimizer
 from recexp.error import RunError
 from recexp.trainer import checkpoint
-from recexp.trainer.optimizer import optimizer
+from recexp.trainer.optimizer import make_optimizers
 
 CPU = torch.device("cpu")
 
@@ -99,6 +99,18 @@ def test_truncated_tensors_are_told(tmp_path: Path) -> None:
         checkpoint.load(tmp_path, "last", CPU)
 
 
+def test_files_follow_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(tmp_path, "last", "s0-e1", {"a": torch.ones(1)}, {})
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "last-s0-e1.safetensors": 0o640,
+        "last.json": 0o640,
+    }
+
+
 def test_checkpoint_of_another_model_is_told_in_one_line() -> None:
     tensors = checkpoint.model_tensors(nn.Linear(2, 3))
     with pytest.raises(RunError, match="of another model") as error:
@@ -134,7 +146,7 @@ def test_optimizer_goes_on_to_the_bit_as_if_it_had_never_stopped(
     def new() -> Trained:
         torch.manual_seed(0)
         table, weight = nn.Embedding(9, 3, sparse=sparse), nn.Parameter(torch.ones(3))
-        return table, weight, optimizer(trainer, [("table", table.weight), ("weight", weight)], [table])
+        return table, weight, make_optimizers(trainer, [table.weight, weight], [table])
 
     whole, stopped, resumed = new(), new(), new()
     go(whole, range(9))

@@ -22,14 +22,16 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear, SideEmbedding
 from recexp.layer.interaction import bi_interaction
 from recexp.layer.loss import bce
-from recexp.model import Fit, Output, Stage, Train, reads_history
+from recexp.metric import scoring
+from recexp.metric.binary import Metrics, evaluate
+from recexp.model import Fit, Output, Stage, Train, losses, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
-from recexp.trainer import checkpoint, default
+from recexp.trainer import checkpoint
 from recexp.trainer import step as step_module
 from recexp.trainer.default import Result, Trainer
-from recexp.trainer.metric import Metrics, evaluate
-from recexp.trainer.optimizer import rate_factor
+from recexp.trainer.loop import set_mode
+from recexp.trainer.optimizer import learning_rate_factor
 
 CPU = torch.device("cpu")
 Make = Callable[..., nn.Module]
@@ -68,7 +70,7 @@ def valid_auc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             found = evaluate(*arguments)
             return replace(found, values={**found.values, "auc": value, "logloss": value})
 
-        monkeypatch.setattr(default, "evaluate", scripted)
+        monkeypatch.setattr(scoring, "evaluate", scripted)
 
     return script
 
@@ -85,11 +87,13 @@ def by_hand(model: nn.Module, batches: Batches, config: Any, l2: float, made: to
     for step, batch in enumerate(batches.epoch("train", config.batch_size, seed, reads_history(model))):
         made.zero_grad()
         tables = [module.table.weight for module in model.modules() if isinstance(module, SideEmbedding)]
-        loss = model.losses(model(batch), batch)["target"]
+        loss = losses(model, model(batch), batch)["target"]
         (loss + l2 / 2 * sum(table.square().sum() for table in tables)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
         for group in made.param_groups:
-            group["lr"] = config.learning_rate * rate_factor(config.schedule, step, n_steps, config.warmup_steps)
+            group["lr"] = config.learning_rate * learning_rate_factor(
+                config.schedule, step, n_steps, config.warmup_steps
+            )
         made.step()
     assert step == 4
     return model
@@ -160,17 +164,16 @@ def test_recorded_loss_is_the_mean_over_rows(make: Make, fit: Callable, batches:
     model = make("linear")
     _, recorder = fit(model, epochs=1, learning_rate=1e-12, batch_size=500)
     every = next(batches.epoch("train", 10**6))
-    loss = model.losses(model(every), every)["target"].item()
+    loss = losses(model, model(every), every)["target"].item()
     assert recorder.lines[0]["losses"]["target"] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("broken", ["target", "extra"])
 def test_loss_that_is_not_finite_stops_the_run_and_is_named(broken: str, make: Make, fit: Callable) -> None:
     model = make("linear")
-    losses = model.losses
 
     def with_extra(output: Output, batch: Batch) -> dict[str, Tensor]:
-        parts = {**losses(output, batch), "extra": output.logits.mean()}
+        parts = {"target": bce(output.logits, batch.label), "extra": output.logits.mean()}
         return {**parts, broken: parts[broken] * float("nan")}
 
     model.losses = with_extra
@@ -192,35 +195,11 @@ def test_settings_of_torch_are_as_before_also_after_an_error(make: Make, fit: Ca
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
 
 
-# Evaluation
-
-
-def test_evaluation_batch_size_changes_no_figure(make: Make, compose: Callable[..., Config], batches: Batches) -> None:
-    model = make("dien")
-    found = []
-    for size in (1, 7, 5000):
-        config = replace(compose().trainer, eval_batch_size=size)
-        scores = Trainer(config, CPU, 0).score(model, batches, "test")
-        found.append((scores, evaluate(scores.label, scores.logits, scores.user, 0.0).values))
-    for scores, figures in found[1:]:
-        np.testing.assert_allclose(scores.logits, found[0][0].logits, rtol=0, atol=1e-5)  # float32 sums of order 1
-        assert np.array_equal(scores.user, found[0][0].user) and np.array_equal(scores.item, found[0][0].item)
-        assert figures == pytest.approx(found[0][1], rel=1e-5)
-
-
-def test_scores_stand_in_the_order_of_the_log(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
-    scores = Trainer(compose().trainer, CPU, 0).score(make("fm"), Batches(dataset, compose().dataset), "valid")
-    rows = dataset.log.rows("valid")
-    assert np.array_equal(scores.label, dataset.log.label[rows])
-    assert np.array_equal(scores.user, dataset.log.user[rows])
-    assert np.array_equal(scores.item, dataset.log.item[rows])
-
-
 def test_table_is_trained_on_without_users(
     make: Make, fit: Callable, table: Dataset, compose: Callable[..., Config]
 ) -> None:
     result, _ = fit(make("fm", schema=table.schema), data=Batches(table, compose().dataset))
-    assert result.test_scores.user is None
+    assert result.test_scores.users is None
     assert result.test.values["auc"] is not None and result.test.values["gauc"] is None
 
 
@@ -265,14 +244,14 @@ def test_figures_are_those_of_the_best_epoch(make: Make, fit: Callable, dataset:
     best = max(recorder.lines, key=lambda line: line["valid"]["auc"])
     assert result.progress.best_epoch == best["epoch"]
     assert result.valid.values == best["valid"]
-    assert np.array_equal(result.test_scores.label, dataset.log.label[dataset.log.rows("test")])
-    assert result.test.values["auc"] == evaluate(result.test_scores.label, result.test_scores.logits).values["auc"]
+    assert np.array_equal(result.test_scores.labels, dataset.log.label[dataset.log.rows("test")])
+    assert result.test.values["auc"] == evaluate(result.test_scores.labels, result.test_scores.logits).values["auc"]
 
 
 def test_epoch_is_not_chosen_by_the_test_part(
     make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config]
 ) -> None:
-    label = np.where(dataset.log.part == 2, 1 - dataset.log.label, dataset.log.label)
+    label = np.where(dataset.log.split == 2, 1 - dataset.log.label, dataset.log.label)
     other = replace(dataset, log=replace(dataset.log, label=label))
     lines = [fit(make("linear"), data=Batches(each, compose().dataset))[1].told for each in (dataset, other)]
     assert lines[0] == lines[1]
@@ -281,8 +260,8 @@ def test_epoch_is_not_chosen_by_the_test_part(
 def test_last_epoch_is_the_best_without_a_valid_part(
     make: Make, fit: Callable, dataset: Dataset, compose: Callable[..., Config], tmp_path: Path
 ) -> None:
-    part = np.where(dataset.log.part == 1, 0, dataset.log.part).astype(np.int8)
-    data = Batches(replace(dataset, log=replace(dataset.log, part=part)), compose().dataset)
+    split = np.where(dataset.log.split == 1, 0, dataset.log.split).astype(np.int8)
+    data = Batches(replace(dataset, log=replace(dataset.log, split=split)), compose().dataset)
     model = make("deepfm")
     recorder, states = trained_states(model, tmp_path / "checkpoints")
     result, _ = fit(model, recorder, data=data, epochs=3, patience=1)
@@ -296,8 +275,8 @@ def test_last_epoch_is_the_best_without_a_valid_part(
 def rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recorder, list[float]]:
     """A recorder, and the list to which it adds the learning rate of each epoch's last step."""
     built: list[torch.optim.Optimizer] = []
-    real = step_module.optimizer
-    monkeypatch.setattr(step_module, "optimizer", lambda *arguments: built.extend(real(*arguments)) or built)
+    real = step_module.make_optimizers
+    monkeypatch.setattr(step_module, "make_optimizers", lambda *arguments: built.extend(real(*arguments)) or built)
     found: list[float] = []
     return Recorder(tmp_path / "rates", lambda lines: found.append(built[0].param_groups[0]["lr"])), found
 
@@ -657,5 +636,5 @@ def test_part_that_is_not_trained_keeps_its_statistics_and_draws_nothing(
     fit(model)
     assert changed(start, state(model)) == {"own"}
     assert not model.part.training
-    default.set_mode(Train(name="all", model=model))
+    set_mode(Train(name="all", model=model))
     assert model.part.deep.hidden[0].dropout.training

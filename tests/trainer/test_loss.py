@@ -9,23 +9,21 @@ from torch import Tensor, nn
 from recexp.config import L2Rows
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import ConfigError
-from recexp.layer.embedding import SideEmbedding
+from recexp.layer.lookup import Table
+from recexp.model import losses
 from recexp.trainer.loss import add_l2, clip, joint
+from recexp.trainer.step import rowwise_tables
 
 
-def tables(model: nn.Module) -> list[SideEmbedding]:
-    return [module for module in model.modules() if isinstance(module, SideEmbedding)]
-
-
-def backward(model: nn.Module, batch: Batch, sparse: bool = False) -> list[SideEmbedding]:
+def backward(model: nn.Module, batch: Batch, sparse: bool = False) -> list[Table]:
     """The model's tables with the gradients of its target loss."""
-    found = tables(model)
+    found = rowwise_tables(model)
     for each in found:
-        each.table.sparse = sparse
-    model.losses(model(batch), batch)["target"].backward()
+        each.sparse = sparse
+    losses(model, model(batch), batch)["target"].backward()
     for each in found:
         if sparse:
-            each.table.weight.grad = each.table.weight.grad.coalesce()
+            each.weight.grad = each.weight.grad.coalesce()
     return found
 
 
@@ -63,44 +61,44 @@ def test_gradient_of_joint_is_weighted() -> None:
 def test_l2_of_all_rows_is_the_gradient_of_half_the_squared_norm(make: Callable, mixed: Batch) -> None:
     model, same = make("fm"), make("fm")
     for each in backward(model, mixed):
-        add_l2(each, 0.3, L2Rows.all, None)
-    loss = same.losses(same(mixed), mixed)["target"]
-    (loss + sum(0.3 / 2 * each.table.weight.square().sum() for each in tables(same))).backward()
-    for found, wanted in zip(tables(model), tables(same), strict=True):
-        torch.testing.assert_close(found.table.weight.grad, wanted.table.weight.grad)
+        add_l2(each.weight, 0.3, L2Rows.all, None)
+    loss = losses(same, same(mixed), mixed)["target"]
+    (loss + sum(0.3 / 2 * each.weight.square().sum() for each in rowwise_tables(same))).backward()
+    for found, wanted in zip(rowwise_tables(model), rowwise_tables(same), strict=True):
+        torch.testing.assert_close(found.weight.grad, wanted.weight.grad)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_l2_of_the_batch_decays_its_rows_by_their_share_of_training(
     sparse: bool, make: Callable, mixed: Batch, batches: Batches
 ) -> None:
-    bare = [dense(each.table.weight.grad) for each in backward(make("fm"), mixed)]
+    bare = [dense(each.weight.grad) for each in backward(make("fm"), mixed)]
     model = make("fm")
     for each, before in zip(backward(model, mixed, sparse), bare, strict=True):
-        add_l2(each, 0.3, L2Rows.batch, batches.counts(each.name))
+        add_l2(each.weight, 0.3, L2Rows.batch, batches.counts(each.origin.side))
         ids = {
-            "user": mixed.users.ids[mixed.user],
-            "item": mixed.items.ids[mixed.target],
+            "user": mixed.catalogue.users.ids[mixed.user],
+            "item": mixed.catalogue.items.ids[mixed.target],
             "context": mixed.context.ids,
-        }[each.name]
+        }[each.origin.side]
         every = next(batches.epoch("train", 10**6))
         training = {
-            "user": every.users.ids[every.user],
-            "item": every.items.ids[every.target],
+            "user": every.catalogue.users.ids[every.user],
+            "item": every.catalogue.items.ids[every.target],
             "context": every.context.ids,
-        }[each.name]
-        weight = each.table.weight.detach()
+        }[each.origin.side]
+        weight = each.weight.detach()
         wanted = before.clone()
         for row in ids.unique().tolist():
             if row:  # padding has no weight to decay
                 wanted[row] += 0.3 * weight[row] / (training == row).sum()
-        torch.testing.assert_close(dense(each.table.weight.grad), wanted)
+        torch.testing.assert_close(dense(each.weight.grad), wanted)
 
 
 def test_l2_of_a_table_without_gradient_adds_none(make: Callable) -> None:
-    (each, *_) = tables(make("fm"))
-    add_l2(each, 0.3, L2Rows.all, None)
-    assert each.table.weight.grad is None
+    (each, *_) = rowwise_tables(make("fm"))
+    add_l2(each.weight, 0.3, L2Rows.all, None)
+    assert each.weight.grad is None
 
 
 @pytest.mark.parametrize("longest", [0.1, 1e3])

@@ -11,10 +11,11 @@ from recexp.config import Config, FTRLConfig, L2Rows, Optimizer, Schedule
 from recexp.dataset.batch import Batches
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
-from recexp.model import Train
+from recexp.model import Train, losses
 from recexp.model.wide_deep import Wide
 from recexp.trainer.ftrl import FTRL
-from recexp.trainer.optimizer import optimizer, own_optimizers, rate_factor
+from recexp.trainer.optimizer import learning_rate_factor, make_optimizers, optimizer_overrides
+from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 KINDS = {
@@ -33,8 +34,7 @@ def moved(config: Config, kind: Optimizer, sparse: bool) -> tuple[torch.Tensor, 
     torch.manual_seed(0)
     table, weight = nn.Embedding(N_ROWS, 3, sparse=sparse), nn.Parameter(torch.ones(3))
     trainer = replace(config.trainer, optimizer=kind, sparse=sparse, learning_rate=0.1)
-    named = [("table", table.weight), ("weight", weight)]
-    optimizers = optimizer(trainer, named, [table])
+    optimizers = make_optimizers(trainer, [table.weight, weight], [table])
     assert len(optimizers) == 1 + sparse
     for rows in ([1, 2, 2], [4], [1], [2, 4]):
         for each in optimizers:
@@ -48,7 +48,7 @@ def moved(config: Config, kind: Optimizer, sparse: bool) -> tuple[torch.Tensor, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_name_means_the_optimizer_of_torch(kind: Optimizer, compose: Callable[..., Config]) -> None:
     trainer = replace(compose().trainer, optimizer=kind, learning_rate=0.02, weight_decay=0.03)
-    (built,) = optimizer(trainer, [("weight", nn.Parameter(torch.ones(3)))], [])
+    (built,) = make_optimizers(trainer, [nn.Parameter(torch.ones(3))], [])
     assert type(built) is KINDS[kind]
     assert built.defaults["lr"] == 0.02
     assert built.defaults["weight_decay"] == 0.03
@@ -57,7 +57,7 @@ def test_name_means_the_optimizer_of_torch(kind: Optimizer, compose: Callable[..
 def test_ftrl_has_its_own_options(compose: Callable[..., Config]) -> None:
     options = FTRLConfig(learning_rate=0.3, beta=0.7, l1=0.1, l2=0.2)
     trainer = replace(compose().trainer, optimizer=Optimizer.ftrl, ftrl=options)
-    (built,) = optimizer(trainer, [("weight", nn.Parameter(torch.ones(3)))], [])
+    (built,) = make_optimizers(trainer, [nn.Parameter(torch.ones(3))], [])
     assert type(built) is FTRL
     assert [built.defaults[name] for name in ("lr", "beta", "l1", "l2")] == [0.3, 0.7, 0.1, 0.2]
 
@@ -104,15 +104,15 @@ def test_row_absent_from_all_batches_stays_to_the_bit(kind: Optimizer, compose: 
 # Parts of a model
 
 
-def own(model: nn.Module, config: Config, parts: dict[str, Optimizer]) -> dict[str, Optimizer]:
+def overrides(model: nn.Module, config: Config, parts: dict[str, Optimizer]) -> dict[str, Optimizer]:
     """The optimizers by the names of parameters."""
-    found = own_optimizers(config.trainer, model, parts)
+    found = optimizer_overrides(config.trainer, model, parts)
     return {name: found[each] for name, each in model.named_parameters() if each in found}
 
 
 def test_part_is_a_prefix_that_ends_where_a_modules_name_does(compose: Callable[..., Config]) -> None:
     model = nn.ModuleDict({name: nn.Linear(1, 1) for name in ("wide", "wider", "deep")})
-    found = own(model, compose(), {"wide": Optimizer.ftrl, "deep.bias": Optimizer.sgd})
+    found = overrides(model, compose(), {"wide": Optimizer.ftrl, "deep.bias": Optimizer.sgd})
     assert found == {"wide.weight": Optimizer.ftrl, "wide.bias": Optimizer.ftrl, "deep.bias": Optimizer.sgd}
 
 
@@ -120,14 +120,14 @@ def test_part_is_a_prefix_that_ends_where_a_modules_name_does(compose: Callable[
 def test_longer_prefix_counts(names: list[str], compose: Callable[..., Config]) -> None:
     model = nn.ModuleDict({"wide": nn.Linear(1, 1), "deep": nn.Linear(1, 1)})
     parts = {"wide": Optimizer.ftrl, "wide.bias": Optimizer.sgd}
-    found = own(model, compose(), {name: parts[name] for name in names})
+    found = overrides(model, compose(), {name: parts[name] for name in names})
     assert found == {"wide.weight": Optimizer.ftrl, "wide.bias": Optimizer.sgd}
 
 
 @pytest.mark.parametrize("part", ["wdie", "wid", "wide.wieght", ""])
 def test_part_without_parameters_is_told_in_one_line(part: str, make: Make, compose: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError) as error:
-        own_optimizers(compose().trainer, make("wide_deep"), {"deep": Optimizer.sgd, part: Optimizer.ftrl})
+        optimizer_overrides(compose().trainer, make("wide_deep"), {"deep": Optimizer.sgd, part: Optimizer.ftrl})
     assert str(error.value).startswith(f"model.optimizers.{part}: no such part of the model.")
     assert str(error.value).endswith("Choices: deep, wide.") and "\n" not in str(error.value)
 
@@ -136,15 +136,15 @@ def test_part_that_does_not_go_with_updates_by_row_is_told(make: Make, compose: 
     model = make("wide_deep")
     by_row = replace(compose().trainer, optimizer=Optimizer.sgd, sparse=True)
     with pytest.raises(ConfigError, match=r"trainer\.sparse = true: model\.optimizers\.wide = adam has no exact"):
-        own_optimizers(by_row, model, {"wide": Optimizer.adam})
+        optimizer_overrides(by_row, model, {"wide": Optimizer.adam})
     with pytest.raises(ConfigError, match=r"model\.optimizers\.wide = lazy_adam: .* set trainer\.sparse=true"):
-        own_optimizers(compose().trainer, model, {"wide": Optimizer.lazy_adam})
+        optimizer_overrides(compose().trainer, model, {"wide": Optimizer.lazy_adam})
 
 
 def test_parameters_of_no_part_have_the_trainers_optimizer(make: Make, compose: Callable[..., Config]) -> None:
     model, trainer = make("wide_deep"), replace(compose().trainer, learning_rate=0.02)
-    found = own_optimizers(trainer, model, {"wide": Optimizer.ftrl})
-    built = optimizer(trainer, list(model.named_parameters()), [], found)
+    found = optimizer_overrides(trainer, model, {"wide": Optimizer.ftrl})
+    built = make_optimizers(trainer, list(model.parameters()), [], found)
     held = {type(each): {id(p) for group in each.param_groups for p in group["params"]} for each in built}
     assert held == {
         FTRL: {id(p) for name, p in model.named_parameters() if name.startswith("wide.")},
@@ -162,10 +162,10 @@ STEPS = 6
 
 def stepped(model: nn.Module, config: Config, batches: Batches, parts: dict[str, Optimizer]) -> nn.Module:
     """The model after a few steps of the trainer's."""
-    found = own_optimizers(config.trainer, model, parts)
+    found = optimizer_overrides(config.trainer, model, parts)
     step = Step(Train(name="t", model=model), {"target": 1.0}, L2, config.trainer, batches, 2, found)
     for index, batch in enumerate(list(batches.epoch("train", 256, 0))[:STEPS]):
-        step(batch, index, 0.5)
+        step(batch, Progress(step=index, learning_rate_scale=0.5))
     return model
 
 
@@ -185,11 +185,11 @@ def test_steps_of_two_optimizers_equal_a_loop_by_hand(
     clipped = 0
     for index, batch in enumerate(list(batches.epoch("train", 256, 0))[:STEPS]):
         plain.zero_grad()
-        loss = plain.losses(plain(batch), batch)["target"] + L2 / 2 * sum(table.square().sum() for table in tables)
+        loss = losses(plain, plain(batch), batch)["target"] + L2 / 2 * sum(table.square().sum() for table in tables)
         loss.backward()
         clipped += int(nn.utils.clip_grad_norm_(plain.parameters(), 0.05) > 0.05)
         for each, rate in zip(made, (0.3, 0.02), strict=True):
-            each.param_groups[0]["lr"] = 0.5 * rate * rate_factor(Schedule.cosine, index, 10, 2)
+            each.param_groups[0]["lr"] = 0.5 * rate * learning_rate_factor(Schedule.cosine, index, 10, 2)
             each.step()
     assert clipped
     torch.testing.assert_close(found.state_dict(), plain.state_dict(), rtol=1e-4, atol=1e-6)
@@ -255,7 +255,7 @@ def test_stage_that_trains_a_part_knows_it_by_its_name_in_the_model(
     make: Make, compose: Callable[..., Config], batches: Batches
 ) -> None:
     model = nn.ModuleDict({"part": make("wide_deep")})
-    found = own_optimizers(compose().trainer, model, {"part.wide": Optimizer.ftrl})
+    found = optimizer_overrides(compose().trainer, model, {"part.wide": Optimizer.ftrl})
     step = Step(Train(name="t", model=model["part"]), {"target": 1.0}, 0.0, compose().trainer, batches, 1, found)
     kinds = {type(each) for each in step.optimizers}
     assert FTRL in kinds and torch.optim.Adam in kinds
@@ -266,20 +266,20 @@ def test_whole_model_is_trained_by_ftrl(make: Make, compose: Callable[..., Confi
         model = make(name)
         trainer = replace(compose().trainer, optimizer=Optimizer.ftrl)
         whole = next(batches.epoch("train", 10**6))
-        before = model.eval().losses(model(whole), whole)["target"].item()
+        before = losses(model, model.eval()(whole), whole)["target"].item()
         step = Step(Train(name="t", model=model), {"target": 1.0}, 1e-3, trainer, batches, 10)
         assert {type(each) for each in step.optimizers} == {FTRL}
         for epoch in range(10):
             for batch in batches.epoch("train", 256, epoch):
-                step(batch, 0, 1.0)
-        assert model.eval().losses(model(whole), whole)["target"].item() < before - 0.03
+                step(batch, Progress())
+        assert losses(model, model.eval()(whole), whole)["target"].item() < before - 0.03
 
 
 # Learning rates
 
 
 def factors(schedule: Schedule, steps: int, warmup: int = 0) -> list[float]:
-    return [rate_factor(schedule, step, steps, warmup) for step in range(steps)]
+    return [learning_rate_factor(schedule, step, steps, warmup) for step in range(steps)]
 
 
 def test_constant_rate_stays() -> None:
@@ -308,5 +308,5 @@ def test_decline_starts_after_warmup() -> None:
 
 @pytest.mark.parametrize("schedule", Schedule)
 def test_rate_beyond_the_last_step_or_in_a_long_warmup_is_no_error(schedule: Schedule) -> None:
-    assert 0 <= rate_factor(schedule, 12, 10, 0) <= 1
-    assert rate_factor(schedule, 3, 10, 50) == pytest.approx(4 / 51)
+    assert 0 <= learning_rate_factor(schedule, 12, 10, 0) <= 1
+    assert learning_rate_factor(schedule, 3, 10, 50) == pytest.approx(4 / 51)

@@ -13,7 +13,7 @@ from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import Dataset
 from recexp.layer import next_item
 from recexp.layer.loss import bce
-from recexp.model import Output, Train, stages
+from recexp.model import Output, Train, losses, stages
 from recexp.trainer.loss import joint
 
 
@@ -23,15 +23,17 @@ def meta_step(monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], d
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # knows no meta tensors
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
     # Counted in the first step, which is not recorded.
-    monkeypatch.setattr(next_item, "log_share", lambda batch: torch.zeros(len(batch.items.ids), device="meta"))
+    monkeypatch.setattr(
+        next_item, "log_popularity", lambda catalogue: torch.zeros(len(catalogue.items.ids), device="meta")
+    )
     batches = Batches(dataset, compose().dataset, "meta")
 
     def meta_step(model: nn.Module, n_rows: int) -> None:
         model = model.to("meta").train()
         batch = batches.gather(Samples(torch.zeros(n_rows, dtype=torch.int32, device="meta")), "train")
         for stage in (each for each in stages(model) if isinstance(each, Train)):
-            losses = stage.model.losses(stage.model(batch), batch)
-            joint(losses, dict.fromkeys(losses, 1.0)).backward()
+            parts = losses(stage.model, stage.model(batch), batch)
+            joint(parts, dict.fromkeys(parts, 1.0)).backward()
 
     return meta_step
 

@@ -11,39 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 from recexp.config import require
 from recexp.dataset import frame
-from recexp.dataset.raw import Raw
 from recexp.error import DataError
 from recexp.registry import register
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".csv", ".csv.gz")
-SEPARATORS = (",", "\t", ";", "|")  # those guessed at where a header has one column alone
+SEPARATORS = (",", "\t", ";", "|")  # guesses for a header of a single column
 DAMAGED = (OSError, EOFError, zlib.error, csv.Error)
 
 
 @register("csv", kind="reader")
-class Csv:
+class Csv(frame.FileReader):
+    suffixes = (".csv", ".csv.gz")
+
     @dataclass(kw_only=True)
     class Config(frame.TableConfig):
         separator: str
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            self.separator = self.separator.replace("\\t", "\t")  # as shells hand it over
+            self.separator = self.separator.replace("\\t", "\t")  # as shells pass it on
             single = len(self.separator) == 1 and self.separator.isascii() and self.separator not in '"\r\n'
             require(single, "dataset.separator", repr(self.separator), "one ASCII character, no quote or line end")
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def fingerprint(self) -> str:
-        return frame.fingerprint(self.config, frame.event_files(self.config, SUFFIXES))
-
-    def read(self) -> Raw:
-        parts = frame.event_files(self.config, SUFFIXES)
-        return frame.to_raw(self.config, lambda path: CsvTable(path, self.config.separator), parts)
+    def open(self, path: Path) -> "CsvTable":
+        return CsvTable(path, self.config.separator)
 
 
 class CsvTable:
@@ -81,7 +74,7 @@ class CsvTable:
             raise self._damage(error) from error
         return table.to_pandas()
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         rows = islice(self._rows(), row + 1, None)  # the header is the first
         try:
             return f"{self.path}:{next(rows)[0]}"
@@ -102,13 +95,13 @@ class CsvTable:
                 line = reader.line_num + 1
 
     def _damage(self, error: Exception) -> DataError:
-        """What is wrong with the file, by the first fault found; else what the parser says."""
+        """The first fault of the file, or else what the parser says."""
         try:
             self._seek_fault()
-        except DataError as found:
-            return found
-        except DAMAGED as found:
-            error = found
+        except DataError as fault:
+            return fault
+        except DAMAGED as fault:
+            error = fault
         return DataError(f"{self.path}: cannot be read as CSV: {str(error).splitlines()[0]}.")
 
     def _seek_fault(self) -> None:

@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import DatasetConfig, LabelKind, SplitKind, require, to_dict
+from recexp.config import require
 from recexp.dataset import frame
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.sheet import Sheet, features_by_id
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
+from recexp.tree import to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MD5 = "0e33842e24a9c977be4e0107933c0723"  # published beside the archive
-FOLDER = "~/.cache/recexp"  # of the download, where cache_dir is null
+FOLDER = "~/.cache/recexp"  # of the download, if cache_dir is null
 SECONDS = 60  # without a byte, before the download fails
 
 GENRES = (  # in the order of the flags in u.item
@@ -68,7 +70,7 @@ class MovieLens:
             cut = self.label is LabelKind.implicit or self.label_threshold is not None
             require(cut, "dataset.label_threshold", "null", "a number; ratings are 1 to 5")
             given = self.split.kind is SplitKind.given
-            require(not given, "dataset.split.kind", "given", "another kind; MovieLens 100K names no parts")
+            require(not given, "dataset.split.kind", "given", "another kind; MovieLens 100K names no splits")
             for side, allowed in FEATURES.items():
                 for name in getattr(self.features, side):
                     if name not in allowed:
@@ -120,7 +122,7 @@ class TextTable:
     def read(self, names: list[str]) -> "pd.DataFrame":
         return self.frame[names]
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         return f"{self.path}:{row + self.first_line}"
 
 
@@ -129,13 +131,13 @@ def _sheet(table: TextTable, columns: list[str]) -> Sheet:
 
 
 def _with_area(table: TextTable) -> TextTable:
-    """With the first three characters of the zip code, its area, as a column of their own."""
+    """With the first three characters of the zip code, its area, as a column."""
     table.frame["zip_area"] = table.frame["zip_code"].str[:3]
     return table
 
 
 def _with_genres_and_year(table: TextTable) -> TextTable:
-    """With a year that is a number or empty, the genres in one column and the first in another; `unknown` is none."""
+    """With a year that is a number or empty, all genres in one column, the first in another; `unknown` is no genre."""
     items = table.frame
     if "genres" in items:
         genres = items["genres"].str.replace(" ", MULTI_SEPARATOR, regex=False)
@@ -171,7 +173,7 @@ def _parse(path: Path, content: bytes) -> TextTable:
 
 
 def _frame(path: Path, text: str, separator: str, names: list[str], first_line: int) -> "pd.DataFrame":
-    """Arrow reads; a line of another number of fields than names stops it, and is then looked for."""
+    """Arrow reads the text; if a line has too many or too few fields, the error names it."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -190,11 +192,11 @@ def _frame(path: Path, text: str, separator: str, names: list[str], first_line: 
 
 
 def _contents(path: Path) -> dict[str, bytes]:
-    """Name -> bytes of the files of events, users and items, of whichever layout there is whole."""
+    """Name -> bytes of the files of events, users and items, of whichever layout is complete."""
     try:
         if path.is_dir():
-            found = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
-            return {name: found[name].read_bytes() for name in _layout(path, found)}
+            files = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
+            return {name: files[name].read_bytes() for name in _layout(path, files)}
         with zipfile.ZipFile(path) as archive:
             members = {Path(name).name: name for name in archive.namelist()}
             return {name: archive.read(members[name]) for name in _layout(path, members)}
@@ -214,7 +216,7 @@ def _layout(path: Path, names: dict) -> tuple[str, ...]:
 
 
 def _download(folder: Path) -> Path:
-    """The archive in the folder, fetched whole and checked unless it is there."""
+    """The archive in the folder, downloaded and checked unless it is there."""
     target = folder / "ml-100k.zip"
     if target.is_file():
         return target

@@ -1,35 +1,23 @@
 """The user's own log or table in Parquet files."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.dataset import frame
-from recexp.dataset.raw import Raw
 from recexp.error import DataError
 from recexp.registry import register
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".parquet",)
-
 
 @register("parquet", kind="reader")
-class Parquet:
-    @dataclass(kw_only=True)
-    class Config(frame.TableConfig):
-        pass
+class Parquet(frame.FileReader):
+    Config = frame.TableConfig
+    suffixes = (".parquet",)
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def fingerprint(self) -> str:
-        return frame.fingerprint(self.config, frame.event_files(self.config, SUFFIXES))
-
-    def read(self) -> Raw:
-        parts = frame.event_files(self.config, SUFFIXES)
-        return frame.to_raw(self.config, lambda path: ParquetTable(path, self.config.multi_separator), parts)
+    def open(self, path: Path) -> "ParquetTable":
+        return ParquetTable(path, self.config.multi_separator)
 
 
 class ParquetTable:
@@ -54,7 +42,7 @@ class ParquetTable:
         # Without integer_object_nulls integers beside gaps become floats, and long ones lose digits.
         return pa.table(plain).to_pandas(integer_object_nulls=True, **options)
 
-    def place(self, row: int) -> str:
+    def location(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"
 
     def _open(self) -> Any:

@@ -23,7 +23,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from recexp.config import DatasetConfig, require
+from recexp.config import require
+from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.registry import register
 
@@ -221,7 +222,7 @@ def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_lef
 
 
 def category_before(events: Events, lag: int) -> np.ndarray:
-    """(N,) category of the lag-th last event of the history, -1 where there is none."""
+    """(N,) category of the lag-th last event of the history, -1 if there is none."""
     index = events.before - np.int32(lag)
     return np.where(index >= events.start, events.category[np.maximum(index, 0)], np.int16(-1))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from recexp.config import SplitKind
+from recexp.dataset.config import SplitKind
 from recexp.dataset.reader.csv import Csv
 from recexp.error import ConfigError, DataError
 
@@ -219,7 +219,7 @@ def test_a_table_has_labels_and_context_alone(tmp_path: Path) -> None:
     assert raw.context is not None and raw.context["user"].tolist() == ["007", "007", "8"]
 
 
-def test_a_column_names_the_parts(tmp_path: Path) -> None:
+def test_a_column_names_the_splits(tmp_path: Path) -> None:
     options = {"split": {"kind": "given", "column": "part"}}
     text = "user,item,label,timestamp,part\nu,i,1,1,train\nu,i,1,2,valid\nu,i,1,3,test\n"
     raw = reader(write(tmp_path, text), **options).read()
@@ -230,14 +230,14 @@ def test_a_column_names_the_parts(tmp_path: Path) -> None:
 
 
 def in_three_files(folder: Path, **texts: str) -> Csv:
-    for part, text in texts.items():
-        write(folder, f"user,item,label,timestamp\n{text}\n", f"{part}.csv")
+    for split, text in texts.items():
+        write(folder, f"user,item,label,timestamp\n{text}\n", f"{split}.csv")
     found = reader(folder, split={"kind": "random"})
     found.config.split.kind = SplitKind.given
     return found
 
 
-def test_a_folder_holds_a_file_for_each_part(tmp_path: Path) -> None:
+def test_a_folder_holds_a_file_for_each_split(tmp_path: Path) -> None:
     raw = in_three_files(tmp_path, train="u,i,1,1\nu,j,1,2", valid="u,k,0,3", test="u,i,1,4").read()
     assert raw.split is not None and raw.timestamp is not None
     assert raw.split.tolist() == ["train", "train", "valid", "test"]

@@ -1,0 +1,243 @@
+"""Overrides to a composed configuration: with hydra_plugins/ the only place that knows Hydra."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.error import ConfigError, UserError, choices
+from recexp.groups import GROUPS, conf_folder, options
+
+if TYPE_CHECKING:
+    from hydra.core.config_loader import ConfigLoader
+    from omegaconf import DictConfig
+
+    from recexp.config import Config
+
+OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+# Where a user adds keys of their own.
+OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
+        "logger.tags.")  # fmt: skip
+ADDED = ("experiment", "sweep")  # groups of which a configuration has none unless one is added
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
+
+
+def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
+    """The checked configuration of some overrides, as the command line composes it.
+
+    Raises ConfigError.
+    """
+    from recexp.validate import check
+
+    raw, folders = compose(overrides or [], config_dir)
+    return check(raw, model_file(raw, folders))
+
+
+def compose(
+    overrides: list[str], config_dir: str | None = None, hydra_node: bool = False
+) -> "tuple[DictConfig, list[Path]]":
+    """The composed configuration, and the folders of YAML files it comes from. Raises ConfigError."""
+    import hydra
+
+    check_overrides(overrides)
+    search, folders = _search(config_dir)
+    with _hydra(overrides):
+        return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
+
+
+def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
+    """(file without .yaml, its package) of all files of a composition, in the order they are merged."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+
+    search, _ = _search(config_dir)
+    with _hydra(overrides):
+        loader = GlobalHydra.instance().config_loader()
+        defaults = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
+    files = [(default.config_path, default.package or "") for default in defaults if default.config_path]
+    return [(path, package) for path, package in files if not path.startswith("hydra/")]
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
+    """A verb's arguments without --config-dir DIR, and DIR. Raises ConfigError for any other flag."""
+    words, config_dir = [], None
+    rest = iter(arguments)
+    for word in rest:
+        flag, _, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            config_dir = value or next(rest, "")
+        elif word.startswith("-"):
+            raise ConfigError(f"{word}: no such flag here. {choices(word, ['--config-dir'])}")
+        else:
+            words.append(word)
+    return words, config_dir
+
+
+def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
+    """Hydra's override for a folder of the user's, and all folders of YAML files."""
+    if config_dir is None:
+        return [], [conf_folder()]
+    folder = Path(config_dir).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
+    return [f"hydra.searchpath=[file://{folder}]"], [folder, conf_folder()]
+
+
+def _set_defaults() -> None:
+    """recexp's launcher under -m, unless another is named, and the gate before any launcher; with -cn, too."""
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    node = HydraConf(callbacks={"recexp": {"_target_": "hydra_plugins.recexp_launcher.gate.Gated"}})
+    node.defaults = [{"launcher": "processes"} if "launcher" in default else default for default in node.defaults]
+    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
+
+
+@contextlib.contextmanager
+def _hydra(overrides: list[str]) -> Iterator[None]:
+    """Hydra initialised on our folder, its errors as one line, and its earlier state restored afterwards."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise one_line(error, overrides) from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def call_hydra(
+    task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
+) -> None:
+    """Runs Hydra on what was typed and on overrides of our own; it calls the task. Raises ConfigError."""
+    import hydra
+
+    _set_defaults()
+    if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
+        own = []
+    else:
+        check_overrides(overrides)
+    # Overrides first: the argument parser takes one uninterrupted row of them.
+    sys.argv = [sys.argv[0], *own, *overrides, *flags]
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
+    except Exception as error:
+        if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise one_line(error, overrides) from error
+        raise
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def check_composed(raw: "DictConfig") -> "tuple[Config, list[str]]":
+    """The configuration that Hydra has composed for this process, checked, and its overrides. Raises ConfigError."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from recexp.validate import check
+
+    composed = HydraConfig.get()
+    if name := composed.runtime.choices.get("sweep"):
+        raise ConfigError(f"+sweep={name}: is a search of many runs; write recexp -m +sweep={name}.")
+    return check(raw, model_file(raw, yaml_folders(composed))), list(composed.overrides.task)
+
+
+def compose_job(
+    loader: "ConfigLoader", config: "DictConfig", overrides: list[str], number: int = 0, threads: int | None = None
+) -> "Config":
+    """The checked configuration of a sweep's job. number: what ${hydra:job.num} means. threads: as in check.
+
+    Raises ConfigError, or what Hydra raises.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from recexp.validate import check
+
+    raw = loader.load_sweep_config(config, overrides)
+    folders = yaml_folders(raw.hydra)
+    outside = HydraConfig.instance().cfg
+    with open_dict(raw):
+        raw.hydra.job.num, raw.hydra.job.id = number, str(number)
+        HydraConfig.instance().set_config(raw)  # what ${hydra:...} refers to
+        del raw["hydra"]
+    try:
+        return check(raw, model_file(raw, folders), threads)
+    finally:
+        HydraConfig.instance().cfg = outside
+
+
+def yaml_folders(composed: Any) -> list[Path]:
+    """The folders of YAML files that Hydra searched, from its own node of a configuration."""
+    return [Path(source.path) for source in composed.runtime.config_sources if source.schema == "file"]
+
+
+def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
+    """What the model's own YAML file holds; None if it is in no folder."""
+    import yaml
+
+    for folder in folders:
+        path = folder / "model" / f"{raw.model.get('name')}.yaml" if "model" in raw else folder
+        if path.is_file():
+            return yaml.safe_load(path.read_text("utf-8"))
+    return None
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for what Hydra would accept and interpret in a surprising way."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.lstrip("+") in GROUPS and value.startswith("["):
+            raise ConfigError(
+                f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}."
+            )
+
+
+def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's error as one line: what is wrong, and what would be right."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if match := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
+        group, name = match.groups()
+        if name in EXTRAS:
+            return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
+        names = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
+        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}")
+    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+        key = match[1]
+        typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
+        if key in ADDED or key.startswith(OPEN):
+            return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
+        chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
+        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, hydra_node=True)[0])}")
+    if type(error).__name__ == "OverrideParseException":
+        return ConfigError(
+            f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
+        )
+    return ConfigError(lines[0] if lines else type(error).__name__)
+
+
+def nearest_key(key: str, raw: "DictConfig") -> str:
+    """The nearest of all dotted keys of a configuration, and the keys beside it."""
+    import difflib
+
+    from recexp.tree import flat
+
+    keys = [*(name for name, _ in flat(raw) if not name.endswith("_target_")), *GROUPS]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    parent = key.rpartition(".")[0]
+    beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
+    text = choices(key, beside)
+    return text if text.startswith("Did") or not near else f"Did you mean '{near[0]}'? {text}"

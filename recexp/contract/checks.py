@@ -1,0 +1,215 @@
+"""The checks. Each says in its first line what holds, and returns in words what does not, or None."""
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recexp import model as models
+from recexp.contract.case import Case, Skip
+from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
+from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
+from recexp.dataset.batch import Batches
+from recexp.layer.loss import bce
+from recexp.model import Fit, Train, stages
+from recexp.trainer.default import Trainer
+from recexp.trainer.loop import set_mode
+from recexp.trainer.loss import joint
+from recexp.trainer.recorder import NullRecorder
+
+OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
+Check = Callable[[Case], str | None]
+
+
+def verdict(check: Check, case: Case) -> tuple[str, str]:
+    """ok, skipped or FAILED, and the reason."""
+    try:
+        fault = check(case)
+    except Skip as reason:
+        return "skipped", str(reason)
+    except Exception as error:
+        return "FAILED", f"raises {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return ("FAILED", fault) if fault else ("ok", "")
+
+
+def one_row(case: Case) -> str | None:
+    """one row alone trains, with and without a history"""
+    for row in (0, len(case.mixed) - 1):
+        if fault := unsound(step(case.make(), single_row(case.mixed, row))):
+            return f"{fault} (history of {int(case.mixed.mask[row].sum())} events)"
+    return None
+
+
+def every_length(case: Case) -> str | None:
+    """histories of every length train in one batch, and a batch without any does"""
+    empty = without_histories(case.mixed)
+    for batch, words in ((case.mixed, "histories of every length"), (empty, "no history at all")):
+        if fault := unsound(step(case.make(), batch)):
+            return f"{fault} ({words})"
+    return None
+
+
+def named_losses(case: Case) -> str | None:
+    """each named loss has a weight, and each loss of weight above 0 is there"""
+    returned = step(case.make(), case.mixed)[1].keys()
+    weights = case.config.model.loss_weights
+    if unweighted := returned - weights.keys():
+        return f"losses() returns {', '.join(sorted(unweighted))}, which model.loss_weights does not name"
+    if absent := {name for name, weight in weights.items() if weight} - returned:
+        return f"model.loss_weights has {', '.join(sorted(absent))}, which losses() does not return"
+    return None
+
+
+def all_trained(case: Case) -> str | None:
+    """the gradient reaches every parameter that a stage trains"""
+    model = case.make()
+    batch = case.rows(torch.arange(min(4096, case.batches.size("train") // (1 + case.batches.negatives))))
+    for stage in stages(model):
+        if isinstance(stage, Fit):
+            stage.fit(case.batches.training())
+            continue
+        gradients = step(stage.model, batch)[2]
+        without = [name for name, grad in gradients.items() if name.startswith(stage.trained) and not grad.any()]
+        if without:
+            return f"none for {', '.join(without)} in stage {stage.name}: remove what is not used"
+    return None
+
+
+def padding_content(case: Case) -> str | None:
+    """what stands on padding changes nothing"""
+    if not case.mixed.mask.numel():
+        raise Skip("the data have no histories")
+    advice = "use batch.mask wherever events are summed, normalised or compared"
+    return batch_differs(case, with_garbage(case.mixed), advice)
+
+
+def padding_length(case: Case) -> str | None:
+    """more padding changes nothing"""
+    if not case.mixed.mask.numel():
+        raise Skip("the data have no histories")
+    advice = "divide by the number of events, and read the last valid state"
+    return batch_differs(case, longer(case.mixed, 5), advice)
+
+
+def label_unseen(case: Case) -> str | None:
+    """the logits do not see the label they are to predict"""
+    model = fitted(case)
+    flipped = replace(case.mixed, label=1 - case.mixed.label)
+    return differs(model(flipped).logits, model(case.mixed).logits, "forward() may not read batch.label")
+
+
+def strictly_before(case: Case) -> str | None:
+    """every event of a history is older than its row"""
+    if not case.mixed.mask.numel():
+        raise Skip("the data have no histories")
+    for split in ("train", "valid", "test"):
+        for batch in case.batches.epoch(split, 2048):
+            if late := int((batch.mask & (batch.history_age <= 0)).sum()):
+                return f"{late} events of the {split} split are not"
+    return None
+
+
+def causal_states(case: Case) -> str | None:
+    """a state sees no later event"""
+    model = fitted(case)
+    states = model(case.mixed).parts.get("states")
+    if states is None or states.shape[1] < 2:
+        raise Skip("the model hands out no states")
+    middle = states.shape[1] // 2
+    history = case.mixed.history.clone()
+    history[:, middle:] = history[:, middle:].roll(1, 0)
+    label = case.mixed.history_label.clone()
+    label[:, middle:] = 1 - label[:, middle:]
+    after = model(replace(case.mixed, history=history, history_label=label)).parts["states"]
+    mask = case.mixed.mask[:, :middle]
+    advice = "mask later positions, in attention and in memory"
+    return differs(after[:, :middle][mask], states[:, :middle][mask], advice)
+
+
+def evaluation(case: Case) -> str | None:
+    """evaluation repeats itself, and scores a row the same in any batch"""
+    model = fitted(case)
+    together = model(case.mixed).logits
+    if fault := differs(model(case.mixed).logits, together, "something is drawn in evaluation mode", exact=True):
+        return fault
+    alone = torch.cat([model(single_row(case.mixed, row)).logits for row in range(len(case.mixed))])
+    return differs(alone, together, "batch statistics belong to training alone")
+
+
+def unknown_ids(case: Case) -> str | None:
+    """users, items and values that training never met get a finite score"""
+    logits = fitted(case)(all_unknown(case.mixed)).logits
+    return None if logits.isfinite().all() else "the logits are not finite"
+
+
+def whole_state(case: Case) -> str | None:
+    """the state dict carries the whole model"""
+    model = fitted(case)
+    other = case.make(1)
+    other.load_state_dict(model.state_dict())
+    advice = "register tensors as parameters or buffers"
+    return differs(other.eval()(case.mixed).logits, model(case.mixed).logits, advice, exact=True)
+
+
+def bfloat16(case: Case) -> str | None:
+    """trainer.precision=bf16 trains"""
+    with torch.autocast(case.batches.device.type, torch.bfloat16):
+        return unsound(step(case.make(), case.mixed))
+
+
+def overfits(case: Case) -> str | None:
+    """32 rows are learnt by heart"""
+    model = in_closed_form(without_draws(case.make()), case.batches)
+    last = stages(model)[-1]
+    if not isinstance(last, Train):
+        raise Skip("the model is fitted in closed form")
+    rows = torch.linspace(0, len(case.batches.rows["train"]) - 1, OVERFITTED)  # mostly of different users
+    batch = case.rows(rows.long())
+    set_mode(last)
+    weights = {name: float(weight > 0) for name, weight in case.config.model.loss_weights.items()}
+    trained = [parameter for name, parameter in last.model.named_parameters() if name.startswith(last.trained)]
+    adam = torch.optim.Adam(trained, 1e-2)
+    for _ in range(STEPS):
+        adam.zero_grad()
+        losses = models.losses(last.model, last.model(batch), batch)
+        joint(losses, weights).backward()
+        adam.step()
+    loss = bce(last.model(batch).logits, batch.label).item()
+    advice = "a sigmoid may squash the logits, or the input not reach them"
+    return None if loss < 0.3 else f"after {STEPS} steps their loss is {loss:.2f}, not below 0.3; {advice}"
+
+
+def shuffled_labels(case: Case) -> str | None:
+    """with labels shuffled there is nothing to learn: the test AUC is 0.5"""
+    label = case.dataset.log.label
+    if label.min() == label.max():
+        raise Skip("all labels are equal")
+    shuffled = np.random.default_rng(0).permutation(label)
+    dataset = replace(case.dataset, log=replace(case.dataset.log, label=shuffled))
+    config = replace(case.config.trainer, epochs=1, batch_size=min(256, case.config.trainer.batch_size))
+    model = case.make()
+    trainer = Trainer(config, case.batches.device, case.config.seed)
+    options = case.config.model
+    with tempfile.TemporaryDirectory() as folder:
+        batches = Batches(dataset, case.config.dataset, case.batches.device)
+        recorder = NullRecorder(Path(folder))
+        result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
+    assert result.test and result.test_scores  # nothing stops it before its time
+    auc, n_positive = result.test.values["auc"], int(result.test_scores.labels.sum())
+    n_negative = len(result.test_scores.labels) - n_positive
+    if auc is None:
+        raise Skip("the test rows have one label")
+    # Four standard deviations of the AUC of random scores.
+    margin = 4 * math.sqrt((n_positive + n_negative + 1) / (12 * n_positive * n_negative))
+    advice = "the model or a feature sees the label it is to predict"
+    return None if abs(auc - 0.5) < margin else f"it is {auc:.3f} (0.5 ± {margin:.3f} is chance); {advice}"
+
+
+CHECKS = (
+    one_row, every_length, named_losses, all_trained, padding_content, padding_length, label_unseen, strictly_before,
+    causal_states, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
+)  # fmt: skip

@@ -1,0 +1,78 @@
+"""What a run keeps of its data, so that its directory alone is enough to use the model.
+
+The folder holds a dataset like any prepared one: the fitted encoder, users and items as encoded, and each user's events
+from the last `max_history` before the first held-out row on to the end of the log. Of a table it keeps no rows. Runs on
+the same prepared data share the files by hard links if the file system has them.
+"""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from recexp.dataset import store
+from recexp.dataset.config import DatasetConfig, HistoryKind
+from recexp.dataset.log import Dataset, Log
+
+
+def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
+    """Writes the folder, unless it is there already."""
+    if folder.exists():
+        return
+    with store.whole_or_nothing(folder) as temporary:
+        if (shared := _shared(dataset, config)) is None:
+            store.write(temporary, reduced(dataset, config))
+        else:
+            for file in shared.iterdir():
+                _link(file, temporary / file.name)
+
+
+def load(folder: Path) -> Dataset:
+    """The dataset that `save` kept. Raises one of store.UNREADABLE if it is not there or damaged."""
+    return store.read(folder)
+
+
+def reduced(dataset: Dataset, config: DatasetConfig) -> Dataset:
+    """The dataset without the rows that no later row needs."""
+    log = dataset.log
+    kept = log.since(first_needed(log, config)) if isinstance(log, Log) else log.head(0)
+    return replace(dataset, log=kept, folder=None)
+
+
+def first_needed(log: Log, config: DatasetConfig) -> np.ndarray:
+    """(U + 1,) position of each user's first event that a held-out or later row needs."""
+    derived = config.features.derived
+    first, end = log.offsets[:-1], log.offsets[1:]
+    if derived.most_liked:  # counts over all of a user's events
+        return first
+    held_out = np.append(np.flatnonzero(log.split > 0), len(log))
+    held_out = held_out[np.searchsorted(held_out, first)]  # first of each user, or of a later one
+    past_end = np.where(held_out < end, np.append(log.before, 0)[held_out], end)
+    seen = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log), bool)
+    rank = np.concatenate([[0], np.cumsum(seen)])  # (N + 1,) events that histories hold before each position
+    index = np.maximum(rank[first], rank[past_end] - config.max_history)
+    start = np.append(np.flatnonzero(seen), len(log))[index]
+    return np.maximum(first, np.minimum(start, past_end - derived.last_items))
+
+
+def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
+    """The folder beside the prepared data that holds the same files; None if there is none and none can be made."""
+    if dataset.folder is None:
+        return None
+    shared = dataset.folder / f"run-{config.history.name}-{config.max_history}"
+    if not shared.is_dir():
+        try:
+            with store.whole_or_nothing(shared) as temporary:
+                store.write(temporary, reduced(dataset, config))
+        except OSError:  # a cache that cannot be written, or another process was faster
+            return shared if shared.is_dir() else None
+    return shared
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

@@ -1,0 +1,114 @@
+"""The options of a dataset: of every reader, of its features and of its split."""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from recexp.config import at_least, check_ranges, option, require
+from recexp.error import ConfigError, choices
+
+
+class FeatureKind(Enum):
+    categorical = "one of many values"
+    multi = "several values of one vocabulary"
+    numeric = "a number, standardised by the training split"
+    binned = "a number, cut into quantiles of the training split"
+
+
+class LabelKind(Enum):
+    explicit = "the label column, cut at label_threshold if that is set"
+    implicit = "every event is a positive; negatives are sampled"
+
+
+class HistoryKind(Enum):
+    all = "all earlier events, with their labels"
+    liked = "earlier events with label 1 alone"
+
+
+class SplitKind(Enum):
+    user_time = "each user's last events, by ratio"
+    leave_last_out = "each user's last event to test, the one before to valid"
+    time = "one moment for all users"
+    given = "a column that says train, valid or test, or three files"
+    random = "by row; for tables"
+
+
+@dataclass(kw_only=True)
+class DerivedConfig:
+    """Context fields derived from the user's strictly earlier events; recexp/dataset/derive.py makes them."""
+
+    last_items: int = option(lambda value: 0 <= value <= 100, "0 to 100")
+    most_liked: list[str] = option(lambda names: len(set(names)) == len(names), "a list that names a column once")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "dataset.features.derived")
+
+    @property
+    def names(self) -> list[str]:
+        """The derived fields, as models and the context name them."""
+        last = [f"last_item_{n}" for n in range(1, self.last_items + 1)]
+        return [*last, *(f"most_liked_{name}" for name in self.most_liked)]
+
+
+@dataclass(kw_only=True)
+class FeaturesConfig:
+    """Feature columns by table: one value per user, per item or per event."""
+
+    user: dict[str, FeatureKind]
+    item: dict[str, FeatureKind]
+    context: dict[str, FeatureKind]
+    derived: DerivedConfig
+
+    @property
+    def sides(self) -> dict[str, dict[str, FeatureKind]]:
+        """The columns of each table, without derived fields."""
+        return {"user": self.user, "item": self.item, "context": self.context}
+
+    def __post_init__(self) -> None:
+        for side, kinds in self.sides.items():
+            for name in kinds:
+                allowed = "a name of letters, digits, _ and -"
+                require(re.fullmatch(r"\w[\w -]*", name), f"dataset.features.{side}", repr(name), allowed)
+        listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
+        for name in self.derived.most_liked:
+            if name not in listed:
+                hint = f"no categorical or multi column of dataset.features.item. {choices(name, listed)}"
+                raise ConfigError(f"dataset.features.derived.most_liked = {name}: {hint}")
+        for name in self.derived.names:
+            if name in self.context:
+                raise ConfigError(
+                    f"dataset.features.context.{name}: is the name of a field of features.derived; rename the column."
+                )
+
+
+@dataclass(kw_only=True)
+class SplitConfig:
+    kind: SplitKind
+    ratios: list[float] = option(
+        lambda ratios: len(ratios) == 3 and min(ratios) >= 0 and abs(sum(ratios) - 1) < 1e-6 and ratios[0] > 0,
+        "three shares train, valid, test that sum to 1, train above 0",
+    )
+    column: str | None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "dataset.split")
+
+
+@dataclass(kw_only=True)
+class DatasetConfig:
+    """Options of every reader; a reader's own Config adds to them."""
+
+    name: str
+    reader: str
+    label: LabelKind
+    label_threshold: float | None
+    negatives: int = at_least(1)
+    features: FeaturesConfig
+    max_history: int = at_least(1)
+    history: HistoryKind
+    n_bins: int = at_least(2)
+    split: SplitConfig
+    cache_dir: str | None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "dataset")

@@ -1,0 +1,136 @@
+"""The fitted encoder: what turns the feature columns of users, items and events into ids and numbers.
+
+It learns vocabularies, means and bin edges from the training rows; `transform` then encodes any rows, later ones too.
+Saved as JSON: text and integers keep their types, and floats come back to the bit.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recexp.dataset.config import FeatureKind
+from recexp.dataset.field import ENCODERS, AnyField, Encoded
+from recexp.dataset.schema import FIRST, Field, Side
+from recexp.error import DataError, choices
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "encoder.json"
+
+
+@dataclass(frozen=True)
+class SideEncoder:
+    """The fields of one side by name: of the user, of the item or of the event's context."""
+
+    fields: dict[str, AnyField] = field(default_factory=dict)
+
+    @property
+    def side(self) -> Side:
+        """What the schema says of the fields. Ids of one side share a vocabulary, so each field's are shifted."""
+        fields: list[Field] = []
+        columns = {True: 0, False: 0}  # so far, by whether they hold numbers
+        offset = 0
+        for name, encoder in self.fields.items():
+            numeric = encoder.kind is FeatureKind.numeric
+            at = {"column": columns[numeric], "offset": 0 if numeric else offset}
+            fields.append(Field(name=name, kind=encoder.kind, width=encoder.width, size=encoder.size, **at))
+            columns[numeric] += encoder.width
+            offset += encoder.size
+        return Side(fields=tuple(fields))
+
+    @classmethod
+    def fit(
+        cls, frame: "pd.DataFrame", kinds: Mapping[str, FeatureKind], train: np.ndarray, n_bins: int
+    ) -> tuple["SideEncoder", Encoded]:
+        """Learns from the rows where `train` (n,) is true, and encodes all n rows; columns in the order of `kinds`.
+
+        Raises DataError if a numeric column holds something else.
+        """
+        encoders: dict[str, AnyField] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for name, kind in kinds.items():
+            cells: Any = _read(frame, name, kind)
+            encoders[name] = ENCODERS[kind].fit(cells, train, n_bins)
+            _check_vocabulary(name, encoders[name])
+            arrays[name] = encoders[name].encode(cells)
+        encoder = cls(encoders)
+        return encoder, encoder._joined(arrays, len(frame))
+
+    def transform(self, frame: "pd.DataFrame") -> Encoded:
+        """The fields of n rows, from the columns of their names. Raises DataError if one is not there."""
+        arrays: dict[str, np.ndarray] = {}
+        for name, encoder in self.fields.items():
+            cells: Any = _read(frame, name, encoder.kind)
+            arrays[name] = encoder.encode(cells)
+        return self._joined(arrays, len(frame))
+
+    def _joined(self, arrays: Mapping[str, np.ndarray], n: int) -> Encoded:
+        """The fields beside one another, ids shifted by their offsets."""
+        values = [arrays[field.name] for field in self.side.fields if field.numeric]
+        ids = [_shifted(arrays[field.name], field.offset) for field in self.side.fields if not field.numeric]
+        return Encoded(
+            ids=np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
+            values=np.stack(values, axis=1) if values else np.zeros((n, 0), np.float32),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """The encoders of all sides; a user's or item's first field is its id."""
+
+    user: SideEncoder = field(default_factory=SideEncoder)
+    item: SideEncoder = field(default_factory=SideEncoder)
+    context: SideEncoder = field(default_factory=SideEncoder)
+
+    def save(self, folder: Path) -> None:
+        tree = {
+            side: {name: {"kind": field.kind.name} | vars(field) for name, field in encoder.fields.items()}
+            for side, encoder in vars(self).items()
+        }
+        (folder / FILE).write_text(json.dumps(tree, default=_plain), "utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Encoder":
+        """Raises OSError, ValueError, KeyError or TypeError if the file is not there or damaged."""
+        tree = json.loads((folder / FILE).read_text("utf-8"))
+        return cls(**{
+            side: SideEncoder({name: _field(**entry) for name, entry in fields.items()})
+            for side, fields in tree.items()
+        })  # fmt: skip
+
+
+def _read(frame: "pd.DataFrame", name: str, kind: FeatureKind) -> Any:
+    if name not in frame:
+        raise DataError(f"feature '{name}': no such column. {choices(name, map(str, frame.columns))}")
+    return ENCODERS[kind].read(frame[name], name)
+
+
+def _check_vocabulary(name: str, encoder: AnyField) -> None:
+    for value in getattr(encoder, "vocabulary", np.zeros(0)).tolist():
+        if not isinstance(value, str | int | float):
+            raise DataError(f"feature '{name}' holds {value!r}: a categorical value must be a string or a number.")
+
+
+def _shifted(ids: np.ndarray, offset: int) -> np.ndarray:
+    return np.where(ids >= FIRST, ids + np.int32(offset), ids)
+
+
+def _plain(array: np.ndarray) -> dict[str, Any]:
+    return {"dtype": array.dtype.str, "values": array.tolist()}
+
+
+def _field(kind: str, **members: Any) -> AnyField:
+    """The encoder of an entry of the file."""
+    arrays = {name: _array(**member) for name, member in members.items() if isinstance(member, dict)}
+    return ENCODERS[FeatureKind[kind]](**members | arrays)
+
+
+def _array(dtype: str, values: list) -> np.ndarray:
+    array = np.empty(len(values), dtype)
+    array[:] = values
+    return array

@@ -1,0 +1,35 @@
+"""What the run directory and the terminal say about prepared data: sizes, label rates, rates of unknown values."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from recexp.dataset.log import SPLITS, Log, Table
+from recexp.dataset.schema import UNKNOWN, Side
+
+
+def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
+    """Digest of the events, sizes, label rates and, for valid and test, the share of unknown values by column."""
+    facts: dict[str, Any] = {"events": log.digest(), "rows": {}, "label_rate": {}, "unknown_rate": {}}
+    if isinstance(log, Log):
+        facts |= {"users": len(log.users.raw) - 1, "items": len(log.items.raw) - 1}
+    for split in SPLITS:
+        rows = log.rows(split)
+        facts["rows"][split] = len(rows)
+        facts["label_rate"][split] = round(float(log.label[rows].mean()), 6) if len(rows) else None
+        if split != "train" and len(rows):
+            facts["unknown_rate"][split] = dict(_unknown_rates(log, rows, sides))
+    return facts
+
+
+def _unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
+    tables = {"context": (log.context.ids, rows)}
+    if isinstance(log, Log):
+        tables = {"user": (log.users.ids, log.user[rows]), "item": (log.items.ids, log.item[rows])} | tables
+    for side, (ids, index) in tables.items():
+        for field in sides[side].fields:
+            if not field.numeric:
+                column = ids[index, field.column : field.column + field.width]
+                name = field.name if field.name == side else f"{side}.{field.name}"
+                yield name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)

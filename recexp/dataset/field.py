@@ -1,0 +1,222 @@
+"""Encoders of one feature column, one class per kind: fitted on the training rows, then applied to any rows.
+
+`read` parses a column, so that fitting and encoding it need only one pass; `fit` learns from the rows where `train` is
+true; `encode` gives ids (n, width), or for numbers values (n,). Ids do not know the field's offset: 0 is padding, 1 is
+unknown, known values start at 2.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+import numpy as np
+
+from recexp.dataset.config import FeatureKind
+from recexp.dataset.raw import MULTI_SEPARATOR
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
+from recexp.error import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The fields of n users, items or events."""
+
+    ids: np.ndarray  # (n, C) integers
+    values: np.ndarray  # (n, V) float32
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A column as its unique cells and an index, so per-cell work runs once."""
+
+    index: np.ndarray  # (n,) of each row's cell among the unique ones, -1 if it is missing
+    unique: np.ndarray
+
+    def trained(self, train: np.ndarray) -> np.ndarray:
+        """True for each unique cell that a training row holds."""
+        held = np.zeros(len(self.unique) + 1, bool)  # the last entry is index -1, a missing cell
+        held[self.index[train]] = True
+        return held[:-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categorical:
+    """A value is its index in the vocabulary; missing values and those that are not in it are unknown."""
+
+    kind: ClassVar[FeatureKind] = FeatureKind.categorical
+    width: ClassVar[int] = 1
+    vocabulary: np.ndarray  # sorted
+
+    @property
+    def size(self) -> int:
+        return len(self.vocabulary)
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> Cells:
+        import pandas as pd
+
+        index, unique = pd.factorize(column)
+        return Cells(index, np.asarray(unique))
+
+    @classmethod
+    def fit(cls, cells: Cells, train: np.ndarray, n_bins: int) -> "Categorical":
+        return cls(vocabulary=vocabulary_of(cells.unique[cells.trained(train)]))
+
+    def encode(self, cells: Cells) -> np.ndarray:
+        return np.append(ids_of(cells.unique, self.vocabulary), np.int32(UNKNOWN))[cells.index, None]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A column as its unique cells, each a list of values."""
+
+    cells: Cells
+    count: np.ndarray  # of values in each unique cell
+    values: np.ndarray  # of all unique cells, one after another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multi:
+    """The values of a cell in its order, padded on the right; a missing cell is all padding.
+
+    The width is that of the longest cell at the time of fitting; a longer cell keeps its first values.
+    """
+
+    kind: ClassVar[FeatureKind] = FeatureKind.multi
+    vocabulary: np.ndarray  # sorted
+    width: int
+
+    @property
+    def size(self) -> int:
+        return len(self.vocabulary)
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> Lists:
+        index, lists = split_cells(column)
+        count = np.array([len(values) for values in lists], np.int64)
+        return Lists(Cells(index, np.arange(len(lists))), count, objects(value for values in lists for value in values))
+
+    @classmethod
+    def fit(cls, lists: Lists, train: np.ndarray, n_bins: int) -> "Multi":
+        trained = np.repeat(lists.cells.trained(train), lists.count)
+        return cls(vocabulary=vocabulary_of(lists.values[trained]), width=int(max(1, lists.count.max(initial=1))))
+
+    def encode(self, lists: Lists) -> np.ndarray:
+        cell = np.repeat(np.arange(len(lists.count)), lists.count)
+        column = np.arange(len(cell)) - np.repeat(np.cumsum(lists.count) - lists.count, lists.count)
+        ids = np.full((len(lists.count) + 1, self.width), PADDING, np.int32)  # the last row is a missing cell
+        kept = column < self.width
+        ids[cell[kept], column[kept]] = ids_of(lists.values[kept], self.vocabulary)
+        return ids[lists.cells.index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binned:
+    """The id of the quantile a number falls in; fewer bins than asked for if numbers repeat.
+
+    Edges are training numbers above the smallest one, so every bin holds one.
+    """
+
+    kind: ClassVar[FeatureKind] = FeatureKind.binned
+    width: ClassVar[int] = 1
+    edges: np.ndarray  # (size - 1,) float64, ascending
+    size: int  # 0 if training holds no number: all are unknown then
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> np.ndarray:
+        return numbers_of(column, name)
+
+    @classmethod
+    def fit(cls, numbers: np.ndarray, train: np.ndarray, n_bins: int) -> "Binned":
+        sample = numbers[train & np.isfinite(numbers)]
+        if not len(sample):
+            return cls(edges=np.zeros(0), size=0)
+        edges = np.unique(np.quantile(sample, np.linspace(0, 1, n_bins + 1)[1:-1], method="higher"))
+        edges = edges[edges > sample.min()]
+        return cls(edges=edges, size=len(edges) + 1)
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        ids = FIRST + np.searchsorted(self.edges, numbers, side="right")
+        return np.where(np.isfinite(numbers) & (self.size > 0), ids, UNKNOWN).astype(np.int32)[:, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numeric:
+    """A number with mean 0 and standard deviation 1 over the training rows; a missing number becomes the mean."""
+
+    kind: ClassVar[FeatureKind] = FeatureKind.numeric
+    size: ClassVar[int] = 0
+    width: ClassVar[int] = 1
+    mean: float
+    deviation: float
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> np.ndarray:
+        return numbers_of(column, name)
+
+    @classmethod
+    def fit(cls, numbers: np.ndarray, train: np.ndarray, n_bins: int) -> "Numeric":
+        sample = numbers[train & np.isfinite(numbers)]
+        mean = float(sample.mean()) if len(sample) else 0.0
+        # The standard deviation of equal numbers is a rounding error.
+        deviation = float(sample.std()) if len(sample) and np.ptp(sample) else 1.0
+        return cls(mean=mean, deviation=deviation)
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        return np.where(np.isfinite(numbers), (numbers - self.mean) / self.deviation, 0.0).astype(np.float32)
+
+
+AnyField: TypeAlias = Categorical | Multi | Binned | Numeric
+ENCODERS: dict[FeatureKind, type[AnyField]] = {field.kind: field for field in (Categorical, Multi, Binned, Numeric)}
+
+
+def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:
+    """The index (n,) of each cell among the unique ones, -1 if it is missing, and the values in each unique cell."""
+    import pandas as pd
+
+    index, cells = pd.factorize(column)
+    return index, [[value for value in str(cell).split(MULTI_SEPARATOR) if value] for cell in cells]
+
+
+def vocabulary_of(values: np.ndarray) -> np.ndarray:
+    """The unique values, sorted."""
+    import pandas as pd
+
+    unique = np.asarray(pd.factorize(values, sort=True)[1])
+    if unique.dtype == object:  # plain Python values, which JSON can hold
+        unique = objects(value.item() if isinstance(value, np.generic) else value for value in unique)
+    return unique
+
+
+def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
+    """(n,) int32, the id of each value; UNKNOWN if it is not in the vocabulary."""
+    import pandas as pd
+
+    index = pd.Index(vocabulary).get_indexer(pd.Index(values))
+    return np.where(index >= 0, index + FIRST, UNKNOWN).astype(np.int32)
+
+
+def objects(values: Iterable[object]) -> np.ndarray:
+    """(n,) of Python objects, whatever they are."""
+    listed = list(values)
+    array = np.empty(len(listed), object)
+    array[:] = listed
+    return array
+
+
+def numbers_of(column: "pd.Series", name: str) -> np.ndarray:
+    """(n,) float64, NaN for gaps. Raises DataError if a cell is neither a number nor blank."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce")
+    text = column[numbers.isna() & column.notna()].astype(str)
+    wrong = text[text.str.strip() != ""]
+    if len(wrong):
+        raise DataError(
+            f"feature '{name}' holds {wrong.iloc[0]!r}, which is no number; "
+            f"declare it categorical, or mend the {len(wrong)} such values."
+        )
+    return numbers.to_numpy(np.float64, na_value=np.nan)

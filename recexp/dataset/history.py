@@ -1,0 +1,88 @@
+"""Histories, the user's events strictly before a row, gathered by index arithmetic; none is ever stored.
+
+B rows, L history length (the longest of the batch on a CPU, else the most there may be)
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recexp.dataset.column import Columns, on_device, pick
+from recexp.dataset.config import HistoryKind
+from recexp.dataset.log import Log
+from recexp.dataset.sample import Samples
+
+
+@dataclass(frozen=True)
+class View:
+    """The events that histories may hold: all of them, or those at `events`."""
+
+    events: Tensor | None = None  # (E,) int32, positions in the log
+    rank: Tensor | None = None  # (N + 1,) int32, how many of them lie before each position
+
+    @classmethod
+    def of(cls, visible: np.ndarray, device: torch.device) -> "View":
+        """The events where `visible` (N,) is true."""
+        if visible.all():
+            return cls()
+        rank = np.zeros(len(visible) + 1, np.int32)
+        np.cumsum(visible, out=rank[1:])
+        return cls(on_device(np.flatnonzero(visible).astype(np.int32), device), on_device(rank, device))
+
+    def span(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Start and end (B,) in the view of the last events between first and end (B,), at most `longest`."""
+        if self.rank is not None:
+            first, end = self.rank[first].long(), self.rank[end].long()
+        return torch.maximum(first, end - longest), end
+
+    def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
+        start, end = self.span(first, end, longest)
+        length = end - start
+        if length.device.type == "cpu":  # a GPU would be waited for
+            longest = int(length.max()) if len(length) else 0
+        step = torch.arange(longest, device=length.device)
+        mask = step < length[:, None]
+        position = torch.where(mask, start[:, None] + step, 0)
+        return (position if self.events is None or not len(self.events) else pick(self.events, position).long()), mask
+
+
+class Histories:
+    """Gathers the histories of any rows of a log, of at most `longest` events each."""
+
+    def __init__(self, log: Log, columns: Columns, kind: HistoryKind, longest: int, device: torch.device) -> None:
+        self.columns, self.longest = columns, longest
+        visible = log.label > 0 if kind is HistoryKind.liked else np.ones(len(log), bool)
+        whole = View.of(visible, device)
+        # A training row sees training events alone, also if the splits are not chronological.
+        train = whole if log.chronological else View.of(visible & (log.split == 0), device)
+        self.views = {"train": train, "valid": whole, "test": whole}
+
+    def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
+        """The batch's columns (B, L) of the last `longest` events before each row (B,) that a split may see."""
+        columns, time = self.columns, self.columns.timestamp
+        position, mask = self.views[split].window(*self._past(row, user), longest)
+        return {
+            "history": pick(columns.item, position).long().mul_(mask),
+            "history_label": pick(columns.label, position).float().mul_(mask),
+            "history_age": (pick(time, row)[:, None] - pick(time, position)).float().mul_(mask),
+            "mask": mask,
+        }
+
+    def longest_first(self, split: str, samples: Samples) -> Samples:
+        """The samples by descending length of their histories."""
+        past = self._past(samples.row, pick(self.columns.user, samples.row))
+        start, end = self.views[split].span(*past, self.longest)
+        return samples.take((start - end).argsort(stable=True))
+
+    def _past(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+        """Start and end (B,) in the log of the events of users (B,) before rows (B,)."""
+        return pick(self.columns.offsets, user), pick(self.columns.before, row).long()
+
+
+def no_histories(n_rows: int, device: torch.device) -> dict[str, Tensor]:
+    """The batch's columns without events, (B, 0)."""
+    none = torch.zeros((n_rows, 0), device=device)
+    return {"history": none.long(), "history_label": none, "history_age": none, "mask": none.bool()}

@@ -1,0 +1,274 @@
+/* attention.py: what a target makes of each event (target_interaction), and multi-head attention (attend). */
+
+#include "kernel.h"
+
+
+/* x = key_i + query_r + W (v_i * t_r) of each of N events, i being its index among the vectors and r its row. */
+
+STRUCT(target_interaction,
+    const float *vectors, *target, *key, *query, *weight; /* (n, D), (B, D), (n, H), (B, H), (D, H) */
+    const long *index, *row;                              /* (N,) */
+    float *x;                                             /* (N, H) */
+    long n, dim, width, n_vectors, out_of_range; /* whether an index is none of the vectors */
+)
+
+/* v_i * t_r of some events (rows, D). */
+static void multiply_rows(const float *vectors, const float *target, const long *index, const long *row, long rows,
+                          long dim, float *product) {
+    for (long i = 0; i < rows; i++) {
+        const float *v = vectors + index[i] * dim, *t = target + row[i] * dim;
+        EACH(j, dim) STORE(product + i * dim + j, LOAD(v + j) * LOAD(t + j));
+    }
+}
+
+static void target_interaction_thread(void *args, long thread, long n_threads) {
+    struct target_interaction *m = args;
+    long dim = m->dim, width = m->width;
+    float *product = scratch(BLOCK, dim);
+    BLOCKS(start, rows, m->n) {
+        for (long i = start; i < start + rows; i++) m->out_of_range |= m->index[i] < 0 || m->index[i] >= m->n_vectors;
+        if (m->out_of_range) break;
+        multiply_rows(m->vectors, m->target, m->index + start, m->row + start, rows, dim, product);
+        for (long i = 0; i < rows; i++) {
+            const float *key = m->key + m->index[start + i] * width, *query = m->query + m->row[start + i] * width;
+            EACH(j, width) STORE(m->x + (start + i) * width + j, LOAD(key + j) + LOAD(query + j));
+        }
+        multiply(rows, width, dim, product, dim, 1, m->weight, width, m->x + start * width, width, 1);
+    }
+    free(product);
+}
+KERNEL(target_interaction)
+
+STRUCT(target_interaction_back,
+    const float *vectors, *target, *weight, *dx; /* weight (H, D) */
+    const long *index, *row;
+    float *dproduct; /* (N, D) */
+    long n, dim, width;
+    struct sum dweight; /* (H, D) */
+)
+
+static void target_interaction_back_thread(void *args, long thread, long n_threads) {
+    const struct target_interaction_back *m = args;
+    long dim = m->dim, width = m->width;
+    float *product = scratch(BLOCK, dim), *dweight = sum_at(&m->dweight, thread);
+    BLOCKS(start, rows, m->n) {
+        const float *dx = m->dx + start * width;
+        multiply_rows(m->vectors, m->target, m->index + start, m->row + start, rows, dim, product);
+        multiply(width, dim, rows, dx, 1, width, product, dim, dweight, dim, 1);
+        multiply(rows, dim, width, dx, width, 1, m->weight, dim, m->dproduct + start * dim, dim, 0);
+    }
+    free(product);
+}
+SUMMING_KERNEL(target_interaction_back, dweight)
+
+/* Adds the events' gradients to the rows they came from. A thread takes columns, so no two write to one number. */
+
+STRUCT(target_interaction_add,
+    const float *vectors, *target, *dx, *dproduct;
+    const long *index, *row;
+    float *dvectors, *dtarget, *dkey, *dquery; /* shaped as the four, 0 before */
+    long n, dim, width;
+)
+
+static void target_interaction_add_thread(void *args, long thread, long n_threads) {
+    const struct target_interaction_add *m = args;
+    long dim = m->dim, width = m->width;
+    for (long i = 0; i < m->n; i++) {
+        long p = m->index[i], r = m->row[i];
+        for (long j = thread * LANES; j < dim; j += n_threads * LANES) {
+            vec dproduct = LOAD(m->dproduct + i * dim + j);
+            float *dv = m->dvectors + p * dim + j, *dt = m->dtarget + r * dim + j;
+            STORE(dv, LOAD(dv) + dproduct * LOAD(m->target + r * dim + j));
+            STORE(dt, LOAD(dt) + dproduct * LOAD(m->vectors + p * dim + j));
+        }
+        for (long j = thread * LANES; j < width; j += n_threads * LANES) {
+            vec dx = LOAD(m->dx + i * width + j);
+            float *dk = m->dkey + p * width + j, *dq = m->dquery + r * width + j;
+            STORE(dk, LOAD(dk) + dx);
+            STORE(dq, LOAD(dq) + dx);
+        }
+    }
+}
+KERNEL(target_interaction_add)
+
+/* softmax(q k^T / sqrt(d)) v, one head of one row at a time. A query that sees nothing gets 0. Positions that no query
+   sees are left out; where positions are the queries as well, these get 0. */
+
+STRUCT(attend,
+    const float *OPTIONAL q;       /* (B, M, D); without it the first D numbers of each position */
+    const float *table[2];         /* (n, W) each: positions hold [k, v] or [q, k, v], the sum of a row of each */
+    const long *OPTIONAL index[2]; /* (B, L) each: which row; without it each position has its own */
+    const unsigned char *seen;     /* (B, M or 1, L) */
+    long n_rows, n_queries, length, dim, n_heads, width;
+    long by_query;      /* whether seen has a row for each query */
+    long dropped, seed; /* dropout of the weights, units of 2^-32 */
+    float *out;         /* (B, M, D) */
+)
+
+STRUCT(attend_back,
+    const float *OPTIONAL q; /* up to the seed the members of attend */
+    const float *table[2];
+    const long *OPTIONAL index[2];
+    const unsigned char *seen;
+    long n_rows, n_queries, length, dim, n_heads, width;
+    long by_query;
+    long dropped, seed;
+    const float *dout;
+    float *OPTIONAL dq, *dpositions; /* (B, M, D), with q; (B, L, W) */
+)
+
+/* Whether queries are given, rather than part of the positions. A null pointer would not tell: so is that of no queries. */
+static int has_queries(const struct attend *s) { return s->width == 2 * s->dim; }
+
+/* What the positions `at` hold: (n, W). */
+static void look_up(const struct attend *s, const long *at, long n, float *to) {
+    long width = s->width;
+    for (long i = 0; i < n; i++, to += width) {
+        const float *first = s->table[0] + (s->index[0] ? s->index[0][at[i]] : at[i]) * width;
+        if (s->table[1]) {
+            const float *second = s->table[1] + (s->index[1] ? s->index[1][at[i]] : at[i]) * width;
+            EACH(j, width) STORE(to + j, LOAD(first + j) + LOAD(second + j));
+        } else
+            memcpy(to, first, sizeof(float) * width);
+    }
+}
+
+/* One round of the transposition of a square: exchanges what lies off the diagonal of its squares of size 2 half. */
+INLINE void turn(vec *square, const int half) {
+    ivec upper, lower; /* where the two rows' numbers come from, those from LANES on being the second row's */
+#pragma GCC unroll 16
+    for (int j = 0; j < LANES; j++) {
+        upper[j] = j & half ? LANES + j - half : j;
+        lower[j] = j & half ? LANES + j : j + half;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & half)) {
+            vec first = square[i], second = square[i + half];
+            square[i] = __builtin_shuffle(first, second, upper);
+            square[i + half] = __builtin_shuffle(first, second, lower);
+        }
+}
+
+/* b (width, to) = a (rows, width) transposed, with columns of 0 up to `to`. */
+static void transpose(const float *a, long a_row, long rows, long width, float *b, long to) {
+    for (long start = 0; start < to; start += LANES)
+        for (long column = 0; column < width; column += LANES) {
+            vec square[LANES];
+#pragma GCC unroll 16
+            for (long i = 0; i < LANES; i++)
+                square[i] = start + i < rows ? LOAD(a + (start + i) * a_row + column) : (vec){0};
+            turn(square, 1), turn(square, 2), turn(square, 4);
+            if (LANES > 8) turn(square, 8);
+#pragma GCC unroll 16
+            for (long j = 0; j < LANES; j++) STORE(b + (column + j) * to + start, square[j]);
+        }
+}
+
+static long padded_to_lanes(long n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Weights (m, padded) of a head's queries q on its n keys (d, padded): 0 where seen (m, n) is false, if it is given. */
+static void weigh(const struct attend *s, long m, long n, const float *q, long q_step, const float *keys,
+                  const unsigned char *seen, float *visible, float *weights) {
+    long size = s->dim / s->n_heads, padded = padded_to_lanes(n);
+    float scale = 1.f / __builtin_sqrtf(size);
+    multiply(m, padded, size, q, q_step, 1, keys, padded, weights, padded, 0);
+    for (long i = 0; i < m; i++) {
+        float *row = weights + i * padded;
+        for (long j = 0; (i == 0 || seen) && j < padded; j++) visible[j] = j < n && (!seen || seen[i * n + j]);
+        vec largest = (vec){0} - 3e38f, total = {0};
+        EACH(j, padded) {
+            vec score = either(LOAD(visible + j) > 0.f, LOAD(row + j) * scale, (vec){0} - 3e38f);
+            largest = either(score > largest, score, largest);
+            STORE(row + j, score);
+        }
+        largest = largest_of(largest);
+        EACH(j, padded) {
+            vec weight = exponential(LOAD(row + j) - largest) * LOAD(visible + j);
+            STORE(row + j, weight);
+            total += weight;
+        }
+        float sum = sum_of(total)[0], inverse = sum > 0 ? 1.f / sum : 0;
+        EACH(j, padded) STORE(row + j, LOAD(row + j) * inverse);
+    }
+}
+
+/* Weights of a head after dropout. */
+static void drop(const struct attend *s, long row, long head, const float *weights, long n, float *to) {
+    long first = (row * s->dim + head) * s->n_queries * padded_to_lanes(s->length);
+    EACH(i, n) STORE(to + i, LOAD(weights + i) * kept(s->seed, first + i, s->dropped));
+}
+
+static void attend_thread(void *args, long thread, long n_threads) {
+    const struct attend *s = args;
+    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
+    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
+    float *keys = scratch(size, most), *weights = scratch(most_m, most), *visible = scratch(1, most);
+    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    float *made = scratch(most_m, dim);
+    for (long row = thread; row < s->n_rows; row += n_threads) {
+        long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
+        long padded = padded_to_lanes(n);
+        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
+        const float *q = has_queries(s) ? s->q + row * m * dim : positions;
+        float *out = has_queries(s) ? s->out + row * m * dim : made;
+        look_up(s, at, n, positions);
+        for (long head = 0; head < dim; head += size) {
+            transpose(k + head, width, n, size, keys, padded);
+            weigh(s, m, n, q + head, q_step, keys, seen, visible, weights);
+            if (s->dropped) drop(s, row, head, weights, m * padded, weights);
+            multiply(m, size, n, weights, padded, 1, v + head, width, out + head, dim, 0);
+        }
+        if (!has_queries(s)) unpack(out, at, n, dim, row * most_n, most_n, s->out);
+    }
+    free(at), free(keys), free(weights), free(visible), free(positions), free(made);
+}
+KERNEL(attend)
+
+static void attend_back_thread(void *args, long thread, long n_threads) {
+    const struct attend_back *b = args;
+    const struct attend *s = args;
+    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
+    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
+    float *turned = scratch(size, most), *weights = scratch(most_m, most), *change = scratch(most_m, most);
+    float *visible = scratch(1, most), *left = scratch(most_m, most), scale = 1.f / __builtin_sqrtf(size);
+    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
+    float *own = scratch(most_m, dim);
+    for (long row = thread; row < s->n_rows; row += n_threads) {
+        long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
+        long padded = padded_to_lanes(n);
+        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
+        const float *q = has_queries(s) ? s->q + row * m * dim : positions;
+        const float *all = has_queries(s) ? b->dout + row * m * dim : packed(b->dout, at, n, dim, own);
+        float *dq = has_queries(s) ? b->dq + row * m * dim : dpositions;
+        look_up(s, at, n, positions);
+        for (long head = 0; head < dim; head += size) {
+            const float *dout = all + head;
+            transpose(k + head, width, n, size, turned, padded);
+            weigh(s, m, n, q + head, q_step, turned, seen, visible, weights);
+            transpose(v + head, width, n, size, turned, padded);
+            multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
+            if (s->dropped) {
+                drop(s, row, head, weights, m * padded, left);
+                drop(s, row, head, change, m * padded, change);
+            }
+            multiply(n, size, m, s->dropped ? left : weights, 1, padded, dout, dim, dv + head, width, 0);
+            for (long i = 0; i < m; i++) { /* of the scores */
+                vec total = {0};
+                EACH(j, padded) total += LOAD(change + i * padded + j) * LOAD(weights + i * padded + j);
+                vec mean = sum_of(total);
+                EACH(j, padded) {
+                    float *to = change + i * padded + j;
+                    STORE(to, (LOAD(to) - mean) * LOAD(weights + i * padded + j) * scale);
+                }
+            }
+            multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
+            multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
+        }
+        unpack(dpositions, at, n, width, row * most_n, most_n, b->dpositions);
+    }
+    free(at), free(turned), free(weights), free(visible), free(positions), free(change), free(left);
+    free(dpositions), free(own);
+}
+KERNEL(attend_back)

@@ -1,0 +1,166 @@
+/* What all kernels share: structures, threads, sums over threads, products, and functions of vectors.
+
+   Torch goes through memory once per operation. Here a thread takes a block of rows, does everything with it while it
+   lies in the cache, and takes the next block. Matrices are float, row after row; widths are multiples of LANES. Thread
+   `thread` of `n_threads` always does the same work, so that sums are the same to the bit. */
+
+#ifndef KERNEL_H
+#define KERNEL_H
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16 }; /* numbers in a register */
+#else /* AVX2 */
+enum { LANES = 8 };
+#endif
+enum { BLOCK = 48 }; /* rows; a multiple of those of a product's tile */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#define LOAD(p) (*(const vec *)(p))
+#define STORE(p, x) (*(vec *)(p) = (x))
+#define EACH(j, width) for (long j = 0; j < (width); j += LANES)
+
+/* A kernel's structure, and its members as text for library.py, which fills them by name. They are pointers to float,
+   long or unsigned char, const if they are only read; long; double; `struct sum`; or arrays of these. Only OPTIONAL
+   pointers may be null, and the entries of an array beyond those given. */
+
+#define EXPORT __attribute__((visibility("default")))
+#define OPTIONAL
+#define STRUCT(name, ...) \
+    struct name { \
+        __VA_ARGS__ \
+    }; \
+    EXPORT const char *const name##_text = #__VA_ARGS__;
+
+/* Does the work of each thread. Threads are torch's own: a second pool would fight with them for the cores. */
+typedef void Work(void *args, long thread, long n_threads);
+void run(Work *work, void *args, long n_threads);
+
+/* The kernel of a structure; name_thread is the work of a thread. */
+#define KERNEL(name) \
+    EXPORT void name(void *args, long n_threads) { run(name##_thread, args, n_threads); }
+
+/* An array that all threads add to, such as the gradient of a weight. Every thread but the first has its own copy. */
+struct sum {
+    float *total;
+    long size;
+    float *own; /* (n_threads - 1, size) */
+};
+
+/* The copy that a thread adds to. */
+INLINE float *sum_at(const struct sum *sum, long thread) {
+    return thread ? sum->own + (thread - 1) * sum->size : sum->total;
+}
+
+/* Sets sums to 0, does the work of each thread, and adds up their copies. */
+void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_threads);
+
+/* The same for a structure that ends in sums, from its member `first` on. */
+#define RUN_SUMMING(name, first, args, n_threads) \
+    run_summing(name##_thread, args, (struct sum *)((char *)(args) + offsetof(struct name, first)), \
+                (sizeof(struct name) - offsetof(struct name, first)) / sizeof(struct sum), n_threads)
+#define SUMMING_KERNEL(name, first) \
+    EXPORT void name(void *args, long n_threads) { RUN_SUMMING(name, first, args, n_threads); }
+
+/* Loops over a thread's blocks of n rows: the first row of a block, and its number of rows. */
+#define BLOCKS(start, rows, n) \
+    for (long start = thread * BLOCK, rows; rows = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); \
+         start += n_threads * BLOCK)
+
+INLINE float *scratch(long rows, long width) { return malloc(sizeof(float) * rows * width); }
+
+/* product.c: c (m, n) = first + a b, or a b if first is null: a (m, depth) with any steps between its rows and columns,
+   b (depth, n), first (m, n), or (n,) for all rows with a step of 0. */
+void multiply_onto(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b, long b_row,
+                   float *c, long c_row, const float *first, long first_row);
+
+/* c = a b, or c + a b with `add`. */
+void multiply(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b, long b_row,
+              float *c, long c_row, int add);
+
+/* Adds the rows of x (rows, width) to a sum (width,). */
+void add_rows(const float *x, long rows, long width, float *sum);
+
+/* A Linear: x (rows, C), weight (C, O), bias (O,) or null -> out (rows, O); O is 1 or a multiple of LANES. */
+void affine(const float *x, long rows, long width, const float *weight, const float *bias, long n_out, float *out);
+
+/* Its gradients: weight (O, C); adds to dweight (O, C) and dbias (O,), and to dx (rows, C) with `add`. */
+void affine_back(const float *x, const float *dout, long rows, long width, const float *weight, long n_out,
+                 float *dweight, float *dbias, float *dx, int add);
+
+/* rows.c: the rows from start on that a mask counts, all of them if it is null: their number, and in `at` which. */
+long counted_rows(const unsigned char *mask, long start, long rows, long *at);
+
+/* Those rows of x one behind the other: in `to`, or x itself if they are so already. */
+const float *packed(const float *x, const long *at, long n, long width, float *to);
+
+/* The opposite of `packed`, with 0 in the other rows. */
+void unpack(const float *x, const long *at, long n, long width, long start, long rows, float *to);
+
+INLINE vec either(ivec condition, vec yes, vec no) {
+    return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
+}
+
+/* The numbers of lanes i and i ^ distance change places. */
+INLINE vec exchanged(vec x, const int distance) {
+    ivec from;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) from[i] = i ^ distance;
+    return __builtin_shuffle(x, from);
+}
+
+INLINE vec sum_of(vec x) { /* in every lane */
+    if (LANES > 8) x += exchanged(x, 8 % LANES);
+    x += exchanged(x, 4);
+    x += exchanged(x, 2);
+    return x + exchanged(x, 1);
+}
+
+INLINE vec larger(vec x, vec y) { return either(x > y, x, y); }
+
+INLINE vec largest_of(vec x) {
+    if (LANES > 8) x = larger(x, exchanged(x, 8 % LANES));
+    x = larger(x, exchanged(x, 4));
+    x = larger(x, exchanged(x, 2));
+    return larger(x, exchanged(x, 1));
+}
+
+INLINE vec exponential(vec x) { /* within 2 units in the last place, for x from -87 to 88; NaN for NaN */
+    x = either(x < -87.f, (vec){0} - 87.f, x);
+    x = either(x > 88.f, (vec){0} + 88.f, x);
+    vec n = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23: the nearest integer, in the lowest bits */
+    ivec exponent = (ivec)n << 23;
+    n -= 12582912.f;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.f;
+    return (vec)((ivec)p + exponent);
+}
+
+INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
+INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
+
+/* The factors of dropout for the numbers from `index` on: 0, or 1 / (1 - p). They depend on seed and index alone. */
+INLINE vec kept(long seed, long index, long dropped) {
+    if (!dropped) return (vec){0} + 1.f;
+    uvec x;
+    for (int j = 0; j < LANES; j++) x[j] = j;
+    x += (unsigned)index + (unsigned)seed * 0x9e3779b9u;
+    x ^= x >> 16;
+    x *= 0x7feb352du;
+    x ^= x >> 15;
+    x *= 0x846ca68bu;
+    x ^= x >> 16;
+    return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
+}
+
+#endif

@@ -1,0 +1,180 @@
+"""The compiled kernels, called with the members of their C structures by name.
+
+kernel.h's STRUCT gives a structure to the C compiler and, as text, to this file: a member that is misspelt, missing or
+of another type than C's is a TypeError here. Without a library, as without a C compiler or on systems other than Linux,
+torch does the same in more time; so it does with RECEXP_KERNELS=0, for comparison.
+"""
+
+import ctypes
+import functools
+import os
+import re
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
+# The libraries that a processor can run by torch's name for it, the one with the widest vectors first.
+BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
+TYPES = {"float": torch.float32, "long": torch.int64, "unsigned char": torch.bool}  # C's, of pointers
+DECLARATION = re.compile(r"(const )?(unsigned char|float|long|double|struct sum) (.*)")
+NAME = re.compile(r"(\*?)(OPTIONAL )?(\w+)(?:\[(\d+)\])?")
+
+Value = Tensor | float | None | Sequence[Tensor | float | None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a structure: its offset in words of 8 bytes, and what it holds."""
+
+    name: str
+    kind: str  # long, double, read, written or sum
+    dtype: torch.dtype | None
+    offset: int
+    words: int  # of each entry
+    size: int  # entries; an array has more than one
+    optional: bool
+
+
+class Kernel:
+    """A function of the library. It takes the members of its C structure by name."""
+
+    def __init__(self, library: ctypes.CDLL, name: str) -> None:
+        self.name, self._function = name, getattr(library, name)
+        self._function.argtypes, self._function.restype = [ctypes.c_void_p, ctypes.c_long], None
+        text = ctypes.c_char_p.in_dll(library, f"{name}_text").value
+        assert text is not None
+        self.members = {member.name: member for member in members(text.decode())}
+        self._required = frozenset(member.name for member in self.members.values() if not member.optional)
+        self._n_words = sum(member.words * member.size for member in self.members.values())
+        self._out_of_range = self.members["out_of_range"].offset if "out_of_range" in self.members else None
+
+    def __call__(self, **values: Value) -> bool:
+        """Runs it on as many threads as torch has. Returns True if it met an index that is out of range.
+
+        Tensors that it reads may have any strides; those that it writes to, and sums, must be contiguous. An array
+        takes a list, of as many entries as it has or fewer.
+        Raises TypeError for members that are not as C has them.
+        """
+        if not self._required <= values.keys():
+            raise TypeError(f"{self.name}: missing {', '.join(sorted(self._required - values.keys()))}")
+        words, copies = array("q", bytes(8 * self._n_words)), []
+        for name, value in values.items():
+            member = self.members.get(name)
+            if member is None:
+                raise TypeError(f"{self.name}: no member {name} among {', '.join(self.members)}")
+            offset = member.offset
+            for entry in self._entries(member, value) if member.size > 1 else (value,):
+                if isinstance(entry, Tensor):
+                    if not entry.is_contiguous():
+                        entry = self._contiguous(member, entry)
+                        copies.append(entry)
+                    if entry.dtype is not member.dtype or not entry.is_cpu:
+                        self._refuse(member, f"{entry.dtype} on {entry.device}")
+                    words[offset] = entry.data_ptr()
+                    if member.kind == "sum":
+                        words[offset + 1] = entry.numel()
+                elif type(entry) is int and member.kind == "long":
+                    words[offset] = entry
+                elif entry is not None or not member.optional:
+                    words[offset] = self._double(member, entry)
+                offset += member.words
+        self._function(words.buffer_info()[0], torch.get_num_threads())
+        return self._out_of_range is not None and bool(words[self._out_of_range])
+
+    def _entries(self, member: Member, value: Value) -> Sequence[Tensor | float | None]:
+        if not isinstance(value, list | tuple) or not 0 < len(value) <= member.size:
+            self._refuse(member, f"{value!r:.50}")
+        return value
+
+    def _contiguous(self, member: Member, tensor: Tensor) -> Tensor:
+        if member.kind != "read":
+            self._refuse(member, "not contiguous")
+        return tensor.contiguous()
+
+    def _double(self, member: Member, number: object) -> int:
+        if member.kind != "double" or not isinstance(number, int | float):
+            self._refuse(member, f"{number!r:.50}")
+        return int.from_bytes(struct.pack("d", number), sys.byteorder, signed=True)
+
+    def _refuse(self, member: Member, given: str) -> NoReturn:
+        kind = member.kind if member.dtype is None else f"contiguous {member.dtype} on cpu"
+        entries = f"up to {member.size} of " if member.size > 1 else ""
+        raise TypeError(f"{self.name}: {member.name} is {given}, not {entries}{kind}")
+
+
+def members(text: str) -> list[Member]:
+    """The members that a structure's text declares, in order."""
+    result: list[Member] = []
+    offset = 0
+    for declaration in filter(None, (part.strip() for part in text.split(";"))):
+        parsed = DECLARATION.fullmatch(declaration)
+        assert parsed, declaration
+        const, base, names = parsed.groups()
+        for declarator in names.split(", "):
+            match = NAME.fullmatch(declarator)
+            assert match, declarator
+            pointer, optional, name, entries = match.groups()
+            kind = ("read" if const else "written") if pointer else {"struct sum": "sum"}.get(base, base)
+            dtype = torch.float32 if kind == "sum" else TYPES[base] if pointer else None
+            words, size = 3 if kind == "sum" else 1, int(entries or 1)
+            may_be_missing = bool(optional) or name == "out_of_range"
+            result.append(Member(name, kind, dtype, offset, words, size, may_be_missing))
+            offset += words * size
+    return result
+
+
+class Library:
+    """The kernels of one library, whose matrices have widths that are multiples of `lanes`."""
+
+    def __init__(self, path: Path, pool: ctypes.CDLL) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.use_threads(ctypes.cast(pool.GOMP_parallel, ctypes.c_void_p))
+        self.name, self.lanes = path.stem.removeprefix("kernel_"), self._library.lanes()
+        self._kernels: dict[str, Kernel] = {}
+
+    def __getitem__(self, name: str) -> Kernel:
+        kernel = self._kernels.get(name)
+        if kernel is None:
+            kernel = self._kernels[name] = Kernel(self._library, name)
+        return kernel
+
+
+def library(x: Tensor, *widths: int) -> Library | None:
+    """The fastest library for x and tensors like it of these widths, None if torch has to do the work."""
+    if not x.is_cpu or x.dtype is not torch.float32:
+        return None
+    for kernels in installed():
+        if not any(width % kernels.lanes for width in widths):
+            return kernels
+    return None
+
+
+@functools.cache
+def installed() -> list[Library]:
+    """The libraries that this machine can run, the fastest first; none if kernels are switched off."""
+    if os.environ.get(SWITCH) == "0":
+        return []
+    folder = Path(__file__).parent
+    paths = [folder / f"kernel_{name}.so" for name in BUILT.get(torch.backends.cpu.get_cpu_capability(), [])]
+    paths = [path for path in paths if path.exists()]
+    pool = _pool() if paths else None
+    return [] if pool is None else [Library(path, pool) for path in paths]
+
+
+def _pool() -> ctypes.CDLL | None:
+    """The OpenMP that torch has loaded, if it is GNU's."""
+    paths = [*map(str, sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), "libgomp.so.1"]
+    for path in paths:
+        try:
+            return ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,7 @@
+"""Embeddings: of one side's fields, of all fields of a sample, and of a target with its history."""
+
+from recexp.layer.embedding.fields import FeatureEmbedding, Linear
+from recexp.layer.embedding.sequence import SequenceEmbedding
+from recexp.layer.embedding.side import SideEmbedding
+
+__all__ = ["FeatureEmbedding", "Linear", "SequenceEmbedding", "SideEmbedding"]

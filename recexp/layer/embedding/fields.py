@@ -1,0 +1,106 @@
+"""All fields of a sample: those of its user, its target and its context.
+
+B batch, n unique users or items, F fields, D embedding size, K size of a term
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch, Features
+from recexp.dataset.schema import Schema
+from recexp.kernel.device import unique
+from recexp.layer.embedding.side import SideEmbedding
+from recexp.layer.lookup import Events, lookup, total
+
+
+class FeatureEmbedding(nn.Module):
+    """A vector for each field of a schema."""
+
+    def __init__(self, schema: Schema, embedding_dim: int, std: float = 0.01) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.sides: Mapping[str, SideEmbedding] = nn.ModuleDict(  # type: ignore[assignment]  # is one but in name
+            {
+                name: SideEmbedding(name, side, embedding_dim, std)
+                for name, side in (("user", schema.user), ("item", schema.item), ("context", schema.context))
+                if side.fields
+            }
+        )
+
+    @property
+    def n_fields(self) -> int:
+        return sum(len(side.side.fields) for side in self.sides.values())
+
+    def columns(self, weight: Tensor) -> dict[str, Tensor]:
+        """The columns of each side in a weight (H, F D) on all fields side by side."""
+        widths = [len(side.side.fields) * self.embedding_dim for side in self.sides.values()]
+        return dict(zip(self.sides, weight.split(widths, 1), strict=True))
+
+    def fields(self, batch: Batch) -> Tensor:
+        """The fields of user, target and context: (B, F, D)."""
+        fields = [self.rows(side, features, index) for side, features, index in self._tables(batch)]
+        if "context" in self.sides:
+            fields.append(self.sides["context"](batch.context))
+        return torch.cat(fields, 1)
+
+    def total(self, batch: Batch, term: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """The sum over sides of term(side, its fields (n, F, D)) (n, K): (B, K).
+
+        Linear terms, sums of pairs and an MLP's first product are such sums over fields. Terms are computed once for
+        each unique user and item.
+        """
+        terms = []
+        for side, features, index in self._tables(batch):
+            features, index = self.unique_rows(side, features, index)
+            terms.append(Events(term(side, self.sides[side](features)), index))
+        context = [term("context", self.sides["context"](batch.context))] if "context" in self.sides else []
+        return reduce(operator.add, [*([total(terms)] if terms else []), *context])
+
+    def _tables(self, batch: Batch) -> list[tuple[str, Features, Tensor]]:
+        """For the user and the item, if they have fields: the side, its table, and the rows (B,) of the batch."""
+        catalogue = batch.catalogue
+        tables = (("user", catalogue.users, batch.user), ("item", catalogue.items, batch.target))
+        return [table for table in tables if table[0] in self.sides]
+
+    def rows(self, side: str, features: Features, index: Tensor) -> Tensor:
+        """The fields of the users or items at `index` (...): (..., F, D). Each unique one is embedded once."""
+        features, index = self.unique_rows(side, features, index)
+        vectors = self.sides[side](features)  # (n, F, D)
+        return lookup(vectors.flatten(1), index).unflatten(-1, vectors.shape[1:])
+
+    def unique_rows(self, side: str, features: Features, index: Tensor) -> tuple[Features, Tensor]:
+        """The n unique users or items at `index` (...), and the index (...) that expands them."""
+        if self.takes_all(side, len(features.ids), index):
+            return features, index
+        rows, index = self.unique(side, len(features.ids), index)
+        return features.at(rows), index
+
+    def unique(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The unique values (n,) of `index` (...), all below `size`, and the index (...) that expands them.
+
+        They are all of `size` or, on a GPU, the index itself where that costs less than to look for unique values.
+        """
+        if self.takes_all(side, size, index):
+            return torch.arange(size, device=index.device), index
+        return unique(index)
+
+    def takes_all(self, side: str, size: int, index: Tensor) -> bool:
+        """True if all of `size` cost less than to look for unique ones. A sparse gradient would then name all rows."""
+        return index.numel() >= size and not self.sides[side].table.sparse
+
+
+class Linear(nn.Module):
+    """w0 + sum_i w_i over all fields: the linear part of factorisation models."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.weights = FeatureEmbedding(schema, 1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B,)."""
+        return self.bias + self.weights.total(batch, lambda side, w: w.sum(1))[:, 0]

@@ -1,0 +1,83 @@
+"""One table per side: for the fields of the user, of the item, or of the context.
+
+n users, items or events, F fields of the side, D embedding size, C id columns (a multi-valued field has several)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Features
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Side
+from recexp.layer.lookup import Origin, Table
+
+
+class SideEmbedding(nn.Module):
+    """A vector of size D for each field of one side.
+
+    A categorical field is a row of the table, a multi-valued one the mean over its values, a numeric one its number
+    times a vector (Guo et al. 2017). Padding and unknown start at 0: padding stays there, unknown is trained only if
+    values are missing. The side may be a selection of the data's fields: the table has rows for these alone.
+    """
+
+    columns: Tensor
+    shift: Tensor
+
+    def __init__(self, name: str, side: Side, embedding_dim: int, std: float) -> None:
+        super().__init__()
+        self.name, self.side = name, side
+        columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
+        shifts = _shifts(side)
+        self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)  # (C,)
+        self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
+        self.shifted = any(shifts)
+        self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
+        self.table.rowwise, self.table.origin = True, Origin(name, _source(side))
+        nn.init.normal_(self.table.weight, std=std)
+        with torch.no_grad():
+            self.table.weight[[PADDING, UNKNOWN]] = 0
+        if side.value_columns:
+            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std)
+
+    def forward(self, features: Features) -> Tensor:
+        """Features of n users, items or events -> (n, F, D)."""
+        ids = self.rows(features.ids)  # (n, C)
+        vectors = self.table(ids)  # (n, C, D)
+        if all(field.width == 1 and not field.numeric for field in self.side.fields):
+            return vectors
+        fields = []
+        column = number = 0
+        for field in self.side.fields:
+            if field.numeric:
+                fields.append(features.values[:, field.column, None] * self.direction[number])
+                number += 1
+                continue
+            if field.width == 1:
+                fields.append(vectors[:, column])
+            else:
+                columns = slice(column, column + field.width)
+                count = (ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)
+                fields.append(vectors[:, columns].sum(1) / count)  # padding is 0
+            column += field.width
+        return torch.stack(fields, 1)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The data's ids (n, all columns) -> rows of the table (n, C)."""
+        if ids.shape[1] != len(self.columns):
+            ids = ids.index_select(1, self.columns)
+        return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.shifted else ids
+
+
+def _source(side: Side) -> Tensor:
+    """The data's id of each row of a side's table: (vocabulary,)."""
+    ids = [torch.arange(field.size) + FIRST + field.offset for field in side.fields if not field.numeric]
+    return torch.cat([torch.arange(FIRST), *ids])
+
+
+def _shifts(side: Side) -> list[int]:
+    """What is added to the ids of each column from FIRST on: it closes the gaps that a selection of fields leaves."""
+    shifts, size = [], 0
+    for field in side.fields:
+        if not field.numeric:
+            shifts += [size - field.offset] * field.width
+            size += field.size
+    return shifts

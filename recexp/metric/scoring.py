@@ -1,0 +1,49 @@
+"""Scoring a model over a split."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from recexp.dataset.batch import Batches
+from recexp.metric.binary import Metrics, best_threshold, evaluate
+from recexp.model import reads_history
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of the samples of a split, in order, and what metrics need. numpy arrays (n,)."""
+
+    labels: np.ndarray
+    logits: np.ndarray
+    users: np.ndarray | None  # rows of the log's users; None for a table, as items are
+    items: np.ndarray | None
+
+
+def score(
+    model: nn.Module, batches: Batches, split: str, batch_size: int, precision: AbstractContextManager | None = None
+) -> Scores:
+    """The model's logits for all samples of a split, in evaluation mode. precision: autocast, if any."""
+    model.eval()
+    labels, logits, users, items = [], [], [], []
+    with torch.inference_mode(), precision or nullcontext():
+        for batch in batches.epoch(split, batch_size, histories=reads_history(model)):
+            logits.append(model(batch).logits.double())
+            labels.append(batch.label)
+            users.append(batch.user)
+            items.append(batch.target)
+    columns = [torch.cat(column).cpu().numpy() for column in (labels, logits, users, items)]
+    return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
+
+
+def evaluate_split(
+    model: nn.Module, batches: Batches, split: str, batch_size: int, precision: AbstractContextManager | None = None
+) -> tuple[Metrics | None, float | None]:
+    """Metrics of a split, and the threshold that is best on it; None for both if the split has no rows."""
+    if not batches.size(split):
+        return None, None
+    scores = score(model, batches, split, batch_size, precision)
+    threshold = best_threshold(scores.labels, scores.logits)
+    return evaluate(scores.labels, scores.logits, scores.users, threshold), threshold

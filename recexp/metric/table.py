@@ -1,0 +1,108 @@
+"""Every metric once: its name, direction, digits and how it is computed.
+
+Whatever computes, shows, sorts, monitors or compares metrics reads them here. A new metric is one entry and the
+function it names. Imports neither numpy nor torch, so that `recexp --help` starts fast.
+"""
+
+import math
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, TypeGuard
+
+SCORED = ("valid", "test", "oracle")  # prefixes of prediction metrics: test.auc
+DIGITS = 4
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, as everything that handles it needs to know it."""
+
+    name: str
+    function: str | None = None  # "module:function" in recexp.metric; None if training measures it
+    higher_is_better: bool | None = None  # None if neither direction is better
+    digits: int = DIGITS  # shown after the decimal point
+    at_best: bool = False  # positives are predicted at the threshold best on valid, not at a probability of 0.5
+    headline: bool = False  # shown after every epoch, in curves and in leaderboards
+    summary: bool = False  # shown with the headline metrics when a run ends
+    cost: bool = False  # what a run took; shown in leaderboards
+
+    @property
+    def sign(self) -> int:
+        """What values are multiplied by so that higher is better."""
+        return 1 if self.higher_is_better else -1
+
+    def compute(self, predictions: Any) -> float | str:
+        """The metric's value, or the reason why it has none."""
+        assert self.function is not None
+        module, _, function = self.function.partition(":")
+        return getattr(import_module(f"recexp.metric.{module}"), function)(predictions)
+
+
+PREDICTION_METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("auc", "binary:auc", higher_is_better=True, headline=True),
+        Metric("gauc", "binary:gauc", higher_is_better=True, headline=True),
+        Metric("gauc_users", "binary:gauc_users"),
+        Metric("logloss", "binary:logloss", higher_is_better=False, headline=True),
+        Metric("accuracy", "binary:accuracy", higher_is_better=True),
+        Metric("precision", "binary:precision", higher_is_better=True),
+        Metric("recall", "binary:recall", higher_is_better=True),
+        Metric("f1", "binary:f1", higher_is_better=True),
+        Metric("accuracy@best", "binary:accuracy", higher_is_better=True, at_best=True, summary=True),
+        Metric("precision@best", "binary:precision", higher_is_better=True, at_best=True),
+        Metric("recall@best", "binary:recall", higher_is_better=True, at_best=True),
+        Metric("f1@best", "binary:f1", higher_is_better=True, at_best=True, summary=True),
+        Metric("ece", "binary:ece", higher_is_better=False, summary=True),
+        Metric("predicted_observed", "binary:predicted_observed"),
+    )
+}
+TRAINING_METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("best_epoch", digits=0),
+        Metric("epochs", digits=0),
+        Metric("parameters", higher_is_better=False, digits=0, cost=True),
+        Metric("seconds", higher_is_better=False, digits=1, cost=True),
+        Metric("samples_per_second", higher_is_better=True, digits=0),
+        Metric("peak_memory_mb", higher_is_better=False, digits=0, cost=True),
+    )
+}
+RUN_METRICS = {**TRAINING_METRICS, "share_of_oracle": Metric("share_of_oracle", higher_is_better=True)}
+# What trainer.monitor and objective may name.
+MONITORED = {name: metric for name, metric in PREDICTION_METRICS.items() if metric.higher_is_better is not None}
+HEADLINE = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline)
+SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline or metric.summary)
+MAIN = HEADLINE[0]  # where nothing else is chosen
+COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
+
+
+def find(name: str) -> Metric | None:
+    """The metric of a dotted name such as test.auc, train.target (a loss) or seconds; None for any other key."""
+    prefix, dot, last = name.partition(".")
+    if not dot:
+        return RUN_METRICS.get(name)
+    if prefix == "train":
+        return Metric(last, higher_is_better=False)
+    return PREDICTION_METRICS.get(last, Metric(last)) if prefix in SCORED else None
+
+
+def higher_is_better(name: str) -> bool | None:
+    """The direction of a dotted name; None if it has no better direction."""
+    metric = find(name)
+    return metric.higher_is_better if metric else None
+
+
+def format_value(name: str, value: float | None, sign: str = "") -> str:
+    """The value of a dotted name as people read it. sign: "+" for differences."""
+    if value is None:
+        return "-"
+    metric = find(name)
+    digits = metric.digits if metric else DIGITS
+    thousands = "," if digits < DIGITS else ""
+    return f"{value:{sign}z{thousands}.{digits}f}"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

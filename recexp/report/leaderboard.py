@@ -1,0 +1,226 @@
+"""A leaderboard: runs grouped by what differs in their configurations, seeds apart."""
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from recexp.error import ConfigError, RunError, choices
+from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number
+from recexp.report import select
+from recexp.report.protocol import mixture, protocol
+from recexp.report.setting import name_of, settings, short, unique_values
+from recexp.report.statistics import UNTESTED, Difference, Estimate, difference, estimate, holm
+from recexp.run.record import Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ only in the seed."""
+
+    name: str  # what differs, as "model=din trainer.learning_rate=0.001"
+    setting: dict[str, Any]  # by short key, for the keys of the leaderboard that the row has
+    records: list[Record]
+    metrics: dict[str, Estimate]  # over the seeds of finished runs, by dotted name
+    difference: Difference | None = None  # from the baseline; None for the baseline and if either lacks the metric
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Rows, best first unless sorted otherwise, and what their reader must know."""
+
+    metric: str
+    higher_is_better: bool
+    keys: list[str]  # of the configuration, by short name
+    columns: list[str]  # metrics shown, the one that ranks first
+    rows: list[Row]
+    baseline: Row | None  # None if there is nothing to compare
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose; None means the default."""
+
+    metric: str | None = None  # default: test.<the metric that the runs monitored>
+    sort: str | None = None  # a metric or key; default: the metric
+    columns: list[str] | None = None  # metrics and keys; default: those that differ
+    baseline: str | None = None  # a row's name, or words of it; default: the best row
+    mix: bool = False  # whether runs that predict different things may share the table
+
+
+def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
+    """The leaderboard of the finished runs.
+
+    Raises RunError if there is none or, unless asked to mix, if they predict different things; ConfigError for an
+    unknown key or baseline.
+    """
+    finished = [record for record in records if _finished(record)]
+    if not finished:
+        raise RunError(f"no finished run here ({_states(records)}).")
+    mixed = mixture(finished)
+    if mixed and not choice.mix:
+        raise RunError(f"{mixed} Choose by --filter, or let them share a table by --mix.")
+    known = select.known_keys(finished)
+    metric = select.resolve("--metric", choice.metric, known) if choice.metric else _monitored(finished)
+    sort = select.resolve("--sort", choice.sort, known) if choice.sort else metric
+    direction = _direction(metric, known)
+    keys, rows = grouped(finished)
+    keys, columns = _columns(keys, rows, metric, choice.columns, known)
+    rows = sorted((_showing(row, keys) for row in rows), key=lambda row: _rank(row, metric))
+    baseline = _named(rows, choice.baseline, metric) if choice.baseline else rows[0]
+    rows, compared = _compared(rows, baseline, metric, selected=choice.baseline is None)
+    return Leaderboard(
+        metric=metric,
+        higher_is_better=direction,
+        keys=keys,
+        columns=columns,
+        rows=sorted(rows, key=lambda row: _rank(row, sort)),
+        baseline=baseline if any(row.difference for row in rows) else None,
+        notes=[*_left_out(records), *([f"Mixed by request: {mixed}"] if mixed else []), *_repeated(rows), *compared],
+    )
+
+
+def grouped(records: list[Record]) -> tuple[list[str], list[Row]]:
+    """The keys that differ, and one row per setting in the order of the records. Only finished runs give metrics."""
+    own = settings(records)
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record, setting in zip(records, own, strict=True):
+        groups[name_of(setting)].append(record)
+    keys = list(dict.fromkeys(key for setting in own for key in setting))
+    by_name = {name_of(setting): setting for setting in own}
+    rows = [
+        Row(name or f"model={members[0].config['model.name']}", by_name[name], members, _metrics(members))
+        for name, members in groups.items()
+    ]
+    return keys, rows
+
+
+def by_seed(records: list[Record], name: str) -> dict[int, float]:
+    """A metric by seed. Runs that repeat a seed are no additional seeds: they count once, by their mean."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for record in records:
+        if is_number(value := record.metrics.get(name)):
+            values[record.config["seed"]].append(value)
+    return {seed: fmean(repeated) for seed, repeated in values.items()}
+
+
+def _metrics(records: list[Record]) -> dict[str, Estimate]:
+    finished = [record for record in records if _finished(record)]
+    names = dict.fromkeys(name for record in finished for name in record.metrics)
+    values = {name: by_seed(finished, name) for name in names}
+    return {name: estimate(list(seeds.values())) for name, seeds in values.items() if seeds}
+
+
+def _columns(
+    keys: list[str], rows: list[Row], metric: str, typed: list[str] | None, known: list[str]
+) -> tuple[list[str], list[str]]:
+    """Keys and metrics to show: those typed, or else all keys and the usual metrics in which rows differ."""
+    if typed is None:
+        usual = (*(f"test.{name}" for name in HEADLINE), *COSTS)
+        return keys, [metric, *(name for name in usual if name != metric and _differs(name, rows))]
+    full = [select.resolve("--columns", name, known) for name in typed]
+    metrics = [name for name in full if any(name in row.metrics for row in rows)]
+    typed_keys = [short(key) for key in full if key not in metrics]
+    return typed_keys or keys, list(dict.fromkeys([metric, *metrics]))
+
+
+def _differs(name: str, rows: list[Row]) -> bool:
+    means = {row.metrics[name].mean if name in row.metrics else None for row in rows}
+    return len(means) > 1 or (len(rows) == 1 and None not in means)
+
+
+def _showing(row: Row, keys: list[str]) -> Row:
+    """The row with a setting of just these keys; several values of one key, such as seeds, become a list."""
+    values = {key: [row.setting[key]] if key in row.setting else unique_values(row.records, key) for key in keys}
+    return replace(row, setting={key: own[0] if len(own) == 1 else own for key, own in values.items() if own})
+
+
+def _rank(row: Row, key: str) -> tuple[int, float, str]:
+    value = row.metrics[key].mean if key in row.metrics else select.value(row.records[0], key)
+    return select.rank(key, value)
+
+
+def _named(rows: list[Row], typed: str, metric: str) -> Row:
+    """The one row of that name, or with these words or values in its name. Raises ConfigError."""
+    words = set(typed.split())
+    matches = [row for row in rows if row.name == typed] or [row for row in rows if words <= _words(row)]
+    if len(matches) != 1:
+        why = f"are words of {len(matches)} rows; name one" if matches else "is no row"
+        raise ConfigError(f"--baseline {typed}: {why}. {choices(typed, [row.name for row in matches or rows])}")
+    if metric not in matches[0].metrics:
+        raise ConfigError(f"--baseline {typed}: has no {metric}.")
+    return matches[0]
+
+
+def _words(row: Row) -> set[str]:
+    words = row.name.split()
+    return {*words, *(word.partition("=")[2] for word in words)}
+
+
+def _compared(rows: list[Row], baseline: Row, metric: str, selected: bool) -> tuple[list[Row], list[str]]:
+    """The rows with their difference from the baseline, and notes on it.
+
+    A baseline selected by the metric itself could have been any row, so all pairs count as compared.
+    """
+    values = {row.name: by_seed(row.records, metric) for row in rows}
+    base = values[baseline.name]
+    asked = protocol(baseline.records[0])  # metrics on different data cannot be compared
+    others = [row.name for row in rows if row is not baseline and protocol(row.records[0]) == asked]
+    differences = {name: difference(values[name], base) for name in others if values[name] and base}
+    p = {name: change.p for name, change in differences.items() if change.p is not None}
+    n_tests = math.comb(sum(len(seeds) > 1 for seeds in values.values()), 2) if selected else len(p)
+    for name, corrected in zip(p, holm(list(p.values()), n_tests), strict=True):
+        differences[name] = replace(differences[name], p_corrected=corrected)
+    rows = [row if row is baseline else replace(row, difference=differences.get(row.name)) for row in rows]
+    return rows, _on_differences(baseline.name, list(differences.values()), n_tests, selected)
+
+
+def _on_differences(baseline: str, differences: list[Difference], n_tests: int, selected: bool) -> list[str]:
+    notes = []
+    if any(change.p is not None for change in differences):
+        many = f"{n_tests:,} comparisons" if n_tests > 1 else "one comparison"
+        notes.append(f"p: difference to {baseline} over seeds, corrected by Holm for {many}.")
+        if selected and n_tests > 1:
+            notes.append(
+                "The baseline was chosen by these figures, so all pairs count; --baseline names one beforehand."
+            )
+    if alone := sum(change.pairing == UNTESTED for change in differences):
+        notes.append(f"Rows without p: {alone}; one seed, there or in {baseline}, does not tell how seeds vary.")
+    return notes
+
+
+def _monitored(records: list[Record]) -> str:
+    """The test value of the metric that all runs monitored; of the main metric if they monitored different ones."""
+    monitors = {record.config.get("trainer.monitor") for record in records}
+    return f"test.{monitors.pop() if len(monitors) == 1 else MAIN}"
+
+
+def _direction(metric: str, known: list[str]) -> bool:
+    direction = higher_is_better(metric)
+    if direction is None:
+        allowed = [name for name in known if higher_is_better(name) is not None]
+        raise ConfigError(
+            f"--metric {metric}: is no metric of which higher, or lower, is better. {choices(metric, allowed)}"
+        )
+    return direction
+
+
+def _finished(record: Record) -> bool:
+    return record.state == "finished" and bool(record.metrics)
+
+
+def _left_out(records: list[Record]) -> list[str]:
+    left = [record for record in records if not _finished(record)]
+    return [f"Left out: {_states(left)}."] if left else []
+
+
+def _states(records: list[Record]) -> str:
+    counts = Counter(record.state for record in records)
+    return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no run at all"
+
+
+def _repeated(rows: list[Row]) -> list[str]:
+    repeats = sum(len(row.records) - len({record.config["seed"] for record in row.records}) for row in rows)
+    return [f"Runs that repeat a seed of their row: {repeats}; a seed counts once, by its mean."] if repeats else []

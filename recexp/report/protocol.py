@@ -1,0 +1,49 @@
+"""Which runs may share a table: those that were asked the same. docs/statistics.md explains what that is, and why."""
+
+from collections import Counter
+from collections.abc import Hashable
+
+from recexp.error import RunError
+from recexp.report.setting import differing, short, text
+from recexp.run.record import Record
+
+# What a model is given of the data, not what it is asked: runs that differ in these can be compared.
+INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
+N_SHOWN = 3
+
+
+def protocol(record: Record) -> Hashable:
+    """Equal for runs with the same events, labels and splits, and as many sampled negatives."""
+    sampled = record.config.get("dataset.label") == "implicit"
+    return record.events, record.config.get("dataset.negatives") if sampled else None
+
+
+def require_one(records: list[Record], way_out: str) -> None:
+    """Raises RunError, which says what differs and ends in `way_out`, unless all records have one protocol."""
+    if difference := mixture(records):
+        raise RunError(f"{difference} {way_out}")
+
+
+def mixture(records: list[Record]) -> str | None:
+    """What differs in what the runs were asked, as a sentence; None if nothing does."""
+    counts = Counter(map(protocol, records))
+    if len(counts) < 2:
+        return None
+    examples: dict[Hashable, Record] = {}
+    for record in records:
+        examples.setdefault(protocol(record), record)
+    named = [f"{counts[asked]} like {examples[asked].path}" for asked in list(counts)[:N_SHOWN]]
+    more = [f"{len(counts) - N_SHOWN} other kinds"] if len(counts) > N_SHOWN else []
+    return f"the runs predict different things ({_reason(list(examples.values()))}): {', '.join([*named, *more])}."
+
+
+def _reason(examples: list[Record]) -> str:
+    keys = [key for key in differing(examples) if key.startswith("dataset.") and not key.startswith(INPUTS)]
+    named = keys if "dataset.name" not in keys else ["dataset.name"]  # all else follows from it
+    if not named:
+        return "the content of their data differs"
+    return "; ".join(f"{short(key)} is {_values(key, examples)}" for key in named[:N_SHOWN])
+
+
+def _values(key: str, examples: list[Record]) -> str:
+    return " or ".join(dict.fromkeys(text(record.config.get(key)) for record in examples))

@@ -1,0 +1,104 @@
+"""Choosing runs by what is known of them: any configuration key or metric, by its dotted name."""
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from recexp.error import ConfigError, choices
+from recexp.metric.table import higher_is_better, is_number
+from recexp.report.setting import FULL, text
+from recexp.run.record import Record
+
+ORDER: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+FACTS = ("state", "directory")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """key=a,b holds if the value is one of these, key!=a,b if it is none of them; key>n and so on for numbers."""
+
+    key: str
+    sign: str
+    values: list[Any]
+
+    def holds(self, record: Record) -> bool:
+        own = value(record, self.key)
+        if self.sign in ORDER:
+            return is_number(own) and ORDER[self.sign](own, self.values[0])
+        return (own in self.values) == (self.sign == "=")
+
+
+def chosen(records: list[Record], words: list[str]) -> list[Record]:
+    """The records for which all filters hold. Raises ConfigError for a malformed filter or a key that no run has."""
+    filters = [_parse(word, known_keys(records)) for word in words]
+    return [record for record in records if all(condition.holds(record) for condition in filters)]
+
+
+def known_keys(records: Iterable[Record]) -> list[str]:
+    """Every key that a record has."""
+    keys = dict.fromkeys(key for record in records for key in (*record.config, *record.metrics))
+    return [*FACTS, *keys]
+
+
+def resolve(flag: str, typed: str, known: list[str]) -> str:
+    """The full key of what was typed: test.auc for auc, model.name for model. Raises ConfigError."""
+    for key in (typed, FULL.get(typed), f"test.{typed}"):
+        if key in known:
+            return key
+    ends = {key: key.rpartition(".")[2] for key in [*FULL, *known]}
+    alike = difflib.get_close_matches(typed.rpartition(".")[2], set(ends.values()), n=3)
+    near = [key for key, end in ends.items() if end in alike]
+    raise ConfigError(f"{flag} {typed}: no run has such a key. {choices(typed, near or ends)}")
+
+
+def value(record: Record, key: str) -> Any:
+    """A record's value of a key of `known_keys`, short or full; None if it lacks the key."""
+    if key in FACTS:
+        return record.state if key == "state" else str(record.path)
+    return record.config.get(FULL.get(key, key), record.metrics.get(key))
+
+
+def rank(key: str, value: Any) -> tuple[int, float, str]:
+    """A sort key: the best value of a metric first, other numbers ascending, then words, then missing values."""
+    if value is None:
+        return 2, 0.0, ""
+    if not is_number(value):
+        return 1, 0.0, text(value)
+    return 0, -value if higher_is_better(key) else value, ""
+
+
+def _parse(word: str, known: list[str]) -> Filter:
+    match = re.fullmatch(r"([^=<>!]+)(!=|>=|<=|=|>|<)(.*)", word)
+    if not match:
+        raise ConfigError(f"--filter {word}: must be KEY=VALUE, KEY!=VALUE, KEY>NUMBER or the like, in quotes.")
+    key, sign, typed = match.groups()
+    values = _values(typed)
+    if sign in ORDER and not (len(values) == 1 and is_number(values[0])):
+        raise ConfigError(f"--filter {word}: {sign} compares with a number.")
+    return Filter(resolve("--filter", key, known), sign, values)
+
+
+def _values(typed: str) -> list[Any]:
+    """Values between commas, typed as YAML does; 1e-3 is a number as in Hydra."""
+    try:
+        values = yaml.safe_load(f"[{typed}]")
+    except yaml.YAMLError:
+        return [typed]
+    return [_number(value) if isinstance(value, str) else value for value in values]
+
+
+def _number(typed: str) -> float | str:
+    try:
+        return float(typed)
+    except ValueError:
+        return typed

@@ -1,0 +1,86 @@
+"""What runs differ in: the keys of their configurations that make a setting."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from recexp.run.record import Record
+
+NAMES = {f"{group}.name": group for group in ("model", "dataset", "trainer")}
+FULL = {short: full for full, short in NAMES.items()}
+# Keys that make no setting: where a run is and on what it runs, what a sweep does with it, where its data are (what
+# they contain counts).
+IGNORED_GROUPS = ("seed", "run", "logger", "device", "plugins", "objective")
+IGNORED_PATHS = ("dataset.path", "dataset.user_path", "dataset.item_path", "dataset.cache_dir")
+DATA = "data"  # the key that separates runs of one configuration on different data
+ABSENT = object()
+
+
+def short(key: str) -> str:
+    """A configuration key as it is typed: model for model.name."""
+    return NAMES.get(key, key)
+
+
+def text(value: Any) -> str:
+    """A configuration value as it is typed, without spaces."""
+    if isinstance(value, list):
+        return f"[{','.join(map(text, value))}]"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def settings(records: list[Record]) -> list[dict[str, Any]]:
+    """The setting of each record, by short key: its own value of every key in which any two records differ.
+
+    If equal configurations were run on different data, the key `data` distinguishes them.
+    """
+    keys = differing(records)
+    own = [{short(key): record.config[key] for key in keys if key in record.config} for record in records]
+    fingerprints: dict[str, set[str]] = defaultdict(set)
+    for record, setting in zip(records, own, strict=True):
+        if record.fingerprint is not None:  # a run that has not begun has met no data
+            fingerprints[name_of(setting)].add(record.fingerprint)
+    if all(len(different) == 1 for different in fingerprints.values()):
+        return own
+    return [{**setting, DATA: _data(record)} for record, setting in zip(records, own, strict=True)]
+
+
+def name_of(setting: dict[str, Any]) -> str:
+    """A setting as one would type it; equal for equal settings."""
+    return " ".join(f"{key}={text(value)}" for key, value in setting.items())
+
+
+def differing(records: list[Record]) -> list[str]:
+    """Keys in which any two records differ: group names first, then in the order of the configurations.
+
+    An option of a model counts only if two runs of that model differ in it; likewise for datasets and trainers.
+    """
+    keys = dict.fromkeys(key for record in records for key in record.config)
+    different = [key for key in keys if not _ignored(key) and _differs(key, records)]
+    return sorted(different, key=lambda key: key not in NAMES)
+
+
+def unique_values(records: list[Record], key: str) -> list[Any]:
+    """The unique values of a short key among the records that have it."""
+    full = FULL.get(key, key)
+    values = [record.config[full] for record in records if full in record.config]
+    return list({repr(value): value for value in values}.values())
+
+
+def _ignored(key: str) -> bool:
+    return key.partition(".")[0] in IGNORED_GROUPS or key in IGNORED_PATHS
+
+
+def _differs(key: str, records: list[Record]) -> bool:
+    owner = f"{key.partition('.')[0]}.name"
+    values_by_owner: dict[str | None, set[str]] = defaultdict(set)
+    for record in records:
+        name = record.config.get(owner) if key != owner else None
+        values_by_owner[name].add(repr(record.config.get(key, ABSENT)))
+    return any(len(values) > 1 for values in values_by_owner.values())
+
+
+def _data(record: Record) -> str:
+    """A name for data: that of the file or the dataset, and the beginning of the fingerprint."""
+    name = Path(record.config.get("dataset.path") or record.config["dataset.name"]).name
+    return f"{name}:{(record.fingerprint or 'unknown')[:8]}"

@@ -1,0 +1,62 @@
+"""Lines that a run shows on the terminal: data and model before, one per epoch, a small table after."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.metric.table import HEADLINE, SUMMARY
+
+if TYPE_CHECKING:
+    import torch
+
+    from recexp.config import Config
+    from recexp.dataset.log import Dataset
+
+
+def data_line(name: str, dataset: "Dataset") -> str:
+    """Sizes, label rate and unknown ids of a dataset, in one line."""
+    facts = dataset.facts
+    sizes = [f"{facts[key]:,} {key}" for key in ("users", "items") if key in facts]
+    rows = ", ".join(f"{split} {count:,}" for split, count in facts["rows"].items())
+    line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; label rate {facts['label_rate']['train']:.3f}"
+    unknown = [f"{name} {share:.1%}" for name, share in facts["unknown_rate"].get("test", {}).items() if share]
+    return f"{line}; unknown in test: {', '.join(unknown)}" if unknown else line
+
+
+def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device") -> str:
+    """The size of the model, and where it is trained."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    threads = f", {config.trainer.threads} threads" if device.type == "cpu" else ""
+    chosen = " (chosen by device=auto)" if config.device == "auto" else ""
+    where = f"{device}{chosen}{threads}, {config.trainer.precision.name}"
+    return f"model  {config.model.name}: {parameters:,} parameters on {where}"
+
+
+def epoch_line(line: dict[str, Any], monitor: str) -> str:
+    """An epoch in one line: losses, valid metrics, speed."""
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
+    names = dict.fromkeys([monitor, *HEADLINE])
+    valid = "  ".join(f"{name} {number(line['valid'].get(name))}" for name in names if name in line["valid"])
+    speed = f"{line['samples_per_second']:,.0f} samples/s"
+    return f"{line['stage']} {line['epoch']:>3}  {losses}{'  |  ' if losses else ''}valid {valid}  |  {speed}"
+
+
+def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
+    """The closing table, and the run directory."""
+    columns = [column for column in ("valid", "test", "oracle") if metrics.get(column)]
+    lines = ["", f"{'':14}" + "".join(f"{column:>10}" for column in columns)]
+    for name in SUMMARY:
+        lines.append(f"{name:14}" + "".join(f"{number(metrics[column].get(name)):>10}" for column in columns))
+    if (share := metrics.get("share_of_oracle")) is not None:
+        lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")
+    if metrics["status"] == "pruned":
+        lines.append("pruned: a file named stop lay in the directory between two epochs; test is not scored")
+    lines += [
+        f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds']:.1f} s, "
+        f"{metrics['samples_per_second']:,.0f} samples/s, {metrics['peak_memory_mb']:,.0f} MB",
+        str(path),
+    ]
+    return lines
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,59 @@
+"""What came of a sweep's jobs, read from their directories."""
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from recexp.run.record import Record, read
+from recexp.sweep.folder import find_jobs, read_typed, state
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job's run directory read back."""
+
+    record: Record  # its state is missing if the job has not begun
+    error: str | None
+    typed: list[str]  # overrides, as typed
+
+    @property
+    def path(self) -> Path:
+        return self.record.path
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The overrides by key."""
+        return {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in self.typed}
+
+    @property
+    def objective(self) -> str:
+        """The metric by which the sweep chooses."""
+        return self.record.config["objective"] or self.record.config["trainer.monitor"]
+
+    @property
+    def value(self) -> float | None:
+        """The objective on the validation split."""
+        return self.record.metrics.get(f"valid.{self.objective}")
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    """All jobs of a sweep's folder, by number."""
+    return [read_outcome(path) for path in find_jobs(folder)]
+
+
+def read_outcome(path: Path) -> Outcome:
+    """The outcome of one job. Raises RunError if a file in its directory is damaged."""
+    typed = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
+    current, error = state(path)
+    return Outcome(replace(read(path), state=current), error, typed)
+
+
+def command(job: Outcome) -> str:
+    """The shell command that trains a job again outside its sweep."""
+    words = [word for word in job.typed if not word.startswith("+sweep=")]
+    if len(words) < len(job.typed) and not any(word.startswith("model=") for word in words):
+        words.insert(0, f"model={job.record.config['model.name']}")  # which the sweep's search space had chosen
+    flags = [word for word in read_typed(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
+    return shlex.join(["recexp", *words, *flags])

@@ -1,0 +1,42 @@
+"""The verb `runs`: one line per run directory."""
+
+from pathlib import Path
+
+from recexp.verb.options import COLUMNS, FILTER, FORMATS, OUTPUT, SORT, format_option, option, parse
+
+USAGE = "[DIR...]"
+HELP = "the run directories below DIR (outputs), filtered and sorted"
+OPTIONS = (
+    option("folders", metavar="DIR", nargs="*", help="folder of runs; default: outputs"),
+    SORT,
+    FILTER,
+    COLUMNS,
+    format_option(*FORMATS),
+    OUTPUT,
+)
+DEFAULT_COLUMNS = ("model", "dataset", "seed", "best_epoch", "epochs", "valid.auc", "test.auc", "seconds")
+
+
+def run(arguments: list[str]) -> int:
+    """Raises RunError for a folder that does not exist, ConfigError for an unknown key."""
+    from recexp.report import select
+    from recexp.report.format import kind_of, put, render
+    from recexp.report.listing import to_table
+    from recexp.report.setting import short
+    from recexp.run.record import read_all
+
+    typed = parse("runs", OPTIONS, arguments)
+    if not typed.folders and not Path("outputs").is_dir():
+        print("no runs: there is no folder outputs here")
+        return 0
+    records = read_all(typed.folders or ["outputs"])
+    known = select.known_keys(records)
+    records = select.chosen(records, typed.filter)
+    if typed.sort:
+        key = select.resolve("--sort", typed.sort, known)
+        records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
+    names = typed.columns.split(",") if typed.columns else []
+    columns = [short(select.resolve("--columns", name, known)) for name in names] or list(DEFAULT_COLUMNS)
+    kind = kind_of(typed.format, typed.output)
+    put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), typed.output)
+    return 0

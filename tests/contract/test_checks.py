@@ -1,0 +1,196 @@
+"""recexp's own models hold, and each planted fault is found by the check made for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recexp import registry
+from recexp.config import Config
+from recexp.contract import case as cases
+from recexp.contract import checks
+from recexp.contract.case import Case, build
+from recexp.contract.checks import CHECKS, verdict
+from recexp.dataset.batch import Batch, Batches
+from recexp.layer.embedding import SequenceEmbedding
+from recexp.layer.loss import bce
+from recexp.model import Output
+
+
+@pytest.fixture
+def case(compose: Callable[..., Config]) -> Callable[[str], Case]:
+    return lambda name: build(compose(f"model={name}"))
+
+
+@pytest.mark.parametrize("name", registry.names("model"))
+def test_every_model_passes_every_check(name: str, case: Callable[[str], Case]) -> None:
+    subject = case(name)
+    verdicts = {check.__name__: verdict(check, subject) for check in CHECKS}
+    assert {name: told for name, (result, told) in verdicts.items() if result == "FAILED"} == {}
+
+
+class Pooling(nn.Module):
+    """Mean pooling as it should be; its children below each get one thing wrong."""
+
+    def __init__(self, schema: object) -> None:
+        super().__init__()
+        self.embed = SequenceEmbedding(schema, 4, history_labels=True, std=0.3)
+        self.head = nn.Linear(2 * self.embed.item_dim + self.embed.profile_dim, 1)
+
+    def interest(self, history: Tensor, batch: Batch) -> Tensor:
+        return torch.where(batch.mask[:, :, None], history, 0).sum(1) / batch.mask.sum(1, keepdim=True).clamp(min=1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)
+        return Output(self.head(torch.cat([self.interest(history, batch), target, profile], 1))[:, 0])
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {"target": bce(output.logits, batch.label)}
+
+
+class SumsPadding(Pooling):
+    def interest(self, history: Tensor, batch: Batch) -> Tensor:
+        return history.sum(1)
+
+
+class DividesByWidth(Pooling):
+    def interest(self, history: Tensor, batch: Batch) -> Tensor:
+        return torch.where(batch.mask[:, :, None], history, 0).sum(1) / max(1, history.shape[1])
+
+
+class DividesByNothing(Pooling):
+    def interest(self, history: Tensor, batch: Batch) -> Tensor:
+        return torch.where(batch.mask[:, :, None], history, 0).sum(1) / batch.mask.sum(1, keepdim=True)
+
+
+class ReadsTheLabel(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        return Output(super().forward(batch).logits + batch.label)
+
+
+class Squashes(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        return Output(super().forward(batch).logits.sigmoid())
+
+
+class CentresTheBatch(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        logits = super().forward(batch).logits
+        return Output(logits - logits.mean())
+
+
+class DrawsAlways(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        logits = super().forward(batch).logits
+        return Output(logits + torch.randn_like(logits))
+
+
+class KeepsATensor(Pooling):
+    def __init__(self, schema: object) -> None:
+        super().__init__(schema)
+        self.shift = torch.randn(())
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(super().forward(batch).logits + self.shift)
+
+
+class HasADeadParameter(Pooling):
+    def __init__(self, schema: object) -> None:
+        super().__init__(schema)
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+class NamesAnotherLoss(Pooling):
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        return {**super().losses(output, batch), "extra": output.logits.square().mean()}
+
+
+class ReturnsAColumn(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        return Output(super().forward(batch).logits[:, None])
+
+
+class LooksAhead(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        states = torch.where(batch.mask[:, :, None], self.embed(batch)[2], 0).flip(1).cumsum(1).flip(1)
+        return Output(super().forward(batch).logits, {"states": states})
+
+
+class BreaksUnderAutocast(Pooling):
+    def forward(self, batch: Batch) -> Output:
+        logits = super().forward(batch).logits
+        return Output(logits @ torch.eye(len(logits), dtype=torch.float32) if logits.dtype == torch.float32 else 1 / 0)
+
+
+@dataclass(frozen=True)
+class Fault:
+    model: type[Pooling]
+    check: Callable[[Case], str | None]
+    words: str
+
+
+FAULTS = [
+    Fault(SumsPadding, checks.padding_content, "batch.mask"),
+    Fault(DividesByWidth, checks.padding_length, "number of events"),
+    Fault(DividesByNothing, checks.one_row, "not finite (history of 0 events)"),
+    Fault(DividesByNothing, checks.every_length, "not finite (histories of every length)"),
+    Fault(ReadsTheLabel, checks.label_unseen, "may not read batch.label"),
+    Fault(ReadsTheLabel, checks.shuffled_labels, "sees the label"),
+    Fault(Squashes, checks.overfits, "a sigmoid may squash"),
+    Fault(CentresTheBatch, checks.evaluation, "batch statistics"),
+    Fault(DrawsAlways, checks.evaluation, "drawn in evaluation mode"),
+    Fault(KeepsATensor, checks.whole_state, "parameters or buffers"),
+    Fault(HasADeadParameter, checks.all_trained, "none for unused in stage train"),
+    Fault(NamesAnotherLoss, checks.named_losses, "extra, which model.loss_weights does not name"),
+    Fault(ReturnsAColumn, checks.one_row, "shape (1, 1), not (1,)"),
+    Fault(LooksAhead, checks.causal_states, "mask later positions"),
+    Fault(BreaksUnderAutocast, checks.bfloat16, "raises ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda each: f"{each.model.__name__}-{each.check.__name__}")
+def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], Case]) -> None:
+    subject = case("seq_pooling")
+
+    def make(kind: type[Pooling]) -> Callable[..., nn.Module]:
+        def made(other: int = 0) -> nn.Module:
+            torch.manual_seed(other)
+            return kind(subject.dataset.schema)
+
+        return made
+
+    assert verdict(fault.check, replace(subject, make=make(Pooling))) in (("ok", ""), SILENT)
+    result, told = verdict(fault.check, replace(subject, make=make(fault.model)))
+    assert result == "FAILED" and fault.words in told
+
+
+SILENT = ("skipped", "the model hands out no states")
+
+
+def test_history_that_holds_the_present_is_found(case: Callable[[str], Case]) -> None:
+    subject = case("seq_pooling")
+    log = subject.dataset.log
+    leaking = replace(subject.dataset, log=replace(log, before=log.before + 1))
+    batches = Batches(leaking, subject.config.dataset)
+    result, told = verdict(checks.strictly_before, replace(subject, batches=batches))
+    assert result == "FAILED" and "events of the train split are not" in told
+
+
+def test_the_data_are_cut_to_whole_users(case: Callable[[str], Case]) -> None:
+    whole = case("fm").dataset
+    few = whole.head(100)
+    n = len(few.log)
+    assert 100 <= n < 250 and few.log.offsets[-1] == n
+    assert whole.log.user[n] != whole.log.user[n - 1]
+    rows = Batches(few, case("fm").config.dataset).epoch("test", 512)
+    assert sum(len(batch) for batch in rows) == (few.log.split == 2).sum() > 0
+
+
+def test_table_is_checked_too(table: object, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "load", lambda config: table)
+    subject = build(compose("model=deepfm"))
+    verdicts = [verdict(check, subject) for check in CHECKS]
+    assert [told for result, told in verdicts if result == "FAILED"] == []
+    assert ("skipped", "the data have no histories") in verdicts

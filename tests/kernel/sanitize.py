@@ -1,0 +1,94 @@
+"""Runs every kernel of a library by its Python face, gradients included: `sanitize.py LIBRARY` prints which have run.
+
+test_sanitize.py runs it on a library that stops at the first access out of bounds or operation without a definition.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recexp.kernel import library as module
+from recexp.kernel import linear
+from recexp.kernel.attention import attend, target_interaction
+from recexp.kernel.dice import Running, dice, dice_in_evaluation
+from recexp.kernel.fields import field_sums, split_sums
+from recexp.kernel.gru import attention_gru, gru
+from recexp.kernel.linear import product
+from recexp.kernel.lookup import lookup, total, weighted_sum
+from recexp.kernel.mlp import tail
+from recexp.kernel.sublayer import sublayer
+
+WIDTH, N = 16, 7  # a width that every library takes, rows of tables
+Operation = Callable[[], Tensor | tuple[Tensor, ...]]
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def operations(n: int, length: int) -> Iterator[Operation]:
+    """Operations on n rows of a length: an entry for each way through each kernel."""
+    tables, indices = [leaf(N, WIDTH), leaf(N, WIDTH)], [torch.randint(N, (n, length)) for _ in range(2)]
+    sources = list(zip(tables, indices, strict=True))
+    rows = [lambda: tables[0][indices[0]], lambda: tables[1][indices[1]]]
+    mask, weights = torch.rand(n, length) < 0.7, leaf(n, length)
+    x, history, square = leaf(n, WIDTH), leaf(n, length, WIDTH), [leaf(WIDTH, WIDTH) for _ in range(3)]
+    bias, gates = leaf(WIDTH), (leaf(3 * WIDTH, WIDTH), leaf(3 * WIDTH, WIDTH), leaf(3 * WIDTH), leaf(3 * WIDTH))
+    single, running = leaf(1, WIDTH), Running(torch.zeros(WIDTH), torch.ones(WIDTH), 1e-8, 0.1)
+    norm = (leaf(WIDTH), leaf(WIDTH), 1e-5)
+
+    yield lambda: lookup(tables[0], indices[0])
+    yield lambda: total(tables, indices, rows)
+    yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
+    for weight in (square[0], single):
+        yield lambda weight=weight: product(x, weight)
+        yield lambda weight=weight: dice(x, None, bias, running, weight, leaf(len(weight)))
+        yield lambda weight=weight: tail(x, [square[0], weight], [bias, leaf(len(weight))], 0.01, 0.3)
+    yield lambda: dice(x, None, bias, running)
+    yield lambda: evaluated(x, bias, running)
+    yield lambda: split_sums(field_sums(history))
+    yield lambda: split_sums(field_sums(history, leaf(WIDTH, length * WIDTH)), bias)
+    yield lambda: target_interaction(x, tables[0], indices[0], rows[0], mask, tuple(square), bias)[0]
+    for seen in (mask, mask[:, None].expand(n, length, length)):
+        yield lambda seen=seen: attend(history, history, square, seen, 2, 0.3)
+    for given in (sources, sources[:1]):
+        yield lambda given=given: attend(history, history, square, mask, 2, sources=given)
+        yield lambda given=given: attend(x[:, None], history, square, mask, 2, sources=given)
+    yield lambda: sublayer(history, history, mask, [(square[0], bias), (square[1], bias)], norm, 0.01, 0.3, 0.3)
+    yield lambda: sublayer(history, history + 1, mask, [(square[0], None)], norm)
+    if n and length:
+        right_padded = torch.arange(length) < torch.randint(length + 1, (n, 1))
+        yield lambda: gru(history, gates)
+        yield lambda: gru(tables[0], gates, right_padded, indices[0])
+        for update in (True, False):
+            yield lambda update=update: attention_gru(history, weights * right_padded, right_padded, gates, update)
+
+
+def evaluated(x: Tensor, alpha: Tensor, running: Running) -> Tensor:
+    with torch.no_grad():
+        return dice_in_evaluation(x, alpha, running)
+
+
+def main(path: str) -> None:
+    pool = module._pool()
+    assert pool is not None
+    library = module.Library(Path(path), pool)
+    module.installed = lambda: [library]  # type: ignore[assignment]
+    linear.SMALL = 0  # every product by a kernel
+    torch.manual_seed(1)
+    for n_threads in (1, 3):
+        torch.set_num_threads(n_threads)
+        for n, length in ((0, 3), (2, 0), (1, 1), (49, 5), (100, 19)):
+            for operation in operations(n, length):
+                out = operation()
+                loss = sum(result.square().sum() for result in (out if isinstance(out, tuple) else (out,)))
+                if loss.requires_grad:
+                    loss.backward()
+    print(*sorted(library._kernels))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
