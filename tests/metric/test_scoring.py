@@ -51,6 +51,6 @@ def test_split_is_evaluated_at_the_threshold_that_is_best_on_it(make: Make, batc
 
 
 def test_split_without_rows_has_no_metrics(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
-    part = np.where(dataset.log.part == 1, 0, dataset.log.part).astype(np.int8)
-    empty = Batches(replace(dataset, log=replace(dataset.log, part=part)), compose().dataset)
+    split = np.where(dataset.log.split == 1, 0, dataset.log.split).astype(np.int8)
+    empty = Batches(replace(dataset, log=replace(dataset.log, split=split)), compose().dataset)
     assert evaluate_split(make("fm"), empty, "valid", 512) == (None, None)

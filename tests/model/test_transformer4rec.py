@@ -218,9 +218,9 @@ def test_what_predicts_an_event_changes_with_earlier_ones_alone(
 
 def test_first_event_is_predicted_from_bos_alone(transformer: Make, mixed: Batch) -> None:
     model = transformer()
-    decoded = model(mixed).parts["decoded"][:, 0]
+    first = model(mixed).parts["decoded"][:, 0]
     wanted = decoded(model, Memory.causal, torch.zeros(0, 80), 0)
-    torch.testing.assert_close(decoded, wanted.expand_as(decoded), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(first, wanted.expand_as(first), rtol=1e-5, atol=1e-5)
 
 
 def test_memory_of_a_split_is_the_first_half_seen_from_both_sides(
