@@ -30,7 +30,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM raises Terminated. Only the main thread may set that; on others nothing changes."""
+    """Within it, SIGTERM raises Terminated. Only the main thread can set a handler; in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
