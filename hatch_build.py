@@ -1,6 +1,6 @@
 """Compiles recexp/kernel/*.c when a wheel is built or recexp is installed for editing.
 
-Without a C compiler, or on another system than Linux, there is nothing to compile: torch does the work of the kernels.
+Without a C compiler, or on systems other than Linux, nothing is compiled and torch does the work of the kernels.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FOLDER = Path("recexp", "kernel")
-# By the processor, the names of libraries and what they may use of it; library.py takes what the machine at hand has.
+# Per processor, each library's name and target architecture; library.py takes what the machine at hand can run.
 LIBRARIES = {"x86_64": {"avx512": "x86-64-v4", "avx2": "x86-64-v3"}}
 
 

@@ -39,7 +39,7 @@ FAMILIES: dict[str, list[range]] = {  # seeds of each row
 def called(values: np.ndarray, family: list[range], baseline: str | None, metric: str) -> tuple[bool, bool]:
     """Whether any difference is significant among rows that take these values in order.
 
-    Second: whether one would be if only the rows shown counted, not all pairs among which the best was chosen.
+    Second: the same if p is corrected only for the rows shown, not for all pairs among which the best was chosen.
     """
     left = iter(values.tolist())
     records = [

@@ -40,7 +40,7 @@ CUDA = torch.device("cuda")
 
 
 def timed(epoch: Callable[[], object]) -> Callable[[], float]:
-    """A function that returns the seconds of an epoch, until the GPU is done."""
+    """A function that runs an epoch and returns its seconds, until the GPU is done."""
 
     def seconds() -> float:
         torch.cuda.synchronize()

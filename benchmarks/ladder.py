@@ -22,7 +22,7 @@ LADDER = {  # planted structure: models with their overrides
     "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
     "order": ("seq_pooling", "din", "rnn", "dien", "bst model.position=learnt", "transformer4rec"),
     "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien", "bst model.position=learnt"),
-    # No feature tells which items belong together: the next event does, and a few labels.
+    # No feature tells which items belong together; only the next event and a few labels do.
     "together": (
         f"joint_rnn {IDS} model.loss_weights.auxiliary=0",
         f"joint_rnn {IDS}",

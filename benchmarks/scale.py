@@ -41,7 +41,7 @@ SIZES = (1e5, 1e6, 1e7, 2e7)
 BATCH_SIZE, WARM_UP = 1024, 5
 MODELS = ("deepfm", "din")
 SPARSE = ["trainer.sparse=true", "trainer.optimizer=lazy_adam", "model.embedding_l2=0", "dataset.cache_dir=null"]
-TIMES = {  # key: its name, and the unit that it is the cost of
+TIMES = {  # key: what is timed, and per what unit
     "generation": "generation, an event",
     "preparation": "preparation, an event",
     "shuffle": "shuffling an epoch, a row",
@@ -117,7 +117,7 @@ def a_row(taken: list[float]) -> float:
 
 
 def accounting(dataset: Dataset, batches: Batches) -> dict[str, float]:
-    """Bytes an event of all that is kept for each, by name. On the CPU the batches' columns are the log's memory."""
+    """Bytes per event of everything kept per event, by name. On the CPU, batches share the columns of the log."""
     n = len(dataset.log)
     kept = {name: array.nbytes for name, array in dataset.log.arrays().items() if len(array) == n}
     kept["rows of the splits"] = sum(rows.nbytes for rows in batches.rows.values())
@@ -170,7 +170,7 @@ def draw(sizes: list[dict[str, Any]], path: Path) -> None:
         ("peak, data alone", COLOURS["gather"]): [each["memory_mb"]["data"] for each in sizes],
         ("the log", COLOURS["preparation"]): [sum(each["bytes"].values()) * each["events"] / 2**20 for each in sizes],
     }
-    for place, ((name, colour), values) in zip((9, -9, 0), memory.items(), strict=True):  # the first two end as one
+    for place, ((name, colour), values) in zip((9, -9, 0), memory.items(), strict=True):  # the first two end together
         right.annotate(name, (events[-1], values[-1]), (9, place), va="center", **label(colour))
         right.plot(events, values, **line(colour))
     for axis, title, room in ((left, "microseconds", 16), (right, "memory, MB", 14)):

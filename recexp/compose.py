@@ -1,4 +1,4 @@
-"""Overrides to a composed configuration: with hydra_plugins/ the only place that knows Hydra."""
+"""Composes overrides into a configuration. Only this file and hydra_plugins/ know Hydra."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", 
 # Where a user adds keys of their own.
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
-ADDED = ("experiment", "sweep")  # groups of which a configuration has none unless one is added
+ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
 
@@ -77,7 +77,7 @@ def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
 
 
 def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
-    """Hydra's override for a folder of the user's, and all folders of YAML files."""
+    """Hydra's override that adds the user's folder, and all folders of YAML files."""
     if config_dir is None:
         return [], [conf_folder()]
     folder = Path(config_dir).absolute()
@@ -87,7 +87,7 @@ def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
 
 
 def _set_defaults() -> None:
-    """recexp's launcher under -m, unless another is named, and the gate before any launcher; with -cn, too."""
+    """Makes recexp's launcher the default under -m and puts the gate before any launcher, also with -cn."""
     from hydra.conf import HydraConf
     from hydra.core.config_store import ConfigStore
 
@@ -118,7 +118,7 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
 def call_hydra(
     task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
 ) -> None:
-    """Runs Hydra on what was typed and on overrides of our own; it calls the task. Raises ConfigError."""
+    """Runs Hydra with the user's overrides and our own; Hydra calls the task. Raises ConfigError."""
     import hydra
 
     _set_defaults()
@@ -126,7 +126,7 @@ def call_hydra(
         own = []
     else:
         check_overrides(overrides)
-    # Overrides first: the argument parser takes one uninterrupted row of them.
+    # Overrides first: the argument parser takes them only in one uninterrupted sequence.
     sys.argv = [sys.argv[0], *own, *overrides, *flags]
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
@@ -157,7 +157,7 @@ def check_composed(raw: "DictConfig") -> "tuple[Config, list[str]]":
 def compose_job(
     loader: "ConfigLoader", config: "DictConfig", overrides: list[str], number: int = 0, threads: int | None = None
 ) -> "Config":
-    """The checked configuration of a sweep's job. number: what ${hydra:job.num} means. threads: as in check.
+    """The checked configuration of a sweep's job. number: the value of ${hydra:job.num}. threads: as in check.
 
     Raises ConfigError, or what Hydra raises.
     """
@@ -185,7 +185,7 @@ def yaml_folders(composed: Any) -> list[Path]:
 
 
 def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
-    """What the model's own YAML file holds; None if it is in no folder."""
+    """The content of the model's own YAML file; None if no folder has it."""
     import yaml
 
     for folder in folders:
@@ -196,7 +196,7 @@ def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for what Hydra would accept and interpret in a surprising way."""
+    """Raises ConfigError for overrides that Hydra would accept but interpret in a surprising way."""
     for override in overrides:
         key, _, value = override.partition("=")
         if key.lstrip("+") in GROUPS and value.startswith("["):

@@ -41,7 +41,7 @@ class L2Rows(Enum):
 
 @dataclass(frozen=True)
 class Range:
-    """Which values an option allows: the test, and the words of the error."""
+    """The values an option allows: a test, and its wording for the error."""
 
     holds: Callable[[Any], object]  # true or false
     words: str
@@ -75,21 +75,21 @@ def layer_sizes() -> Any:
 
 
 class Labels(Enum):
-    """What a value of an option may need of the data's labels."""
+    """What an option's value may require of the data's labels."""
 
     both = "labels of both kinds"
     varied = "labels that vary within histories"
 
 
 def needs_labels(labels: Labels, when: object) -> Any:
-    """A dataclass field that needs such labels when it has that value."""
+    """A dataclass field that needs these labels when its value is `when`."""
     return field(metadata={"labels": (labels, when)})
 
 
 def check_ranges(config: Any, prefix: str) -> None:
     """Raises ConfigError for the first field of a dataclass whose value is out of its range.
 
-    prefix: of its fields' dotted keys; "" for the root.
+    prefix: what the fields' dotted keys start with; "" for the root.
     """
     for item in fields(config):
         allowed, value = item.metadata.get("range"), getattr(config, item.name)
@@ -104,7 +104,7 @@ def require(condition: object, key: str, value: object, allowed: str) -> None:
 
 
 def require_rowwise(key: str, optimizer: Optimizer, sparse: bool) -> None:
-    """Raises ConfigError for an optimizer, set by a dotted key, that does not go with trainer.sparse."""
+    """Raises ConfigError if the optimizer set at a dotted key is incompatible with trainer.sparse."""
     if sparse and optimizer in (Optimizer.adam, Optimizer.adamw):
         raise ConfigError(
             f"trainer.sparse = true: {key} = {optimizer.name} has no exact row-wise form; "
@@ -175,7 +175,7 @@ class ModelConfig:
 
     name: str
     loss_weights: dict[str, float]
-    # Options that some models have, and what their absence means. No fields: config.yaml has no key of them then.
+    # Options of some models, with the values that absence means. Not fields: config.yaml then has no such keys.
     embedding_l2 = 0.0
     optimizers = cast("Mapping[str, Optimizer]", MappingProxyType({}))
 
@@ -191,7 +191,7 @@ class ModelConfig:
         check_ranges(self, "model")
 
     def label_needs(self) -> dict[str, Labels]:
-        """The options that need certain labels, as `key = value`; an option of a loss of weight 0 needs none."""
+        """The options that need certain labels, as `key = value`; an option whose loss has weight 0 needs none."""
         needs = {}
         for item in fields(self):
             labels, value = item.metadata.get("labels", (None, None))

@@ -1,4 +1,4 @@
-"""What the YAML files of a group hold: each option's default, type and meaning, which is the comment behind it."""
+"""The options in a group's YAML files: each one's default, type, and meaning, which is its trailing comment."""
 
 import ast
 import re
@@ -33,7 +33,7 @@ def listing(group: str, arguments: list[str]) -> list[str]:
 
 
 def summary(group: str, path: Path) -> str:
-    """The first line of the module that a YAML file configures, or of a dataset's file if that is a comment."""
+    """The first docstring line of the module that a YAML file configures, or a dataset file's opening comment."""
     if group == "model":
         return _docstring(Path(__file__).with_name("model") / f"{path.stem}.py")
     text = path.read_text("utf-8")
@@ -88,7 +88,7 @@ def shown(value: Any) -> str:
 
 
 def _leaves(tree: dict[str, Any], config: type, prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) down to where the dataclass ends: a dict that is a value, as loss_weights, is one option."""
+    """(dotted key, value) as deep as dataclasses nest; a dict that is a value, such as loss_weights, is one option."""
     leaves = []
     types = {field.name: field.type for field in fields(config)}
     for key, value in tree.items():
@@ -101,7 +101,7 @@ def _leaves(tree: dict[str, Any], config: type, prefix: str = "") -> list[tuple[
 
 
 def _type(config: Any, dotted: str) -> str:
-    """A field's type in words; an enum's choices."""
+    """A field's type in words, or an enum's choices."""
     kind = config
     for name in dotted.split("."):
         kind = {field.name: field.type for field in fields(kind)}[name]

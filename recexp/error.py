@@ -31,4 +31,4 @@ def choices(wrong: str, allowed: Iterable[str]) -> str:
 
 
 class Terminated(BaseException):
-    """SIGTERM. No Exception, like KeyboardInterrupt, so that no handler on the way swallows it."""
+    """SIGTERM. Like KeyboardInterrupt, it is not an Exception, so no handler on the way swallows it."""

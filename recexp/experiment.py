@@ -1,4 +1,4 @@
-"""The flow: a configuration becomes dataset, model and trainer; training them fills a run directory."""
+"""The flow: a configuration becomes a dataset, a model and a trainer; training fills a run directory."""
 
 import logging
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Experiment:
 
 
 def build(config: Config) -> Experiment:
-    """Loads the data, then makes model and trainer. Raises ConfigError or DataError."""
+    """Loads the data, then makes the model and the trainer. Raises ConfigError or DataError."""
     recheck(config)
     return _build(config)
 
@@ -52,7 +52,7 @@ def _build(config: Config) -> Experiment:
 def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes one run directory; returns the content of metrics.json.
 
-    Raises UserError, and leaves nothing behind if training had not begun; the status.json of a run tells how it ended.
+    Raises UserError, leaving nothing behind if training had not begun; a run's status.json says how it ended.
     """
     recheck(config)
     resolve_device(config.device)

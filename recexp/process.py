@@ -17,7 +17,7 @@ KEPT_BYTES, KEPT_BYTES_AT_MOST = 2**28, 2**25  # blocks up to this size are kept
 def own_process() -> None:
     """Settings for a process that does nothing but train: it keeps freed memory for the next step."""
     # glibc returns freed blocks of some 100 KB to the system and faults new ones in page by page in the next step,
-    # which takes a fifth of DIN's time. Other C libraries have no mallopt, or one that does nothing.
+    # which costs DIN much of its time (docs/performance.md). Other C libraries lack mallopt, or it does nothing there.
     if mallopt := getattr(ctypes.CDLL(None) if os.name == "posix" else None, "mallopt", None):
         for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             mallopt(parameter, KEPT_BYTES) or mallopt(parameter, KEPT_BYTES_AT_MOST)
@@ -30,7 +30,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM raises Terminated. Only the main thread may set that; on others nothing changes."""
+    """Within it, SIGTERM raises Terminated. Only the main thread can set a handler; in others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

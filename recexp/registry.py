@@ -1,4 +1,4 @@
-"""Names to classes. A name's module is imported when it is first used, so listing names imports nothing heavy."""
+"""Maps names to classes. A name's module is imported when it is first used, so listing names imports nothing heavy."""
 
 import importlib
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def get(kind: Kind, name: str, key: str | None = None) -> Any:
-    """The class of a name; `key` is the config key that held it, for the error.
+    """The class registered under a name; `key` is the config key that held the name, for the error.
 
     Raises ConfigError for an unknown name.
     """

@@ -5,7 +5,7 @@ import sys
 
 
 class Terminal(logging.Handler):
-    """Prints recexp's log lines to stdout, warnings and errors to stderr, as these are when a line is printed."""
+    """Prints log lines to stdout, and warnings and errors to stderr, looking the stream up anew for each line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:

@@ -32,10 +32,10 @@ from recexp.tree import flat, to_dict
 
 
 def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads: int | None = None) -> Config:
-    """The typed configuration, everything checked but the data; torch is imported once all else is right.
+    """The typed configuration, with everything checked but the data; torch is imported only once all else is right.
 
-    model_file: what the model's YAML file holds, if the caller knows it; a key that it lacks is one nobody reads.
-    threads: what a trainer.threads of null means; None: as many as there are cores.
+    model_file: the content of the model's YAML file, if known; a key it lacks is an error, as nothing would read it.
+    threads: the value that trainer.threads=null stands for; None: as many as there are cores.
     Raises ConfigError.
     """
     _check_root(raw)
@@ -73,7 +73,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
 
 
 def read(path: Path) -> Config:
-    """The checked configuration of a run directory, to go on there. Raises ConfigError or RunError."""
+    """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError."""
     raw = OmegaConf.create(read_config(path))
     raw.run.dir, raw.run.resume = str(path), True
     return check(raw)
@@ -109,7 +109,7 @@ def _check_attributes(config: Any, prefix: str) -> None:
 
 
 def _declared(dataset: DictConfig) -> DictConfig:
-    """The dataset without feature columns of kind null: so a file can drop a column that another declares."""
+    """The dataset without feature columns of kind null, by which one file drops a column that another declares."""
     dataset = dataset.copy()
     features = dataset.get("features")
     for side in ("user", "item", "context"):
@@ -198,7 +198,7 @@ def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Options of the model that need labels which the dataset lacks."""
+    """Raises ConfigError for a model option that needs labels the dataset lacks."""
     implicit = dataset.label is LabelKind.implicit
     varied = not implicit and dataset.history is HistoryKind.all
     why = "dataset.label is implicit" if implicit else "dataset.history is liked"

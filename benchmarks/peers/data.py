@@ -214,7 +214,7 @@ def _write_recbole(parts: dict[str, Rows], folder: Path, name: str) -> None:
 
 
 def _atomic(frame: pd.DataFrame) -> pd.DataFrame:
-    """With the type of each column in its header, and RecBole's names for the ids."""
+    """The frame with each column's type in its header and RecBole's names for the ids."""
     kinds = {"user": "user_id:token", "item": "item_id:token", "label": "label:float", "timestamp": "timestamp:float"}
     return frame.rename(columns=lambda name: kinds.get(name, f"{name}:token"))
 

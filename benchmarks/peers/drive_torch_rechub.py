@@ -1,4 +1,4 @@
-"""Torch-RecHub through its CTRTrainer and DataGenerator. Its DIEN always computes its auxiliary loss; weight 0 here."""
+"""Torch-RecHub through its CTRTrainer and DataGenerator. Its DIEN always has its auxiliary loss, here of weight 0."""
 
 from worker import Job, Rows, timed, work  # isort: skip  # starts the clock
 

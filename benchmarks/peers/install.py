@@ -2,8 +2,8 @@
 
 usage: python benchmarks/peers/install.py [NAME ...]
 
-Each is installed separately; a failure is reported in one line and does not stop the others. With each library are
-listed the packages that it imports but does not declare, and upper bounds on those that later removed what it calls.
+Each is installed separately; a failure is reported in one line and does not stop the others. PEERS also lists
+packages that a library imports but does not declare, and upper bounds on those that later removed what it calls.
 """
 
 import argparse

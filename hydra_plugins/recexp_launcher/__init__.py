@@ -1,4 +1,4 @@
 """recexp's launcher, and the gate that a sweep puts before any launcher.
 
-Every Hydra program in this environment imports the modules here when it starts: they import nothing heavy.
+Every Hydra program in this environment imports these modules when it starts, so they import nothing heavy.
 """

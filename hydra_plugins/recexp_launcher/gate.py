@@ -106,7 +106,7 @@ class Gate(Launcher):
         self.announced = True
 
     def _run(self, jobs: Sequence[Job], fail_fast: bool) -> None:
-        """A launcher's error as a job dies does not end the sweep; one raised before any job begins does."""
+        """A launcher's error over a job that died does not end the sweep; an error before any job began does."""
         fail = f"++run.fail_fast={str(fail_fast).lower()}"
         overrides = [[*job.overrides, f"++run.dir={quoted(job.path.absolute())}", fail] for job in jobs]
         try:
@@ -123,7 +123,7 @@ class Gate(Launcher):
 
 
 def threads_per_job(launcher: DictConfig, n: int) -> int:
-    """Each job's threads: cpus_per_task on a cluster; on this machine its cores over the jobs that run at once."""
+    """Each job's threads: cpus_per_task on a cluster; on this machine, its cores divided by the parallel jobs."""
     if on_cluster(launcher):
         return launcher.cpus_per_task or 1
     return max(1, cores() // min(n, at_once(launcher)))
@@ -141,7 +141,7 @@ def at_once(launcher: DictConfig) -> int:
 
 
 def batches(jobs: list[Job], launcher: DictConfig, fail_fast: bool) -> list[list[Job]]:
-    """One batch of all jobs; of as many as run at once if a failure must end the sweep and the launcher would go on."""
+    """One batch of all jobs; batches of parallel jobs if a failure must end the sweep and the launcher would go on."""
     stops = launcher._target_.startswith("hydra_plugins.recexp_launcher.")
     size = at_once(launcher) if fail_fast and not stops else max(1, len(jobs))
     return [jobs[start : start + size] for start in range(0, len(jobs), size)]

@@ -1,4 +1,4 @@
 """Hydra's `hydra/sweeper=optuna` in recexp.
 
-When it starts, Hydra imports every module here whose name does not begin with _, so only the plugin's own lacks it.
+At its start Hydra imports all modules here whose names do not begin with _, so only the plugin's own name has no _.
 """

@@ -1,4 +1,4 @@
-"""What a search reports of its trials."""
+"""What a search reports about its trials."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 
 
 def count(trials: Sequence[FrozenTrial]) -> str:
-    """The number of trials by state; of one that was run again, the last attempt counts."""
+    """The number of trials by state; if one was run again, only its last attempt counts."""
     replaced = {trial.user_attrs.get("again") for trial in trials}
     states = Counter(trial.state.name for trial in trials if trial.number not in replaced)
     counts = ", ".join(f"{states[name]} {word}" for name, word in STATES.items() if states[name])

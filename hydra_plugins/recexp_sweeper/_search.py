@@ -27,7 +27,7 @@ logger = logging.getLogger("recexp.search")
 class Search:
     """Runs trials until the study has n_trials.
 
-    job: from a job's overrides to its checked configuration; raises if there is none. A trial's user attributes: folder
+    job: turns a job's overrides into its checked configuration, or raises. A trial's user attributes: folder
     and job identify its run directory; directory, state, valid.METRIC and test.METRIC are its result; error says why it
     failed; again is the number of the failed trial that it replaces.
     """
@@ -80,7 +80,7 @@ class Search:
         return jobs
 
     def _own(self) -> list[FrozenTrial]:
-        """The trials of this folder. A study in the folder serves no other; one elsewhere may."""
+        """The trials of this folder. A study stored in the folder serves it alone; one elsewhere may be shared."""
         folder, shared = str(self.folder.absolute()), bool(self.options.storage)
         return [trial for trial in self.trials() if not shared or trial.user_attrs.get("folder") == folder]
 
@@ -89,7 +89,7 @@ class Search:
         return {trial.user_attrs["job"]: trial for trial in self._own() if "job" in trial.user_attrs}
 
     def _again(self, failed: FrozenTrial) -> optuna.Trial:
-        """A new trial in place of a failed one, as a study does not change what it was told."""
+        """A new trial in place of a failed one, as a study never changes a reported result."""
         kept = {key: failed.user_attrs[key] for key in ("folder", "job")}
         self.study.enqueue_trial(failed.params, user_attrs={**kept, "again": failed.number})
         return self.study.ask(self.space)
@@ -120,7 +120,7 @@ class Search:
         return Job(number, trial, words)
 
     def _mistake(self, words: list[str]) -> str | None:
-        """Why these overrides are invalid, or None: each value may be right and their combination wrong."""
+        """Why these overrides are invalid, or None: each value may be valid while the combination is not."""
         try:
             self.job(words)
         except UserError as error:
@@ -173,7 +173,7 @@ class Search:
 
 
 def _grid(options: Options, space: _space.Space) -> list[dict[str, Any]]:
-    """The settings in order for the sampler grid, none for another. Raises ConfigError for more than n_trials."""
+    """The settings in order if the sampler is grid, otherwise none. Raises ConfigError for more than n_trials."""
     if options.sampler is not Sampler.grid:
         return []
     settings = _space.grid(space)

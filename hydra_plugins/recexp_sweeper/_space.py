@@ -48,7 +48,7 @@ def distribution(key: str, override: Override) -> BaseDistribution:
 def checked(fixed: list[str], space: Space, job: Callable[[list[str]], Config]) -> Config:
     """The configuration of the first corner, after all corners have been checked.
 
-    Raises ConfigError for an invalid value, and for an interval of fractions over whole numbers.
+    Raises ConfigError for an invalid value, and for a real interval over a key that takes whole numbers.
     """
     first, *others = corners(space)
     config = job([*fixed, *words(first)])

@@ -26,7 +26,7 @@ ELSEWHERE = ("run.", "logger", "device", "plugins", "trainer.threads", "dataset.
 def open_study(options: Options, config: Config, folder: Path, objective: str, space: Space) -> optuna.Study:
     """The study, made if there is none; its direction is the objective's.
 
-    Raises ConfigError for its storage, RunError if it has searched something else so far.
+    Raises ConfigError if its storage cannot be opened, RunError if the study has searched something else so far.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = options.storage or f"sqlite:///{(folder / 'study.db').absolute()}"
@@ -49,12 +49,12 @@ def open_study(options: Options, config: Config, folder: Path, objective: str, s
 
 
 def sampler(options: Options, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial, seeded by its number, so an interrupted search goes on as if it had not been."""
+    """The sampler of one trial, seeded by its number, so that resuming a search changes none of its trials."""
     seed = int(np.random.SeedSequence((options.seed, number)).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # Optuna 4 calls constant_liar and GPSampler experimental
         if options.sampler is Sampler.tpe:
-            # constant_liar: the trials of a batch, none of which has a value yet, stay apart.
+            # constant_liar keeps the trials of a batch apart, since none of them has a value yet.
             return optuna.samplers.TPESampler(n_startup_trials=options.startup_trials, seed=seed, constant_liar=True)
         if options.sampler is Sampler.gp:
             return optuna.samplers.GPSampler(n_startup_trials=options.startup_trials, seed=seed)

@@ -42,7 +42,7 @@ class Watch:
     def __enter__(self) -> "Watch":
         for job in self.jobs:
             if job.reported:
-                self._prune(job)  # the earlier process may have been killed before
+                self._prune(job)  # the earlier process may have been killed before it did
         self._watching = self._pool.submit(self._watch)
         return self
 

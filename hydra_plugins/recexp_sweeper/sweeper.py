@@ -27,7 +27,7 @@ INSTALL = "pip install 'recexp[optuna]'"
 class OptunaSweeper(Sweeper):
     """Asks Optuna for trials and has any launcher run them, hydra.sweeper.n_jobs at once."""
 
-    def __init__(self, **options: Any) -> None:  # hydra.sweeper, which Options types
+    def __init__(self, **options: Any) -> None:  # hydra.sweeper; Options has the types
         self.typed = options
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
@@ -44,7 +44,7 @@ class OptunaSweeper(Sweeper):
         self.options = replace(options, n_jobs=options.n_jobs or at_once(config.hydra.launcher))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs trials until the study has n_trials. Raises ConfigError for a space that the configuration lacks."""
+        """Runs trials until the study has n_trials. Raises ConfigError for a missing or invalid space."""
         from hydra_plugins.recexp_sweeper import _space
         from hydra_plugins.recexp_sweeper._closing import count
         from hydra_plugins.recexp_sweeper._search import Search

@@ -1,1 +1,1 @@
-"""What must hold for any model, tried on one configuration: recexp's own tests and the verb `check` use it."""
+"""What must hold for any model, checked on one configuration by recexp's own tests and by the verb `check`."""

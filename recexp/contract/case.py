@@ -13,11 +13,11 @@ from recexp.dataset.prepare import load
 from recexp.experiment import resolve_device
 from recexp.model import create
 
-N_EVENTS = 20_000  # of the log, about
+N_EVENTS = 20_000  # about how many events of the log
 
 
 class Skip(Exception):
-    """A check that does not apply to this model or these data, and why."""
+    """Says why a check does not apply to this model or these data."""
 
 
 @dataclass(frozen=True)

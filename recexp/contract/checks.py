@@ -1,4 +1,4 @@
-"""The checks. Each says in its first line what holds, and returns in words what does not, or None."""
+"""The checks. A check's first line says what must hold; it returns in words what does not, or None."""
 
 import math
 import tempfile
@@ -198,7 +198,7 @@ def shuffled_labels(case: Case) -> str | None:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
         recorder = NullRecorder(Path(folder))
         result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
-    assert result.test and result.test_scores  # nothing stops it before its time
+    assert result.test and result.test_scores  # nothing stops this training early
     auc, n_positive = result.test.values["auc"], int(result.test_scores.labels.sum())
     n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:

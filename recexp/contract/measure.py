@@ -1,4 +1,4 @@
-"""What the checks look at: one training step of a model, and how far two results are apart."""
+"""What the checks look at: one training step of a model, and how far apart two results are."""
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dic
 
 
 def unsound(result: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]) -> str | None:
-    """What is not finite, or not one number, in the result of a step."""
+    """What in the result of a step is not finite, or not one number."""
     logits, losses, gradients = result
     if not logits.isfinite().all():
         return "logits are not finite"
@@ -82,7 +82,7 @@ def in_closed_form(model: nn.Module, batches: Batches) -> nn.Module:
 
 
 def without_draws(model: nn.Module) -> nn.Module:
-    """The model, drawing nothing in training that depends on the shape or content of padding."""
+    """The model without the random draws in training that depend on the shape or content of padding."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

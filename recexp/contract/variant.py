@@ -1,4 +1,4 @@
-"""Batches that differ from a given one in what must not matter, or in one way that the model must bear."""
+"""Batches that differ from a given one in what must not matter, or in a way that the model must cope with."""
 
 from dataclasses import replace
 from typing import Any

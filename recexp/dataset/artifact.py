@@ -1,8 +1,8 @@
 """What a run keeps of its data, so that its directory alone is enough to use the model.
 
-The folder holds a dataset like any prepared one: the fitted encoder, users and items as encoded, and each user's events
-from the last `max_history` before the first held-out row on to the end of the log. Of a table it keeps no rows. Runs on
-the same prepared data share the files by hard links if the file system has them.
+The folder holds a dataset like any prepared one: the fitted encoder, the encoded users and items, and each user's
+events from the last `max_history` before the first held-out row onwards. It keeps no rows of a table. Runs on the same
+prepared data share the files through hard links if the file system has them.
 """
 
 import os
@@ -30,7 +30,7 @@ def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """The dataset that `save` kept. Raises one of store.UNREADABLE if it is not there or damaged."""
+    """The dataset that `save` kept. Raises one of store.UNREADABLE if it is missing or damaged."""
     return store.read(folder)
 
 
@@ -48,10 +48,10 @@ def first_needed(log: Log, config: DatasetConfig) -> np.ndarray:
     if derived.most_liked:  # counts over all of a user's events
         return first
     held_out = np.append(np.flatnonzero(log.split > 0), len(log))
-    held_out = held_out[np.searchsorted(held_out, first)]  # first of each user, or of a later one
+    held_out = held_out[np.searchsorted(held_out, first)]  # each user's first, or a later user's
     past_end = np.where(held_out < end, np.append(log.before, 0)[held_out], end)
     seen = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log), bool)
-    rank = np.concatenate([[0], np.cumsum(seen)])  # (N + 1,) events that histories hold before each position
+    rank = np.concatenate([[0], np.cumsum(seen)])  # (N + 1,) events before each position that histories may hold
     index = np.maximum(rank[first], rank[past_end] - config.max_history)
     start = np.append(np.flatnonzero(seen), len(log))[index]
     return np.maximum(first, np.minimum(start, past_end - derived.last_items))

@@ -33,7 +33,7 @@ class Batch:
     user: Tensor  # (B,) rows of users
     target: Tensor  # (B,) rows of items
     context: Features  # (B, .)
-    history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right; on a GPU up to max_history
+    history: Tensor  # (B, L) rows of items, oldest first, padded with 0 on the right, on a GPU to max_history
     history_label: Tensor  # (B, L) float32
     history_age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps; 0 on padding
     mask: Tensor  # (B, L) bool, False on padding
@@ -76,7 +76,7 @@ class Batches:
         return -(-self.size(split) // batch_size)
 
     def counts(self, side: str) -> Tensor:
-        """How often the training rows hold each row of a side's embedding table, at least 1: (vocabulary,) int64."""
+        """How often each row of a side's embedding table occurs in training rows, at least 1: (vocabulary,) int64."""
         rows, size = self.rows["train"], self.vocabulary[side]
         counts = torch.zeros(size, dtype=torch.long, device=self.device)
         if side == "context":
@@ -89,9 +89,9 @@ class Batches:
         return counts.clamp(min=1)
 
     def epoch(self, split: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
-        """A split's batches, shuffled if a seed is given; negatives are drawn from it, or are always the same.
+        """A split's batches. A seed shuffles them and draws the negatives; without one, both are always the same.
 
-        histories: False spares the gathering of what a model does not read, and leaves them empty.
+        histories: False leaves them empty, for a model that does not read them.
         """
         longest = None if histories else 0
         return (self.gather(samples, split, longest) for samples in self.samples(split, batch_size, seed, histories))
@@ -101,7 +101,7 @@ class Batches:
     ) -> Iterator[Samples]:
         """The samples of each batch of `epoch`.
 
-        On a CPU those of a shuffled batch come longest history first: recurrent layers then pass over the padding.
+        On a CPU a shuffled batch has its longest histories first, so that recurrent layers skip the padding.
         """
         generator = torch.Generator().manual_seed(0 if seed is None else seed)
         rows = self.rows[split]
@@ -118,7 +118,7 @@ class Batches:
         return self.gather(Samples(self.rows["train"]), "train", 0)
 
     def gather(self, samples: Samples, split: str, longest: int | None = None) -> Batch:
-        """The batch of some samples; histories hold what a split may see, the last `longest` (max_history) events."""
+        """The batch of some samples; histories hold the last `longest` (max_history) events that the split may see."""
         row, device = samples.row, self.device
         longest = self.max_history if longest is None else longest
         user = target = torch.zeros((len(row), 0), dtype=torch.long, device=device)

@@ -15,7 +15,7 @@ from typing import Any
 from recexp.dataset import store
 from recexp.dataset.log import Dataset
 
-VERSION = 5  # of the preparation: raise it when the same source and options give other files
+VERSION = 5  # of the preparation: raise it when the same source and options produce different files
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +46,7 @@ def write(folder: str | None, dataset: Dataset) -> Dataset:
         with store.whole_or_nothing(path) as temporary:
             store.write(temporary, dataset)
     except OSError as error:
-        # Another run that prepared the same data was faster, or the disk is full: either way we go on without.
+        # Another run wrote the same data first, or the disk is full: either way this run goes on.
         if not path.exists():
             logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
             return dataset
@@ -62,7 +62,7 @@ def one_at_a_time(folder: str | None, key: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 lock.parent.mkdir(parents=True, exist_ok=True)
                 fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
-                # Who waited for a file that is now removed finds the data; who comes after them, too.
+                # A process that waited on the removed file now finds the data, and so does any that comes later.
                 stack.callback(lock.unlink, missing_ok=True)
         yield
 

@@ -1,4 +1,4 @@
-"""The fields of users, items and events as tensors, and all users and items together."""
+"""The fields of users, items and events as tensors, and the tables of all users and items."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Features:
     values: Tensor  # (n, V) float32
 
     def at(self, index: Tensor) -> "Features":
-        """Those at an index (m,)."""
+        """The rows at an index (m,)."""
         return Features(self.ids[index], self.values[index])
 
 
@@ -24,8 +24,8 @@ class Catalogue:
 
     users: Features  # (U + 1, .)
     items: Features  # (I + 1, .)
-    sampling_pool: Tensor  # (N_train,) items of the training events: a random entry is drawn by popularity
+    sampling_pool: Tensor  # (N_train,) items of the training events; a uniform draw is by popularity
 
     def draw_items(self, like: Tensor) -> Tensor:
-        """Random items in the shape of `like`, by their frequency in the training split."""
+        """Random items in the shape of `like`, drawn by frequency in the training split."""
         return self.sampling_pool[torch.randint(len(self.sampling_pool), like.shape, device=like.device)].long()

@@ -45,7 +45,7 @@ class DerivedConfig:
 
     @property
     def names(self) -> list[str]:
-        """The derived fields, as models and the context name them."""
+        """The names that the derived fields have in models and in the context."""
         last = [f"last_item_{n}" for n in range(1, self.last_items + 1)]
         return [*last, *(f"most_liked_{name}" for name in self.most_liked)]
 

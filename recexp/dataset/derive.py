@@ -1,13 +1,13 @@
-"""Fields of the context made of the user's events strictly before: the last items, the most liked value so far.
+"""Context fields derived from the user's strictly earlier events: the last items, the most liked value so far.
 
-N events of the log, of which some are visible; P pairs of a liked event and a value of its item, in the log's order
+N events of the log, some of them visible; P pairs of a liked event and a value of its item, in the log's order
 
 last_item_k        the item of the k-th last visible event before
-most_liked_NAME    the most frequent value of NAME among the items of the visible liked events before; of several as
-                   frequent, the one that got there last
+most_liked_NAME    the most frequent value of NAME among the items of the visible liked events before; in a
+                   tie, the value that got there last
 
-A row without such an event has a missing value. Before a row lie the user's events of an earlier timestamp; a training
-row sees training events alone, also if the split is not by time.
+A row without such an event has a missing value. "Before" means the same user and an earlier timestamp; a training row
+sees only training events, even if the split is not by time.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from recexp.dataset.log import Log
 if TYPE_CHECKING:
     import pandas as pd
 
-MISSING = -1  # the code of no value
+MISSING = -1  # the code of a missing value
 
 
 def derive(log: Log, items: "pd.DataFrame", features: FeaturesConfig) -> "dict[str, pd.Categorical]":
@@ -45,10 +45,10 @@ def derive(log: Log, items: "pd.DataFrame", features: FeaturesConfig) -> "dict[s
 
 @dataclass(frozen=True)
 class Values:
-    """The values of one feature of all items, one item after another; row 0 of the items is padding."""
+    """The values of one feature for all items, concatenated item by item; row 0 of the items is padding."""
 
     names: "pd.Index"
-    codes: np.ndarray  # of values, by their index in names
+    codes: np.ndarray  # each value's index in names
     start: np.ndarray  # (I + 1,) where an item's codes begin
     count: np.ndarray  # (I + 1,)
 
@@ -90,16 +90,16 @@ def most_liked(log: Log, visible: np.ndarray, values: Values) -> np.ndarray:
 
 
 def leader(user: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """(P,) the user's most frequent value up to each pair; of several, the one that got there last. Users ascend."""
+    """(P,) the user's most frequent value up to each pair; in a tie, the value that got there last. Users ascend."""
     times = occurrence(user.astype(np.int64) * (value.max(initial=0) + 1) + value)
-    # Above all that the users before reach, so that the running maximum starts anew with each user.
+    # Above anything an earlier user reaches, so that the running maximum restarts with each user.
     height = user.astype(np.int64) * (times.max(initial=0) + 1) + times
     leads = height == np.maximum.accumulate(height)
     return value[np.maximum.accumulate(np.where(leads, np.arange(len(value)), 0))]
 
 
 def occurrence(keys: np.ndarray) -> np.ndarray:
-    """(P,) how often each key has occurred, itself included."""
+    """(P,) how often each key has occurred so far, this time included."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     new = np.ones(len(keys), bool)
@@ -116,7 +116,7 @@ def _codes(log: Log, visible: np.ndarray, n_last: int, columns: list[Values]) ->
 
 
 def _before(log: Log, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each event adds `count` (N,) entries to a list: where those strictly before each event begin and end."""
+    """Where the entries strictly before each event begin and end, if each event adds `count` (N,) entries to a list."""
     rank = np.concatenate([[0], np.cumsum(count)])  # (N + 1,) entries before each position
     return rank[log.offsets[log.user]], rank[log.before]
 

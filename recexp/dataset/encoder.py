@@ -1,7 +1,7 @@
-"""The fitted encoder: what turns the feature columns of users, items and events into ids and numbers.
+"""The fitted encoder, which turns the feature columns of users, items and events into ids and numbers.
 
 It learns vocabularies, means and bin edges from the training rows; `transform` then encodes any rows, later ones too.
-Saved as JSON: text and integers keep their types, and floats come back to the bit.
+It is saved as JSON: text and integers keep their types, and floats every bit.
 """
 
 import json
@@ -31,7 +31,7 @@ class SideEncoder:
 
     @property
     def side(self) -> Side:
-        """What the schema says of the fields. Ids of one side share a vocabulary, so each field's are shifted."""
+        """The fields as the schema holds them. Ids of one side share a vocabulary, so each field's ids are shifted."""
         fields: list[Field] = []
         columns = {True: 0, False: 0}  # so far, by whether they hold numbers
         offset = 0
@@ -62,7 +62,7 @@ class SideEncoder:
         return encoder, encoder._joined(arrays, len(frame))
 
     def transform(self, frame: "pd.DataFrame") -> Encoded:
-        """The fields of n rows, from the columns of their names. Raises DataError if one is not there."""
+        """The fields of n rows, from the columns of the same names. Raises DataError if one is missing."""
         arrays: dict[str, np.ndarray] = {}
         for name, encoder in self.fields.items():
             cells: Any = _read(frame, name, encoder.kind)
@@ -96,7 +96,7 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path) -> "Encoder":
-        """Raises OSError, ValueError, KeyError or TypeError if the file is not there or damaged."""
+        """Raises OSError, ValueError, KeyError or TypeError if the file is missing or damaged."""
         tree = json.loads((folder / FILE).read_text("utf-8"))
         return cls(**{
             side: SideEncoder({name: _field(**entry) for name, entry in fields.items()})
@@ -125,7 +125,7 @@ def _plain(array: np.ndarray) -> dict[str, Any]:
 
 
 def _field(kind: str, **members: Any) -> AnyField:
-    """The encoder of an entry of the file."""
+    """The encoder that an entry of the file describes."""
     arrays = {name: _array(**member) for name, member in members.items() if isinstance(member, dict)}
     return ENCODERS[FeatureKind[kind]](**members | arrays)
 

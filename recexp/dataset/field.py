@@ -1,8 +1,8 @@
 """Encoders of one feature column, one class per kind: fitted on the training rows, then applied to any rows.
 
 `read` parses a column, so that fitting and encoding it need only one pass; `fit` learns from the rows where `train` is
-true; `encode` gives ids (n, width), or for numbers values (n,). Ids do not know the field's offset: 0 is padding, 1 is
-unknown, known values start at 2.
+true; `encode` returns ids (n, width), or values (n,) for numbers. The ids are without the field's offset: 0 is padding,
+1 is unknown, known values start at 2.
 """
 
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ class Encoded:
 class Cells:
     """A column as its unique cells and an index, so per-cell work runs once."""
 
-    index: np.ndarray  # (n,) of each row's cell among the unique ones, -1 if it is missing
+    index: np.ndarray  # (n,) index of each row's cell in `unique`, -1 if it is missing
     unique: np.ndarray
 
     def trained(self, train: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ class Cells:
 
 @dataclass(frozen=True, kw_only=True)
 class Categorical:
-    """A value is its index in the vocabulary; missing values and those that are not in it are unknown."""
+    """A value becomes its index in the vocabulary; missing values and values outside it are unknown."""
 
     kind: ClassVar[FeatureKind] = FeatureKind.categorical
     width: ClassVar[int] = 1
@@ -80,7 +80,7 @@ class Lists:
 
 @dataclass(frozen=True, kw_only=True)
 class Multi:
-    """The values of a cell in its order, padded on the right; a missing cell is all padding.
+    """The values of a cell in their order, padded on the right; a missing cell is all padding.
 
     The width is that of the longest cell at the time of fitting; a longer cell keeps its first values.
     """
@@ -117,7 +117,7 @@ class Multi:
 class Binned:
     """The id of the quantile a number falls in; fewer bins than asked for if numbers repeat.
 
-    Edges are training numbers above the smallest one, so every bin holds one.
+    Edges are training numbers above the smallest one, so every bin holds a training number.
     """
 
     kind: ClassVar[FeatureKind] = FeatureKind.binned
@@ -200,7 +200,7 @@ def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
 
 
 def objects(values: Iterable[object]) -> np.ndarray:
-    """(n,) of Python objects, whatever they are."""
+    """An object array (n,) of any Python values."""
     listed = list(values)
     array = np.empty(len(listed), object)
     array[:] = listed

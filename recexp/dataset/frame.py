@@ -1,4 +1,4 @@
-"""From the user's own tables to Raw: which column plays which role, and which files hold them."""
+"""Turns the user's own tables into Raw: which column plays which role, and which files hold the columns."""
 
 import hashlib
 import json
@@ -182,7 +182,7 @@ def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def existing(path: Path, key: str) -> Path:
-    """Raises DataError unless it is a file that can be read."""
+    """Returns the path. Raises DataError unless it is a readable file."""
     if path.is_dir():
         raise DataError(f"{key} = {path}: is a folder, not a file (split.kind=given takes a folder of three).")
     if not path.is_file():

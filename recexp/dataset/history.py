@@ -1,6 +1,6 @@
 """Histories, the user's events strictly before a row, gathered by index arithmetic; none is ever stored.
 
-B rows, L history length (the longest of the batch on a CPU, else the most there may be)
+B rows, L history length (the longest of the batch on a CPU, else the maximum)
 """
 
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ class View:
         return cls(on_device(np.flatnonzero(visible).astype(np.int32), device), on_device(rank, device))
 
     def span(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Start and end (B,) in the view of the last events between first and end (B,), at most `longest`."""
+        """Start and end (B,) in the view of at most the last `longest` events between log positions first and end."""
         if self.rank is not None:
             first, end = self.rank[first].long(), self.rank[end].long()
         return torch.maximum(first, end - longest), end
 
     def window(self, first: Tensor, end: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Positions (B, L) of the last events between first and end (B,), at most `longest`, and the mask (B, L)."""
+        """Positions (B, L) of at most the last `longest` events between first and end (B,), and the mask (B, L)."""
         start, end = self.span(first, end, longest)
         length = end - start
-        if length.device.type == "cpu":  # a GPU would be waited for
+        if length.device.type == "cpu":  # on a GPU this would wait for the device
             longest = int(length.max()) if len(length) else 0
         step = torch.arange(longest, device=length.device)
         mask = step < length[:, None]
@@ -56,12 +56,12 @@ class Histories:
         self.columns, self.longest = columns, longest
         visible = log.label > 0 if kind is HistoryKind.liked else np.ones(len(log), bool)
         whole = View.of(visible, device)
-        # A training row sees training events alone, also if the splits are not chronological.
+        # A training row sees only training events, even if the splits are not chronological.
         train = whole if log.chronological else View.of(visible & (log.split == 0), device)
         self.views = {"train": train, "valid": whole, "test": whole}
 
     def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
-        """The batch's columns (B, L) of the last `longest` events before each row (B,) that a split may see."""
+        """The batch's history columns (B, L): the last `longest` events before each row (B,) that the split may see."""
         columns, time = self.columns, self.columns.timestamp
         position, mask = self.views[split].window(*self._past(row, user), longest)
         return {
@@ -83,6 +83,6 @@ class Histories:
 
 
 def no_histories(n_rows: int, device: torch.device) -> dict[str, Tensor]:
-    """The batch's columns without events, (B, 0)."""
+    """The batch's history columns without events, (B, 0)."""
     none = torch.zeros((n_rows, 0), device=device)
     return {"history": none.long(), "history_label": none, "history_age": none, "mask": none.bool()}

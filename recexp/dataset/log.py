@@ -110,14 +110,14 @@ class Log(Table):
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Rows, what models know of them, and what encoded them."""
+    """The rows, the schema that models see, and the fitted encoder."""
 
     log: Table  # a Log if there are users, items and time
     schema: Schema
     encoder: Encoder
     facts: dict[str, Any]  # sizes, label rates, unknown rates by column: for the run directory and the terminal
     fingerprint: str  # equal for equal content prepared in the same way
-    folder: Path | None = None  # that holds all this as files
+    folder: Path | None = None  # where all this is stored as files
 
     def head(self, n_rows: int) -> "Dataset":
         """The data of the first users that together have at least `n_rows` events; of a table, its first rows."""
@@ -125,7 +125,7 @@ class Dataset:
 
 
 def user_offsets(user: np.ndarray, n_users: int) -> np.ndarray:
-    """(n_users + 1,) where the events of each user begin in ascending users (N,), then N."""
+    """(n_users + 1,) where each user's events begin in the ascending column `user` (N,), then N."""
     return np.searchsorted(user, np.arange(n_users + 1, dtype=user.dtype)).astype(np.int64)
 
 

@@ -8,14 +8,14 @@ from torch import Tensor
 from recexp.dataset.column import Columns
 from recexp.dataset.sample import Samples
 
-DRAWS = 100  # of a user who has interacted with nearly all items; what the last draw gave is kept
+DRAWS = 100  # at most, for a user who has interacted with nearly all items; then the last draw is kept
 
 
 class Negatives:
     """Draws `n` negatives for each event of a split."""
 
     def __init__(self, columns: Columns, rows: Mapping[str, Tensor], n: int, chronological: bool) -> None:
-        """rows: of each split. chronological: if not, training interactions are found apart from all others."""
+        """rows: those of each split. chronological: if False, training events see only training interactions."""
         self.columns, self.n = columns, n
         self.candidates = torch.unique(columns.item[rows["train"]]).long()
         whole = FirstInteractions.of(columns, slice(None))
@@ -63,7 +63,7 @@ class FirstInteractions:
         return cls(columns.user[rows], columns.item[rows], columns.timestamp[rows])
 
     def by(self, user: Tensor, item: Tensor, time: Tensor) -> Tensor:
-        """True if the user had interacted with the item by that time, itself included: (n,) bool."""
+        """True if the user had interacted with the item at or before that time: (n,) bool."""
         pair = user.long() * self.n_items + item
         index = torch.searchsorted(self.pair, pair).clamp(max=len(self.pair) - 1)
         return (self.pair[index] == pair) & (self.time[index] <= time)

@@ -1,4 +1,4 @@
-"""From what a reader returns to the prepared log: index, sort, split, encode."""
+"""Turns what a reader returns into the prepared log: index, sort, split, encode."""
 
 import logging
 from collections.abc import Mapping
@@ -134,7 +134,7 @@ def _histories(log: Table, config: DatasetConfig) -> dict[str, Any]:
 
 
 def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Positions (N,) in the log's order; the order in the source decides ties. user: (N,) int32, 0 or more."""
+    """Source positions (N,) in the log's order; ties keep the source's order. user: (N,) int32, 0 or more."""
     later = (user[1:] > user[:-1]) | (user[1:] == user[:-1]) & (timestamp[1:] >= timestamp[:-1])
     if later.all():
         return np.arange(len(user))
@@ -206,7 +206,7 @@ def _entities(
 def _context(
     raw: Raw, order: np.ndarray, derived: "Mapping[str, pd.Categorical]", train: np.ndarray, config: DatasetConfig
 ) -> tuple[SideEncoder, Encoded]:
-    """Fields of the events in the given order, then those derived, which are in that order already."""
+    """Fields of the events in the given order, then the derived fields, which are in that order already."""
     import pandas as pd
 
     frame = _columns(raw.context, "context", config.features.context)
@@ -237,10 +237,7 @@ def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, Featur
 
 
 def _narrow(values: np.ndarray, *kinds: type[np.signedinteger]) -> np.ndarray:
-    """Integers of 0 or more in the first of the kinds that can hold them; others as they are.
-
-    It can hold their differences, too.
-    """
+    """Integers of 0 or more in the first kind that can hold them, and so their differences; others as they are."""
     if values.dtype.kind == "i" and values.min(initial=0) >= 0:
         for kind in kinds:
             if values.max(initial=0) <= np.iinfo(kind).max:

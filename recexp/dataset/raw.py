@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from pandas.api.extensions import ExtensionArray
 
-Ids: TypeAlias = "np.ndarray | ExtensionArray"  # (N,) integers or strings; Arrow's strings stay where they are
+Ids: TypeAlias = "np.ndarray | ExtensionArray"  # (N,) integers or strings; Arrow's strings are not copied
 MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the source uses
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """N events in the order of the source; a table has neither users, items nor time."""
+    """N events in the order of the source; a table has no users, items or time."""
 
     origin: str  # where the rows come from, for error messages
     label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1

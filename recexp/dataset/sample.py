@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """n rows, with another item and label than the log's if they are given."""
+    """n rows; an item and label, if given, replace those of the log."""
 
     row: Tensor  # (n,) int32
     item: Tensor | None = None  # (n,)

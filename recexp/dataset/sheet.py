@@ -1,4 +1,4 @@
-"""Columns of files, read and checked: a value is what its role needs, or an error names file, row and column."""
+"""Columns of files, read and checked: each value fits its role, or an error names file, row and column."""
 
 from bisect import bisect_right
 from pathlib import Path
@@ -200,7 +200,7 @@ def _missing(values: "pd.Series") -> "pd.Series":
 
 
 def _parsed(values: "pd.Series") -> np.ndarray | None:
-    """Text as int64 or float64: the values that pandas gives, in a tenth of its time; None if Arrow cannot."""
+    """Text as int64 or float64: the same values as from pandas, in a tenth of the time; None if Arrow cannot."""
     import pyarrow as pa
     from pandas.api import types
     from pyarrow import compute

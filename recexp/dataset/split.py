@@ -31,7 +31,7 @@ def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestam
 
 
 def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
-    """One moment for all users; events of that very moment belong to the later split."""
+    """The same cut-off times for all users; an event exactly at one belongs to the later split."""
     ordered = np.sort(timestamp)
     splits = np.zeros(len(timestamp), np.int8)
     for share in (ratios[0], ratios[0] + ratios[1]):
@@ -42,7 +42,7 @@ def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
 
 
 def last_groups(offsets: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each user's last-but-one and last group start; a user of two groups has no valid, of one no test."""
+    """Where each user's last-but-one and last group start; a user with two groups has no valid, with one no test."""
     first, last = offsets[:-1], offsets[1:]
     test = np.where(last > first, before[np.maximum(last - 1, 0)], last)
     valid = np.where(test > first, before[np.maximum(test - 1, 0)], last)
@@ -50,7 +50,7 @@ def last_groups(offsets: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np
 
 
 def nearest_group(cut: np.ndarray, first: np.ndarray, last: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """The start of a group, or the user's end, nearest to each cut (U,); the earlier one when both are as near."""
+    """The start of a group, or the user's end, nearest to each cut (U,); the earlier one if both are equally near."""
     inside = np.minimum(cut, len(before) - 1)
     start = np.where(cut < last, before[inside], last)
     group_end = np.append(np.flatnonzero(before == np.arange(len(before))), len(before))

@@ -19,7 +19,7 @@ UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError
 
 
 def write(folder: Path, dataset: Dataset) -> None:
-    """Fills a folder."""
+    """Writes a dataset's files into a folder."""
     arrays = dataset.log.arrays()
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -50,9 +50,9 @@ def read(folder: Path) -> Dataset:
 
 @contextlib.contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A new folder of another name, renamed at the end: a reader sees all of it or nothing.
+    """A new folder under a temporary name, renamed at the end: a reader sees all of it or nothing.
 
-    Raises OSError if it cannot be written, also if another process was faster.
+    Raises OSError if it cannot be written or another process was faster.
     """
     temporary = folder.parent / f".writing-{uuid.uuid4().hex}"
     temporary.mkdir(parents=True)

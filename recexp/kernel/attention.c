@@ -1,4 +1,4 @@
-/* attention.py: what a target makes of each event (target_interaction), and multi-head attention (attend). */
+/* attention.py: a target's interaction with each event (target_interaction), and multi-head attention (attend). */
 
 #include "kernel.h"
 
@@ -9,7 +9,7 @@ STRUCT(target_interaction,
     const float *vectors, *target, *key, *query, *weight; /* (n, D), (B, D), (n, H), (B, H), (D, H) */
     const long *index, *row;                              /* (N,) */
     float *x;                                             /* (N, H) */
-    long n, dim, width, n_vectors, out_of_range; /* whether an index is none of the vectors */
+    long n, dim, width, n_vectors, out_of_range; /* whether an index is outside the vectors */
 )
 
 /* v_i * t_r of some events (rows, D). */
@@ -61,12 +61,12 @@ static void target_interaction_back_thread(void *args, long thread, long n_threa
 }
 SUMMING_KERNEL(target_interaction_back, dweight)
 
-/* Adds the events' gradients to the rows they came from. A thread takes columns, so no two write to one number. */
+/* Adds the events' gradients to the rows they came from. Threads take different columns: no two write to one number. */
 
 STRUCT(target_interaction_add,
     const float *vectors, *target, *dx, *dproduct;
     const long *index, *row;
-    float *dvectors, *dtarget, *dkey, *dquery; /* shaped as the four, 0 before */
+    float *dvectors, *dtarget, *dkey, *dquery; /* shaped as vectors, target, key, query; 0 at first */
     long n, dim, width;
 )
 
@@ -92,7 +92,7 @@ static void target_interaction_add_thread(void *args, long thread, long n_thread
 KERNEL(target_interaction_add)
 
 /* softmax(q k^T / sqrt(d)) v, one head of one row at a time. A query that sees nothing gets 0. Positions that no query
-   sees are left out; where positions are the queries as well, these get 0. */
+   sees are left out; where positions are also the queries, those left out get 0. */
 
 STRUCT(attend,
     const float *OPTIONAL q;       /* (B, M, D); without it the first D numbers of each position */
@@ -106,7 +106,7 @@ STRUCT(attend,
 )
 
 STRUCT(attend_back,
-    const float *OPTIONAL q; /* up to the seed the members of attend */
+    const float *OPTIONAL q; /* up to seed as in attend */
     const float *table[2];
     const long *OPTIONAL index[2];
     const unsigned char *seen;
@@ -117,10 +117,10 @@ STRUCT(attend_back,
     float *OPTIONAL dq, *dpositions; /* (B, M, D), with q; (B, L, W) */
 )
 
-/* Whether queries are given, rather than part of the positions. A null pointer would not tell: so is that of no queries. */
+/* Whether queries are given, not part of the positions. A null pointer cannot tell: an empty array is null too. */
 static int has_queries(const struct attend *s) { return s->width == 2 * s->dim; }
 
-/* What the positions `at` hold: (n, W). */
+/* Writes the positions `at` (n, W) to `to`. */
 static void look_up(const struct attend *s, const long *at, long n, float *to) {
     long width = s->width;
     for (long i = 0; i < n; i++, to += width) {
@@ -133,9 +133,9 @@ static void look_up(const struct attend *s, const long *at, long n, float *to) {
     }
 }
 
-/* One round of the transposition of a square: exchanges what lies off the diagonal of its squares of size 2 half. */
+/* One round of transposing a square: in each block of size 2 half, swaps the two off-diagonal quarters. */
 INLINE void turn(vec *square, const int half) {
-    ivec upper, lower; /* where the two rows' numbers come from, those from LANES on being the second row's */
+    ivec upper, lower; /* the lanes that the two rows take; from LANES on, those of the second row */
 #pragma GCC unroll 16
     for (int j = 0; j < LANES; j++) {
         upper[j] = j & half ? LANES + j - half : j;
@@ -254,7 +254,7 @@ static void attend_back_thread(void *args, long thread, long n_threads) {
                 drop(s, row, head, change, m * padded, change);
             }
             multiply(n, size, m, s->dropped ? left : weights, 1, padded, dout, dim, dv + head, width, 0);
-            for (long i = 0; i < m; i++) { /* of the scores */
+            for (long i = 0; i < m; i++) { /* the gradient of the scores */
                 vec total = {0};
                 EACH(j, padded) total += LOAD(change + i * padded + j) * LOAD(weights + i * padded + j);
                 vec mean = sum_of(total);

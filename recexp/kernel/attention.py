@@ -1,6 +1,6 @@
-"""Attention: how a target meets the events of a history (DIN), and multi-head attention (Transformer).
+"""Attention: a target's interaction with the events of a history (DIN), and multi-head attention (Transformer).
 
-B batch, L length of what is attended to, M of what attends, D size of vectors, H hidden units, n unique vectors
+B batch, L length of the memory, M of the queries, D size of vectors, H hidden units, n unique vectors
 Zhou et al., KDD 2018, authors' code   W [t, h, t - h, t * h] + b = (W1 + W3) t + (W2 - W3) h + W4 (t * h) + b
 Vaswani et al., NeurIPS 2017, eq. 1    Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V,  heads of size d = D / n_heads
 """
@@ -21,9 +21,9 @@ from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, require_rows, scattered, total
 from recexp.kernel.sublayer import hide
 
-SHORT = 64  # longest sequence whose scores a CPU keeps whole
+SHORT = 64  # longest sequence whose score matrix a CPU keeps whole
 
-Source = tuple[Tensor, Tensor]  # vectors (n, D) and an index (B, L) of them
+Source = tuple[Tensor, Tensor]  # vectors (n, D) and an index (B, L) into them
 
 
 def interaction_reference(
@@ -43,11 +43,11 @@ def target_interaction(
     weights: tuple[Tensor, Tensor, Tensor],
     bias: Tensor,
 ) -> tuple[Tensor, bool]:
-    """A t + C h + E (t * h) + b of each event h, and whether these are packed.
+    """A t + C h + E (t * h) + b for each event h, and whether the result is packed.
 
-    target t (B, D), vectors (n, D) that are the events at an index (B, L), weights A, C and E (H, D), bias b (H,). If
-    packed, of the N events alone, where the mask (B, L) is true: (N, H), and C h once per vector. If not: (B, L, H).
-    rows: how a caller gets vectors[index].
+    target t (B, D), vectors (n, D) that an index (B, L) expands to events, weights A, C and E (H, D), bias b (H,).
+    Packed, it has only the N events where the mask (B, L) is true: (N, H), with C h computed once per vector. If not:
+    (B, L, H). rows: returns vectors[index].
     """
     of_target, of_event, of_product = weights
     if not on_cpu(target):
@@ -63,7 +63,7 @@ def target_interaction(
 
 
 class _TargetInteraction(torch.autograd.Function):
-    """`interaction_reference` by a kernel, block by block, so that what is looked up stays in the cache."""
+    """`interaction_reference` by a kernel, block by block, so that looked-up rows stay in the cache."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, vectors, index, target, row, key, query, weight) -> Tensor:
@@ -104,10 +104,10 @@ def attend(
     """The heads Attention(x W_i^Q, y W_i^K, y W_i^V) side by side: (B, M, D). A query that sees nothing gets 0.
 
     query x (B, M, D), which may be the memory itself, memory y (B, L, D), weights W^Q, W^K, W^V (D, D), p the
-    probability of dropout of the softmax. seen: true for what all queries (B, L), or each query (B, M, L), may attend
-    to; the rest of the memory may hold anything.
-    sources: what memory is the sum of, if a caller knows it, finite also where it is not seen. A CPU then computes
-    products once per vector; what a position gets as a query that is not seen has no meaning.
+    dropout probability of the softmax. seen: true where all queries (B, L), or each query (B, M, L), may attend; the
+    rest of the memory may hold anything.
+    sources: events whose sum is the memory, if the caller knows them, finite even where not seen. A CPU then computes
+    products once per vector; the output at a query position that is not seen has no meaning.
     """
     sources = sources if on_cpu(memory) else ()
     kernels = library(memory, memory.shape[2] // n_heads) if on_cpu(memory) and len(sources) <= 2 else None
@@ -128,7 +128,7 @@ def attend(
 
 
 def hide_unseen(memory: Tensor, seen: Tensor) -> Tensor:
-    """The memory (B, L, D) with zeros where nothing sees it: a weight of 0 is not enough, 0 times infinity is NaN."""
+    """The memory (B, L, D) with zeros where no query sees it: a weight of 0 is not enough, 0 times infinity is NaN."""
     return hide(memory, seen if seen.dim() == 2 else seen.any(1))
 
 
@@ -155,18 +155,18 @@ def reference(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, n_heads: int, p: fl
     seen = seen if seen.dim() == 3 else seen[:, None]  # (B, M or 1, L)
     blind = ~seen.any(2, keepdim=True)  # (B, M or 1, 1)
     q, k, v = (x.unflatten(2, (n_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, M or L, d)
-    # Kernels differ in what they make of a row that is all masked, so it sees all and is blanked afterwards.
+    # Kernels disagree on a row that is all masked, so it sees everything and is set to 0 afterwards.
     heads = softmax_attention(q, k, v, (seen | blind)[:, None], p)
     heads = heads.masked_fill(blind[:, None], 0)  # (B, h, M, d)
     return heads.transpose(1, 2).flatten(2)
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, p: float) -> Tensor:
-    """Eq. 1: q (B, h, M, d), k and v (B, h, L, d), seen (B, 1, M or 1, L), some of it in each row -> (B, h, M, d)."""
+    """Eq. 1: q (B, h, M, d), k and v (B, h, L, d), seen (B, 1, M or 1, L), some true in each row -> (B, h, M, d)."""
     rows, length, size = (*q.shape[:3], k.shape[2]), k.shape[2], q.shape[3]
     if waits(q) or length > SHORT:
         return F.scaled_dot_product_attention(q, k, v, seen, p)
-    # torch's kernel takes three times as long as these products of short sequences (docs/performance.md).
+    # For short sequences torch's kernel takes three times as long as these products (docs/performance.md).
     hidden = q.new_zeros(seen.shape).masked_fill(~seen, torch.finfo(q.dtype).min).expand(rows).flatten(0, 1)
     q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)  # (B h, M or L, d)
     weights = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=size**-0.5).softmax(2)  # (B h, M, L)
@@ -174,10 +174,10 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, p: float) -
 
 
 class _Attend(torch.autograd.Function):
-    """By a kernel: q (B, M, D), seen (B, M or 1, L), and positions that are the sum of a row of one table or two (n, W)
-    at indices (B, L), or without an index the rows of a table (B L, W).
+    """By a kernel: q (B, M, D), seen (B, M or 1, L), and positions, each the sum of rows of one or two tables (n, W) at
+    indices (B, L), or without indices a row of a table (B L, W).
 
-    Positions hold [k, v], or [q, k, v] without q.
+    Positions hold [k, v], or [q, k, v] if q is None.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What other code has to ask of the hardware. Answers change how long results take, not what they are."""
+"""What other code asks about the hardware. The answers change how long results take, not the results."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def waits(x: Tensor) -> bool:
 
 
 def on_cpu(x: Tensor) -> bool:
-    """True if operations written for a CPU's caches take x: it is on one, and autocast is not to round products."""
+    """True if operations written for a CPU's caches apply to x: it is on a CPU, and autocast rounds no products."""
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
@@ -21,14 +21,14 @@ def product_dtype(x: Tensor) -> torch.dtype:
 
 
 def true_positions(mask: Tensor) -> Tensor | slice:
-    """Where a mask (N,) is true, in order (n,), to leave out the work on other rows; all rows on a GPU."""
+    """The positions (n,), in order, where a mask (N,) is true, to skip the other rows; all rows on a GPU."""
     return slice(None) if waits(mask) else mask.nonzero()[:, 0]
 
 
 def unique(index: Tensor) -> tuple[Tensor, Tensor]:
-    """The unique numbers of an index (...) in order (n,), and the position of each among these (...).
+    """The sorted unique values (n,) of an index (...), and the position (...) of each entry among them.
 
-    On a GPU, where their count would have to be waited for, all numbers of the index, whether equal or not.
+    On a GPU, which would stall for their count, all entries of the index, equal or not.
     """
     if waits(index):
         return index.flatten(), torch.arange(index.numel(), device=index.device).view(index.shape)

@@ -1,10 +1,10 @@
-/* dice.py: the batch statistics of Dice, and Dice with the Liorigin after it. */
+/* dice.py: the batch statistics of Dice, and Dice with the Linear after it. */
 
 #include "kernel.h"
 
 STRUCT(moments,
     const float *x;                    /* (N, C) */
-    float *running_mean, *running_var; /* (C,): updated from two rows on; of fewer rows they are the statistics */
+    float *running_mean, *running_var; /* (C,): updated by two rows or more, else used as the statistics */
     float *shift, *scale;              /* (C,): z = x scale + shift has mean 0 and variance 1 */
     long n, width;
     double eps, momentum;
@@ -49,8 +49,8 @@ EXPORT void moments(void *args, long n_threads) {
 STRUCT(dice,
     const float *x, *shift, *scale, *alpha;       /* (N, C), then (C,) each: z = x scale + shift */
     const float *OPTIONAL weight, *OPTIONAL bias; /* (C, O), (O,) */
-    float *out;                                   /* (N, O), or (N, C) without a Liorigin */
-    long n, width, n_out;                         /* O: 0 without a Liorigin, or 1, or a multiple of LANES */
+    float *out;                                   /* (N, O), or (N, C) without a Linear */
+    long n, width, n_out;                         /* O: 0 without a Linear, or 1, or a multiple of LANES */
 )
 
 static void dice_thread(void *args, long thread, long n_threads) {

@@ -1,4 +1,4 @@
-"""Dice with the linear layer after it, and the batch statistics that it rests on.
+"""Dice with the linear layer after it, and the batch statistics that it uses.
 
 Zhou et al., Deep Interest Network, KDD 2018
 eq. 9   f(s) = p s + (1 - p) alpha s,  p = sigmoid((s - E[s]) / sqrt(Var[s] + eps))
@@ -61,7 +61,7 @@ def dice(
 
 
 def dice_in_evaluation(x: Tensor, alpha: Tensor, running: Running) -> Tensor:
-    """Dice(x) of the running statistics: x (..., C) -> (..., C)."""
+    """Dice(x) with the running statistics: x (..., C) -> (..., C)."""
     n_channels = x.shape[-1]
     kernels = None if torch.is_grad_enabled() else library(x, n_channels)
     if kernels is None:
@@ -75,7 +75,7 @@ def dice_in_evaluation(x: Tensor, alpha: Tensor, running: Running) -> Tensor:
 
 
 def settled(mean: Tensor, var: Tensor, count: Tensor, running: Running) -> tuple[Tensor, Tensor]:
-    """The statistics to use: a batch's, which update the running ones, or these if count is below two.
+    """The statistics to use: the batch's, which update the running ones, or the running ones if count is below two.
 
     Arithmetic only: an `if` would stall a GPU.
     """
@@ -89,10 +89,10 @@ def settled(mean: Tensor, var: Tensor, count: Tensor, running: Running) -> tuple
 
 
 def statistics(x: Tensor, valid: Tensor | None, running: Running) -> tuple[Tensor, Tensor, Tensor]:
-    """Of x (N, C) in training, without a gradient; valid (N, 1) is 1 in rows that count, else 0; None if all count.
+    """The mean and 1 / deviation, both (C,), to normalise x (N, C) by in training, and the weight of a row in them.
 
-    The mean and 1 / deviation to normalise by, both (C,), and the weight of a row in them: 1 / count, or 0 if they are
-    the running ones.
+    The weight is 1 / count, or 0 if they are the running ones. valid (N, 1) is 1 in rows that count, else 0; None if
+    all count. Without a gradient.
     """
     count = x.new_full((), len(x)) if valid is None else valid.sum()
     near = running.mean  # a value near the mean: see below
@@ -104,7 +104,7 @@ def statistics(x: Tensor, valid: Tensor | None, running: Running) -> tuple[Tenso
         first += distance.sum(0)
         second += distance.square_().sum(0)
     n = count.clamp(min=1)
-    var = (second / n - (first / n).square()).clamp(min=0)  # of large x, but not of large distances, it loses digits
+    var = (second / n - (first / n).square()).clamp(min=0)  # loses digits on large x, but not on large distances
     mean, var = settled(near + first / n, var, count, running)
     return mean, torch.rsqrt(var + running.eps), (count > 1) / n
 
@@ -114,9 +114,9 @@ class _ByTorch(torch.autograd.Function):
 
     With z = (x - E[x]) / s, s the deviation, p = sigmoid(z), q = p + (1 - p) alpha, y = x q, the gradient is
         dx = dy q + (g - E[g] - z E[g z]) / s,  g = dy x (1 - alpha) p (1 - p)
-    where the two means, over rows that count, are the gradient of the statistics. Other rows get and give none. Rows
-    go block by block, so that what one operation leaves is in the cache for the next; y is computed again for the
-    gradient instead of kept.
+    where the two means, over rows that count, are the gradient of the statistics. Other rows get no gradient and add
+    none. Rows go block by block, so that the result of one operation is in the cache for the next; the backward pass
+    recomputes y.
     """
 
     @staticmethod
@@ -159,7 +159,7 @@ class _ByTorch(torch.autograd.Function):
 
 
 class _ByKernel(torch.autograd.Function):
-    """`_ByTorch` if all rows count."""
+    """`_ByTorch` by a kernel, if all rows count."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, x: Tensor, alpha: Tensor, running: Running, weight, bias) -> Tensor:
@@ -197,6 +197,6 @@ def _masked(x: Tensor, valid: Tensor | None, rows: slice) -> Tensor:
 
 
 def blocks(x: Tensor, size: int = 2048) -> Iterator[slice]:
-    """The rows of x (N, C) in blocks of which a few arrays of 64 channels fit in a core's cache; whole on a GPU."""
+    """The rows of x (N, C) in blocks: a few of them with 64 channels fit in a core's cache. One block on a GPU."""
     size = max(1, len(x)) if waits(x) else size
     return (slice(start, start + size) for start in range(0, len(x), size))

@@ -1,4 +1,4 @@
-/* fields.py: sums over the fields of a row, and what a factorization machine and an MLP make of them. */
+/* fields.py: sums over the fields of a row, and the terms of a factorization machine and an MLP from them. */
 
 #include "kernel.h"
 
@@ -57,7 +57,7 @@ static void field_sums_back_thread(void *args, long thread, long n_threads) {
 }
 SUMMING_KERNEL(field_sums_back, dweight)
 
-/* Of sums [S, Q, W e] the products of pairs (S^2 - Q) / 2, and W e + b. */
+/* From sums [S, Q, W e], the products of pairs (S^2 - Q) / 2, and W e + b. */
 
 STRUCT(split_sums,
     const float *sums, *OPTIONAL bias; /* (n, 2 D + H), (H,) */

@@ -1,4 +1,4 @@
-"""Sums over the fields of a row: what a factorization machine and the first layer of an MLP make of one look-up.
+"""Sums over the fields of a row, for a factorization machine and the first layer of an MLP, from one look-up.
 
 n rows, F fields, D embedding size, H outputs of the linear layer; S = sum_i e_i, Q = sum_i e_i^2
 Rendle, ICDM 2010, lemma 3.1   sum_{i<j} e_i * e_j = (S^2 - Q) / 2
@@ -31,9 +31,10 @@ def split_reference(sums: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def field_sums(e: Tensor, weight: Tensor | None = None) -> Tensor:
-    """[S, Q, W e] side by side: e (n, F, D), weight (H, F D) -> (n, 2 D + H). Those of disjoint sets of fields add up.
+    """[S, Q, W e] side by side: e (n, F, D), weight (H, F D) -> (n, 2 D + H).
 
-    In fp32 at least: the difference of two large sums has no correct digit left in bfloat16.
+    Results of disjoint sets of fields add up. In fp32 at least: the difference of two large sums has no correct digit
+    left in bfloat16.
     """
     hidden = 0 if weight is None else len(weight)
     kernels = library(e, e.shape[2], hidden) if on_cpu(e) else None
@@ -41,14 +42,14 @@ def field_sums(e: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def split_sums(sums: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Products of pairs (n, D) and W e + b (n, H), of [S, Q, W e] (n, 2 D + H) and b (H,)."""
+    """The products of pairs (n, D) and W e + b (n, H), from [S, Q, W e] (n, 2 D + H) and b (H,)."""
     hidden = 0 if bias is None else len(bias)
     kernels = library(sums, (sums.shape[1] - hidden) // 2, hidden) if on_cpu(sums) else None
     return split_reference(sums, bias) if kernels is None else _SplitSums.apply(kernels, sums, bias)
 
 
 class _FieldSums(torch.autograd.Function):
-    """By a kernel."""
+    """`field_sums` by a kernel."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, e: Tensor, weight: Tensor | None) -> Tensor:
@@ -69,7 +70,7 @@ class _FieldSums(torch.autograd.Function):
 
 
 class _SplitSums(torch.autograd.Function):
-    """By a kernel."""
+    """`split_sums` by a kernel."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, sums: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:

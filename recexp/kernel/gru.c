@@ -14,7 +14,7 @@ STRUCT(recurrence,
     float *h, *gates, *y_n;                  /* (L + 1, B, H), the first step given; (L, B, 3H); (L, B, H) */
     long n_steps, n_rows, n_in, width;
     long update;                             /* whether attention scales the update gate (AUGRU) or replaces it (AGRU) */
-    long n_products, out_of_range;           /* whether an index is none of the products */
+    long n_products, out_of_range;           /* whether an index is outside the products */
 )
 
 /* The weight of the candidate in the new state. */
@@ -23,7 +23,7 @@ INLINE vec candidate_weight(float attention, vec u, long update) {
     return (vec){0} + attention;
 }
 
-/* The number of rows of a block that have an event at step t, or stand before one that has. Others keep their state. */
+/* The number of rows of a block up to the last one with an event at step t. Later rows keep their state. */
 static long active_rows(const unsigned char *mask, long start, long rows, long t, long n_steps) {
     while (mask && rows && !mask[(start + rows - 1) * n_steps + t]) rows--;
     return rows;

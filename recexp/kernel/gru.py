@@ -1,4 +1,4 @@
-"""GRUs over sequences that are padded on the right, and GRUs whose steps attention governs.
+"""GRUs over right-padded sequences, and GRUs whose updates attention controls.
 
 B batch, L steps, K input size, H state size; u = 1 - z is the weight of the candidate n in torch's GRU
     r, u = sigmoid(W_r x + b_r + U_r h + c_r), sigmoid(W_u x + b_u + U_u h + c_u)
@@ -42,7 +42,7 @@ def reference(x: Tensor, parameters: Parameters, attention: Tensor | None = None
 
 
 def candidate_weight(attention: Tensor | None, u: Tensor, update: bool) -> Tensor:
-    """k (B, H), of attention a (B, 1) and gates u (B, H)."""
+    """k (B, H), from attention a (B, 1) and gates u (B, H)."""
     if attention is None:
         return u
     return attention * u if update else attention.expand_as(u)
@@ -57,8 +57,8 @@ def gru(
 ) -> Tensor:
     """The states of a GRU: x (B, L, K), or vectors (n, K) and their index (B, L) -> (B, L, H).
 
-    Products are computed once per vector. States have no meaning from where on the mask (B, L) is false. rows: how a
-    caller gets the rows x[index], if it is quicker to go through these.
+    Products are computed once per vector. States have no meaning where the mask (B, L) is false. rows: returns
+    x[index], called if it is faster to work on these.
     """
     if not waits(x):  # where torch's GRU takes longer (docs/performance.md)
         return _recurrence(x, index, mask, parameters)[0]
@@ -70,7 +70,7 @@ def gru(
 def attention_gru(x: Tensor, attention: Tensor, mask: Tensor, parameters: Parameters, update: bool) -> Tensor:
     """The last state of AUGRU (update) or AGRU: x (B, L, K), attention and mask (B, L) -> (B, H).
 
-    Attention is 0 where the mask is false, so that the state stays as it is.
+    Attention must be 0 where the mask is false, so that the state stays as it is.
     """
     return _recurrence(x, None, mask, parameters, attention, update)[1]
 
@@ -92,7 +92,7 @@ def _recurrence(
     else:
         x, index = product(x, weight, bias).to(weight.dtype), index.t()
     kernels = library(x, n_hidden)
-    inside = library(x, n_hidden, x.shape[2]) if kernels and index is None else None  # takes the input's product too
+    inside = library(x, n_hidden, x.shape[2]) if kernels and index is None else None  # computes the input's product too
     if index is None and inside is None:
         x = product(x, weight, bias).to(weight.dtype)  # (L, B, 3H)
     if kernels is not None:
@@ -113,10 +113,10 @@ def flipped(weight: Tensor) -> Tensor:
 
 
 class _ByKernel(torch.autograd.Function):
-    """In fp32 under autocast too.
+    """By a kernel, in fp32 even under autocast.
 
     x (L, B, K) with its product's weight (3H, K) and bias (3H,); or, without them, products (n, 3H) with an index
-    (L, B), or products (L, B, 3H). a (B, L), mask (B, L). Gives the states (L, B, H) and the last of them (B, H).
+    (L, B), or products (L, B, 3H). a (B, L), mask (B, L). Returns the states (L, B, H) and the last of them (B, H).
     """
 
     @staticmethod
@@ -160,13 +160,13 @@ class _ByKernel(torch.autograd.Function):
 class _ByTorch(torch.autograd.Function):
     """By torch, with the gradient written out.
 
-    Of x (L, B, 3H), the input's products, which it overwrites, and a (L, B, 1) it gives the states (L, B, H) and the
-    last of them (B, H). At step t rows from n_active[t] on keep their state.
+    x (L, B, 3H), the input's products, which it overwrites, and a (L, B, 1) -> the states (L, B, H) and the last of
+    them (B, H). At step t rows from n_active[t] on keep their state.
 
     autograd would record some fifteen operations per step. With y = U h + c
         dh' reaches n through k, k through n - h, and the step before through 1 - k and through y
     A step takes one matrix product in forward and one in backward, rounded as autocast says; states and sums are not.
-    Its operations are so short that naming rows of arrays takes as long: arrays are cut once per span of steps.
+    Operations are so short that slicing arrays takes as long, so arrays are sliced once per span of steps.
     """
 
     @staticmethod
@@ -185,7 +185,7 @@ class _ByTorch(torch.autograd.Function):
                     y = times(old, weight, bias) if ctx.dtype is old.dtype else times(old.to(ctx.dtype), weight) + bias
                     y_gates, y_n = y.split([2 * n_hidden, n_hidden], 1)
                     r_u.add_(y_gates).sigmoid_()
-                    # tanh(c) = 2 sigmoid(2 c) - 1, of which torch's sigmoid takes a seventh of its tanh's time on a CPU
+                    # tanh(c) = 2 sigmoid(2 c) - 1; on a CPU torch's sigmoid takes a seventh of its tanh's time
                     candidate.addcmul_(r, y_n).mul_(2).sigmoid_()
                     torch.add(minus_one, candidate, alpha=2, out=candidate)
                     torch.lerp(old, candidate, candidate_weight(weights, u, update), out=new)
@@ -200,7 +200,7 @@ class _ByTorch(torch.autograd.Function):
     def backward(ctx: Any, dstates, dlast):
         gates, a, weight_hh, h, *products = ctx.saved_tensors
         n_hidden = weight_hh.shape[1]
-        # Of the gates and the candidate before their nonlinearities: dy for the hidden product, dx for the input's.
+        # Gradients of gates and candidate before nonlinearities: dy for the hidden product, dx for the input's.
         dy, dx_n = torch.empty_like(gates), torch.empty_like(h[1:])
         da = None if a is None else torch.zeros_like(a)
         dh = torch.zeros_like(h[0]) if dlast is None else dlast.clone()
@@ -226,7 +226,7 @@ class _ByTorch(torch.autograd.Function):
                         torch.sum(dk * u if ctx.update else dk, 1, keepdim=True, out=dweights)
                     if ctx.update:
                         sigmoid_backward(dk if weights is None else dk.mul_(weights), u, grad_input=du)
-                    else:  # u plays no part
+                    else:  # u is not used
                         du.zero_()
                     grad.sub_(through).add_(times(dy_t.to(ctx.dtype), back))
                 dy[steps, n:] = dx_n[steps, n:] = 0
@@ -239,15 +239,15 @@ class _ByTorch(torch.autograd.Function):
 
 
 def _cut(x: Tensor | None, steps: slice, n: int) -> Iterable[Any]:
-    """The first n rows of x (L, B, .) at each of some steps, or None for each."""
+    """The first n rows of x (L, B, .) at each of the steps, or None for each."""
     return [None] * (steps.stop - steps.start) if x is None else x[steps, :n]
 
 
 def active(mask: Tensor, multiple: int = 128) -> list[int]:
-    """For each step, up to which row there are events: mask (B, L). Tight if the longest histories come first.
+    """For each step, the rows up to the last with an event: mask (B, L). Tight if the longest histories come first.
 
-    Rounded up, because each further shape of a bfloat16 product is compiled and kept. All rows on a GPU, which would
-    have to be waited for.
+    Rounded up, because each new shape of a bfloat16 product is compiled and kept. All rows on a GPU, which would
+    stall otherwise.
     """
     n_rows = len(mask)
     if waits(mask):

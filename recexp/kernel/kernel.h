@@ -1,8 +1,8 @@
 /* What all kernels share: structures, threads, sums over threads, products, and functions of vectors.
 
-   Torch goes through memory once per operation. Here a thread takes a block of rows, does everything with it while it
-   lies in the cache, and takes the next block. Matrices are float, row after row; widths are multiples of LANES. Thread
-   `thread` of `n_threads` always does the same work, so that sums are the same to the bit. */
+   Torch passes over memory once per operation. Here a thread takes a block of rows, does all its work on it while it is
+   in the cache, and takes the next. Matrices are float, row-major; widths are multiples of LANES. Thread `thread` of
+   `n_threads` always does the same work, so that sums are the same to the bit. */
 
 #ifndef KERNEL_H
 #define KERNEL_H
@@ -16,7 +16,7 @@ enum { LANES = 16 }; /* numbers in a register */
 #else /* AVX2 */
 enum { LANES = 8 };
 #endif
-enum { BLOCK = 48 }; /* rows; a multiple of those of a product's tile */
+enum { BLOCK = 48 }; /* rows; a multiple of the rows of a product's tile */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -26,9 +26,9 @@ typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
 #define STORE(p, x) (*(vec *)(p) = (x))
 #define EACH(j, width) for (long j = 0; j < (width); j += LANES)
 
-/* A kernel's structure, and its members as text for library.py, which fills them by name. They are pointers to float,
-   long or unsigned char, const if they are only read; long; double; `struct sum`; or arrays of these. Only OPTIONAL
-   pointers may be null, and the entries of an array beyond those given. */
+/* A kernel's structure, and its members as text for library.py, which fills them by name. A member is a pointer to
+   float, long or unsigned char (const if it is only read), a long, a double, a `struct sum`, or an array of these. Only
+   OPTIONAL pointers, and entries of an array beyond those given, may be null. */
 
 #define EXPORT __attribute__((visibility("default")))
 #define OPTIONAL
@@ -38,11 +38,11 @@ typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
     }; \
     EXPORT const char *const name##_text = #__VA_ARGS__;
 
-/* Does the work of each thread. Threads are torch's own: a second pool would fight with them for the cores. */
+/* Runs the work of each thread, on torch's own threads: a second pool would compete with them for the cores. */
 typedef void Work(void *args, long thread, long n_threads);
 void run(Work *work, void *args, long n_threads);
 
-/* The kernel of a structure; name_thread is the work of a thread. */
+/* Defines a structure's kernel; name_thread does the work of one thread. */
 #define KERNEL(name) \
     EXPORT void name(void *args, long n_threads) { run(name##_thread, args, n_threads); }
 
@@ -58,25 +58,25 @@ INLINE float *sum_at(const struct sum *sum, long thread) {
     return thread ? sum->own + (thread - 1) * sum->size : sum->total;
 }
 
-/* Sets sums to 0, does the work of each thread, and adds up their copies. */
+/* Sets sums to 0, runs the work of each thread, and adds up the threads' copies. */
 void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_threads);
 
-/* The same for a structure that ends in sums, from its member `first` on. */
+/* The same for a structure whose last members, from `first` on, are sums. */
 #define RUN_SUMMING(name, first, args, n_threads) \
     run_summing(name##_thread, args, (struct sum *)((char *)(args) + offsetof(struct name, first)), \
                 (sizeof(struct name) - offsetof(struct name, first)) / sizeof(struct sum), n_threads)
 #define SUMMING_KERNEL(name, first) \
     EXPORT void name(void *args, long n_threads) { RUN_SUMMING(name, first, args, n_threads); }
 
-/* Loops over a thread's blocks of n rows: the first row of a block, and its number of rows. */
+/* Loops over a thread's blocks of n rows; `start` is a block's first row, `rows` its number of rows. */
 #define BLOCKS(start, rows, n) \
     for (long start = thread * BLOCK, rows; rows = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); \
          start += n_threads * BLOCK)
 
 INLINE float *scratch(long rows, long width) { return malloc(sizeof(float) * rows * width); }
 
-/* product.c: c (m, n) = first + a b, or a b if first is null: a (m, depth) with any steps between its rows and columns,
-   b (depth, n), first (m, n), or (n,) for all rows with a step of 0. */
+/* product.c: c (m, n) = first + a b, or a b if first is null: a (m, depth) with any strides, b (depth, n), first
+   (m, n), or (n,) for all rows with a stride of 0. */
 void multiply_onto(long m, long n, long depth, const float *a, long a_row, long a_column, const float *b, long b_row,
                    float *c, long c_row, const float *first, long first_row);
 
@@ -94,20 +94,20 @@ void affine(const float *x, long rows, long width, const float *weight, const fl
 void affine_back(const float *x, const float *dout, long rows, long width, const float *weight, long n_out,
                  float *dweight, float *dbias, float *dx, int add);
 
-/* rows.c: the rows from start on that a mask counts, all of them if it is null: their number, and in `at` which. */
+/* rows.c: the number of rows from start on that a mask selects, all if it is null; writes their indices to `at`. */
 long counted_rows(const unsigned char *mask, long start, long rows, long *at);
 
-/* Those rows of x one behind the other: in `to`, or x itself if they are so already. */
+/* Those rows of x as a contiguous array: copied to `to`, or inside x if they are contiguous there. */
 const float *packed(const float *x, const long *at, long n, long width, float *to);
 
-/* The opposite of `packed`, with 0 in the other rows. */
+/* The inverse of `packed`, with 0 in the other rows. */
 void unpack(const float *x, const long *at, long n, long width, long start, long rows, float *to);
 
 INLINE vec either(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
 }
 
-/* The numbers of lanes i and i ^ distance change places. */
+/* Swaps the numbers in lanes i and i ^ distance. */
 INLINE vec exchanged(vec x, const int distance) {
     ivec from;
 #pragma GCC unroll 16
@@ -134,7 +134,7 @@ INLINE vec largest_of(vec x) {
 INLINE vec exponential(vec x) { /* within 2 units in the last place, for x from -87 to 88; NaN for NaN */
     x = either(x < -87.f, (vec){0} - 87.f, x);
     x = either(x > 88.f, (vec){0} + 88.f, x);
-    vec n = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23: the nearest integer, in the lowest bits */
+    vec n = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23 puts the nearest integer in the lowest bits */
     ivec exponent = (ivec)n << 23;
     n -= 12582912.f;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -149,7 +149,7 @@ INLINE vec exponential(vec x) { /* within 2 units in the last place, for x from 
 INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
-/* The factors of dropout for the numbers from `index` on: 0, or 1 / (1 - p). They depend on seed and index alone. */
+/* Dropout factors, 0 or 1 / (1 - p), of the numbers from `index` on. They depend on seed and index alone. */
 INLINE vec kept(long seed, long index, long dropped) {
     if (!dropped) return (vec){0} + 1.f;
     uvec x;

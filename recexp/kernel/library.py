@@ -1,8 +1,8 @@
 """The compiled kernels, called with the members of their C structures by name.
 
 kernel.h's STRUCT gives a structure to the C compiler and, as text, to this file: a member that is misspelt, missing or
-of another type than C's is a TypeError here. Without a library, as without a C compiler or on systems other than Linux,
-torch does the same in more time; so it does with RECEXP_KERNELS=0, for comparison.
+of another type than C's is a TypeError here. Without a library (no C compiler, or not Linux) torch does
+the same work more slowly, as it does with RECEXP_KERNELS=0, for comparison.
 """
 
 import ctypes
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
-# The libraries that a processor can run by torch's name for it, the one with the widest vectors first.
+# The libraries that a processor, by torch's name for it, can run; widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
-TYPES = {"float": torch.float32, "long": torch.int64, "unsigned char": torch.bool}  # C's, of pointers
+TYPES = {"float": torch.float32, "long": torch.int64, "unsigned char": torch.bool}  # what C's pointers point to
 DECLARATION = re.compile(r"(const )?(unsigned char|float|long|double|struct sum) (.*)")
 NAME = re.compile(r"(\*?)(OPTIONAL )?(\w+)(?:\[(\d+)\])?")
 
@@ -38,7 +38,7 @@ class Member:
     kind: str  # long, double, read, written or sum
     dtype: torch.dtype | None
     offset: int
-    words: int  # of each entry
+    words: int  # per entry
     size: int  # entries; an array has more than one
     optional: bool
 
@@ -57,11 +57,11 @@ class Kernel:
         self._out_of_range = self.members["out_of_range"].offset if "out_of_range" in self.members else None
 
     def __call__(self, **values: Value) -> bool:
-        """Runs it on as many threads as torch has. Returns True if it met an index that is out of range.
+        """Runs the kernel on torch's number of threads. Returns True if it met an index that is out of range.
 
-        Tensors that it reads may have any strides; those that it writes to, and sums, must be contiguous. An array
-        takes a list, of as many entries as it has or fewer.
-        Raises TypeError for members that are not as C has them.
+        Tensors that it only reads may have any strides; those that it writes to, and sums, must be contiguous. An
+        array takes a list of at most as many entries.
+        Raises TypeError for members that do not match C's.
         """
         if not self._required <= values.keys():
             raise TypeError(f"{self.name}: missing {', '.join(sorted(self._required - values.keys()))}")
@@ -132,7 +132,7 @@ def members(text: str) -> list[Member]:
 
 
 class Library:
-    """The kernels of one library, whose matrices have widths that are multiples of `lanes`."""
+    """The kernels of one library, for matrices whose widths are multiples of `lanes`."""
 
     def __init__(self, path: Path, pool: ctypes.CDLL) -> None:
         self._library = ctypes.CDLL(str(path))
@@ -148,7 +148,7 @@ class Library:
 
 
 def library(x: Tensor, *widths: int) -> Library | None:
-    """The fastest library for x and tensors like it of these widths, None if torch has to do the work."""
+    """The fastest library for tensors like x of these widths; None if torch has to do the work."""
     if not x.is_cpu or x.dtype is not torch.float32:
         return None
     for kernels in installed():
@@ -170,7 +170,7 @@ def installed() -> list[Library]:
 
 
 def _pool() -> ctypes.CDLL | None:
-    """The OpenMP that torch has loaded, if it is GNU's."""
+    """The OpenMP library that torch has loaded, if it is GNU's."""
     paths = [*map(str, sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))), "libgomp.so.1"]
     for path in paths:
         try:

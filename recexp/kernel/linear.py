@@ -1,7 +1,7 @@
 """Matrix products of 32-bit floats on a CPU: by a kernel, by oneDNN if no kernel takes their widths, or by torch.
 
-On AMD's processors MKL, which torch takes, has no AVX-512 kernels, so that oneDNN takes half its time, or less
-(docs/performance.md); both are in every torch for x86. Elsewhere, and for small products, torch decides.
+MKL, which torch uses, has no AVX-512 kernels for AMD's processors, so oneDNN takes half its time or less there
+(docs/performance.md); every torch for x86 has both. Elsewhere, and for small products, torch decides.
 
 M rows, K inputs, N outputs
 """
@@ -22,7 +22,7 @@ ONEDNN = (
     and torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-# From how many multiplications on starting a kernel pays, or oneDNN without a gradient; and oneDNN with one.
+# The fewest multiplications for which a kernel, or oneDNN without a gradient, pays; and oneDNN with a gradient.
 SMALL, LARGE = 2**21, 2**23
 
 
@@ -43,16 +43,16 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b without a gradient: x (M, K), weight (N, K), bias (N,) -> (M, N)."""
     if not _by_onednn(x, weight, SMALL):
         return F.linear(x, weight, bias)
-    # It reads arrays that are not contiguous number by number.
+    # oneDNN reads a non-contiguous array one number at a time.
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight.contiguous(), bias, "none", [], "")
 
 
 def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of W in x W^T: grad (M, N), x (M, K) -> (N, K).
 
-    Computed as that of a convolution of width 1 along the rows, which torch leaves to oneDNN for two threads or more.
+    Computed as the gradient of a convolution of width 1 along the rows, which torch gives to oneDNN from 2 threads on.
     """
-    n = len(x) // 16 * 16  # oneDNN takes twice the time for a number of rows that 4 does not divide
+    n = len(x) // 16 * 16  # oneDNN takes twice the time if 4 does not divide the number of rows
     if not _by_onednn(x, grad.t(), LARGE) or torch.get_num_threads() == 1:
         return torch.mm(grad.t(), x)
     signal, change = (rows[:n].contiguous()[None, :, None].permute(0, 3, 1, 2) for rows in (x, grad))  # (1, ., n, 1)

@@ -1,4 +1,4 @@
-/* lookup.py: rows of one table or two by index, summed, and back; and weighted sums of a table's rows. */
+/* lookup.py: rows of one or two tables by index, summed, with gradients; and weighted sums of a table's rows. */
 
 #include "kernel.h"
 
@@ -36,7 +36,7 @@ STRUCT(scatter,
     long n, width;
 )
 
-/* A thread takes columns, so that no two threads write to one number. */
+/* Threads take different columns, so no two write to the same number. */
 static void scatter_thread(void *args, long thread, long n_threads) {
     const struct scatter *s = args;
     for (long i = 0; i < s->n; i++) {
@@ -93,7 +93,7 @@ static void weighted_sum_back_thread(void *args, long thread, long n_threads) {
             EACH(j, width) sum += LOAD(s->dout + i * width + j) * LOAD(s->table + s->index[k] * width + j);
             s->dweights[k] = sum_of(sum)[0];
         }
-    /* A thread takes columns, so that no two threads write to one number. */
+    /* Threads take different columns, so no two write to the same number. */
     for (long i = 0; i < s->n; i++)
         for (long k = i * length; k < (i + 1) * length; k++)
             for (long j = thread * LANES; s->weights[k] && j < width; j += n_threads * LANES) {

@@ -30,8 +30,8 @@ def weighted_reference(weights: Tensor, rows: Tensor) -> Tensor:
 def lookup(table: Tensor, index: Tensor, padding: int | None = None, sparse: bool = False) -> Tensor:
     """table (n, W), index (...) -> (..., W).
 
-    padding: a row that gets no gradient. sparse: the gradient holds nothing but the rows looked up.
-    As torch's embedding, whose gradient takes three times as long on a CPU as one index_add (docs/performance.md).
+    padding: a row that gets no gradient. sparse: the gradient holds only the rows looked up.
+    Equals torch's embedding, whose gradient takes three times as long on a CPU as one index_add (docs/performance.md).
     """
     if sparse or waits(table):
         return F.embedding(index, table, padding, sparse=sparse)
@@ -41,7 +41,7 @@ def lookup(table: Tensor, index: Tensor, padding: int | None = None, sparse: boo
 def total(tables: Sequence[Tensor], indices: Sequence[Tensor], rows: Sequence[Callable[[], Tensor]]) -> Tensor:
     """The sum over tables (n, W) of rows at indices (...): (..., W).
 
-    rows: for each table how a caller gets them, and maybe has them already, if no kernel adds them up.
+    rows: for each table, a function that returns its rows, called if no kernel adds them up; callers may cache them.
     """
     alike = len({(index.shape, table.shape[1]) for table, index in zip(tables, indices, strict=True)}) == 1
     if alike and len(tables) <= 2 and all(library(table, table.shape[1]) for table in tables):
@@ -52,7 +52,7 @@ def total(tables: Sequence[Tensor], indices: Sequence[Tensor], rows: Sequence[Ca
 def weighted_sum(weights: Tensor, table: Tensor, index: Tensor, rows: Callable[[], Tensor]) -> Tensor:
     """sum_l w_bl e_bl of rows e of a table (n, W) by index (B, L), weights w (B, L) -> (B, W).
 
-    A kernel passes over a weight of 0, whatever its row holds. rows: how a caller gets e if there is no kernel.
+    A kernel skips events of weight 0, so their rows may hold anything. rows: returns e, if there is no kernel.
     """
     if library(table, table.shape[1]) and weights.dtype is torch.float32:
         return _WeightedSum.apply(weights, table, index)
@@ -60,7 +60,7 @@ def weighted_sum(weights: Tensor, table: Tensor, index: Tensor, rows: Callable[[
 
 
 def gathered(kernels: Library, tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
-    """`reference` of one table or two by a kernel. Raises IndexError for an index that is out of range."""
+    """`reference` of one or two tables, by a kernel. Raises IndexError for an index that is out of range."""
     width, n_rows = tables[0].shape[1], [len(table) for table in tables]
     out, n = tables[0].new_empty(*indices[0].shape, width), indices[0].numel()
     out_of_range = kernels["gather"](table=tables, index=indices, out=out, n=n, width=width, n_rows=n_rows)
@@ -70,14 +70,14 @@ def gathered(kernels: Library, tables: Sequence[Tensor], indices: Sequence[Tenso
 
 
 def scattered(kernels: Library, x: Tensor, indices: Sequence[Tensor], shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """For one table or two, of shapes (n, W), the sums of rows of x (..., W) at equal indices (...)."""
+    """For one or two tables of shapes (n, W): the rows of x (..., W), summed by index (...)."""
     tables = [x.new_zeros(shape) for shape in shapes]
     kernels["scatter"](table=tables, index=indices, x=x, n=indices[0].numel(), width=x.shape[-1])
     return tables
 
 
 def require_rows(out_of_range: bool, index: Tensor, n_rows: int) -> None:
-    """Raises IndexError if a kernel has met an index that is out of range, and it is one of these."""
+    """Raises IndexError if a kernel has met an index out of range and `index` holds one."""
     if out_of_range and (int(index.min()) < 0 or int(index.max()) >= n_rows):
         raise IndexError(f"an id of {int(index.min())} to {int(index.max())} is none of the {n_rows} rows of a table")
 
@@ -111,7 +111,7 @@ class _Rows(torch.autograd.Function):
 
 
 class _WeightedSum(torch.autograd.Function):
-    """By a kernel: weights (B, L), table (n, W), index (B, L) -> (B, W)."""
+    """`weighted_sum` by a kernel: weights (B, L), table (n, W), index (B, L) -> (B, W)."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, table: Tensor, index: Tensor) -> Tensor:

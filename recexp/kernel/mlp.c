@@ -1,5 +1,5 @@
 /* mlp.py: what follows the first product x (N, C_0) of an MLP: f, dropout and a Linear, layer by layer. f is a relu with
-   a slope below 0. The gradient computes the hidden units again. */
+   a slope below 0. The backward pass recomputes the hidden units. */
 
 #include "kernel.h"
 
@@ -14,7 +14,7 @@ STRUCT(tail,
 )
 
 STRUCT(tail_back,
-    const float *x, *weight[4], *bias[4]; /* up to the slope the members of tail */
+    const float *x, *weight[4], *bias[4]; /* up to slope as in tail */
     long n, n_layers, width[5], dropped, seed;
     double slope;
     const float *back[4], *dout;     /* (C_i+1, C_i), (N, C_n) */
@@ -22,7 +22,7 @@ STRUCT(tail_back,
     struct sum dweight[4], dbias[4]; /* (C_i+1, C_i), (C_i+1,) */
 )
 
-/* Hidden units u_i (rows, C_i) after f and dropout, of a block that starts at a row; `out` may be null. */
+/* Hidden units u_i (rows, C_i), after f and dropout, of the block from row `start` on; `out` may be null. */
 static void tail_hidden(const struct tail *t, long start, long rows, float **u, float *out) {
     float slope = t->slope;
     memcpy(u[0], t->x + start * t->width[0], sizeof(float) * rows * t->width[0]);

@@ -1,4 +1,4 @@
-"""What follows the first product of an MLP: activation, dropout and a linear layer, again and again.
+"""What follows the first product of an MLP: activation, dropout and a linear layer, repeated.
 
 N rows, C_i sizes of the hidden layers, C_n that of the output
 """
@@ -16,7 +16,7 @@ from recexp.kernel.dropout import dropped
 from recexp.kernel.library import Library, library
 from recexp.kernel.linear import product
 
-DEEPEST = 4  # hidden layers that the kernel takes
+DEEPEST = 4  # the most hidden layers that the kernel takes
 
 
 def reference(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float, p: float) -> Tensor:
@@ -33,7 +33,7 @@ def relu(x: Tensor, slope: float) -> Tensor:
 def tail(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: float, p: float) -> Tensor:
     """W_i dropout(f(x)) + b_i for each layer: x (..., C_0), weights (C_i+1, C_i), biases (C_i+1,) -> (..., C_n).
 
-    f is a relu with a slope below 0, p the probability of dropout.
+    f is a relu whose slope below 0 is `slope`, p the dropout probability.
     """
     widths = [weight.shape[1] for weight in weights]
     n_out = len(weights[-1])
@@ -46,7 +46,7 @@ def tail(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], slope: 
 
 
 class _Tail(torch.autograd.Function):
-    """By a kernel: x (N, C_0) -> (N, C_n)."""
+    """`tail` by a kernel: x (N, C_0) -> (N, C_n)."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, options: dict[str, Any], x: Tensor, *parameters: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-/* Products of matrices, in tiles that stay in the registers, and a Linear and its gradients made of them. */
+/* Matrix products, in tiles that stay in registers, and a Linear and its gradients built on them. */
 
 #include "kernel.h"
 
 #if defined(__AVX512F__)
-enum { ROWS = 6, COLUMNS = 4 }; /* of a tile, its columns in registers */
+enum { ROWS = 6, COLUMNS = 4 }; /* of a tile, its columns counted in registers */
 #else /* AVX2 */
 enum { ROWS = 6, COLUMNS = 2 };
 #endif

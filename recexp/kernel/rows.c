@@ -1,4 +1,4 @@
-/* Rows that a mask counts, gathered one behind the other and put back. */
+/* Rows that a mask selects, gathered into a contiguous array and put back. */
 
 #include "kernel.h"
 

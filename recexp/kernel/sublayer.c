@@ -1,6 +1,6 @@
 /* sublayer.py: y = LayerNorm(x + F(z)) in the rows that count, 0 in the others. F(z) = W_2 f(W_1 z + b_1) + b_2 with f a
-   relu with a slope below 0, or W_2 z without hidden units. Hidden units stay in the cache; the gradient computes them
-   again. */
+   relu with a slope below 0, or W_2 z without hidden units. Hidden units stay in the cache; the backward pass
+   recomputes them. */
 
 #include "kernel.h"
 
@@ -18,7 +18,7 @@ STRUCT(sublayer,
 )
 
 STRUCT(sublayer_back,
-    const float *z, *OPTIONAL weight_1, *OPTIONAL bias_1; /* up to eps the members of sublayer */
+    const float *z, *OPTIONAL weight_1, *OPTIONAL bias_1; /* up to eps as in sublayer */
     const float *weight_2, *OPTIONAL bias_2;
     const float *scale, *shift;
     const unsigned char *mask;
@@ -27,18 +27,18 @@ STRUCT(sublayer_back,
     double slope, eps;
     const float *OPTIONAL back_1, *back_2;         /* (H, K), (D, H or K) */
     const float *dy, *normal, *rate;
-    float *dx, *OPTIONAL dz;                       /* (N, D), (N, K); without dz, z is x and dx is of both */
+    float *dx, *OPTIONAL dz;                       /* (N, D), (N, K); without dz, z is x and dx sums both */
     struct sum OPTIONAL dweight_1, OPTIONAL dbias_1; /* (H, K), (H,) */
     struct sum dweight_2, OPTIONAL dbias_2, dscale, dshift; /* (D, H or K), (D,) each */
 )
 
-/* Dropout of x (n, width), rows `at` of all. */
+/* Dropout on x (n, width), which holds the rows `at` of all. */
 static void drop_rows(float *x, const long *at, long n, long width, long seed, long dropped) {
     for (long i = 0; dropped && i < n; i++) EACH(j, width)
         STORE(x + i * width + j, LOAD(x + i * width + j) * kept(seed, at[i] * width + j, dropped));
 }
 
-/* The hidden units (n, H) of z (n, K), before f and after it and dropout. */
+/* The hidden units (n, H) of z (n, K), before f, and after f and dropout. */
 static void hidden_units(const struct sublayer *s, const float *z, const long *at, long n, float *before, float *u) {
     float slope = s->slope;
     affine(z, n, s->n_in, s->weight_1, s->bias_1, s->hidden, before);
@@ -46,7 +46,7 @@ static void hidden_units(const struct sublayer *s, const float *z, const long *a
     drop_rows(u, at, n, s->hidden, s->seed, s->dropped_hidden);
 }
 
-/* A row to mean 0 and variance 1, in place: 1 / deviation. */
+/* Normalises a row to mean 0 and variance 1 in place; returns 1 / deviation. */
 INLINE float normalised(float *row, long dim, double eps) {
     vec first = {0}, second = {0};
     EACH(j, dim) first += LOAD(row + j);
@@ -89,7 +89,7 @@ static void sublayer_thread(void *args, long thread, long n_threads) {
 }
 KERNEL(sublayer)
 
-/* The gradient of x + F(z) (n, D) from that of y, rows `at`; scale's and shift's are added to. */
+/* The gradient of x + F(z) (n, D) from that of y, rows `at`; adds to those of scale and shift. */
 static void normalised_back(const struct sublayer_back *s, const float *normal, const float *rate, const long *at, long n,
                             float *dscale, float *dshift, float *dsum) {
     long dim = s->dim;

@@ -3,7 +3,7 @@
 Vaswani et al., NeurIPS 2017, sec. 5.4   y = LayerNorm(x + dropout(F(z)))
 F(z) = W z, or eq. 2   W_2 dropout(f(W_1 z + b_1)) + b_2 with f a relu with a slope below 0
 
-D model size, K size of z, H hidden units; N rows, those of all leading axes
+D model size, K size of z, H hidden units; N rows, over all leading axes
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def sublayer(
 ) -> Tensor:
     """y, 0 where the mask is false: x (B, L, D), z (B, L, K), which may be x itself, mask (B, L) -> (B, L, D).
 
-    p_hidden, p: probabilities of dropout, of the hidden units and of F(z).
+    p_hidden, p: dropout probabilities of the hidden units and of F(z).
     """
     sizes = [size for weight, _ in linears for size in weight.shape]
     kernels = library(x, *sizes) if on_cpu(x) else None
@@ -76,7 +76,7 @@ NAMES = ("weight_1", "bias_1", "weight_2", "bias_2", "scale", "shift")
 
 
 class _Sublayer(torch.autograd.Function):
-    """By a kernel. z is None if it is x."""
+    """`sublayer` by a kernel. z is None if it is x."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, options: dict[str, float], differentiable: bool, mask, x, z, *parameters):

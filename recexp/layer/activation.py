@@ -119,5 +119,5 @@ class Dice(nn.Module):
         return dice(x, mask, self.alpha, self.norm.running)
 
     def then(self, x: Tensor, mask: Tensor | None, linear: nn.Linear) -> Tensor:
-        """linear(Dice(x)) in training, which takes less time together: x (..., C), mask (...) -> (..., O)."""
+        """linear(Dice(x)) in training, faster than one after the other: x (..., C), mask (...) -> (..., O)."""
         return dice(x, mask, self.alpha, self.norm.running, linear.weight, linear.bias)

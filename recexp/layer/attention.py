@@ -39,9 +39,9 @@ class Normalise(Enum):
 
 
 def attention(kind: Attention, dim: int, hidden_sizes: Sequence[int], activation: Activation) -> nn.Module:
-    """The scorer of a name: forward(target (B, D), events of (B, L), mask (B, L)) -> scores (B, L).
+    """The scorer of a kind: forward(target (B, D), events of (B, L), mask (B, L)) -> scores (B, L).
 
-    Scores at masked positions are finite and without meaning. linear, dot and bilinear have no hidden layers.
+    Scores at masked positions are finite but have no meaning. linear, dot and bilinear have no hidden layers.
     """
     n_in = {Attention.interaction: 4 * dim, Attention.outer: 2 * dim + dim * dim}.get(kind, dim)
     if kind is Attention.dot:
@@ -64,7 +64,7 @@ class Bilinear(nn.Module):
         self.linear = linear(dim, dim, bias=False)
 
     def forward(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
-        wanted = self.linear(target)[:, :, None]  # (B, D, 1): W meets t once, not every h
+        wanted = self.linear(target)[:, :, None]  # (B, D, 1): W multiplies t once, not every h
         return torch.bmm(events.expanded(), wanted)[:, :, 0]  # (B, L)
 
 
@@ -99,9 +99,9 @@ class Multiply(Scorer):
 
 
 class Interaction(Scorer):
-    """MLP([t, h, t - h, t * h]) -> 1, its first product without the (B, L, 4D) concatenation.
+    """MLP([t, h, t - h, t * h]) -> 1, its first product computed without the (B, L, 4D) concatenation.
 
-    W [t, h, t - h, t * h] = (W1 + W3) t + (W2 - W3) h + W4 (t * h), the first term once per row.
+    W [t, h, t - h, t * h] = (W1 + W3) t + (W2 - W3) h + W4 (t * h), the first term computed once per row.
     """
 
     def forward(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Interaction(Scorer):
 
 
 class Outer(Scorer):
-    """MLP([h, vec(h t^T), t]) -> 1, its first product without the (B, L, D^2) outer products.
+    """MLP([h, vec(h t^T), t]) -> 1, its first product computed without the (B, L, D^2) outer products.
 
     It is linear in h: W_h h + W_ht vec(h t^T) = (W_h + sum_e t_e W_ht[:, :, e]) h, one (H, D) matrix per row.
     """
@@ -132,8 +132,8 @@ class Outer(Scorer):
 def meet_user(kind: Attention, target: Tensor, events: Events, user: Tensor) -> tuple[Tensor, Events]:
     """Target (B, D) and events as the scorer of a kind sees them when the user (B, D) takes part.
 
-    The user joins the target as the kind joins it to h, so `multiply` sees h * t * u and `add` h + t + u; the kinds
-    that see the history alone see h * u.
+    The user is added to the target, or multiplied with it, to suit the kind: `multiply` sees h * t * u and `add`
+    h + t + u; the kinds that see the history alone see h * u.
     """
     if kind in (Attention.add, Attention.subtract):
         return target + user, events
@@ -143,7 +143,7 @@ def meet_user(kind: Attention, target: Tensor, events: Events, user: Tensor) -> 
 
 
 def each_its_own(history: Tensor) -> Events:
-    """Vectors (B, L, D) as events of which none is taken to equal another."""
+    """Vectors (B, L, D) as events, all treated as unique."""
     index = torch.arange(history.shape[:2].numel(), device=history.device).view(history.shape[:2])
     return Events(history.flatten(0, 1), index)
 
@@ -160,10 +160,10 @@ SCORERS: dict[Attention, type[Scorer]] = {
 
 
 def weigh(scores: Tensor, mask: Tensor, normalise: Normalise, scale: float = 1.0) -> Tensor:
-    """Weights (B, L) of scores (B, L): exactly 0 where the mask is false, so on all of an empty row.
+    """Weights (B, L) of scores (B, L): exactly 0 where the mask is false, so an empty row is all 0.
 
-    scale: what softmax multiplies scores by first, D ** -0.5 in DIN's code; `none` leaves scores as they are.
-    In fp32 at least, under autocast too.
+    scale: factor of the scores before softmax, D ** -0.5 in DIN's code; `none` leaves scores as they are.
+    In fp32 at least, even under autocast.
     """
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if normalise is Normalise.none:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LARGEST = 2**20  # elements of the largest tensor, 8 MiB of doubles: larger than the cache is slower
+LARGEST = 2**20  # elements of the largest tensor, 8 MiB of doubles: slower beyond the cache
 
 
 class Rows:
@@ -58,7 +58,7 @@ class Rows:
 
 
 def weighted_ridge(rows: Rows, factors: Tensor, value: Tensor, strength: float) -> Tensor:
-    """ALS-WR: values (N,) -> factors (rows, D). The ridge is in proportion to a row's observations."""
+    """ALS-WR: values (N,) -> factors (rows, D). The ridge is proportional to a row's number of observations."""
     dim = factors.shape[1]
     ridge = strength * rows.count.to(factors.dtype)
     return rows.solve(factors, torch.ones_like(value), value, factors.new_zeros(dim, dim), ridge)

@@ -23,14 +23,14 @@ class Origin:
 
 
 class Table(nn.Embedding):
-    """An nn.Embedding that is looked up by `lookup`. A layer says here what the trainer may do with it."""
+    """An nn.Embedding read by `lookup`. Its attributes tell the trainer what it may do with the table."""
 
     rowwise = False  # whether optimizers may update only the rows that a batch holds
-    origin: Origin | None = None  # where rows stand for ids of the data
+    origin: Origin | None = None  # set if rows stand for ids of the data
 
     @property
     def decayed(self) -> bool:
-        """Whether the L2 term of embeddings holds for it."""
+        """Whether the L2 term of embeddings applies to it."""
         return self.origin is not None
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Events:
 
 
 def beside(events: Events, others: Events) -> list[Events]:
-    """Two of equal length that are side by side, [e, o], as a sum: [e, 0] + [0, o]."""
+    """Events of equal length side by side, [e, o], as the terms of a sum: [e, 0] + [0, o]."""
     n_event, n_other = events.vectors.shape[1], others.vectors.shape[1]
     return [
         Events(F.pad(events.vectors, (0, n_other)), events.index),

@@ -11,6 +11,6 @@ def bce(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def masked_bce(logits: Tensor, label: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross-entropy, mean over the true positions of mask (B, L); finite whatever the others hold."""
+    """Binary cross-entropy, mean over the true positions of mask (B, L); the others may hold anything."""
     losses = functional.binary_cross_entropy_with_logits(logits.float(), label, reduction="none")
     return torch.where(mask, losses, 0.0).sum() / mask.sum().clamp(min=1)

@@ -10,7 +10,7 @@ from recexp.layer.product import Linear
 
 
 def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
-    """A Linear drawn Xavier-uniformly, its bias 0."""
+    """A Linear with Xavier-uniform weights and a bias of 0."""
     layer = Linear(n_in, n_out, bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
@@ -19,9 +19,9 @@ def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
 
 
 class MLP(nn.Module):
-    """For each hidden size Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
+    """For each hidden size: Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
 
-    The module's own `n_out` is the size of its output's last axis, given or not.
+    The attribute `n_out` is the size of the output's last axis, whether n_out is given or not.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [n_in, *hidden_sizes] if n_out is None else [n_in, *hidden_sizes, n_out]
         self.linears: Sequence[Linear] = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))  # type: ignore[assignment]
-        self.hidden: Sequence[Hidden] = nn.ModuleList(  # type: ignore[assignment]  # both are so but in name
+        self.hidden: Sequence[Hidden] = nn.ModuleList(  # type: ignore[assignment]  # sequences in all but name
             Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes
         )
         self.n_out = sizes[-1]
@@ -47,17 +47,17 @@ class MLP(nn.Module):
 
     @property
     def slope(self) -> float | None:
-        """The slope below 0 of all activations, None unless they are relus that no BatchNorm stands before."""
+        """The slope below 0 that all activations share; None unless they are relus without a BatchNorm before."""
         slopes = {None if hidden.norm is not None else relu_slope(hidden.activation) for hidden in self.hidden}
         return slopes.pop() if len(slopes) == 1 else None
 
     @property
     def first(self) -> nn.Linear:
-        """Its weight and bias, for callers that compute its product in a cheaper way."""
+        """The first Linear, for callers that compute its product in a cheaper way."""
         return self.linears[0]
 
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """All that follows the product x (..., n_hidden) of the first Linear."""
+        """Everything after the product x (..., n_hidden) of the first Linear."""
         following = self.linears[1:]
         if self.slope is not None and len(following) == len(self.hidden):
             weights, biases = [linear.weight for linear in following], [linear.bias for linear in following]
@@ -68,7 +68,7 @@ class MLP(nn.Module):
 
 
 def relu_slope(module: nn.Module) -> float | None:
-    """The slope below 0 of a relu or a leaky relu, None of another activation."""
+    """The slope below 0 of a relu or a leaky relu, None for another activation."""
     match module:
         case nn.ReLU():
             return 0.0
@@ -79,12 +79,12 @@ def relu_slope(module: nn.Module) -> float | None:
 
 
 def drop_probability(dropout: nn.Dropout) -> float:
-    """0 outside training."""
+    """The dropout probability, 0 outside training."""
     return dropout.p if dropout.training else 0.0
 
 
 class Hidden(nn.Module):
-    """What a hidden layer does to the product of its Linear."""
+    """What follows the Linear of a hidden layer: BatchNorm, activation, dropout."""
 
     def __init__(self, n_channels: int, kind: Activation, dropout: float, batch_norm: bool):
         super().__init__()
@@ -93,11 +93,11 @@ class Hidden(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, following: nn.Linear | None) -> Tensor:
-        """x (..., n_channels) -> the same, or what the Linear that follows makes of it."""
+        """x (..., n_channels) -> the same shape, or the output of the Linear that follows."""
         dice = self.activation if isinstance(self.activation, Dice) else None
         alone = self.norm is None and not self.dropout.p
         if dice and alone and following is not None and self.training:
-            return dice.then(x, mask, following)  # less time than one after the other
+            return dice.then(x, mask, following)  # faster than one after the other
         x = x if self.norm is None else self.norm(x, mask)
         x = dice(x, mask) if dice else self.activation(x)
         x = self.dropout(x)

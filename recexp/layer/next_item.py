@@ -5,7 +5,7 @@ B batch, L history length, N pairs of an event and its known successor, V known 
     -log(e^z_next / sum_i e^z_i)                                         over all items
     -log(e^z_next / (e^z_next + sum_j e^(z_j - log(S p_j))))             over j drawn by popularity p, hits j = next out
 S p_j is how often j is expected in the draw, so the sum over j is an unbiased estimate of that over all other items
-(importance sampling; Bengio & Senecal, IEEE TNN 2008). The next item is there for certain, so its logit stays as it is
+(importance sampling; Bengio & Senecal, IEEE TNN 2008). The next item is always included, so its logit stays as it is
 (Khrylchenko et al., RecSys 2025).
 """
 
@@ -34,7 +34,7 @@ class Vectors(Enum):
 class Draw:
     """Draws n items by popularity, and returns how often each is expected.
 
-    This takes counts of all training events, which are kept until batches of another catalogue come.
+    This needs counts of all training events, which are kept until a batch has another catalogue.
     """
 
     def __init__(self, n: int) -> None:
@@ -43,7 +43,7 @@ class Draw:
         self.log_popularity = torch.zeros(0)  # (V,)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One draw of known items for all pairs of the batch, counted from 0, and log(n p) of each: (n,) both."""
+        """One draw of known items, counted from 0, for all pairs of the batch, and log(n p) of each: both (n,)."""
         catalogue = batch.catalogue
         if self.catalogue is not catalogue:
             self.catalogue, self.log_popularity = catalogue, log_popularity(catalogue)
@@ -59,7 +59,7 @@ def log_popularity(catalogue: Catalogue) -> Tensor:
 
 
 class NextItem(nn.Module):
-    """The mean loss over all events that have a known successor. Padding and unknown are no candidates.
+    """The mean loss over all events that have a known successor. Padding and unknown are not candidates.
 
     draw: draws the items that the next one competes with; None takes all items.
     """
@@ -101,7 +101,7 @@ class NextItem(nn.Module):
 def successors(batch: Batch) -> Tensor:
     """The known item that follows each event, counted from 0, or NONE: (B, L - 1).
 
-    The target follows the last event but is no successor: it is what the model is asked about.
+    The target follows the last event but is not a successor: it is what the model is to predict.
     """
     following = batch.catalogue.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
     return torch.where(batch.mask[:, 1:] & (following > UNKNOWN), following - FIRST, NONE)

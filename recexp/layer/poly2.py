@@ -30,7 +30,7 @@ class Poly2(nn.Module):
         self.linear = Linear(schema)
         self.table = Table(n_buckets, 1)
         self.table.rowwise = True
-        nn.init.zeros_(self.table.weight)  # a pair that training does not hold adds nothing
+        nn.init.zeros_(self.table.weight)  # a pair unseen in training adds nothing
         fields = [field for side in self.sides for field in side.fields]
         field = torch.repeat_interleave(torch.tensor([field.width for field in fields]))  # (C,)
         first, second = torch.triu_indices(len(field), len(field), offset=1)
@@ -90,5 +90,5 @@ def mix(x: Tensor) -> Tensor:
 
 
 def _right(x: Tensor, n: int) -> Tensor:
-    """x >> n as of an unsigned integer, with zeros from the left; torch repeats the sign."""
+    """x >> n of an unsigned integer, filled with zeros from the left; torch's repeats the sign."""
     return (x >> n) & ((1 << (64 - n)) - 1)

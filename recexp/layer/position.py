@@ -48,7 +48,7 @@ class Sinusoid(nn.Module):
         return self.table
 
     def forward(self, position: Tensor) -> Tensor:
-        """position (...), from 0 and below n_positions -> (..., D)."""
+        """position (...), from 0 to n_positions - 1 -> (..., D)."""
         return self.table[position]
 
 
@@ -66,7 +66,7 @@ class LearntPosition(nn.Module):
         return self.table.weight
 
     def forward(self, position: Tensor) -> Tensor:
-        """position (...), from 0 and below n_positions -> (..., D)."""
+        """position (...), from 0 to n_positions - 1 -> (..., D)."""
         return self.table(position)
 
 

@@ -1,4 +1,4 @@
-"""Recurrent layers over right-padded histories, and GRUs whose steps attention governs.
+"""Recurrent layers over right-padded histories, and GRUs whose updates attention controls.
 
 B batch, L history length, H state size; u = 1 - z is the weight of the candidate n in torch's GRU
 Zhou et al., Deep Interest Evolution Network, AAAI 2019
@@ -37,7 +37,7 @@ CELLS: dict[Cell, type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]] = {
 
 
 class Recurrent(nn.Module):
-    """The states of a recurrent layer. It runs through right padding, which follows all states that count."""
+    """The states of a recurrent layer. It also runs over the right padding, after all states that count."""
 
     def __init__(self, cell: Cell, n_in: int, n_hidden: int):
         super().__init__()
@@ -64,7 +64,7 @@ class Recurrent(nn.Module):
         return gru(events.vectors, self.weights(), mask, events.index, events.expanded)
 
     def _lstm(self, x: Tensor) -> Tensor:
-        """In fp32 on a CPU under autocast too: many have no bfloat16 LSTM."""
+        """In fp32 on a CPU even under autocast: many CPUs have no bfloat16 LSTM."""
         with torch.autocast("cpu", enabled=False):
             return self.cell(x.to(self.weights()[0].dtype))[0]
 
@@ -83,7 +83,7 @@ def last(states: Tensor, mask: Tensor) -> Tensor:
 
 
 class AttentionGRU(nn.Module):
-    """A GRU governed by attention weights; parameters named and drawn as those of nn.GRUCell."""
+    """A GRU controlled by attention weights; parameters are named and initialised as in nn.GRUCell."""
 
     weight_ih: nn.Parameter  # (3H, n_in), for r, z, n
     weight_hh: nn.Parameter  # (3H, H)
@@ -100,9 +100,9 @@ class AttentionGRU(nn.Module):
 
     def forward(self, inputs: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
         """inputs (B, L, n_in), weights (B, L), mask (B, L) -> state after the last event (B, H)."""
-        dtype = self.weight_ih.dtype  # under autocast too: a state rounded at every step drifts
+        dtype = self.weight_ih.dtype  # even under autocast: a state rounded at every step drifts
         inputs, weights = inputs.to(dtype), weights.to(dtype)
-        if self.kind is GRUType.aigru:  # eq. 9 is AUGRU of weight 1
+        if self.kind is GRUType.aigru:  # eq. 9 is AUGRU with weights of 1
             inputs, weights = inputs * weights[:, :, None], torch.ones_like(weights)
         weights = weights.masked_fill(~mask, 0)  # a step of weight 0 keeps the state: padding needs no gather
         parameters = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)

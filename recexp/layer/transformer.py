@@ -1,12 +1,12 @@
 """The pieces of a Transformer, each usable alone. Vaswani et al., Attention Is All You Need, NeurIPS 2017.
 
-B batch, L length of what is attended to, M of what attends, D model size, h heads of size d = D / h
+B batch, L length of the memory, M of the queries, D model size, h heads of size d = D / h
 eq. 1      Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V
 sec. 3.2   MultiHead(x, y) = [head_1, ..., head_h] W^O,  head_i = Attention(x W_i^Q, y W_i^K, y W_i^V)
 eq. 2      FFN(x) = f(x W_1 + b_1) W_2 + b_2
 
 A `mask` (B, L) is true where there is an event. `seen` is true where an event may be attended to: (B, L) by all
-queries, (B, M, L) by each. What a mask hides may hold anything.
+queries, (B, M, L) by each. Masked positions may hold anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class Norm(Enum):
 
 
 class MultiHeadAttention(nn.Module):
-    """Sec. 3.2, without biases as there: a query that sees nothing gets exactly 0."""
+    """Sec. 3.2, without biases, as in the paper: a query that sees nothing gets exactly 0."""
 
     def __init__(self, dim: int, n_heads: int, dropout: float):
         super().__init__()
@@ -47,10 +47,10 @@ class MultiHeadAttention(nn.Module):
         return self.output(self.side_by_side(query, memory, seen))
 
     def side_by_side(self, query: Tensor, memory: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """The heads [head_1, ..., head_h] (B, M, D) of which forward gives the product.
+        """The heads [head_1, ..., head_h] (B, M, D), which forward multiplies by W^O.
 
-        sources: what the memory is the sum of, finite also where it is not seen, so that products of a memory of few
-        unique vectors cost less. What an unseen position gets as a query then has no meaning.
+        sources: events whose sum is the memory, finite even where not seen, so that products of a memory of few unique
+        vectors cost less. The output at a query position that is not seen then has no meaning.
         """
         weights = self.query.weight, self.key.weight, self.value.weight
         pairs = [(events.vectors, events.index) for events in sources]
@@ -69,7 +69,7 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, outer: Linear | MLP, inner: Callable[[Tensor], Tensor]) -> Tensor:
         """The sublayer is outer(inner(x)): x (B, L, D), mask (B, L) -> (B, L, D).
 
-        Where the mask is false it is 0 with post-norm, finite without meaning with pre-norm.
+        Where the mask is false, the output is 0 with post-norm, finite but meaningless with pre-norm.
         """
         if self.placement is Norm.pre:
             return x + self.dropout(_apply(outer, inner(self.norm(x)), mask))
@@ -97,9 +97,9 @@ class EncoderLayer(nn.Module):
         self.attended, self.transformed = Residual(dim, dropout, norm), Residual(dim, dropout, norm)
 
     def forward(self, x: Tensor, mask: Tensor, seen: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), where masked as `Residual`.
+        """x (B, L, D), mask (B, L), seen (B, L) or (B, L, L) -> (B, L, D), masked as in `Residual`.
 
-        sources: what x is the sum of, as `MultiHeadAttention.side_by_side` takes it.
+        sources: events whose sum is x, as in `MultiHeadAttention.side_by_side`.
         """
         x, sources = self._inputs(x, mask, sources)
         attend = self.attend
@@ -107,7 +107,7 @@ class EncoderLayer(nn.Module):
         return self.transformed(x, mask, self.transform, lambda x: x)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """Its output at the last position alone, which is no padding and sees all: (B, 1, D), at a part of the cost."""
+        """The output at the last position alone, which is not padding and sees all: (B, 1, D), at a lower cost."""
         x, sources = self._inputs(x, mask, sources)
         attend, here = self.attend, mask[:, -1:]
         memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x
@@ -171,7 +171,7 @@ class Encoder(Stack):
     def forward(self, x: Tensor | Sequence[Events], mask: Tensor, seen: Tensor) -> Tensor:
         """x (B, L, D), mask (B, L), seen: the mask, or causal(mask) (B, L, L) -> (B, L, D).
 
-        x may be given as events of which it is the sum, finite also where the mask is false. Products of the first
+        x may be given as events whose sum it is, finite even where the mask is false. Products of the first
         layer's attention are then computed once per unique vector instead of once per position.
         """
         total, sources = summed(x)
@@ -180,7 +180,7 @@ class Encoder(Stack):
         return self.normalised(total, mask)
 
     def last(self, x: Tensor | Sequence[Events], mask: Tensor) -> Tensor:
-        """The output at the last position, which is no padding, all seeing all: (B, D)."""
+        """The output at the last position, which is not padding, where each event sees all: (B, D)."""
         total, sources = summed(x)
         for layer in self.layers[:-1]:
             total, sources = layer(total, mask, mask, sources), ()
@@ -200,11 +200,11 @@ class Decoder(Stack):
 
 
 def summed(x: Tensor | Sequence[Events]) -> tuple[Tensor, Sequence[Events]]:
-    """A tensor and the events, if any, that it is the sum of."""
+    """x as a tensor, and the events, if any, whose sum it is."""
     return (x, ()) if isinstance(x, Tensor) else (total(x), x)
 
 
 def causal(mask: Tensor) -> Tensor:
-    """What position s of a sequence may see: its events up to s itself. mask (B, L) -> (B, L, L)."""
+    """What position s of a sequence may see: events up to and including s. mask (B, L) -> (B, L, L)."""
     length = mask.shape[1]
     return mask[:, None] & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()

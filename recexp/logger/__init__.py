@@ -40,7 +40,7 @@ class Logger(Protocol):
     def epoch(self, step: int, metrics: dict[str, float]) -> None: ...
 
     def end(self, step: int, metrics: dict[str, float], state: str) -> None:
-        """state: finished, failed, interrupted or pruned. metrics: of metrics.json; empty if there is none."""
+        """state: finished, failed, interrupted or pruned. metrics: those of metrics.json; empty if there is none."""
 
 
 class Guarded:
@@ -54,14 +54,14 @@ class Guarded:
         self.begun = self.failing = self.warned = False
 
     def begin(self, lines: list[dict[str, Any]]) -> None:
-        """lines: of metrics.jsonl, those that a resumed run keeps."""
+        """lines: those of metrics.jsonl that a resumed run keeps."""
         self.points, self.stages, self.begun = [], [], True
         for line in lines:
             self._add(line)
         self._try(self._open)
 
     def epoch(self, line: dict[str, Any]) -> None:
-        """line: of metrics.jsonl."""
+        """line: one line of metrics.jsonl."""
         self._add(line)
         if self.begun and not self.failing:
             self._try(lambda: self.logger.epoch(len(self.points), self.points[-1]))
@@ -83,7 +83,7 @@ class Guarded:
             log.info("logger %s: %s", self.name, _one_line(where))
 
     def _add(self, line: dict[str, Any]) -> None:
-        """Adds the point of an epoch; a stage is a number there: 1 for the first."""
+        """Adds the point of an epoch, in which stages are numbered from 1."""
         if line["stage"] not in self.stages:
             self.stages.append(line["stage"])
         self.points.append({**dict(numbers(line)), "stage": self.stages.index(line["stage"]) + 1})

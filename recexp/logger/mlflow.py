@@ -22,7 +22,7 @@ LOCAL = "sqlite:///"
 NOTE = "mlflow.json"  # in the run directory: the run's id
 MAX_LENGTH = 6000  # characters of a parameter's value
 STATES = {"finished": "FINISHED", "interrupted": "KILLED", "pruned": "KILLED"}
-# A server that does not answer costs seconds, where MLflow waits for minutes; nothing is sent to anybody else.
+# An unresponsive server costs seconds, not the minutes that MLflow would wait; nothing is sent to anybody else.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -156,7 +156,7 @@ class MLflow:
         self.client.log_artifact(self.id, str(self.path / "config.yaml"))
 
     def _log_epoch(self, step: int, metrics: dict[str, float]) -> None:
-        """An epoch is there already if a kill came before its checkpoint; trained again, it has the same metrics."""
+        """Skips an epoch logged before a kill that preceded its checkpoint: retrained, it has the same metrics."""
         if step > self.last:
             self._log(step, metrics)
 

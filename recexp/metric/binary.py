@@ -19,7 +19,7 @@ NO_ROWS = "no rows"
 
 @dataclass(frozen=True)
 class Metrics:
-    """Every prediction metric by name, and for each None among them the reason."""
+    """Every prediction metric by name, and the reason for each that is None."""
 
     values: dict[str, float | None]
     reasons: dict[str, str]
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def best_threshold(label: ArrayLike, score: ArrayLike) -> float | None:
-    """The highest score that as threshold gives the highest F1 of all thresholds; None without positives.
+    """The threshold with the highest F1, the highest such score in a tie; None without positives.
 
     Raises ValueError as `evaluate` does.
     """

@@ -14,7 +14,7 @@ from recexp.model import reads_history
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits of the samples of a split, in order, and what metrics need. numpy arrays (n,)."""
+    """Logits of a split's samples, in order, and what else metrics need, as numpy arrays (n,)."""
 
     labels: np.ndarray
     logits: np.ndarray

@@ -1,6 +1,6 @@
 """Every metric once: its name, direction, digits and how it is computed.
 
-Whatever computes, shows, sorts, monitors or compares metrics reads them here. A new metric is one entry and the
+Everything that computes, shows, sorts, monitors or compares metrics reads them here. A new metric is one entry and the
 function it names. Imports neither numpy nor torch, so that `recexp --help` starts fast.
 """
 
@@ -73,7 +73,7 @@ RUN_METRICS = {**TRAINING_METRICS, "share_of_oracle": Metric("share_of_oracle", 
 MONITORED = {name: metric for name, metric in PREDICTION_METRICS.items() if metric.higher_is_better is not None}
 HEADLINE = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline)
 SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline or metric.summary)
-MAIN = HEADLINE[0]  # where nothing else is chosen
+MAIN = HEADLINE[0]  # the default where none is chosen
 COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
 
 

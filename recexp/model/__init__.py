@@ -33,7 +33,7 @@ class Inputs(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model needs of the data. Batches of models that read no past events are quicker to make without them."""
+    """What a model needs of the data. Batches are quicker to make without past events, if a model reads none."""
 
     inputs: Inputs
     n_fields: int = 1  # at least, ids included
@@ -41,7 +41,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Output:
-    """Logits (B,), and by name whatever else the losses need."""
+    """Logits (B,), and by name the other tensors that the losses need."""
 
     logits: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Train:
 
     name: str
     model: nn.Module  # forward and losses are called on it: the model itself or a part that is a model too
-    trained: tuple[str, ...] = ("",)  # prefixes of the names of the parameters that are trained; the others stay
+    trained: tuple[str, ...] = ("",)  # name prefixes of the trained parameters; the others stay fixed
     epochs: int | None = None
 
 
@@ -93,7 +93,7 @@ def _check_needs(needs: Needs, model: str, schema: Schema) -> None:
 
 
 def reads_history(model: nn.Module | type[nn.Module]) -> bool:
-    """True if the model reads past events, as one that declares no needs may do."""
+    """True if the model reads past events, or declares no needs and so may read them."""
     needs = getattr(model, "needs", None)
     return needs is None or needs.inputs in (Inputs.history, Inputs.sequence)
 
@@ -117,6 +117,6 @@ def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> A
 
 
 def require_divisor(n_heads: int, width: int) -> None:
-    """Raises ConfigError, listing the numbers of heads that divide the width of an encoder, for one that does not."""
+    """Raises ConfigError, listing the divisors of an encoder's width, if the number of heads is not among them."""
     divisors = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
     require(width % n_heads == 0, "model.n_heads", n_heads, f"a divisor of the encoder's width {width}: {divisors}")

@@ -23,7 +23,7 @@ from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
 from recexp.registry import register
 
-SIZE = 0.1  # root mean square of the scaled factors, as of other models' initial embeddings
+SIZE = 0.1  # root mean square of the scaled factors, as in other models' initial embeddings
 
 
 class Combine(Enum):

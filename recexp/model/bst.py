@@ -86,7 +86,7 @@ class BST(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
+        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target after the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         read = [self.read(self.inputs(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
@@ -94,7 +94,7 @@ class BST(nn.Module):
         return Output(logits=self.mlp(torch.cat([*read, profile], 1))[:, 0])  # (B,)
 
     def inputs(self, events: Events, mask: Tensor, batch: Batch) -> list[Events]:
-        """The events and their positions, of which x (B, L + 1, W) is the sum."""
+        """The events and their positions, whose sum is x (B, L + 1, W)."""
         if self.position is None:
             return [events]
         if not isinstance(self.position, AgePosition):

@@ -81,7 +81,7 @@ class AlongDim(nn.Module):
 
 
 class AlongFields(nn.Module):
-    """e (B, F, D) -> (B, D C p). Zeros on both sides let every position of a kernel that touches a field count."""
+    """e (B, F, D) -> (B, D C p). Zeros on both sides keep every position of a kernel that touches a field."""
 
     def __init__(self, n_fields: int, dim: int, channels: Sequence[int], kernel_size: int, kind: Activation):
         super().__init__()
@@ -126,6 +126,6 @@ def kept(n_fields: int, n_layers: int, kernel_size: int) -> list[int]:
 
 
 def p_max(x: Tensor, p: int) -> Tensor:
-    """The p largest along the last axis in their order, the first of equal ones: x (..., N) -> (..., p)."""
+    """The p largest along the last axis in their order, the first if equal: x (..., N) -> (..., p)."""
     largest = x.argsort(dim=-1, descending=True, stable=True)[..., :p]
     return x.gather(-1, largest.sort(-1).values)

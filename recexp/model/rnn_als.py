@@ -87,7 +87,7 @@ class Factorisation(nn.Module):
 
     @torch.no_grad()
     def take_over(self, als: ALS) -> None:
-        """Makes the logit that of a fitted ALS."""
+        """Takes over a fitted ALS, so that both give the same logit."""
         self.linear.bias.copy_(4 * (als.mean - 0.5))
         for name, bias in (("user", als.user_bias), ("item", als.item_bias)):
             self.linear.weights.sides[name].table.weight.copy_(4 * bias[:, None])

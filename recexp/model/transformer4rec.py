@@ -92,7 +92,7 @@ class Transformer4Rec(nn.Module):
             self.next = NextItem(Vectors.tied, item_dim, config.embedding_dim, schema.n_items, draw)
 
     def forward(self, batch: Batch) -> Output:
-        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target behind the padding
+        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target after the padding
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         inputs = [events] if self.position is None else [events, Events(self.position.vectors, distance(mask))]
         encoded = self.encoder.last(inputs, mask)  # (B, E), y_t

@@ -1,7 +1,7 @@
 """Paired bootstrap by user: how the difference of two models' metrics varies with the users in the test split.
 
 N rows of U units (users, or the rows themselves); a draw is U units drawn with replacement, each with all its rows, the
-same for both models. Rows are sorted once: a draw is then sums over N weights.
+same for both models. Rows are sorted only once, so a draw costs no more than sums over N weights.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.metric.binary import auc_by_group
 
-MIN_UNITS = 10  # draws of fewer say nothing about other units
+MIN_UNITS = 10  # resampling fewer says nothing about other units
 SMALLEST = 1e-15  # the probability that logloss uses for a score of 0
 
 
@@ -91,9 +91,9 @@ def prepare(label: np.ndarray, score: np.ndarray, unit: np.ndarray) -> Sample:
 
 
 def metrics(sample: Sample, weight: np.ndarray) -> dict[str, float]:
-    """The headline metrics with each row counted as often as its unit (U,) float; NaN if one cannot be computed."""
+    """The headline metrics, each row weighted as its unit. weight: (U,) float. NaN if a metric cannot be computed."""
     positive = weight[sample.positive_unit]
-    negative = np.append(0.0, np.cumsum(weight[sample.negative_unit]))  # weight of the lowest 0, 1, ... negatives
+    negative = np.append(0.0, np.cumsum(weight[sample.negative_unit]))  # total weight of the 0, 1, ... lowest negatives
     won = positive @ (negative[sample.below] + negative[sample.up_to]) / 2  # a tie is half won
     own = weight * sample.own_rows
     return {

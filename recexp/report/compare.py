@@ -1,4 +1,4 @@
-"""Two runs: how they differ in configuration and metrics, and whether their predictions really do."""
+"""How two runs differ in configuration and metrics, and whether the difference is significant."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from recexp.report.bootstrap import Change
 
-# What training took; last, since higher is better, how fast it was.
+# The costs of training, and last its speed, for which higher is better.
 TRAINING = sorted(TRAINING_METRICS, key=lambda name: TRAINING_METRICS[name].sign)
 
 
 def configuration(a: Record, b: Record) -> list[list[str]]:
-    """[key, in A, in B] of all keys that differ, except where the runs are."""
+    """[key, in A, in B] for each key that differs, without the runs' locations."""
     keys = [key for key in dict.fromkeys([*a.config, *b.config]) if not key.startswith("run.")]
     cells = [[short(key), *(text(run.config[key]) if key in run.config else "-" for run in (a, b))] for key in keys]
     return [[key, in_a, in_b] for key, in_a, in_b in cells if in_a != in_b]
 
 
 def metrics(a: Record, b: Record, changes: "dict[str, Change]") -> list[list[str]]:
-    """[metric, in A, in B, difference, interval, p] of all test metrics, the one monitored on valid, and training."""
+    """[metric, in A, in B, difference, interval, p] for test metrics, the monitored valid metric and TRAINING."""
     monitored = f"valid.{a.config.get('trainer.monitor')}"
     known = dict.fromkeys([*a.metrics, *b.metrics])
     names = [name for name in known if name.startswith("test.")] + [monitored, *TRAINING]

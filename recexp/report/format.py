@@ -1,4 +1,4 @@
-"""Tables as text: the terminal, Markdown and LaTeX with the digits people read, CSV and JSON with all of them."""
+"""Tables as text: rounded for the terminal, Markdown and LaTeX, with all digits in CSV and JSON."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A leaderboard: runs grouped by what differs in their configurations, seeds apart."""
+"""A leaderboard: runs grouped by the settings in which they differ, other than the seed."""
 
 import math
 from collections import Counter, defaultdict
@@ -33,7 +33,7 @@ class Leaderboard:
     metric: str
     higher_is_better: bool
     keys: list[str]  # of the configuration, by short name
-    columns: list[str]  # metrics shown, the one that ranks first
+    columns: list[str]  # metrics shown, starting with the one that ranks
     rows: list[Row]
     baseline: Row | None  # None if there is nothing to compare
     notes: list[str]
@@ -98,7 +98,7 @@ def grouped(records: list[Record]) -> tuple[list[str], list[Row]]:
 
 
 def by_seed(records: list[Record], name: str) -> dict[int, float]:
-    """A metric by seed. Runs that repeat a seed are no additional seeds: they count once, by their mean."""
+    """A metric by seed. Several runs of one seed count once, by their mean."""
     values: dict[int, list[float]] = defaultdict(list)
     for record in records:
         if is_number(value := record.metrics.get(name)):
@@ -192,7 +192,7 @@ def _on_differences(baseline: str, differences: list[Difference], n_tests: int, 
 
 
 def _monitored(records: list[Record]) -> str:
-    """The test value of the metric that all runs monitored; of the main metric if they monitored different ones."""
+    """The test metric that all runs monitored, or the main one if they monitored different metrics."""
     monitors = {record.config.get("trainer.monitor") for record in records}
     return f"test.{monitors.pop() if len(monitors) == 1 else MAIN}"
 

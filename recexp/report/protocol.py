@@ -1,4 +1,4 @@
-"""Which runs may share a table: those that were asked the same. docs/statistics.md explains what that is, and why."""
+"""Which runs may share a table: those asked the same question. docs/statistics.md says what that means, and why."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -7,25 +7,25 @@ from recexp.error import RunError
 from recexp.report.setting import differing, short, text
 from recexp.run.record import Record
 
-# What a model is given of the data, not what it is asked: runs that differ in these can be compared.
+# What a model is given, not what it has to predict: runs that differ in these can be compared.
 INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
 N_SHOWN = 3
 
 
 def protocol(record: Record) -> Hashable:
-    """Equal for runs with the same events, labels and splits, and as many sampled negatives."""
+    """Equal for runs with the same events, labels, splits and number of sampled negatives."""
     sampled = record.config.get("dataset.label") == "implicit"
     return record.events, record.config.get("dataset.negatives") if sampled else None
 
 
 def require_one(records: list[Record], way_out: str) -> None:
-    """Raises RunError, which says what differs and ends in `way_out`, unless all records have one protocol."""
+    """Raises RunError unless all records have the same protocol; it says what differs and ends in `way_out`."""
     if difference := mixture(records):
         raise RunError(f"{difference} {way_out}")
 
 
 def mixture(records: list[Record]) -> str | None:
-    """What differs in what the runs were asked, as a sentence; None if nothing does."""
+    """A sentence on how the runs' protocols differ; None if they do not."""
     counts = Counter(map(protocol, records))
     if len(counts) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Choosing runs by what is known of them: any configuration key or metric, by its dotted name."""
+"""Choosing runs by any configuration key or metric, given by its dotted name."""
 
 import difflib
 import operator
@@ -45,7 +45,7 @@ def chosen(records: list[Record], words: list[str]) -> list[Record]:
 
 
 def known_keys(records: Iterable[Record]) -> list[str]:
-    """Every key that a record has."""
+    """All keys that occur in any record."""
     keys = dict.fromkeys(key for record in records for key in (*record.config, *record.metrics))
     return [*FACTS, *keys]
 
@@ -62,7 +62,7 @@ def resolve(flag: str, typed: str, known: list[str]) -> str:
 
 
 def value(record: Record, key: str) -> Any:
-    """A record's value of a key of `known_keys`, short or full; None if it lacks the key."""
+    """A record's value for one of `known_keys`, short or full; None if it lacks the key."""
     if key in FACTS:
         return record.state if key == "state" else str(record.path)
     return record.config.get(FULL.get(key, key), record.metrics.get(key))
@@ -89,7 +89,7 @@ def _parse(word: str, known: list[str]) -> Filter:
 
 
 def _values(typed: str) -> list[Any]:
-    """Values between commas, typed as YAML does; 1e-3 is a number as in Hydra."""
+    """Comma-separated values, parsed as YAML; 1e-3 is a number, as in Hydra."""
     try:
         values = yaml.safe_load(f"[{typed}]")
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""What runs differ in: the keys of their configurations that make a setting."""
+"""Settings: the configuration keys in which runs differ, with their values."""
 
 import json
 from collections import defaultdict
@@ -9,8 +9,8 @@ from recexp.run.record import Record
 
 NAMES = {f"{group}.name": group for group in ("model", "dataset", "trainer")}
 FULL = {short: full for full, short in NAMES.items()}
-# Keys that make no setting: where a run is and on what it runs, what a sweep does with it, where its data are (what
-# they contain counts).
+# Keys outside a setting: the seed, a run's location and device, what a sweep does with it, and the location of its
+# data (their content counts).
 IGNORED_GROUPS = ("seed", "run", "logger", "device", "plugins", "objective")
 IGNORED_PATHS = ("dataset.path", "dataset.user_path", "dataset.item_path", "dataset.cache_dir")
 DATA = "data"  # the key that separates runs of one configuration on different data
@@ -38,7 +38,7 @@ def settings(records: list[Record]) -> list[dict[str, Any]]:
     own = [{short(key): record.config[key] for key in keys if key in record.config} for record in records]
     fingerprints: dict[str, set[str]] = defaultdict(set)
     for record, setting in zip(records, own, strict=True):
-        if record.fingerprint is not None:  # a run that has not begun has met no data
+        if record.fingerprint is not None:  # a run that has not begun has read no data
             fingerprints[name_of(setting)].add(record.fingerprint)
     if all(len(different) == 1 for different in fingerprints.values()):
         return own
@@ -81,6 +81,6 @@ def _differs(key: str, records: list[Record]) -> bool:
 
 
 def _data(record: Record) -> str:
-    """A name for data: that of the file or the dataset, and the beginning of the fingerprint."""
+    """A name for the data: the name of the file or dataset and the beginning of the fingerprint."""
     name = Path(record.config.get("dataset.path") or record.config["dataset.name"]).name
     return f"{name}:{(record.fingerprint or 'unknown')[:8]}"

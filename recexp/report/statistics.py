@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# scipy for Student's t alone: its distribution and quantile for fractional degrees of freedom, which Welch's test has,
-# need the incomplete beta function and its inverse, and those are neither short nor easily exact. Imported where used.
+# scipy serves Student's t only: with the fractional degrees of freedom of Welch's test, its distribution and quantile
+# need the incomplete beta function and its inverse, which are hard to write short and exact. Imported where used.
 
 CONFIDENCE = 0.95
 WELCH_SEEDS = 5  # from here on Welch's degrees of freedom are accurate enough
@@ -45,7 +45,7 @@ class Difference:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, deviation and interval of one value per seed, of which there is at least one."""
+    """Mean, deviation and interval over one value per seed, for one seed or more."""
     mean, n = math.fsum(values) / len(values), len(values)
     if n == 1:
         return Estimate(mean, None, 1, None, None)
@@ -55,7 +55,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def difference(row: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Row minus baseline, values by seed; paired if at least two seeds and half of either row's are common."""
+    """Row minus baseline, from values by seed; paired if they share at least two seeds and half of each one's seeds."""
     common = sorted(row.keys() & baseline.keys())
     if len(common) >= 2 and 2 * len(common) >= max(len(row), len(baseline)):
         return _paired([row[seed] - baseline[seed] for seed in common], scale=abs(baseline[common[0]]))
@@ -98,7 +98,7 @@ def _welch(row: list[float], baseline: list[float]) -> Difference:
 def _tested(mean: float, error: float, freedom: float, n: int, pairing: str, scale: float) -> Difference:
     """The t test of a mean difference with its standard error.
 
-    scale: size of the values themselves; an error that is mere rounding beside it counts as none.
+    scale: size of the values themselves; an error within its rounding counts as zero.
     """
     if error <= 1e-12 * scale:
         return Difference(mean, mean, mean, n, None, None, EXACT)

@@ -1,4 +1,4 @@
-"""A sweep's sweep.csv, best.json and closing table: its leaderboard over seeds, chosen from by the validation split."""
+"""A sweep's sweep.csv, best.json and closing table over seeds; the validation split decides which job is best."""
 
 import os
 from collections import Counter
@@ -16,12 +16,12 @@ from recexp.sweep.folder import ENDED
 from recexp.sweep.outcome import Outcome, command
 from recexp.terminal import columns
 
-N_SETTINGS, N_BEST = 20, 10  # of more settings than N_SETTINGS, the closing table shows the N_BEST best
+N_SETTINGS, N_BEST = 20, 10  # beyond N_SETTINGS settings, the closing table shows only the N_BEST best
 SHOWN = (*(f"test.{name}" for name in HEADLINE), "parameters", "seconds")
 
 
 def write(folder: Path, jobs: list[Outcome]) -> None:
-    """sweep.csv and best.json."""
+    """Writes sweep.csv and best.json."""
     write_text(folder / "sweep.csv", table_csv(jobs))
     if best := best_job(jobs):
         write_json(folder / "best.json", _best(best))
@@ -68,7 +68,7 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
 
 
 def differing(jobs: list[Outcome]) -> list[str]:
-    """The keys of overrides that are not the same in all jobs."""
+    """The override keys whose values differ between jobs."""
     keys = dict.fromkeys(key for job in jobs for key in job.overrides)
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 

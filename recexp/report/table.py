@@ -1,4 +1,4 @@
-"""A leaderboard as a table: cells for people, also those of the page, and values for programs."""
+"""A leaderboard as a table: cells for people, which the page uses too, and values for programs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +32,7 @@ def mean_cell(name: str, estimate: Estimate | None) -> str:
 
 
 def deviation_cell(name: str, estimate: Estimate) -> str:
-    """What follows the mean; nothing if the deviation rounds to 0."""
+    """The deviation that follows the mean; empty if it rounds to 0."""
     deviation = format_value(name, estimate.deviation)
     return f" ± {deviation}" if deviation.strip("-0.,") else ""
 
@@ -81,7 +81,7 @@ def _best(name: str, rows: list[Row]) -> list[int]:
 
 
 def _values(row: Row, board: Leaderboard) -> dict[str, Any]:
-    """Every number in full; a metric's own name is its mean."""
+    """Every number in full; a metric's mean stands under its name alone."""
     values: dict[str, Any] = {key: row.setting.get(key) for key in board.keys} or {"setting": row.name}
     for name in board.columns:
         values |= _expanded(name, row.metrics.get(name), Estimate)

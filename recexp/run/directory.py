@@ -33,11 +33,11 @@ class Run:
     """A run directory that is being written."""
 
     def __init__(self, path: Path, config: Config, made: Sequence[Path]) -> None:
-        """made: as of `make`; empty if the run is resumed, so that no mistake removes it."""
+        """made: the directories that `make` returned; empty if the run is resumed, so that no mistake removes it."""
         self.path, self.monitor, self.logger = path, config.trainer.monitor, guarded(config, path)
         self.made, self.began = made, not made  # began: from now on the directory stays, whatever happens
         self.checkpoints = path / "checkpoints"
-        self.outcome = "interrupted"  # the state it ends in unless metrics.json says another
+        self.outcome = "interrupted"  # the state the run ends in unless metrics.json says otherwise
         self._handler = logging.FileHandler(path / "log.txt", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("recexp")
@@ -49,7 +49,7 @@ class Run:
     @classmethod
     @contextlib.contextmanager
     def open(cls, config: Config, overrides: list[str]) -> Iterator["Run"]:
-        """A new directory, or that of a run to resume. However the block ends, the status tells it.
+        """A new directory, or that of a run to resume. However the block ends, the status says so.
 
         A user's mistake before the first epoch leaves no new directory behind.
         Raises RunError if run.dir is taken, or if a run cannot be resumed.
@@ -91,7 +91,7 @@ class Run:
         return cls(path, config, made=[])
 
     def finished(self) -> dict[str, Any] | None:
-        """The content of metrics.json, if the run has come to its end before."""
+        """The content of metrics.json, if the run had already ended."""
         if metrics := read_json(self.path / "metrics.json"):
             self.outcome = metrics["status"]
         return metrics
@@ -161,7 +161,7 @@ def write_config(path: Path, config: Config, overrides: list[str]) -> None:
 
 
 def check_reopens(path: Path, config: Config) -> None:
-    """Raises RunError if a run has another configuration than this one, or another process is writing it."""
+    """Raises RunError if a run's configuration differs from this one, or another process is writing the run."""
     old, new = _identity(read_config(path)), _identity(to_dict(config))
     if different := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
         key = sorted(different)[0]

@@ -40,7 +40,7 @@ class Record:
 
 
 def read(path: Path) -> Record:
-    """The record of a run directory. Raises RunError if it is none, or a file in it is damaged."""
+    """The record of a run directory. Raises RunError if the path is not one, or a file in it is damaged."""
     metrics = read_json(path / "metrics.json") or {}
     data = (read_json(path / "environment.json") or {}).get("data", {})
     return Record(

@@ -70,7 +70,7 @@ def peak_memory_mb() -> float:
 
 
 def widened(timestamp: np.ndarray) -> np.ndarray:
-    """Integers as int64, whatever type the log has them in."""
+    """Integers as int64, whichever type the log stores."""
     return timestamp.astype(np.int64) if timestamp.dtype.kind == "i" else timestamp
 
 

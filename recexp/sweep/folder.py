@@ -31,12 +31,12 @@ PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep
 
 
 class Stopped(Exception):
-    """A sweep that ends at its first failure, as run.fail_fast says."""
+    """Raised when a sweep ends at its first failure, as run.fail_fast demands."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """overrides and flags: as typed, except where the sweep is."""
+    """overrides and flags: as typed, without run.dir and run.resume."""
 
     folder: Path
     overrides: list[str]
@@ -129,7 +129,7 @@ def find_jobs(folder: Path) -> list[Path]:
 
 
 def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
-    """The folder, and what was made for it."""
+    """The folder, and the directories made for it."""
     if typed is None:
         if resume:
             raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")

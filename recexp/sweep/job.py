@@ -1,4 +1,4 @@
-"""One job of a sweep: a run directory that holds its configuration, trained in whatever process a launcher gives it."""
+"""One job of a sweep: a run directory that holds its configuration, trained in a process that a launcher provides."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(path: Path) -> float:
-    """Trains what the directory says; returns the value of the objective, NaN if that failed.
+    """Trains the directory's configuration; returns the objective, NaN if training failed.
 
     Errors are written to the directory; only signals are raised.
     """
@@ -33,7 +33,7 @@ def run(path: Path) -> float:
 
 
 def settle(path: Path, pid: int, state: str, error: str) -> bool:
-    """Writes how a job ended if its process did not come to do so. Returns whether it was necessary."""
+    """Writes how a job ended if its own process did not. Returns whether that was necessary."""
     status = read_json(path / "status.json")
     if status is not None and (status["state"], status["pid"]) != ("running", pid):
         return False

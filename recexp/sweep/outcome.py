@@ -1,4 +1,4 @@
-"""What came of a sweep's jobs, read from their directories."""
+"""The outcomes of a sweep's jobs, read from their directories."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -54,6 +54,6 @@ def command(job: Outcome) -> str:
     """The shell command that trains a job again outside its sweep."""
     words = [word for word in job.typed if not word.startswith("+sweep=")]
     if len(words) < len(job.typed) and not any(word.startswith("model=") for word in words):
-        words.insert(0, f"model={job.record.config['model.name']}")  # which the sweep's search space had chosen
+        words.insert(0, f"model={job.record.config['model.name']}")  # chosen by the sweep's search space
     flags = [word for word in read_typed(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
     return shlex.join(["recexp", *words, *flags])

@@ -34,12 +34,12 @@ PRELOADED = [
     "matplotlib.figure",
     "recexp.sweep.pool",
 ]
-PATIENCE = 30  # seconds that a job has to end after a signal before it is killed
+PATIENCE = 30  # seconds a job may take to end after a signal before it is killed
 INTERRUPTING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
 def start_server() -> None:
-    """Starts importing in the background; later calls do nothing. The first job starts the server if nobody has."""
+    """Starts the server, which imports in the background; later calls do nothing. Otherwise the first job starts it."""
     from multiprocessing import forkserver
 
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
@@ -48,13 +48,13 @@ def start_server() -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """What Hydra's launchers call. apart: in a separate process, so that the launcher's survives the job's."""
+    """What Hydra's launchers call. apart: run the job in its own process, so that the launcher survives its death."""
 
     sweep: Sweep
     apart: bool = False
 
     def __call__(self, raw: "DictConfig") -> float:
-        """Trains what the directory run.dir says; returns the value of the objective, NaN if that failed."""
+        """Trains the configuration in run.dir; returns the objective, NaN if training failed."""
         path = Path(raw.run.dir)
         if not self.apart:
             return run(path)
@@ -64,7 +64,7 @@ class Task:
 
 
 class Pool:
-    """n_jobs: at once. gpus: CUDA_VISIBLE_DEVICES of the jobs in turn; empty if all see the same."""
+    """n_jobs: how many run at once. gpus: CUDA_VISIBLE_DEVICES for them in turn; empty if all see the same devices."""
 
     def __init__(self, n_jobs: int, gpus: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
         self.gpus, self.environment = gpus, {**os.environ, **(environment or {})}
@@ -72,7 +72,7 @@ class Pool:
         self.running: dict[int, tuple[BaseProcess, Path, int]] = {}  # by sentinel: process, directory, slot
 
     def run(self, paths: Sequence[Path], progress: Progress | None = None, fail_fast: bool = False) -> None:
-        """Trains all jobs. A signal or, with fail_fast, a failure ends this early and interrupts the jobs that run."""
+        """Trains all jobs. A signal or, with fail_fast, a failure ends this early and interrupts the running jobs."""
         start_server()
         waiting = deque(paths)
         try:
@@ -108,7 +108,7 @@ class Pool:
         return path
 
     def _stop(self) -> None:
-        """Ends the jobs that run, and waits for them."""
+        """Ends the running jobs, and waits for them."""
         for process, *_ in self.running.values():
             process.terminate()
         for process, *_ in self.running.values():

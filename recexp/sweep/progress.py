@@ -1,4 +1,4 @@
-"""What a sweep reports as it runs: on a terminal one bar over its jobs and a line per failure, else a line per job."""
+"""A running sweep's reports: on a terminal, one bar over its jobs and a line per failure; elsewhere a line per job."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """paths: of the jobs to come, among all in the sweep's folder. expected: the final number of jobs, if known."""
+    """paths: the directories of the jobs still to run in a sweep. expected: the final number of jobs, if known."""
 
     def __init__(self, paths: Sequence[Path], expected: int = 0) -> None:
         begun = len(find_jobs(paths[0].parent))

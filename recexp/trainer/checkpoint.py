@@ -23,7 +23,7 @@ def save(folder: Path, name: str, tag: str, tensors: dict[str, Tensor], state: d
     target = folder / f"{name}-{tag}.safetensors"
     temporary = folder / f".{target.name}.writing"
     temporary.touch()
-    mode = temporary.stat().st_mode  # as the umask has it, where safetensors lets the owner alone read
+    mode = temporary.stat().st_mode  # as the umask has it; safetensors would let only the owner read
     # Copies, since safetensors refuses tensors that share memory, as tied weights do.
     copies = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     save_file(copies, temporary)
@@ -62,7 +62,7 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Restores the state that `optimizer_tensors` gave."""
+    """Restores the state that `optimizer_tensors` returned."""
     for which, optimizer in enumerate(optimizers):
         saved = optimizer.state_dict()
         prefix = f"optimizer.{which}."

@@ -53,7 +53,7 @@ class Task:
 class Result:
     progress: Progress
     valid: Metrics | None
-    test: Metrics | None  # None, as its scores are, if training was stopped early
+    test: Metrics | None  # None if training was stopped early, like its scores
     test_scores: Scores | None
 
 
@@ -73,8 +73,8 @@ class Trainer:
     ) -> Result:
         """Trains all stages, reloads the epoch that is best on valid and scores it on test, unless stopped early.
 
-        weights: of the named losses. l2: strength of the L2 term of embeddings. optimizers: of modules of the model, by
-        name. Resumes from the recorder's last checkpoint if there is one.
+        weights: of the named losses. l2: strength of the L2 term of embeddings. optimizers: overrides by the
+        name of a module. Resumes from the recorder's last checkpoint if there is one.
         Raises ConfigError for a module that does not exist, FloatingPointError once a loss is no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
@@ -97,7 +97,7 @@ class Trainer:
         return numerics(self.config)
 
     def _fit(self, stage: Fit, task: Task, progress: Progress) -> None:
-        """A stage in closed form."""
+        """Fits a stage in closed form."""
         began = time.perf_counter()
         training = task.batches.training()
         stage.fit(training)
@@ -110,7 +110,7 @@ class Trainer:
         self._save(task.best_name(stage), task, progress)
 
     def _train(self, stage: Train, task: Task, progress: Progress) -> None:
-        """A stage by gradient: its epochs, then the best one reloaded."""
+        """Trains a stage by gradient descent, then reloads its best epoch."""
         config, folder = self.config, task.recorder.checkpoints
         epochs = stage.epochs or config.epochs
         step = Step(stage, task.weights, task.l2, config, task.batches, epochs, task.overrides)
@@ -182,7 +182,7 @@ class Trainer:
         checkpoint.save(task.recorder.checkpoints, name, tag, tensors, progress.saved())
 
     def _resume(self, task: Task) -> Progress:
-        """The progress of the last checkpoint, its weights loaded; the beginning if there is none."""
+        """Loads the last checkpoint's weights and returns its progress; without one, that of a fresh start."""
         saved = checkpoint.load(task.recorder.checkpoints, "last", self.device)
         if saved is None:
             task.recorder.rewind(0)

@@ -15,7 +15,7 @@ from recexp.dataset.batch import Batches, Samples
 from recexp.model import Train, reads_history
 from recexp.trainer.state import Progress, Totals
 
-Take = Callable[[Samples, Progress], dict[str, Tensor]]  # a step, as Step.take
+Take = Callable[[Samples, Progress], dict[str, Tensor]]  # takes a step, like Step.take
 STEPS_BETWEEN_LOOKS = 50  # at the losses: reading one waits for the device
 
 
@@ -41,7 +41,7 @@ def epoch(
 
 
 def set_mode(stage: Train) -> None:
-    """Training mode, but evaluation mode for modules no parameter of which is trained: their statistics stay too."""
+    """Sets training mode, but evaluation mode for modules without a trained parameter: their statistics stay too."""
     stage.model.train()
     for prefix, module in stage.model.named_modules():
         names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters()]
@@ -56,11 +56,11 @@ def progress_bar(rows: int, title: str) -> tqdm:
 
 @contextlib.contextmanager
 def numerics(config: TrainerConfig) -> Iterator[None]:
-    """Threads and determinism as configured, and afterwards as before."""
+    """Sets threads and determinism as configured, and restores them afterwards."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     mode: Any = torch.utils.deterministic
     fill = mode.fill_uninitialized_memory
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses the mode without
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses the mode without it
     torch.set_num_threads(config.threads or threads)
     torch.use_deterministic_algorithms(config.deterministic)
     mode.fill_uninitialized_memory = False  # it costs a pass and changes nothing

@@ -17,9 +17,9 @@ from recexp.trainer.ftrl import FTRL
 def optimizer_overrides(
     config: TrainerConfig, model: nn.Module, optimizers: Mapping[str, Optimizer]
 ) -> dict[Tensor, Optimizer]:
-    """Per-parameter optimizer overrides, from those of a model's modules by name.
+    """Per-parameter optimizer overrides, from optimizers by module name.
 
-    A name may also be that of a parameter; if two names fit, the longer one counts.
+    A name may also be that of a parameter; if two names match, the longer one wins.
     Raises ConfigError for a name without parameters, and for an optimizer that does not go with trainer.sparse.
     """
     named = list(model.named_parameters())

@@ -1,11 +1,11 @@
-"""Where a training is recorded: a run directory, or nowhere."""
+"""Where training is recorded: a run directory, or nowhere."""
 
 from pathlib import Path
 from typing import Any, Protocol
 
 
 class Recorder(Protocol):
-    """Takes the lines of a training; its checkpoints go to a folder."""
+    """Receives one line per epoch; checkpoints go to a folder."""
 
     checkpoints: Path
 

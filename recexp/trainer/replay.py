@@ -18,7 +18,7 @@ from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
 logger = logging.getLogger(__name__)
-WARM_UP = 3  # steps before the graph, in which what is made once, such as the optimizers' state, is made
+WARM_UP = 3  # steps before the graph, to create what is created only once, such as the optimizers' state
 
 
 class Replay:
@@ -27,13 +27,13 @@ class Replay:
     def __init__(self, step: Step, batch_size: int) -> None:
         self.step, self.batch_size = step, batch_size
         self.obstacle = obstacle(step)
-        self.stream = torch.cuda.Stream()  # a graph is recorded, and its steps tried, beside the default stream
+        self.stream = torch.cuda.Stream()  # warm-up and recording run beside the default stream
         self.n_taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self._tell()
 
     def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:
-        """As Step.take; what it returns is overwritten by the next call."""
+        """Like Step.take, but the next call overwrites what is returned."""
         if self.obstacle or len(samples) != self.batch_size:
             return self.step.take(samples, progress)
         self.n_taken += 1
@@ -57,7 +57,7 @@ class Replay:
             self.losses = self.step.optimize(self.step.gather(self.samples))
 
     def _try(self, take: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """A step of the warm-up. The last one checks whether anything waits for the GPU, which no graph can."""
+        """Takes a warm-up step. The last one checks whether anything waits for the GPU, which no graph can do."""
         default = torch.cuda.current_stream()
         self.stream.wait_stream(default)
         with torch.cuda.stream(self.stream), warnings.catch_warnings(record=True) as caught:
@@ -70,7 +70,7 @@ class Replay:
                 torch.cuda.set_sync_debug_mode(before)
         default.wait_stream(self.stream)
         for warning in caught:
-            if "called a synchronizing" in str(warning.message):  # not the one that the mode is a prototype
+            if "called a synchronizing" in str(warning.message):  # not the warning that the mode is a prototype
                 self.obstacle = f"{Path(warning.filename).name}:{warning.lineno} waits for the GPU"
         self._tell()
         return losses

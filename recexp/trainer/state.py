@@ -40,12 +40,12 @@ class Progress:
     best_epoch: int = 0
     best: float | None = None  # monitored value
     bad_epochs: int = 0  # since the best
-    learning_rate_scale: float = 1.0  # what plateaus have left of the learning rate
+    learning_rate_scale: float = 1.0  # product of all reductions on plateaus
     lines: int = 0  # of metrics.jsonl
     finished: bool = False
     stopped: bool = False  # early, by the recorder
     seconds: float = 0.0  # of training and validation, in earlier processes too
-    speeds: list[float] = field(default_factory=list)  # samples per second, each epoch of this stage
+    speeds: list[float] = field(default_factory=list)  # samples per second in each epoch of this stage
     losses: dict[str, float] = field(default_factory=dict)  # of the best epoch
     totals: Totals = field(default_factory=Totals, compare=False)  # of the current epoch
 

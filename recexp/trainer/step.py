@@ -58,7 +58,7 @@ class Step:
         return self.batches.gather(samples, "train", self.max_history)
 
     def set_learning_rates(self, progress: Progress) -> None:
-        """The learning rates of the next step, as the schedule and past plateaus have them."""
+        """Sets the learning rates of the next step, from the schedule and past plateaus."""
         config = self.config
         factor = learning_rate_factor(config.schedule, progress.step, self.n_steps, config.warmup_steps)
         factor = progress.learning_rate_scale * factor
@@ -98,7 +98,7 @@ class Step:
             optimizer.step()
 
     def _counts(self, table: Table) -> Tensor | None:
-        """How often training rows hold each row of a table: (n,); None if the L2 term does not ask for it."""
+        """How often each row of a table occurs in the training rows: (n,); None if the L2 term does not need it."""
         if self.config.l2_rows is L2Rows.all:
             return None
         assert table.origin is not None
@@ -107,7 +107,7 @@ class Step:
 
 
 def trained_parameters(stage: Train) -> list[nn.Parameter]:
-    """Those that a stage trains; all others need no gradient afterwards."""
+    """The parameters that a stage trains; all others stop requiring gradients."""
     trained = []
     for name, parameter in stage.model.named_parameters():
         parameter.requires_grad_(name.startswith(stage.trained))

@@ -1,4 +1,4 @@
-"""The verb `check`: the contract of models, tried on a configuration and reported in words."""
+"""The verb `check`: tests a configuration's model against the contract of models and says what fails."""
 
 import time
 

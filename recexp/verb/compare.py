@@ -1,4 +1,4 @@
-"""The verb `compare`: how two runs differ in configuration and metrics, and whether their predictions really do."""
+"""The verb `compare`: how two runs differ in configuration and metrics, and whether the difference is significant."""
 
 import argparse
 from pathlib import Path

@@ -45,7 +45,7 @@ OUTPUT = option("-o", "--output", metavar="FILE", help="write there, whole or no
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises a mistake as one line, where argparse prints two and exits."""
+    """Raises a one-line error, where argparse would print two lines and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog.removeprefix('recexp ')}: {message} (recexp {self.prog.split()[1]} --help)")

@@ -40,7 +40,7 @@ class Csv(frame.FileReader):
 
 
 class CsvTable:
-    """All columns as strings; Arrow reads, and only an error walks through the rows to find its line."""
+    """All columns as strings. Arrow reads the file; rows are walked through only to find the line of an error."""
 
     def __init__(self, path: Path, separator: str) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """MovieLens 100K: the original archive (a folder or the zip), or tab-separated text with `name:type` headers.
 
-Harper & Konstan 2015, https://grouplens.org/datasets/movielens/100k. Both layouts give the same Raw. The year
-of release is the title's: the date in u.item is that of the release in the USA (Taxi Driver: 16-Feb-1996).
+Harper & Konstan 2015, https://grouplens.org/datasets/movielens/100k. Both layouts give the same Raw. The
+release year comes from the title: the date in u.item is that of the release in the USA (Taxi Driver: 16-Feb-1996).
 """
 
 import hashlib
@@ -131,13 +131,13 @@ def _sheet(table: TextTable, columns: list[str]) -> Sheet:
 
 
 def _with_area(table: TextTable) -> TextTable:
-    """With the first three characters of the zip code, its area, as a column."""
+    """Adds the first three characters of the zip code, its area, as a column."""
     table.frame["zip_area"] = table.frame["zip_code"].str[:3]
     return table
 
 
 def _with_genres_and_year(table: TextTable) -> TextTable:
-    """With a year that is a number or empty, all genres in one column, the first in another; `unknown` is no genre."""
+    """Sets a year (a number or empty), a column of all genres and one of the first; `unknown` is no genre."""
     items = table.frame
     if "genres" in items:
         genres = items["genres"].str.replace(" ", MULTI_SEPARATOR, regex=False)
@@ -192,7 +192,7 @@ def _frame(path: Path, text: str, separator: str, names: list[str], first_line: 
 
 
 def _contents(path: Path) -> dict[str, bytes]:
-    """Name -> bytes of the files of events, users and items, of whichever layout is complete."""
+    """Name -> bytes of the event, user and item files of whichever layout is complete."""
     try:
         if path.is_dir():
             files = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}

@@ -5,18 +5,18 @@ timestamp, of which the planted terms see the last WINDOW. c is an item's catego
 
     P(y = 1) = sigmoid(bias + sum_k strength_k * term_k)
 
-    popularity   effect of the item: its price, its tags and its own draw
+    popularity   effect of the item: of its price, its tags and a random draw of its own
     interaction  A[segment, brand] + B[segment, device]; A and B have mean 0 over each row and each column
     interest     sign of (likes - dislikes) among the history's events of category c; 0 without any
     order        sum_s (n + 1 - 2 s) v[c_s], c_s the category of the s-th last of n events: does v[c] rise or fall?
-    drift        label of the last of the history's events of category c, as -1 or 1; 0 without any
+    drift        label of the history's last event of category c, as -1 or 1; 0 without any
 
-Terms have mean 0 and standard deviation 1 over the N events. `interest` and `drift` depend on labels drawn before, so
-for them this holds about, and with bias 0; they go together, so that the two at once count for more. Strengths decide
-labels alone: users, items and events are the same for all. Age carries nothing beyond the segment.
+Terms have mean 0 and standard deviation 1 over the N events. `interest` and `drift` depend on earlier labels, so for
+them this holds approximately, and at bias 0; the two are correlated, so together they count for more. Strengths affect
+labels only: users, items and events are the same for all strengths. Age carries no information beyond the segment.
 
-Items are drawn by a Zipf law, most of them from one of the user's INTERESTS present categories, each of which is
-exchanged at random times. A share TIED of the events has the timestamp of the user's event before.
+Items are drawn by a Zipf law, most of them from one of the user's INTERESTS current categories, each of which is
+replaced at random times. A share TIED of the events has the timestamp of the user's previous event.
 """
 
 from dataclasses import dataclass, fields
@@ -33,9 +33,9 @@ STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
 
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
 WINDOW = 20  # events of the history that planted terms see, the default of max_history
-INTERESTS = 3  # present categories of a user
-EXCHANGED = 0.05  # chance that a present category gives way to another at an event
-ASTRAY = 0.2  # share of events of any category
+INTERESTS = 3  # current categories of a user
+EXCHANGED = 0.05  # chance that a current category is replaced at an event
+ASTRAY = 0.2  # share of events whose item may be of any category
 ONES = np.array([bits.bit_count() for bits in range(2 ** (WINDOW // 2))], np.int8)
 ZIPF = 0.8  # item frequency ~ rank^-ZIPF; at 1 the first of 1,000 items would take 13 % of all events
 TIED = 0.1
@@ -45,7 +45,7 @@ MEAN_GAP, JOINED_WITHIN = 12 * 3600, 90 * 24 * 3600  # seconds
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Users and items by number from 0."""
+    """Users and items, numbered from 0."""
 
     segment: np.ndarray  # (U,)
     age: np.ndarray  # (U,)
@@ -167,7 +167,7 @@ def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World
 
 
 def draw_items(rng: np.random.Generator, n_categories: int, world: World, first: np.ndarray) -> np.ndarray:
-    """(N,) items: of a category of the user's present interests, or astray: of any."""
+    """(N,) items: of one of the user's current categories or, if astray, of any."""
     n_events = len(first)
     chosen = rng.integers(INTERESTS, size=n_events, dtype=np.int8)
     category = np.empty(n_events, np.int16)
@@ -176,7 +176,7 @@ def draw_items(rng: np.random.Generator, n_categories: int, world: World, first:
         category_of = rng.integers(n_categories, size=spell[-1] + 1, dtype=np.int16)
         np.copyto(category, category_of[spell], where=chosen == interest)
     below = np.concatenate([[0], np.cumsum(world.frequency)])
-    edge = below[np.searchsorted(world.category, np.arange(n_categories + 1))]  # items stand by category
+    edge = below[np.searchsorted(world.category, np.arange(n_categories + 1))]  # items are sorted by category
     astray = rng.random(n_events, dtype=np.float32) < ASTRAY
     low = np.where(astray, 0, edge[category])
     high = np.where(astray, 1, edge[category + 1])
@@ -211,7 +211,7 @@ def interaction(rng: np.random.Generator, world: World, events: Events) -> np.nd
 def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int) -> np.ndarray:
     """A random effect of each pair of values, less its best additive approximation over the pairs that occur.
 
-    What is left sums to 0 over the events of each value of either field: a linear model of the two sees nothing.
+    The rest sums to 0 over the events of each value of either field, so a linear model of the two learns nothing.
     """
     pair = left * n_right + right
     weight = np.sqrt(np.bincount(pair, minlength=n_left * n_right))
@@ -228,7 +228,7 @@ def category_before(events: Events, lag: int) -> np.ndarray:
 
 
 def order(rng: np.random.Generator, n_categories: int, events: Events) -> np.ndarray:
-    """Changes sign when the history comes in reverse, so the set of its events says nothing."""
+    """Changes sign when the history is reversed, so the set of its events alone says nothing."""
     value = np.append(rng.standard_normal(n_categories), 0).astype(np.float32)  # no event: 0
     length = np.minimum(events.before - events.start, WINDOW)
     trend = np.zeros(len(length), np.float32)
@@ -248,9 +248,9 @@ def akin_events(events: Events) -> np.ndarray:
 def draw_labels(
     rng: np.random.Generator, config: Synthetic.Config, events: Events, akin: np.ndarray, logit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels and probabilities of logits that lack `interest` and `drift`, which depend on earlier labels.
+    """(N,) labels and probabilities from logits that lack `interest` and `drift`, which depend on earlier labels.
 
-    First all users' first events, then the second, and so on.
+    Draws all users' first events, then their second, and so on.
     """
     scale = 1 / np.sqrt(max((akin > 0).mean(), 1e-9))  # both terms are -1 or 1 where anything is akin
     threshold = rng.random(len(logit), dtype=np.float32)
@@ -269,12 +269,12 @@ def draw_labels(
 
 
 def interest(liked: np.ndarray, akin: np.ndarray) -> np.ndarray:
-    """Bits of the akin events that were liked, and of all akin events: which kind is in the majority, 1, 0 or -1."""
+    """1 if most akin events were liked, -1 if most were not, else 0; bits of the liked akin events and of all."""
     return np.sign(2 * ones(liked) - ones(akin))
 
 
 def drift(liked: np.ndarray, akin: np.ndarray) -> np.ndarray:
-    """The same bits: whether the last akin event was liked, 1 or -1; 0 without any."""
+    """From the same bits: 1 if the last akin event was liked, -1 if it was not; 0 without any."""
     last = akin & -akin  # the lowest bit
     return np.sign(2 * (liked & last) - last)
 

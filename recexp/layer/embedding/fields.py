@@ -23,7 +23,7 @@ class FeatureEmbedding(nn.Module):
     def __init__(self, schema: Schema, embedding_dim: int, std: float = 0.01) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
-        self.sides: Mapping[str, SideEmbedding] = nn.ModuleDict(  # type: ignore[assignment]  # is one but in name
+        self.sides: Mapping[str, SideEmbedding] = nn.ModuleDict(  # type: ignore[assignment]  # one in all but name
             {
                 name: SideEmbedding(name, side, embedding_dim, std)
                 for name, side in (("user", schema.user), ("item", schema.item), ("context", schema.context))
@@ -82,14 +82,14 @@ class FeatureEmbedding(nn.Module):
     def unique(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
         """The unique values (n,) of `index` (...), all below `size`, and the index (...) that expands them.
 
-        They are all of `size` or, on a GPU, the index itself where that costs less than to look for unique values.
+        All values below `size` or, on a GPU, the index itself, where that costs less than finding the unique values.
         """
         if self.takes_all(side, size, index):
             return torch.arange(size, device=index.device), index
         return unique(index)
 
     def takes_all(self, side: str, size: int, index: Tensor) -> bool:
-        """True if all of `size` cost less than to look for unique ones. A sparse gradient would then name all rows."""
+        """True if all `size` rows cost less than finding unique ones. A sparse gradient would then hold all rows."""
         return index.numel() >= size and not self.sides[side].table.sparse
 
 

@@ -38,14 +38,14 @@ class SequenceEmbedding(nn.Module):
         return self.profile(batch), target, events.expanded()
 
     def events(self, batch: Batch) -> tuple[Tensor, Events]:
-        """Target (B, E) and the history's events, of index (B, L)."""
+        """Target (B, E) and the history's events, with an index (B, L)."""
         together = self.together(batch)
         # Two look-ups: slices of a single one would each have a gradient of its whole size.
         target = lookup(together.vectors, together.index[:, -1])
         return target, Events(together.vectors, together.index[:, :-1])
 
     def together(self, batch: Batch) -> Events:
-        """The history's events and, after the padding, the target: of index (B, L + 1)."""
+        """The history's events and, after the padding, the target, with an index (B, L + 1)."""
         items = batch.catalogue.items
         index = torch.cat([batch.history, batch.target[:, None]], 1)  # (B, L + 1)
         if self.label is None:

@@ -74,7 +74,7 @@ def _source(side: Side) -> Tensor:
 
 
 def _shifts(side: Side) -> list[int]:
-    """What is added to the ids of each column from FIRST on: it closes the gaps that a selection of fields leaves."""
+    """What to add to each column's ids from FIRST on, to close the gaps that a selection of fields leaves."""
     shifts, size = [], 0
     for field in side.fields:
         if not field.numeric:

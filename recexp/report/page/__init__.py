@@ -1,4 +1,4 @@
-"""The report as a page: one HTML file that needs no other, with or without scripts."""
+"""The report as one self-contained HTML file that also works without scripts."""
 
 from importlib.resources import files
 from string import Template

@@ -19,7 +19,7 @@ EXPLAINED = (
 
 
 def calibration(board: Leaderboard) -> Html | None:
-    """One small panel per row, of the first rows that saved predictions. None if no row did."""
+    """A small panel for each of the first N_ROWS rows that saved predictions; None if none of them did."""
     predictions = [(index, row, pooled(row.records)) for index, row in enumerate(board.rows[:N_ROWS])]
     binned = [(index, row, bins(*scored)) for index, row, scored in predictions if scored is not None]
     if not binned:

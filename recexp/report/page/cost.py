@@ -34,7 +34,7 @@ def costs(board: Leaderboard) -> Html | None:
 
 
 def front(points: list[tuple[float, float]], higher_is_better: bool) -> list[int]:
-    """Indices of the points (cost, quality) that no other equals or beats in both, by cost; the first of equals."""
+    """Indices of the Pareto-optimal points (cost, quality), by cost; the first among equal points."""
     sign = 1 if higher_is_better else -1
     best, indices = float("-inf"), []
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):

@@ -55,7 +55,7 @@ def over_seeds(series: Sequence[Sequence[float | None]]) -> list[Point]:
 
 
 def rules(n: int) -> str:
-    """The style sheet by which a box of the legend hides its row's curves, even if no script runs."""
+    """The CSS with which a checkbox of the legend hides its row's curves, even without scripts."""
     return "".join(f"body:has(#show{index}:not(:checked)) .row{index}{{display:none}}" for index in range(n))
 
 
@@ -88,7 +88,7 @@ def _panel(index: int, kind: str, name: str, epochs: list[list[Lines]]) -> Html 
         "svg",
         element("clipPath", window, id=clip),
         frame(x, y, "epoch", whole=True),
-        # The best row last, above the others.
+        # The best row is drawn last, above the others.
         element("g", *reversed(drawn), clip_path=f"url(#{clip})"),
         element("path", class_="cross", d=f"M0 {y.stop}V{y.start}", visibility="hidden"),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -102,7 +102,7 @@ def _panel(index: int, kind: str, name: str, epochs: list[list[Lines]]) -> Html 
 
 
 def _inliers(values: list[float]) -> list[float]:
-    """Without values so far off that nothing else would be visible, such as those of a run that diverges."""
+    """The values except those so far off that nothing else would be visible, as when a run diverges."""
     ordered = sorted(values)
     lower, upper = ordered[len(ordered) // 4], ordered[3 * len(ordered) // 4]
     room = 8 * (upper - lower) or math.inf
@@ -144,7 +144,7 @@ def _lines(points: list[Point], x: Scale, y: Scale) -> tuple[str, str]:
 
 
 def _band(points: list[Point], x: Scale, y: Scale) -> str:
-    """Path around least and greatest, one piece per run of epochs without a gap; empty for one seed."""
+    """Path around the least and greatest values, one piece per gapless stretch of epochs; empty for one seed."""
     if all(point.low == point.high for point in points):
         return ""
     starts = [i for i, point in enumerate(points) if i == 0 or points[i - 1].epoch != point.epoch - 1]

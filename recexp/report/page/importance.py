@@ -11,7 +11,7 @@ from recexp.report.leaderboard import Leaderboard, by_seed
 from recexp.report.page.element import Html, element, join
 from recexp.report.setting import FULL, text
 
-MIN_RUNS, MIN_GROUP = 10, 3  # runs of a key, and of each of its groups; fewer say nothing
+MIN_RUNS, MIN_GROUP = 10, 3  # runs needed per key and per group; fewer say nothing
 N_VALUES, N_BINS = 6, 4  # keys with more numbers than N_VALUES are binned
 EXPLAINED = (
     "Of each key alone: the share of the variance of {metric} over runs that lies between the runs' groups by its "
@@ -34,7 +34,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Influence:
-    """What keys explain that group the runs in the same way."""
+    """The share explained by one key, or by several that group the runs in the same way."""
 
     keys: list[str]
     share: float

@@ -83,7 +83,7 @@ def swatch(row: int) -> Html:
 
 
 def _step(width: float, n: int) -> float:
-    """The round step with the ratio nearest to width / n."""
+    """The round step nearest to width / n in ratio."""
     rough = width / n
     power = 10.0 ** math.floor(math.log10(rough))
     return min((factor * power for factor in (1, 2, 5, 10)), key=lambda step: abs(math.log(step / rough)))

@@ -42,7 +42,7 @@ def _order(board: Leaderboard) -> str | None:
 
 
 def _heading(text: str, first: str | None = None, numeric: bool = False, sorted_by: str | None = None) -> Html:
-    """A column's name, a button that sorts by it. first: the order after one click."""
+    """A column's heading: a button that sorts by the column. first: the order after one click."""
     first = first or ("descending" if numeric else "ascending")
     button = element("button", text, type="button", data_first=first)
     return element("th", button, class_="number" if numeric else None, scope="col", aria_sort=sorted_by)
@@ -80,7 +80,7 @@ def _width(board: Leaderboard, name: str) -> int:
 
 
 def _estimate(name: str, estimate: Estimate | None, width: int) -> Html:
-    """Mean and deviation, which is as wide as the column's widest, so that the means are aligned."""
+    """Mean and deviation, padded to the width of the column's widest so that the means are aligned."""
     mean, deviation = (format_value(name, estimate.mean), deviation_cell(name, estimate)) if estimate else ("-", "")
     small = element("small", deviation, class_="deviation", style=f"width:{width}ch") if width else None
     return _cell(join(mean, small), estimate.mean if estimate else None)
@@ -101,7 +101,7 @@ def _compared(board: Leaderboard, row: Row) -> list[Html]:
 
 
 def _axis(board: Leaderboard) -> Scale | None:
-    """In percent of the cell's width. Wide intervals of few seeds are cut, so that they don't squeeze the rest."""
+    """The axis in percent of the cell's width. Wide intervals of few seeds are cut so as not to squeeze the rest."""
     values = [value for row in board.rows for value in by_seed(row.records, board.metric).values()]
     estimates = [row.metrics[board.metric] for row in board.rows if board.metric in row.metrics]
     values += [estimate.mean for estimate in estimates]

@@ -22,7 +22,7 @@ def differences(board: Leaderboard) -> Html | None:
 
 
 def common(records: list[Record]) -> dict[str, Any]:
-    """The keys that all runs have with the same value, except where the runs are."""
+    """The keys that have the same value in all runs, without the runs' locations."""
     first, *others = [record.config for record in records] or [{}]
     keys = [key for key in first if not key.startswith("run.") and all(key in config for config in others)]
     return {key: first[key] for key in keys if all(config[key] == first[key] for config in others)}
