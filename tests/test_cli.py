@@ -363,7 +363,7 @@ def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
         "user,item,label,timestamp\n" + "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(200))
     )
     code = (
-        "import os; import recexp.experiment as e\ne.build = lambda config: os.kill(os.getpid(), 9)\n"
+        "import os; import recexp.experiment as e\ne.load = lambda config: os.kill(os.getpid(), 9)\n"
         f"from recexp.cli import run; run({typed[2:]!r} + ['model=fm', 'dataset.cache_dir=null'])"
     )
     python(code, empty)
