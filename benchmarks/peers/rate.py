@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from worker import Job, report, timed
 
-from recexp.layer.product import times
+from recexp.kernel.linear import times
 
 SECONDS = 0.2  # of measurement per product
 
