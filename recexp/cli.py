@@ -93,6 +93,6 @@ def train(arguments: list[str]) -> int:
 def _train_composed(raw: "DictConfig") -> None:
     config, overrides = check_composed(raw)
     log_to_terminal()
-    from recexp.experiment import train
+    from recexp.experiment import train_checked
 
-    train(config, overrides)
+    train_checked(config, overrides)

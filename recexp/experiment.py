@@ -48,13 +48,18 @@ def _build(config: Config) -> Experiment:
     return Experiment(config, dataset, model, trainer)
 
 
+def train(config: Config) -> dict[str, Any]:
+    """As `train_checked`, of a configuration that Python code may have changed since it was checked."""
+    recheck(config)
+    return train_checked(config)
+
+
 @terminable()
-def train(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
+def train_checked(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes one run directory; returns the content of metrics.json.
 
     Raises UserError, leaving nothing behind if training had not begun; a run's status.json says how it ended.
     """
-    recheck(config)
     resolve_device(config.device)
     with Run.open(config, overrides or []) as run:
         if metrics := run.finished():

@@ -19,15 +19,15 @@ def run(path: Path) -> float:
 
     Errors are written to the directory; only signals are raised.
     """
-    from recexp.experiment import train
+    from recexp.experiment import train_checked
     from recexp.validate import read
 
     try:
-        train(read(path))
+        train_checked(read(path))
     except (Exception, SystemExit) as error:
         message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         if settle(path, os.getpid(), "failed", message) and not isinstance(error, UserError):
-            traceback.print_exc()  # train has written other errors to log.txt
+            traceback.print_exc()  # train_checked has written other errors to log.txt
         logger.error("%s: %s", path, message)
     return objective(path)
 

@@ -23,8 +23,8 @@ def run(arguments: list[str]) -> int:
         from hydra_plugins.recexp_launcher._entry import resume_sweep
 
         return resume_sweep(path)
-    from recexp.experiment import train
+    from recexp.experiment import train_checked
     from recexp.validate import read
 
-    train(read(path))
+    train_checked(read(path))
     return 0
