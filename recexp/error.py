@@ -20,6 +20,10 @@ class RunError(UserError):
     """A run directory that is missing, taken or not what the command needs."""
 
 
+class DamagedFile(RunError):
+    """A file whose content is not what was written."""
+
+
 def choices(wrong: str, allowed: Iterable[str]) -> str:
     """The nearest right spelling of `wrong`, if any, and what is allowed, cut after 30 names."""
     allowed = sorted(allowed)

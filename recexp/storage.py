@@ -1,0 +1,273 @@
+"""The one way in which files are written: whole or not at all, and what is read again carries a checksum.
+
+A file is written under a random name beside its own, synced, renamed and its directory synced, so neither a kill nor a
+power loss leaves half of it. Names that somebody else has prepared, such as links, are never followed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from recexp.error import DamagedFile
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if it is there, is seven times as fast
+SEAL = "# checksum: "
+SEALED = re.compile(rb"checksum|[0-9a-f]{32}\W*\Z")  # one of the two survives damage in one place
+LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+LOCK_SECONDS = 0.5  # to wait for a lock: who only looks holds it for less
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing, that takes the place of `path` when the block ends; an error leaves `path` alone.
+
+    Raises OSError.
+    """
+    temporary = _temporary(path)
+    try:
+        with _create(temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name when the block ends; a reader sees all of it or nothing.
+
+    Raises OSError if it cannot be written or another process was faster.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        _sync(temporary)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, value: dict[str, Any], checksum: bool = True) -> None:
+    """JSON with its checksum as the last member, for `read_json`; without one if another file holds it."""
+    write_text(path, _json(value | {"checksum": digest(_json(value).encode())} if checksum else value))
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """YAML, keys in their order, with its checksum in a comment on the last line, for `read_yaml`."""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    write_text(path, f"{text}{SEAL}{digest(text.encode())}\n")
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Appends a line of JSON with its own check, for `read_lines`; what was torn before gets a line of its own."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+        torn = file.seek(0, os.SEEK_END) > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        file.write(b"\n" * torn + _line(value).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
+    """Replaces a file of `append_line`."""
+    write_text(path, "".join(map(_line, values)))
+
+
+def sync_folder(path: Path) -> None:
+    """Makes what was renamed in a folder survive a power loss; a file system that cannot is left as it is."""
+    with contextlib.suppress(OSError):
+        _sync(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left under temporary names. Only who has the folder's lock may."""
+    for path in folder.rglob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+# Reading
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content without its checksum; of a file without one, as earlier versions wrote it, what is there.
+
+    Raises FileNotFoundError, or DamagedFile if the content is not what was written.
+    """
+    try:
+        content = read_bytes(path)
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: damaged ({error}).") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{path}: damaged (holds no keys).")
+    if SEALED.search(content) and value.pop("checksum", None) != digest(_json(value).encode()):
+        raise DamagedFile(f"{path}: damaged (its content is not that of its checksum).")
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """The content; of a file without a checksum, as a user or an earlier version wrote it, what is there.
+
+    Raises FileNotFoundError, or DamagedFile if the content is not what was written.
+    """
+    try:
+        content = read_bytes(path)
+        body, _, last = content.rpartition(SEAL.encode())
+        if SEALED.search(content) and last != f"{digest(body)}\n".encode():
+            raise DamagedFile(
+                f"{path}: damaged or edited (its content is not that of the checksum on its last line); "
+                "if you have edited it, remove that line."
+            )
+        return yaml.load(content.decode(), Loader=LOADER)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise DamagedFile(f"{path}: damaged ({str(error).splitlines()[0]}).") from error
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines that are whole, and the numbers (from 1) of those that are not; nothing if there is no file."""
+    try:
+        lines = read_bytes(path).split(b"\n")
+    except FileNotFoundError:
+        return [], []
+    values = [_value(line) for line in lines]
+    torn = [number for number, (line, value) in enumerate(zip(lines, values, strict=True), 1) if line and value is None]
+    return [value for value in values if value is not None], torn
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises OSError, also for a pipe or a device, which may never end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not os.path.isfile(path):
+            raise OSError(f"{path} is no file")
+        return file.read()
+
+
+def digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a file's content, read in pieces."""
+    total = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            total.update(piece)
+    return total.hexdigest()
+
+
+# Locks
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[bool]:
+    """Holds a folder's lock until the block or the process ends; yields whether it was to be had.
+
+    A file system without locks gives no protection: True then.
+    """
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield _acquired(lock)
+    finally:
+        os.close(lock)
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Whether a process holds the folder's lock; None if the file system has no locks."""
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return False
+
+
+def _acquired(lock: int) -> bool:
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+        except OSError:
+            return True
+
+
+def _create(path: Path) -> BinaryIO:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    return open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o666))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value | {"check": _check(value)}) + "\n"
+
+
+def _value(line: bytes) -> dict[str, Any] | None:
+    """What a line holds, without its check; None if it is torn. Lines of earlier versions have no check."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return value if value.pop("check", None) in (None, _check(value)) else None
+
+
+def _check(value: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(value).encode()):08x}"
