@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("config", "error", "groups", "process", "registry", "storage", "terminal", "tree")  # single files that import no room
+# Single files that import no room.
+GROUND = ("config", "error", "groups", "process", "registry", "storage", "terminal", "tree")
 FLOORS = (  # from the top
     ("__init__", "__main__", "cli", "verb"),
     ("hydra_plugins",),
