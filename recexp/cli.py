@@ -7,9 +7,9 @@ import traceback
 from typing import TYPE_CHECKING
 
 from recexp.compose import OWN, call_hydra, check_composed
-from recexp.error import ConfigError, Terminated, UserError, choices
+from recexp.error import ConfigError, Failure, Terminated, UserError, choices, disk_line
 from recexp.process import own_process
-from recexp.terminal import log_to_terminal
+from recexp.terminal import log_to_terminal, say, silence
 from recexp.verb import VERBS, load
 from recexp.verb.help import help_text, verb_help
 
@@ -20,31 +20,42 @@ if TYPE_CHECKING:
 def main() -> None:
     """The entry point of the command `recexp`."""
     own_process()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads the last lines; the exit code is the same
+        silence(sys.stdout)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Does what the arguments say; returns the exit code. A user's mistake is one line on stderr."""
-    full = os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0")
     try:
         return _dispatch(arguments)
     except UserError as error:
-        if full:
-            traceback.print_exc()
-        print(f"recexp: {error}", file=sys.stderr)
-        return 2
+        return _failed(2, str(error))
+    except Failure as error:
+        return _failed(1, str(error))
     except KeyboardInterrupt:
-        print("recexp: interrupted", file=sys.stderr)
-        return 130
+        return _failed(130, "interrupted", traced=False)
     except Terminated:
-        print("recexp: terminated", file=sys.stderr)
-        return 143
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(143, "terminated", traced=False)
+    except BrokenPipeError:  # the reader of what a verb prints, such as head, has gone
+        silence(sys.stdout)
         return 0
+    except OSError as error:
+        return _failed(1, disk_line(error))
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _failed(code: int, message: str, traced: bool = True) -> int:
+    """Prints what went wrong, below its traceback if HYDRA_FULL_ERROR asks for that; returns the exit code."""
+    if traced and os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0"):
+        traceback.print_exc()
+    say(f"recexp: {message}", sys.stderr)
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -24,6 +24,23 @@ class DamagedFile(RunError):
     """A file whose content is not what was written."""
 
 
+class Failure(Exception):
+    """What ended a run without a mistake of the user's, such as a full disk: one line, and exit code 1."""
+
+
+def disk_line(error: OSError) -> str:
+    """What the system could not do, in one line: the file and the reason."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def signal_behind(error: BaseException | None) -> BaseException | None:
+    """The signal that an error comes from, as where a library turns KeyboardInterrupt into an error of its own."""
+    while error and not isinstance(error, KeyboardInterrupt | Terminated):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def choices(wrong: str, allowed: Iterable[str]) -> str:
     """The nearest right spelling of `wrong`, if any, and what is allowed, cut after 30 names."""
     allowed = sorted(allowed)

@@ -39,16 +39,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises OSError.
     """
     temporary = _temporary(path)
-    try:
-        with _create(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    with _naming(path):
+        try:
+            with _create(temporary) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     sync_folder(path.parent)
 
 
@@ -58,17 +59,18 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises OSError if it cannot be written or another process was faster.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
-        os.rename(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                _sync(file)
+            _sync(temporary)
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(path.parent)
 
 
@@ -90,8 +92,8 @@ def write_yaml(path: Path, value: Any) -> None:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Appends a line of JSON with its own check, for `read_lines`; what was torn before gets a line of its own."""
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-    with open(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    with _naming(path), open(path, "r+b", opener=lambda name, _: open_own(name, flags)) as file:
         torn = file.seek(0, os.SEEK_END) > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
         file.write(b"\n" * torn + _line(value).encode())
         file.flush()
@@ -103,20 +105,35 @@ def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
     write_text(path, "".join(map(_line, values)))
 
 
+def open_own(path: str | Path, flags: int) -> int:
+    """A descriptor of a file that is no link. Raises OSError."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 def sync_folder(path: Path) -> None:
     """Makes what was renamed in a folder survive a power loss; a file system that cannot is left as it is."""
     with contextlib.suppress(OSError):
         _sync(path)
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """What killed processes left in a folder under temporary names, and what living ones are writing."""
+    return [path for path in folder.glob(".*.tmp") if LEFTOVER.fullmatch(path.name)]
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left under temporary names. Only who has the folder's lock may."""
-    for path in folder.rglob(".*.tmp"):
-        if LEFTOVER.fullmatch(path.name):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+    """Removes the leftovers of killed processes. Only who has the folder's lock may."""
+    for path in leftovers(folder):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a folder, as far as it can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 # Reading
@@ -125,10 +142,10 @@ def remove_leftovers(folder: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The content without its checksum; of a file without one, as earlier versions wrote it, what is there.
 
-    Raises FileNotFoundError, or DamagedFile if the content is not what was written.
+    Raises FileNotFoundError, or DamagedFile if it cannot be read or the content is not what was written.
     """
+    content = _content(path)
     try:
-        content = read_bytes(path)
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path}: damaged ({error}).") from error
@@ -142,10 +159,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """The content; of a file without a checksum, as a user or an earlier version wrote it, what is there.
 
-    Raises FileNotFoundError, or DamagedFile if the content is not what was written.
+    Raises FileNotFoundError, or DamagedFile if it cannot be read or the content is not what was written.
     """
+    content = _content(path)
     try:
-        content = read_bytes(path)
         body, _, last = content.rpartition(SEAL.encode())
         if SEALED.search(content) and last != f"{digest(body)}\n".encode():
             raise DamagedFile(
@@ -160,7 +177,7 @@ def read_yaml(path: Path) -> Any:
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The lines that are whole, and the numbers (from 1) of those that are not; nothing if there is no file."""
     try:
-        lines = read_bytes(path).split(b"\n")
+        lines = _content(path).split(b"\n")
     except FileNotFoundError:
         return [], []
     values = [_value(line) for line in lines]
@@ -176,17 +193,30 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
+def _content(path: Path) -> bytes:
+    """Raises FileNotFoundError, or DamagedFile for any other reason not to read it."""
+    try:
+        return read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DamagedFile(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
 def digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file's content, read in pieces."""
-    total = hashlib.blake2b(digest_size=16)
+    """The digest of a file's content, read in pieces; for large ones SHA-256, for which processors have instructions.
+
+    Raises OSError.
+    """
+    total = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(2**20):
             total.update(piece)
-    return total.hexdigest()
+    return total.hexdigest()[:32]
 
 
 # Locks
@@ -219,6 +249,40 @@ def is_locked(folder: Path) -> bool | None:
     return False
 
 
+@contextlib.contextmanager
+def lock_file(path: Path, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock of a name until the block or the process ends, and then removes the file that stands for it.
+
+    Yields whether it was to be had; who waits always gets it. Raises OSError if the file cannot be made or locked.
+    """
+    lock = _locked_file(path, wait)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            path.unlink(missing_ok=True)
+            os.close(lock)
+
+
+def _locked_file(path: Path, wait: bool) -> int | None:
+    """The descriptor of the locked file that has this name now; the one before may have gone with its lock."""
+    while True:
+        lock = open_own(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.lstat(path)):
+                return lock
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
 def _acquired(lock: int) -> bool:
     end = time.monotonic() + LOCK_SECONDS
     while True:
@@ -234,8 +298,18 @@ def _acquired(lock: int) -> bool:
 
 
 def _create(path: Path) -> BinaryIO:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    return open(path, "wb", opener=lambda name, _: os.open(name, flags, 0o666))
+    return open(path, "wb", opener=lambda name, _: open_own(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system in writing a file name it, where they would name none or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _temporary(path: Path) -> Path:

@@ -1,7 +1,10 @@
 """The terminal: log lines, and text in columns."""
 
+import contextlib
 import logging
+import os
 import sys
+from typing import TextIO
 
 
 class Terminal(logging.Handler):
@@ -9,9 +12,23 @@ class Terminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
-            print(f"{record.levelname}: {record.getMessage()}", file=sys.stderr, flush=True)
+            say(f"{record.levelname}: {record.getMessage()}", sys.stderr)
         else:
-            print(record.getMessage(), flush=True)
+            say(record.getMessage(), sys.stdout)
+
+
+def say(line: str, stream: TextIO) -> None:
+    """Prints a line. Where nobody reads any more, as after `| head -1`, it is dropped, and the program goes on."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Drops what a stream still holds and what is printed to it from now on."""
+    with contextlib.suppress(OSError, ValueError):  # it has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def log_to_terminal() -> None:

@@ -60,7 +60,7 @@ def rates(n: int) -> list[dict[str, Any]]:
 def job(folder: Path, number: int, *typed: str, auc: float | None = None, state: str = "finished",
         monitor: str = "auc", seed: int = 0, **valid: float) -> None:  # fmt: skip
     """A job's directory in a sweep's folder. valid: further validation metrics."""
-    (folder / "sweep.yaml").write_text(yaml.safe_dump({"flags": ["-m", "--config-dir", "my conf"]}))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({"overrides": [], "flags": ["-m", "--config-dir", "my conf"]}))
     path = folder / f"{number}-job"
     path.mkdir()
     config: dict[str, Any] = {
@@ -78,5 +78,6 @@ def job(folder: Path, number: int, *typed: str, auc: float | None = None, state:
     (path / "environment.json").write_text('{"data": {"fingerprint": "abc123", "events": "abc123"}}')
     if state in ("finished", "pruned"):
         test = {"auc": auc, "gauc": None, "logloss": 0.5} if state == "finished" else {}
-        metrics = {"valid": {"auc": auc, **valid}, "test": test, "parameters": 1200, "seconds": 2.5}
+        metrics = {"train": {}, "valid": {"auc": auc, **valid}, "test": test, "parameters": 1200, "seconds": 2.5,
+                   "best_epoch": 1, "epochs": 1, "samples_per_second": 9.0, "peak_memory_mb": 50.0}  # fmt: skip
         (path / "metrics.json").write_text(json.dumps(metrics))

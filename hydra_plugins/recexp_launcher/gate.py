@@ -18,9 +18,9 @@ from omegaconf import DictConfig, open_dict
 from recexp.compose import compose_job
 from recexp.error import UserError
 from recexp.process import cores
-from recexp.run.directory import check_reopens
+from recexp.run.directory import check_data, check_reopens
 from recexp.run.read import read_config
-from recexp.sweep.folder import PLACE, Job, Stopped, begin, check_data, find_job, job_path, quoted
+from recexp.sweep.folder import PLACE, Job, Stopped, begin, find_job, job_path, quoted
 from recexp.sweep.job import objective
 from recexp.sweep.pool import Task
 
@@ -96,7 +96,7 @@ class Gate(Launcher):
         options = repr(job.config.dataset)
         if options not in self.fingerprints:
             self.fingerprints[options] = load(job.config.dataset).fingerprint
-        check_data(job, self.fingerprints[options])
+        check_data(job.path, self.fingerprints[options])
 
     def _announce(self, n_jobs: int, n_left: int) -> None:
         if not self.announced:

@@ -11,11 +11,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from recexp.error import ConfigError
+from recexp.metric.table import is_number
 
 
 class Processes(Launcher):
-    def __init__(self, n_jobs: int) -> None:
-        self.n_jobs = n_jobs
+    def __init__(self, n_jobs: int, job_timeout: float | None = None) -> None:
+        self.n_jobs, self.job_timeout = n_jobs, job_timeout
         self.environment: dict[str, str] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -23,6 +24,8 @@ class Processes(Launcher):
 
         if not isinstance(self.n_jobs, int) or self.n_jobs < 1:
             raise ConfigError(f"hydra.launcher.n_jobs = {self.n_jobs}: must be 1 or more.")
+        if self.job_timeout is not None and not (is_number(self.job_timeout) and self.job_timeout > 0):
+            raise ConfigError(f"hydra.launcher.job_timeout = {self.job_timeout}: must be seconds above 0, or null.")
         self.environment, self.sweep = dict(config.hydra.job.env_set), config.hydra.sweep
         start_server()  # it imports while the gate checks the jobs
 
@@ -33,7 +36,7 @@ class Processes(Launcher):
         paths = [directory(overrides) for overrides in job_overrides]
         fail_fast = any("++run.fail_fast=true" in overrides for overrides in job_overrides)
         with Progress(paths, self.sweep.get("n_jobs", 0)) as progress:  # a search knows how many jobs there will be
-            Pool(self.n_jobs, gpus(), self.environment).run(paths, progress, fail_fast)
+            Pool(self.n_jobs, gpus(), self.environment, self.job_timeout).run(paths, progress, fail_fast)
         return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in job_overrides]
 
 

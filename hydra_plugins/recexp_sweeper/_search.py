@@ -17,9 +17,8 @@ from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
 from recexp.compose import one_line
 from recexp.config import Config
 from recexp.error import ConfigError, UserError
-from recexp.run.read import read_json
-from recexp.run.status import read_status
-from recexp.sweep.folder import ENDED
+from recexp.run.status import ENDED
+from recexp.sweep.outcome import read_outcome
 
 logger = logging.getLogger("recexp.search")
 
@@ -141,22 +140,19 @@ class Search:
 
     def _tell(self, job: Job, pruned: bool) -> None:
         path = directory(self.folder, job.number)
-        status = read_status(path) if path else {"state": "missing", "error": "left no directory"}
-        metrics = (read_json(path / "metrics.json") if path else None) or {"valid": {}, "test": {}}
-        value = metrics["valid"].get(self.objective)
-        test = {f"test.{name}": score for name, score in metrics["test"].items()}
-        attributes = {
-            "directory": path and path.name,
-            "state": status["state"],
-            f"valid.{self.objective}": value,
-            **test,
-        }
+        outcome = read_outcome(path) if path else None
+        state, error = (outcome.record.state, outcome.error) if outcome else ("missing", "left no directory")
+        metrics = outcome.record.metrics if outcome else {}
+        objective = f"valid.{self.objective}"
+        value = metrics.get(objective)
+        test = {name: score for name, score in metrics.items() if name.startswith("test.")}
+        attributes = {"directory": path and path.name, "state": state, objective: value, **test}
         for name, attribute in attributes.items():
             if attribute is not None:
                 job.trial.set_user_attr(name, attribute)
-        if status["state"] not in ENDED:
-            self._fail(job.trial, status["error"] or f"ended as {status['state']}")
-        elif pruned or status["state"] == "pruned":
+        if state not in ENDED:
+            self._fail(job.trial, error or f"ended as {state}")
+        elif pruned or state == "pruned":
             self.study.tell(job.trial, state=TrialState.PRUNED)
         elif value is None:
             self._fail(job.trial, f"valid {self.objective} cannot be computed")

@@ -10,6 +10,7 @@ from types import TracebackType
 import optuna
 
 from recexp.run.read import read_epochs
+from recexp.storage import write_text
 
 LOOK_SECONDS = 0.25  # between two looks at the directories
 
@@ -59,7 +60,7 @@ class Watch:
         """Reports what is new."""
         for job in self.jobs:
             path = directory(self.folder, job.number)
-            for line in read_epochs(path) if path else []:
+            for line in read_epochs(path)[0] if path else []:
                 if line["last_stage"] and line["epoch"] > self.reported[job.number] and job.number not in self.pruned:
                     self._report(job, line["epoch"], line["valid"].get(self.objective))
 
@@ -80,7 +81,7 @@ class Watch:
         self.pruned.add(job.number)
         path = directory(self.folder, job.number)
         if path and not (path / "metrics.json").exists():
-            (path / "stop").touch()
+            write_text(path / "stop", "")
 
 
 def directory(folder: Path, number: int) -> Path | None:

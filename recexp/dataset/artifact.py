@@ -5,6 +5,7 @@ events from the last `max_history` before the first held-out row onwards. It kee
 prepared data share the files through hard links if the file system has them.
 """
 
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -12,16 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from recexp.dataset import store
+from recexp.dataset import cache, store
 from recexp.dataset.config import DatasetConfig, HistoryKind
 from recexp.dataset.log import Dataset, Log
+from recexp.error import DamagedFile
+from recexp.storage import new_folder, remove
+
+logger = logging.getLogger(__name__)
 
 
 def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
-    """Writes the folder, unless it is there already."""
-    if folder.exists():
+    """Writes the folder, unless it is there already and whole."""
+    if _is_whole(folder, alone=True):
         return
-    with store.whole_or_nothing(folder) as temporary:
+    with new_folder(folder) as temporary:
         if (shared := _shared(dataset, config)) is None:
             store.write(temporary, reduced(dataset, config))
         else:
@@ -30,7 +35,7 @@ def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """The dataset that `save` kept. Raises one of store.UNREADABLE if it is missing or damaged."""
+    """The dataset that `save` kept. Raises DamagedFile if it is missing or damaged."""
     return store.read(folder)
 
 
@@ -62,13 +67,27 @@ def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
     if dataset.folder is None:
         return None
     shared = dataset.folder / f"run-{config.history.name}-{config.max_history}"
-    if not shared.is_dir():
+    if not _is_whole(shared):
         try:
-            with store.whole_or_nothing(shared) as temporary:
-                store.write(temporary, reduced(dataset, config))
+            with cache.alone(shared):
+                if not _is_whole(shared, alone=True):
+                    with new_folder(shared) as temporary:
+                        store.write(temporary, reduced(dataset, config))
         except OSError:  # a cache that cannot be written, or another process was faster
-            return shared if shared.is_dir() else None
+            return shared if _is_whole(shared) else None
     return shared
+
+
+def _is_whole(folder: Path, alone: bool = False) -> bool:
+    """Whether a folder holds what was written. alone: if not, it is removed, and a warning says so."""
+    try:
+        store.check(folder)
+        return True
+    except DamagedFile as error:
+        if alone and os.path.lexists(folder):
+            logger.warning("%s It is written anew.", error)
+            remove(folder)
+        return False
 
 
 def _link(source: Path, target: Path) -> None:

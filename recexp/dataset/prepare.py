@@ -37,7 +37,7 @@ def load(config: Any) -> Dataset:
     key = cache.key(_preparation(config), reader.fingerprint())
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
-            if (dataset := cache.read(config.cache_dir, key)) is None:
+            if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
     if config.split.kind is SplitKind.random and isinstance(dataset.log, Log):
         logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")

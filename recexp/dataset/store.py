@@ -1,21 +1,22 @@
-"""A dataset as a folder of files: one .npy per array, the encoder, and a JSON file of schema and facts."""
+"""A dataset as a folder of files: one .npy per array, the encoder, and a JSON file of schema, facts and checksums."""
 
-import contextlib
-import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recexp.dataset.encoder import Encoder
+from recexp.dataset.encoder import FILE, Encoder
 from recexp.dataset.log import Dataset, from_arrays
 from recexp.dataset.schema import Schema
+from recexp.error import DamagedFile
+from recexp.process import cores
+from recexp.storage import file_digest, read_json, write_json
 
-# What `read` raises if a file is missing or damaged.
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+ABOUT = "dataset.json"
+# What wrong content raises where it is used, if nothing has told before.
+STRANGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write(folder: Path, dataset: Dataset) -> None:
@@ -24,40 +25,51 @@ def write(folder: Path, dataset: Dataset) -> None:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     dataset.encoder.save(folder)
+    names = sorted([*(f"{name}.npy" for name in arrays), FILE])
     saved = {
         "fingerprint": dataset.fingerprint,
         "schema": dataset.schema.to_dict(),
         "facts": dataset.facts,
         "arrays": sorted(arrays),
+        "digests": dict(zip(names, _digests(folder, names), strict=True)),
     }
-    (folder / "dataset.json").write_text(json.dumps(saved, indent=1), "utf-8")
+    write_json(folder / ABOUT, saved)
 
 
 def read(folder: Path) -> Dataset:
-    """The dataset of a folder, its arrays memory-mapped. Raises one of UNREADABLE."""
-    saved = json.loads((folder / "dataset.json").read_text("utf-8"))
-    # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
-    return Dataset(
-        log=from_arrays(arrays),
-        schema=Schema.from_dict(saved["schema"]),
-        encoder=Encoder.load(folder),
-        facts=saved["facts"],
-        fingerprint=saved["fingerprint"],
-        folder=folder,
-    )
-
-
-@contextlib.contextmanager
-def whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A new folder under a temporary name, renamed at the end: a reader sees all of it or nothing.
-
-    Raises OSError if it cannot be written or another process was faster.
-    """
-    temporary = folder.parent / f".writing-{uuid.uuid4().hex}"
-    temporary.mkdir(parents=True)
+    """The dataset of a folder, its arrays memory-mapped. Raises DamagedFile if it is not what was written."""
+    saved = check(folder)
     try:
-        yield temporary
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
+        return Dataset(
+            log=from_arrays(arrays),
+            schema=Schema.from_dict(saved["schema"]),
+            encoder=Encoder.load(folder),
+            facts=saved["facts"],
+            fingerprint=saved["fingerprint"],
+            folder=folder,
+        )
+    except STRANGE as error:
+        raise DamagedFile(f"{folder}: damaged ({type(error).__name__}: {error}).") from error
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """The content of dataset.json, once all files are what it says. Raises DamagedFile for one that is not."""
+    try:
+        saved = read_json(folder / ABOUT)
+        digests = saved.get("digests", {})  # earlier versions wrote none
+        damaged = [
+            name for name, found in zip(digests, _digests(folder, digests), strict=True) if found != digests[name]
+        ]
+    except (OSError, AttributeError, TypeError) as error:
+        raise DamagedFile(f"{folder}: cannot be read ({error}).") from error
+    if damaged:
+        raise DamagedFile(f"{folder / damaged[0]}: damaged (its content is not that of its checksum).")
+    return saved
+
+
+def _digests(folder: Path, names: Collection[str]) -> list[str]:
+    """The digests of files, several at once: hashing leaves the interpreter free."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(lambda name: file_digest(folder / name), names))

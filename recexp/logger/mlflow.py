@@ -1,8 +1,6 @@
 """MLflow: a run in an experiment, on a server, in a database or in a local SQLite file."""
 
 import contextlib
-import fcntl
-import json
 import os
 import re
 import time
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recexp.config import require
 from recexp.logger import LoggerConfig, require_package
 from recexp.registry import register
+from recexp.storage import lock_file, read_json, write_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -52,8 +51,7 @@ def _alone(uri: str) -> Iterator[None]:
         return
     database = _database(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+    with lock_file(database.with_name(f"{database.name}.lock")):
         yield
 
 
@@ -113,10 +111,10 @@ class MLflow:
         """The run that mlflow.json names, if the store has it."""
         from mlflow.exceptions import MlflowException
 
-        if not (note := self.path / NOTE).exists():
-            return None
         try:
-            run = self.client.get_run(json.loads(note.read_text("utf-8"))["run_id"])
+            run = self.client.get_run(read_json(self.path / NOTE)["run_id"])
+        except FileNotFoundError:
+            return None
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -130,7 +128,7 @@ class MLflow:
         name = self.config.run_name or self.path.absolute().name
         tags = {"mlflow.source.name": "recexp", "directory": str(self.path.absolute()), **self.config.tags}
         run = self.client.create_run(self._experiment(), run_name=name, tags=tags)
-        (self.path / NOTE).write_text(json.dumps({"run_id": run.info.run_id}) + "\n", "utf-8")
+        write_json(self.path / NOTE, {"run_id": run.info.run_id})
         return run
 
     def _experiment(self) -> str:

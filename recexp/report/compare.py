@@ -35,7 +35,7 @@ def tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]
     """Changes of test metrics by name, and how they were tested. Raises RunError for predictions of different rows."""
     first, second = a.predictions(), b.predictions()
     if first is None or second is None:
-        return {}, f"no p: {(a if first is None else b).path} has no predictions.parquet"
+        return {}, f"no p: {(a if first is None else b).path} has no predictions.parquet to read"
     from recexp.report import bootstrap  # numpy
 
     require_same_rows(a, first, b, second)

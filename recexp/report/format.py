@@ -11,7 +11,7 @@ from typing import Any
 
 from recexp.error import RunError
 from recexp.report.setting import text
-from recexp.run.write import write_text
+from recexp.storage import write_text
 from recexp.terminal import columns
 
 ENDINGS = {".csv": "csv", ".json": "json", ".md": "markdown", ".tex": "latex", ".html": "html"}

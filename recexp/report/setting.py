@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from recexp.run.identity import DATA_PATHS
 from recexp.run.record import Record
 
 NAMES = {f"{group}.name": group for group in ("model", "dataset", "trainer")}
@@ -12,7 +13,6 @@ FULL = {short: full for full, short in NAMES.items()}
 # Keys outside a setting: the seed, a run's location and device, what a sweep does with it, and the location of its
 # data (their content counts).
 IGNORED_GROUPS = ("seed", "run", "logger", "device", "plugins", "objective")
-IGNORED_PATHS = ("dataset.path", "dataset.user_path", "dataset.item_path", "dataset.cache_dir")
 DATA = "data"  # the key that separates runs of one configuration on different data
 ABSENT = object()
 
@@ -68,7 +68,7 @@ def unique_values(records: list[Record], key: str) -> list[Any]:
 
 
 def _ignored(key: str) -> bool:
-    return key.partition(".")[0] in IGNORED_GROUPS or key in IGNORED_PATHS
+    return key.partition(".")[0] in IGNORED_GROUPS or key in DATA_PATHS
 
 
 def _differs(key: str, records: list[Record]) -> bool:

@@ -10,8 +10,8 @@ from recexp.report.format import Table, to_csv
 from recexp.report.leaderboard import Row, grouped
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
-from recexp.run.read import read_config, read_json
-from recexp.run.write import write_json, write_text
+from recexp.run.read import read_config, read_json, read_metrics
+from recexp.storage import write_json, write_text
 from recexp.sweep.folder import ENDED
 from recexp.sweep.outcome import Outcome, command
 from recexp.terminal import columns
@@ -107,5 +107,5 @@ def _best(job: Outcome) -> dict[str, Any]:
         "checkpoint": os.path.join(job.path.name, "checkpoints", tensors) if tensors else None,
         "overrides": job.typed,
         "config": read_config(job.path),
-        "metrics": read_json(job.path / "metrics.json"),
+        "metrics": read_metrics(job.path),
     }

@@ -1,7 +1,7 @@
 """The run directory as it is written: step by step, always with its true status."""
 
 import contextlib
-import json
+import io
 import logging
 import os
 import platform
@@ -15,36 +15,53 @@ from pathlib import Path
 from typing import Any
 
 from recexp.config import Config
-from recexp.error import RunError, Terminated, UserError
+from recexp.error import DamagedFile, Failure, RunError, UserError, disk_line, signal_behind
 from recexp.logger import guarded
-from recexp.run.folder import make_run_folder, remove
+from recexp.run.folder import is_filled, make_run_folder, refuse_links, remove
+from recexp.run.identity import check_same, identity
 from recexp.run.lines import epoch_line
-from recexp.run.read import read_config, read_epochs, read_json
-from recexp.run.status import read_status, write_status
-from recexp.run.write import dump, write_json, write_text
-from recexp.tree import flat, to_dict
+from recexp.run.read import read_epochs, read_json, read_metrics
+from recexp.run.status import ENDED, check_results, last_status, read_status, write_status
+from recexp.storage import append_line, locked, open_own, remove_leftovers, write_json, write_lines, write_yaml
+from recexp.tree import to_dict
 
 logger = logging.getLogger(__name__)
-NO_IDENTITY = ("run", "logger", "device")  # keys that say where and on what a configuration runs, not what it is
 PACKAGES = ("recexp", "torch", "numpy", "pandas", "hydra-core", "omegaconf")
+# What is opened by its name and not replaced whole.
+OPENED = ("log.txt", "metrics.jsonl", "status.json", "checkpoints", "encoder", "tensorboard", "stop")
+
+
+class LogFile(logging.FileHandler):
+    """log.txt. A line that cannot be written ends no run."""
+
+    def _open(self) -> io.TextIOWrapper:
+        file = open_own(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open(file, "a", encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
 
 
 class Run:
-    """A run directory that is being written."""
+    """A run directory that is being written, locked until the process ends."""
 
-    def __init__(self, path: Path, config: Config, made: Sequence[Path]) -> None:
-        """made: the directories that `make` returned; empty if the run is resumed, so that no mistake removes it."""
-        self.path, self.monitor, self.logger = path, config.trainer.monitor, guarded(config, path)
+    def __init__(
+        self, path: Path, config: Config, made: Sequence[Path] = (), metrics: dict[str, Any] | None = None
+    ) -> None:
+        """made: the directories made for a new run; none if it is resumed, so that no mistake removes it.
+
+        metrics: those of a run that had ended; it stays as it is.
+        """
+        self.path, self.config, self.monitor = path, config, config.trainer.monitor
+        self.logger, self.checkpoints = guarded(config, path), path / "checkpoints"
         self.made, self.began = made, not made  # began: from now on the directory stays, whatever happens
-        self.checkpoints = path / "checkpoints"
-        self.outcome = "interrupted"  # the state the run ends in unless metrics.json says otherwise
-        self._handler = logging.FileHandler(path / "log.txt", encoding="utf-8")
+        self.identity = ""  # to which run checkpoints belong; known once the data are
+        self.ended, self._metrics = metrics is not None, metrics  # ended: the status says finished or pruned
+        self._handler = LogFile(path / "log.txt")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         package = logging.getLogger("recexp")
         package.addHandler(self._handler)
         if package.level == logging.NOTSET:
             package.setLevel(logging.INFO)
-        write_status(path, "running")
 
     @classmethod
     @contextlib.contextmanager
@@ -52,78 +69,93 @@ class Run:
         """A new directory, or that of a run to resume. However the block ends, the status says so.
 
         A user's mistake before the first epoch leaves no new directory behind.
-        Raises RunError if run.dir is taken, or if a run cannot be resumed.
+        Raises RunError if run.dir is taken, or if a run cannot be resumed; Failure if a file cannot be written.
         """
-        run = cls._resume(config, overrides) if config.run.resume and config.run.dir else cls._create(config, overrides)
-        state, message = "failed", None
-        try:
-            yield run
-            state = run.outcome
-        except UserError as error:
-            state, message = "failed" if run.began else "discarded", str(error)
-            raise
-        except (KeyboardInterrupt, Terminated):
-            state, message = "interrupted", f"stopped by a signal; go on with: recexp resume {run.path}"
-            raise
-        except BaseException as error:
-            run.log(traceback.format_exc())
-            message = f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            run._close(state, message)
+        resumes = config.run.resume and config.run.dir and is_filled(Path(config.run.dir))
+        with contextlib.ExitStack() as stack:
+            run = cls._resume(config, stack) if resumes else cls._create(config, overrides, stack)
+            state, message = "interrupted", None  # unless metrics or an error say otherwise
+            try:
+                yield run
+                run._end()
+            except UserError as error:
+                state, message = "failed" if run.began else "discarded", str(error)
+                raise
+            except BaseException as error:
+                state, message, told = run._explained(error)
+                if told is error:
+                    raise
+                raise told from error
+            finally:
+                run._close(state, message)
 
     @classmethod
-    def _create(cls, config: Config, overrides: list[str]) -> "Run":
+    def _create(cls, config: Config, overrides: list[str], stack: contextlib.ExitStack) -> "Run":
         """A directory with its configuration. No two runs ever get the same one."""
-        made = make_run_folder(config)
-        try:
-            write_config(made[0], config, overrides)
-        except FileExistsError:
-            raise RunError(f"run.dir = {made[0]}: another process has just begun in it.") from None
+
+        def fill(folder: Path) -> None:
+            if not stack.enter_context(locked(folder)) or is_filled(folder):
+                raise FileExistsError
+            remove_leftovers(folder)
+            write_config(folder, config, overrides)
+            write_status(folder, "running")
+
+        made = make_run_folder(config, fill)
         return cls(made[0], config, made)
 
     @classmethod
-    def _resume(cls, config: Config, overrides: list[str]) -> "Run":
+    def _resume(cls, config: Config, stack: contextlib.ExitStack) -> "Run":
         path = Path(config.run.dir or "")
-        if not path.is_dir() or not any(path.iterdir()):
-            return cls._create(config, overrides)
         check_reopens(path, config)
-        return cls(path, config, made=[])
+        if not stack.enter_context(locked(path)):
+            raise RunError(f"{path}: another process is at work on this run.")
+        for folder in (path, path / "checkpoints"):
+            remove_leftovers(folder)
+        metrics = _results(path)
+        if metrics is None:
+            write_status(path, "running")
+        return cls(path, config, metrics=metrics)
 
     def finished(self) -> dict[str, Any] | None:
-        """The content of metrics.json, if the run had already ended."""
-        if metrics := read_json(self.path / "metrics.json"):
-            self.outcome = metrics["status"]
-        return metrics
+        """The content of metrics.json, if the run had ended and all its results are there."""
+        return self._metrics if self.ended else None
 
     def environment(self, fingerprint: str, facts: dict[str, Any], hardware: dict[str, Any]) -> None:
-        write_json(
-            self.path / "environment.json",
-            {
-                "command": sys.argv,
-                "directory": str(Path.cwd()),
-                "python": platform.python_version(),
-                "packages": {name: version(name) for name in PACKAGES},
-                "git": _git(),
-                "hardware": {"system": platform.platform(), "cores": os.cpu_count(), **hardware},
-                "data": {"fingerprint": fingerprint, **facts},
-            },
-        )
+        """Writes environment.json, or adds to it how the run goes on. Raises RunError if it began on other data."""
+        before = _environment(self.path)
+        _check_data(self.path, before, fingerprint)
+        process = {
+            "command": sys.argv,
+            "directory": str(Path.cwd()),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "git": _git(),
+            "hardware": {"system": platform.platform(), "cores": os.cpu_count(), **hardware},
+        }
+        if before:
+            content = before | {"resumed": [*before.get("resumed", []), process]}
+        else:
+            content = process | {"data": {"fingerprint": fingerprint, **facts}}
+        write_json(self.path / "environment.json", content)
+        self.identity = identity(self.config, fingerprint)
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl and shows it."""
         self.began = True
         logger.info(epoch_line(line, self.monitor))
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path / "metrics.jsonl", line)
         self.logger.epoch(line)
 
     def rewind(self, lines: int) -> None:
         """Keeps the first lines of metrics.jsonl, those that the checkpoint includes; called once, before any epoch."""
-        path = self.path / "metrics.jsonl"
-        if path.is_file():
-            write_text(path, "".join(path.read_text("utf-8").splitlines(keepends=True)[:lines]))
-        self.logger.begin(read_epochs(self.path))
+        file = self.path / "metrics.jsonl"
+        whole, torn = read_epochs(self.path)
+        kept = whole[: lines - sum(number <= lines for number in torn)]
+        if whole or torn:
+            write_lines(file, kept)
+        if len(kept) < lines:
+            logger.warning("%s: %d of its first %d lines are damaged or missing.", file, lines - len(kept), lines)
+        self.logger.begin(kept)
 
     def stopped(self) -> bool:
         """Whether there is a file `stop`, left by a search that has seen enough of the run, or by its user."""
@@ -134,49 +166,100 @@ class Run:
         self._handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": text}))
 
     def metrics(self, metrics: dict[str, Any]) -> None:
-        """Writes metrics.json, with which the run is finished or pruned."""
-        write_json(self.path / "metrics.json", metrics)
-        self.outcome = metrics["status"]
+        """Writes metrics.json; its status is the run's, once all else is written."""
+        self._metrics = metrics
+        write_json(self.path / "metrics.json", metrics, checksum=False)
         self.logger.metrics(metrics)
 
+    def _end(self) -> None:
+        """The run has ended if it has metrics; this is written last."""
+        if not self.ended and self._metrics:
+            write_status(self.path, self._metrics["status"])
+            self.ended = True
+
+    def _explained(self, error: BaseException) -> tuple[str, str, BaseException]:
+        """State and message of a run that an error ends, and the error to raise in its place."""
+        if stops := signal_behind(error):
+            return "interrupted", f"stopped by a signal; go on with: recexp resume {self.path}", stops
+        self.log("".join(traceback.format_exception(error)))
+        if isinstance(error, OSError):
+            message = f"{disk_line(error)}; go on with: recexp resume {self.path}"
+            return "failed", message, Failure(message)
+        return "failed", str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}", error
+
     def _close(self, state: str, message: str | None) -> None:
-        """state: finished, pruned, failed, interrupted, or discarded: then the directory is removed."""
-        discarded = state == "discarded"
+        """state: of a run that has not ended; if it is discarded, the directory is removed."""
         try:
-            if not discarded:
-                write_status(self.path, state, message)
-            self.logger.close("failed" if discarded else state)
+            if not self.ended and state != "discarded":
+                with contextlib.suppress(OSError):  # then it says running, which nobody believes without its process
+                    write_status(self.path, state, message)
+            ended = self._metrics["status"] if self.ended and self._metrics else state
+            self.logger.close("failed" if ended == "discarded" else ended)
         finally:
             logging.getLogger("recexp").removeHandler(self._handler)
             self._handler.close()
-        if discarded:
+        if not self.ended and state == "discarded":
             remove(self.made)
 
 
 def write_config(path: Path, config: Config, overrides: list[str]) -> None:
-    """The first files of a run directory. Raises FileExistsError if another process has begun in it."""
-    with (path / "config.yaml").open("x", encoding="utf-8") as file:
-        file.write(dump(to_dict(config)))
-    (path / "overrides.yaml").write_text(dump(overrides), "utf-8")
+    """The first files of a run directory."""
+    write_yaml(path / "config.yaml", to_dict(config))
+    write_yaml(path / "overrides.yaml", overrides)
 
 
 def check_reopens(path: Path, config: Config) -> None:
     """Raises RunError if a run's configuration differs from this one, or another process is writing the run."""
-    old, new = _identity(read_config(path)), _identity(to_dict(config))
-    if different := [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]:
-        key = sorted(different)[0]
-        raise RunError(
-            f"{path}: {key} is {new.get(key)} here and {old.get(key)} in the run; a run goes on as it began."
-        )
-    status = read_status(path)
-    if status["state"] == "running" and status["pid"] != os.getpid():
+    check_same(path, config)
+    refuse_links(path, OPENED)
+    try:
+        status = read_status(path)
+    except DamagedFile as error:
+        logger.warning("%s The run goes on from its checkpoints.", error)
+        return
+    if status["state"] == "running":
         away = status["host"] != socket.gethostname()
         elsewhere = f" on {status['host']}; was it killed, remove status.json" if away else ""
         raise RunError(f"{path}: process {status['pid']} is still writing this run{elsewhere}.")
 
 
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config) if key.split(".")[0] not in NO_IDENTITY}
+def check_data(path: Path, fingerprint: str) -> None:
+    """Raises RunError if the data have changed since a run began."""
+    _check_data(path, _environment(path), fingerprint)
+
+
+def _check_data(path: Path, environment: dict[str, Any] | None, fingerprint: str) -> None:
+    before = environment and environment["data"].get("fingerprint")
+    if before not in (None, fingerprint):
+        raise RunError(f"{path}: was run on other data ({before}) than are there now ({fingerprint}).")
+
+
+def _results(path: Path) -> dict[str, Any] | None:
+    """metrics.json of a run that has ended, if all its results are whole; those that are not are to be made anew."""
+    try:
+        status = last_status(path)
+        if status["state"] not in ENDED:
+            return None
+        check_results(path, status)
+        if (metrics := read_metrics(path)) is None:
+            raise DamagedFile(f"{path / 'metrics.json'}: is missing.")
+        return metrics
+    except DamagedFile as error:
+        logger.warning("%s The results are made anew from the checkpoints.", error)
+        return None
+
+
+def _environment(path: Path) -> dict[str, Any] | None:
+    """environment.json of a run that has begun; None if it is not there or, with a warning, if it is damaged."""
+    file = path / "environment.json"
+    try:
+        content = read_json(file)
+        if content is not None and not isinstance(content.get("data"), dict):
+            raise DamagedFile(f"{file}: damaged (it tells of no data).")
+        return content
+    except DamagedFile as error:
+        logger.warning("%s It is written anew.", error)
+        return None
 
 
 def _git() -> dict[str, Any] | None:

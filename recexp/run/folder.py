@@ -1,13 +1,19 @@
 """Making the directories of runs and sweeps, and removing them again."""
 
+import contextlib
 import datetime
+import errno
 import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from recexp.config import Config
 from recexp.error import RunError
+from recexp.storage import leftovers, new_folder
+
+Fill = Callable[[Path], None]  # writes the first files into a new directory
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # what renaming to a directory in use says
 
 
 def run_name(config: Config) -> str:
@@ -15,26 +21,40 @@ def run_name(config: Config) -> str:
     return config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
 
 
-def make_run_folder(config: Config) -> list[Path]:
-    """As `make`: the directory that run.dir names, or a new one for the date. Raises RunError if it cannot be made."""
+def make_run_folder(config: Config, fill: Fill) -> list[Path]:
+    """As `filled`: the directory that run.dir names, or a new one for the date. Raises RunError if it cannot be made.
+
+    A directory that is there must be empty, and gets its first files where it is.
+    """
     if not config.run.dir:
         now = datetime.datetime.now()
-        return unique_folder(Path("outputs") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}-{run_name(config)}")
+        folder = Path("outputs") / f"{now:%Y-%m-%d}"
+        return unique_folder(folder, f"{now:%H-%M-%S}-{run_name(config)}", lambda path: filled(path, fill))
     path = Path(config.run.dir)
     if path.is_file():
         raise RunError(f"run.dir = {path}: is a file.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_symlink() and not path.exists():
+        raise RunError(f"run.dir = {path}: is a link to nowhere.")
+    if is_filled(path):
         raise RunError(f"run.dir = {path}: exists; give another, or go on with it by run.resume=true.")
     try:
-        return make(path)
+        if not path.is_dir():
+            return filled(path, fill)
+        fill(path)
+        return [path]
     except FileExistsError:
-        return [path]  # empty
+        raise RunError(f"run.dir = {path}: another process has just begun in it.") from None
     except OSError as error:
         raise RunError(f"run.dir = {path}: cannot be made ({error.strerror}).") from error
 
 
-def unique_folder(parent: Path, name: str) -> list[Path]:
-    """As `make`: parent/name, or parent/name-2 and so on if that is taken. Raises RunError if it cannot be made."""
+def is_filled(path: Path) -> bool:
+    """Whether a directory is there and holds more than the leftovers of a process killed in its first moments."""
+    return path.is_dir() and len(list(path.iterdir())) > len(leftovers(path))
+
+
+def unique_folder(parent: Path, name: str, make: Callable[[Path], list[Path]]) -> list[Path]:
+    """Makes parent/name, or parent/name-2 and so on if that is taken. Raises RunError if it cannot be made."""
     try:
         for number in range(1, 10_000):
             try:
@@ -47,9 +67,23 @@ def unique_folder(parent: Path, name: str) -> list[Path]:
     raise RunError(f"{parent / name}: taken ten thousand times.")
 
 
+def filled(path: Path, fill: Fill) -> list[Path]:
+    """As `make`, but the directory appears with the files that `fill` writes into it, or not at all."""
+    made = _missing(path)
+    try:
+        with new_folder(path) as temporary:
+            fill(temporary)
+    except BaseException as error:
+        _remove_empty(made[1:])
+        if isinstance(error, OSError) and error.errno in TAKEN:
+            raise FileExistsError(error.errno, error.strerror, str(path)) from None
+        raise
+    return made
+
+
 def make(path: Path) -> list[Path]:
     """Makes a directory; returns what was made, itself first, then those above it. Raises OSError."""
-    made = [path, *itertools.takewhile(lambda folder: not folder.exists(), path.parents)]
+    made = _missing(path)
     path.mkdir(parents=True)
     return made
 
@@ -57,8 +91,24 @@ def make(path: Path) -> list[Path]:
 def remove(made: Sequence[Path]) -> None:
     """Removes what `make` made: the directory with its content, and those above it if nothing else is in them."""
     shutil.rmtree(made[0], ignore_errors=True)
-    try:
-        for folder in made[1:]:
+    _remove_empty(made[1:])
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raises RunError for a link where files are written: it may lead anywhere."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise RunError(f"{folder / name}: is a link, and nothing is written through links; remove it.")
+
+
+def _missing(path: Path) -> list[Path]:
+    """The directory and those above it that are not there yet. Raises FileExistsError if it is itself."""
+    if path.exists() or path.is_symlink():
+        raise FileExistsError(errno.EEXIST, "exists", str(path))
+    return [path, *itertools.takewhile(lambda folder: not folder.exists(), path.parents)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):  # another run is there
+        for folder in folders:
             folder.rmdir()
-    except OSError:
-        pass  # another run is there

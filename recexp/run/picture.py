@@ -5,6 +5,7 @@ from typing import Any
 
 from recexp.metric.table import HEADLINE
 from recexp.run.read import read_epochs, read_json
+from recexp.storage import replacing
 
 INK, MUTED, PAPER = "#1f2430", "#8a8f9c", "#ffffff"
 COLOURS = ("#2f6db5", "#d9822b", "#3a9b6e", "#a34ea1", "#c0483f")
@@ -14,7 +15,7 @@ def draw(path: Path) -> None:
     """Draws the curves of a run directory into it; nothing if there are no epochs."""
     from matplotlib.figure import Figure
 
-    epochs = read_epochs(path)
+    epochs, _ = read_epochs(path)
     if not epochs:
         return
     metrics = read_json(path / "metrics.json") or {}
@@ -32,9 +33,8 @@ def draw(path: Path) -> None:
     for axis in list(figure.axes)[len(panels) :]:
         axis.set_visible(False)
     figure.suptitle(_title(metrics, path), x=0.01, ha="left", color=INK, fontsize=11)
-    temporary = path / ".curves.writing.png"
-    figure.savefig(temporary, dpi=130)
-    temporary.replace(path / "curves.png")
+    with replacing(path / "curves.png") as file:
+        figure.savefig(file, format="png", dpi=130)
 
 
 def _panel(

@@ -1,45 +1,65 @@
 """Reading the files of run directories, and finding run directories."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from recexp import storage
+from recexp.error import DamagedFile, RunError
+from recexp.metric.table import is_number
 
-from recexp.error import RunError
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if it is there, is seven times as fast
+MEASURED = ("best_epoch", "epochs", "parameters", "seconds", "samples_per_second", "peak_memory_mb")
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """The configuration of a run directory. Raises RunError if there is none."""
     try:
-        config = yaml.load((path / "config.yaml").read_text("utf-8"), Loader=LOADER)
+        config = storage.read_yaml(path / "config.yaml")
     except FileNotFoundError:
         raise RunError(f"{path}: no run directory (it has no config.yaml).") from None
-    except yaml.YAMLError as error:
-        raise RunError(f"{path / 'config.yaml'}: damaged ({str(error).splitlines()[0]}).") from error
     if not isinstance(config, dict):
-        raise RunError(f"{path / 'config.yaml'}: damaged (holds no keys).")
+        raise DamagedFile(f"{path / 'config.yaml'}: damaged (holds no keys).")
     return config
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The file's content, None if there is no file. Raises RunError if it is damaged."""
+def read_overrides(path: Path) -> list[str]:
+    """What was typed; nothing if the file is missing. Raises DamagedFile."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        typed = storage.read_yaml(path / "overrides.yaml")
+    except FileNotFoundError:
+        return []
+    if not (isinstance(typed, list) and all(isinstance(word, str) for word in typed)):
+        raise DamagedFile(f"{path / 'overrides.yaml'}: damaged (holds no list of overrides).")
+    return typed
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The file's content, None if there is no file. Raises DamagedFile."""
+    try:
+        return storage.read_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RunError(f"{path}: damaged ({error}).") from error
 
 
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line that a kill cut short is left out."""
-    file = path / "metrics.jsonl"
-    lines = file.read_text("utf-8").splitlines(keepends=True) if file.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def read_metrics(path: Path) -> dict[str, Any] | None:
+    """metrics.json of a run directory, None if there is none. Raises DamagedFile, also if it lacks a number."""
+    file = path / "metrics.json"
+    if (metrics := read_json(file)) is None:
+        return None
+    lacking = [name for name in MEASURED if not is_number(metrics.get(name))]
+    lacking += [name for name in ("train", "valid", "test") if not _are_metrics(metrics.get(name))]
+    lacking += [name for name in ("oracle",) if not _are_metrics(metrics.get(name, {}))]
+    if lacking:
+        raise DamagedFile(f"{file}: damaged (its {lacking[0]} is {metrics.get(lacking[0])!r:.60}).")
+    return metrics
+
+
+def read_epochs(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of metrics.jsonl that are whole, and the numbers (from 1) of those that are not. Raises DamagedFile."""
+    lines, torn = storage.read_lines(path / "metrics.jsonl")
+    at = [number for number in range(1, len(lines) + len(torn) + 1) if number not in torn]
+    strange = [number for number, line in zip(at, lines, strict=True) if not _is_epoch(line)]
+    return [line for line in lines if _is_epoch(line)], sorted(torn + strange)
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
@@ -48,6 +68,14 @@ def find_runs(folders: list[Path]) -> list[Path]:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such directory.")
     return sorted({path.parent for folder in folders for path in folder.rglob("status.json")}, key=_by_number)
+
+
+def _are_metrics(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, int | float | None) for value in values.values())
+
+
+def _is_epoch(line: dict[str, Any]) -> bool:
+    return is_number(line.get("epoch")) and _are_metrics(line.get("losses")) and _are_metrics(line.get("valid"))
 
 
 def _by_number(path: Path) -> list[int | str]:

@@ -1,18 +1,22 @@
 """Run directories read back: configuration, metrics and state, by dotted name."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.error import RunError
-from recexp.run.read import find_runs, read_config, read_epochs, read_json
-from recexp.run.status import read_status
+from recexp.error import DamagedFile, RunError
+from recexp.run.read import find_runs, read_config, read_epochs, read_json, read_metrics
+from recexp.run.status import ENDED, check_results, last_status, read_status
 from recexp.tree import flat
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+NEEDED = ("model.name", "dataset.name", "trainer.monitor", "seed")  # keys of any configuration that readers rely on
 REPEATED = ("model", "dataset", "seed", "status")  # keys of metrics.json that config.yaml and status.json hold too
 
 
@@ -28,25 +32,59 @@ class Record:
     events: str | None = None  # digest of the events alone, their labels and splits
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl: stage, epoch, losses, valid, seconds, samples_per_second."""
-        return read_epochs(self.path)
+        """The whole lines of metrics.jsonl: stage, epoch, losses, valid, seconds, samples_per_second."""
+        return self._epochs
+
+    @cached_property
+    def _epochs(self) -> list[dict[str, Any]]:
+        try:
+            lines, torn = read_epochs(self.path)
+        except DamagedFile as error:
+            logger.warning("%s", error)
+            return []
+        if torn and self.state != "running":
+            logger.warning("%s", torn_lines(self.path, torn))
+        return lines
 
     def predictions(self) -> "pd.DataFrame | None":
-        """predictions.parquet: label, score, and user, item, timestamp or row; None if there is no such file."""
+        """predictions.parquet: label, score, and user, item, timestamp or row.
+
+        None if there is no such file or, with a warning, if it is damaged.
+        """
         import pandas as pd
 
         file = self.path / "predictions.parquet"
-        return pd.read_parquet(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            check_results(self.path, last_status(self.path), [file.name])
+            frame = pd.read_parquet(file)
+            if not {"label", "score"} <= {*frame.columns}:
+                raise DamagedFile(f"{file}: damaged (it has no columns label and score).")
+            return frame
+        except DamagedFile as error:
+            logger.warning("%s", error)
+        except (OSError, ValueError) as error:  # pyarrow's too
+            logger.warning("%s: damaged (%s).", file, str(error).partition("\n")[0])
+        return None
 
 
 def read(path: Path) -> Record:
     """The record of a run directory. Raises RunError if the path is not one, or a file in it is damaged."""
-    metrics = read_json(path / "metrics.json") or {}
+    config, status = dict(flat(read_config(path))), read_status(path)
+    if lacking := [key for key in NEEDED if key not in config]:
+        raise DamagedFile(f"{path / 'config.yaml'}: damaged (lacks {lacking[0]}).")
+    metrics: dict[str, Any] = {}
+    if status["state"] in ENDED:
+        check_results(path, status, ["metrics.json"])
+        metrics = read_metrics(path) or {}
     data = (read_json(path / "environment.json") or {}).get("data", {})
+    if not isinstance(data, dict):
+        raise DamagedFile(f"{path / 'environment.json'}: damaged (it tells of no data).")
     return Record(
         path=path,
-        state=read_status(path)["state"],
-        config=dict(flat(read_config(path))),
+        state=status["state"],
+        config=config,
         metrics={key: value for key, value in flat(metrics) if key not in REPEATED},
         fingerprint=data.get("fingerprint"),
         # The fingerprint is the finer of the two: equal ones mean equal events.
@@ -54,9 +92,27 @@ def read(path: Path) -> Record:
     )
 
 
+def read_or_damaged(path: Path) -> Record:
+    """As `read`, so that one damaged run hides no other: its state is damaged, and a warning says why."""
+    try:
+        return read(path)
+    except RunError as error:
+        logger.warning("%s", error)
+    try:
+        config = dict(flat(read_config(path)))
+    except RunError:
+        config = {}
+    return Record(path=path, state="damaged", config=config, metrics={}, fingerprint=None)
+
+
 def read_all(folders: Iterable[str | Path]) -> list[Record]:
     """The records of all runs in or below the folders, by path. Raises RunError for a folder that is not there."""
-    return [_read_or_damaged(path) for path in find_runs([Path(folder) for folder in folders])]
+    return [read_or_damaged(path) for path in find_runs([Path(folder) for folder in folders])]
+
+
+def torn_lines(path: Path, numbers: list[int]) -> str:
+    """What is said of lines of metrics.jsonl that are set aside."""
+    return f"{path / 'metrics.jsonl'}: damaged in line {', '.join(map(str, numbers))}, which is left out."
 
 
 def frame(records: list[Record]) -> "pd.DataFrame":
@@ -81,11 +137,3 @@ def frame(records: list[Record]) -> "pd.DataFrame":
 def load_runs(folder: str | Path) -> "pd.DataFrame":
     """`frame` of the runs in or below a folder. Raises RunError for a folder that is not there."""
     return frame(read_all([folder]))
-
-
-def _read_or_damaged(path: Path) -> Record:
-    """One unreadable file hides no other run: `recexp show` on its directory says what is wrong."""
-    try:
-        return read(path)
-    except RunError:
-        return Record(path=path, state="damaged", config={}, metrics={}, fingerprint=None)

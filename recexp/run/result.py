@@ -14,6 +14,7 @@ from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
 from recexp.metric.scoring import Scores
+from recexp.storage import replacing
 from recexp.trainer.default import Result
 
 
@@ -92,9 +93,8 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
     else:
         columns = {"row": log.row[rows]}
     columns |= {"label": scores.labels.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
-    temporary = path / ".predictions.parquet.writing"
-    pq.write_table(pa.table(columns), temporary)
-    temporary.replace(path / "predictions.parquet")
+    with replacing(path / "predictions.parquet") as file:
+        pq.write_table(pa.table(columns), file)
 
 
 def _reasons(trained: Result) -> dict[str, str]:

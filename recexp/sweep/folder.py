@@ -6,27 +6,23 @@ needs to know directories, and an interrupted sweep can be resumed.
 
 import contextlib
 import datetime
-import fcntl
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recexp.config import Config
-from recexp.error import ConfigError, RunError
+from recexp.error import ConfigError, DamagedFile, RunError
 from recexp.run.directory import write_config
-from recexp.run.folder import make, remove, run_name, unique_folder
-from recexp.run.read import read_json
-from recexp.run.status import read_status
-from recexp.run.write import dump, write_text
+from recexp.run.folder import filled, is_filled, make, refuse_links, remove, run_name, unique_folder
+from recexp.run.status import ENDED, check_results, read_status
+from recexp.storage import locked, read_yaml, remove_leftovers, write_yaml
 
 TYPED = "sweep.yaml"
 MULTIRUN = "multirun.yaml"  # Hydra's; sweep.yaml replaces it
-ENDED = ("finished", "pruned")  # states of jobs that are not run again
+OPENED = (MULTIRUN, "study.db")  # what others than recexp write there
 PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep is, not what it does
 
 
@@ -58,7 +54,13 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        return state(self.path)[0] in ENDED
+        """Whether it need not run again: it has all its results."""
+        try:
+            status = read_status(self.path)
+            check_results(self.path, status)
+        except DamagedFile:
+            return False
+        return status["state"] in ENDED
 
 
 @contextlib.contextmanager
@@ -68,7 +70,9 @@ def opened(typed: str | None, resume: bool) -> Iterator[Path]:
     Raises RunError if it is taken or cannot be made.
     """
     folder, made = _made(typed, resume)
-    with _locked(folder):
+    with locked(folder) as mine:
+        if not mine:
+            raise RunError(f"{folder}: another process is at work on this sweep.")
         if not made:
             _check_resumes(folder, resume)
         try:
@@ -86,18 +90,10 @@ def begun(folder: Path) -> bool:
 def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
     """Writes what was typed, and a directory with its configuration for each new job."""
     typed = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
-    write_text(sweep.folder / TYPED, dump(typed))
+    write_yaml(sweep.folder / TYPED, typed)
     for job in jobs:
-        job.path.mkdir(exist_ok=True)
         if not (job.path / "config.yaml").exists():
-            write_config(job.path, job.config, job.overrides)
-
-
-def check_data(job: Job, fingerprint: str) -> None:
-    """Raises RunError if the data have changed since a job began."""
-    before = ((read_json(job.path / "environment.json") or {}).get("data") or {}).get("fingerprint")
-    if before not in (None, fingerprint):
-        raise RunError(f"{job.path}: was run on other data ({before}) than are there now ({fingerprint}).")
+            filled(job.path, partial(write_config, config=job.config, overrides=job.overrides))
 
 
 def quoted(path: Path) -> str:
@@ -106,11 +102,11 @@ def quoted(path: Path) -> str:
 
 
 def read_typed(folder: Path) -> dict[str, Any]:
-    """overrides, flags, and the directory where they were typed. Raises RunError if the file is damaged."""
-    try:
-        return yaml.safe_load((folder / TYPED).read_text("utf-8"))
-    except yaml.YAMLError as error:
-        raise RunError(f"{folder / TYPED}: damaged ({str(error).splitlines()[0]}).") from error
+    """overrides, flags, and the directory where they were typed. Raises DamagedFile."""
+    typed = read_yaml(folder / TYPED)
+    if not (isinstance(typed, dict) and all(isinstance(typed.get(key), list) for key in ("overrides", "flags"))):
+        raise DamagedFile(f"{folder / TYPED}: damaged (it does not hold what was typed).")
+    return typed
 
 
 def job_path(folder: Path, number: int, config: Config) -> Path:
@@ -134,7 +130,7 @@ def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
         if resume:
             raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")
         now = datetime.datetime.now()
-        made = unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}")
+        made = unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}", make)
         return made[0], made
     folder = Path(typed)
     try:
@@ -147,35 +143,23 @@ def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
         raise RunError(f"run.dir = {folder}: cannot be made ({error.strerror}).") from error
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Raises RunError if another process has the lock; a file system without locks gives no protection."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise RunError(f"{folder}: another process is at work on this sweep.") from None
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        os.close(lock)
-
-
 def _check_resumes(folder: Path, resume: bool) -> None:
-    if not any(folder.iterdir()):
+    remove_leftovers(folder)
+    if not is_filled(folder):
         return
     if not resume:
         raise RunError(f"run.dir = {folder}: exists; give another, or go on with it by run.resume=true.")
     if not begun(folder):
         raise RunError(f"run.dir = {folder}: is no sweep's folder (it has no {TYPED}).")
+    refuse_links(folder, OPENED)
 
 
 def state(path: Path) -> tuple[str, str | None]:
-    """State and error of a job; missing if it has not begun."""
+    """State and error of a job; missing if it has not begun, damaged if it cannot be read."""
     if not (path / "status.json").exists():
         return "missing", None
-    status = read_status(path)
+    try:
+        status = read_status(path)
+    except DamagedFile as error:
+        return "damaged", str(error)
     return status["state"], status["error"]

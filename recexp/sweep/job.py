@@ -1,12 +1,13 @@
 """One job of a sweep: a run directory that holds its configuration, trained in a process that a launcher provides."""
 
+import contextlib
 import logging
 import math
 import os
 import traceback
 from pathlib import Path
 
-from recexp.error import UserError
+from recexp.error import DamagedFile, Failure, UserError
 from recexp.run.read import read_json
 from recexp.run.status import write_status
 from recexp.sweep.outcome import read_outcome
@@ -25,8 +26,9 @@ def run(path: Path) -> float:
     try:
         train_checked(read(path))
     except (Exception, SystemExit) as error:
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        if settle(path, os.getpid(), "failed", message) and not isinstance(error, UserError):
+        told = isinstance(error, UserError | Failure)
+        message = str(error) if told else f"{type(error).__name__}: {error}"
+        if settle(path, os.getpid(), "failed", message) and not told:
             traceback.print_exc()  # train_checked has written other errors to log.txt
         logger.error("%s: %s", path, message)
     return objective(path)
@@ -34,9 +36,10 @@ def run(path: Path) -> float:
 
 def settle(path: Path, pid: int, state: str, error: str) -> bool:
     """Writes how a job ended if its own process did not. Returns whether that was necessary."""
-    status = read_json(path / "status.json")
-    if status is not None and (status["state"], status["pid"]) != ("running", pid):
-        return False
+    with contextlib.suppress(DamagedFile):
+        status = read_json(path / "status.json")
+        if status is not None and (status.get("state"), status.get("pid")) != ("running", pid):
+            return False
     write_status(path, state, error)
     return True
 

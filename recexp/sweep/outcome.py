@@ -4,10 +4,11 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
+from recexp.error import DamagedFile
+from recexp.run.read import read_config, read_overrides
 from recexp.run.record import Record, read
 from recexp.sweep.folder import find_jobs, read_typed, state
+from recexp.tree import flat
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,13 @@ def outcomes(folder: Path) -> list[Outcome]:
 
 
 def read_outcome(path: Path) -> Outcome:
-    """The outcome of one job. Raises RunError if a file in its directory is damaged."""
-    typed = yaml.safe_load((path / "overrides.yaml").read_text("utf-8")) or []
+    """The outcome of one job; its state is damaged if a file cannot be read. Raises RunError if that is config.yaml."""
     current, error = state(path)
-    return Outcome(replace(read(path), state=current), error, typed)
+    try:
+        return Outcome(replace(read(path), state=current), error, read_overrides(path))
+    except DamagedFile as damage:
+        config = dict(flat(read_config(path)))
+        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), typed=[])
 
 
 def command(job: Outcome) -> str:

@@ -1,10 +1,13 @@
 """Jobs in separate processes, several at once, forked from a server that has imported torch and touched no device."""
 
+import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from tqdm import tqdm
 from recexp.error import Terminated
 from recexp.process import own_process
 from recexp.run.read import read_config
+from recexp.run.status import write_status
+from recexp.storage import open_own
 from recexp.sweep.folder import ENDED, Sweep, state
 from recexp.sweep.job import objective, run, settle
 from recexp.sweep.progress import Progress
@@ -46,6 +51,30 @@ def start_server() -> None:
     forkserver.ensure_running()
 
 
+@dataclass
+class Running:
+    """The process of a running job. deadline: when it has had its time, by time.monotonic."""
+
+    process: BaseProcess
+    path: Path
+    slot: int
+    deadline: float
+    timed_out: bool = False
+
+    def terminate(self) -> None:
+        """Asks the job to end; it then has PATIENCE seconds before it is killed."""
+        self.process.terminate()
+        self.deadline = time.monotonic() + PATIENCE
+
+    def kill(self) -> None:
+        """Ends the job, if it still runs, with whatever it has started."""
+        if self.process.is_alive():
+            with contextlib.suppress(ProcessLookupError):  # it is young and leads no group yet
+                os.killpg(self.process.pid or 0, signal.SIGKILL)
+            self.process.kill()
+        self.deadline = math.inf
+
+
 @dataclass(frozen=True)
 class Task:
     """What Hydra's launchers call. apart: run the job in its own process, so that the launcher survives its death."""
@@ -64,12 +93,21 @@ class Task:
 
 
 class Pool:
-    """n_jobs: how many run at once. gpus: CUDA_VISIBLE_DEVICES for them in turn; empty if all see the same devices."""
+    """n_jobs: how many run at once. gpus: CUDA_VISIBLE_DEVICES for them in turn; empty if all see the same devices.
 
-    def __init__(self, n_jobs: int, gpus: Sequence[str] = (), environment: dict[str, str] | None = None) -> None:
-        self.gpus, self.environment = gpus, {**os.environ, **(environment or {})}
+    timeout: seconds that a job may take; it is then interrupted, and has failed.
+    """
+
+    def __init__(
+        self,
+        n_jobs: int,
+        gpus: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        self.gpus, self.environment, self.timeout = gpus, {**os.environ, **(environment or {})}, timeout
         self.free = deque(range(n_jobs))
-        self.running: dict[int, tuple[BaseProcess, Path, int]] = {}  # by sentinel: process, directory, slot
+        self.running: dict[int, Running] = {}  # by sentinel
 
     def run(self, paths: Sequence[Path], progress: Progress | None = None, fail_fast: bool = False) -> None:
         """Trains all jobs. A signal or, with fail_fast, a failure ends this early and interrupts the running jobs."""
@@ -81,8 +119,7 @@ class Pool:
                     self._start(waiting.popleft())
                 if progress:
                     progress.running(len(self.running))
-                for sentinel in wait(list(self.running)):
-                    assert isinstance(sentinel, int)
+                for sentinel in self._wait():
                     path = self._end(sentinel)
                     if progress:
                         progress.tell(path)
@@ -97,23 +134,41 @@ class Pool:
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=main, args=(path, self.environment, gpu), name=path.name)
         process.start()
-        self.running[process.sentinel] = process, path, slot
+        deadline = math.inf if self.timeout is None else time.monotonic() + self.timeout
+        self.running[process.sentinel] = Running(process, path, slot, deadline)
+
+    def _wait(self) -> list[int]:
+        """Waits until jobs have ended, and returns their sentinels; ends those that have had their time."""
+        first = min(job.deadline for job in self.running.values())
+        ended = wait(list(self.running), None if first == math.inf else max(0.0, first - time.monotonic()))
+        now = time.monotonic()
+        for sentinel, job in self.running.items():
+            if job.deadline > now or sentinel in ended:
+                continue
+            if job.timed_out:
+                job.kill()
+            else:
+                job.timed_out = True
+                job.terminate()
+        return [sentinel for sentinel in ended if isinstance(sentinel, int)]
 
     def _end(self, sentinel: int) -> Path:
-        process, path, slot = self.running.pop(sentinel)
-        process.join()
-        self.free.append(slot)
-        settle(path, process.pid or 0, *ending(process.exitcode or 0))
-        process.close()
-        return path
+        job = self.running.pop(sentinel)
+        job.process.join()
+        self.free.append(job.slot)
+        settle(job.path, job.process.pid or 0, *ending(job.process.exitcode or 0))
+        if job.timed_out and state(job.path)[0] not in ENDED:
+            write_status(job.path, "failed", f"job_timeout = {self.timeout:g} seconds: it took longer")
+        job.process.close()
+        return job.path
 
     def _stop(self) -> None:
         """Ends the running jobs, and waits for them."""
-        for process, *_ in self.running.values():
-            process.terminate()
-        for process, *_ in self.running.values():
-            process.join(PATIENCE)
-            process.kill()
+        for job in self.running.values():
+            job.terminate()
+        for job in self.running.values():
+            job.process.join(max(0.0, job.deadline - time.monotonic()))
+            job.kill()
         for sentinel in list(self.running):
             self._end(sentinel)
 
@@ -145,7 +200,7 @@ def main(path: Path, environment: dict[str, str], gpu: str | None) -> None:
 
 
 def _print_to(path: Path) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    file = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     os.close(file)
@@ -153,8 +208,10 @@ def _print_to(path: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Interrupts this job if its sweep is killed."""
+    """Interrupts this job if its sweep is killed, and kills it with all it has started if that does not end it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)
+    os.killpg(0, signal.SIGKILL)

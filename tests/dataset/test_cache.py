@@ -174,7 +174,7 @@ def test_a_damaged_entry_is_prepared_anew_with_a_warning(
     first = load(config)
     DAMAGES[damage](entries(config)[0])
     assert_equal(first, load(config))
-    assert [record.message.count("cannot be read") for record in warnings.records] == [1]
+    assert [record.message.count("prepared anew") for record in warnings.records] == [1]
     assert_equal(first, load(config))
     assert Counted.reads == 2
 
@@ -258,8 +258,8 @@ def test_data_that_several_want_at_once_are_prepared_once(
     missed = threading.Barrier(3)
     look = cache.read
 
-    def look_together(folder: str | None, key: str) -> Dataset | None:
-        found = look(folder, key)
+    def look_together(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
+        found = look(folder, key, alone)
         if not Counted.reads and threading.current_thread().name not in waited:
             waited.add(threading.current_thread().name)
             missed.wait(timeout=60)

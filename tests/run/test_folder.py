@@ -1,23 +1,82 @@
 """Directories are never shared, and what was made for a mistake is removed with it."""
 
+import functools
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from recexp.error import RunError
-from recexp.run.folder import make, remove, unique_folder
+from recexp.run.folder import filled, is_filled, make, refuse_links, remove, unique_folder
+
+
+def write(path):
+    (path / "file").write_text("whole")
+
+
+def test_filled_folders_asked_for_at_once_are_all_different_and_whole_from_the_first_moment(tmp_path):
+    over = threading.Event()
+
+    def look():
+        while not over.is_set():
+            assert all((path / "file").exists() for path in tmp_path.glob("run*"))
+
+    with ThreadPoolExecutor(17) as pool:
+        looks = pool.submit(look)
+        make_one = functools.partial(filled, fill=write)
+        made = list(pool.map(lambda _: unique_folder(tmp_path, "run", make_one), range(32)))
+        over.set()
+        looks.result()
+    assert len({path for path, *_ in made}) == 32
+    assert len(list(tmp_path.iterdir())) == 32  # and nothing temporary
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_folder_that_cannot_be_filled_is_not_there_and_neither_is_its_parent(tmp_path, error):
+    def fail(path):
+        write(path)
+        raise error
+
+    with pytest.raises(error):
+        filled(tmp_path / "new" / "run", fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_name_is_left_alone(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("empty", "link"):
+        with pytest.raises(FileExistsError):
+            filled(tmp_path / name, write)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_directory_with_leftovers_alone_counts_as_empty(tmp_path):
+    assert not is_filled(tmp_path) and not is_filled(tmp_path / "nowhere")
+    (tmp_path / ".config.yaml.0123456789abcdef.tmp").touch()
+    assert not is_filled(tmp_path)
+    (tmp_path / "notes").touch()
+    assert is_filled(tmp_path)
+
+
+def test_links_are_refused(tmp_path):
+    (tmp_path / "log.txt").touch()
+    refuse_links(tmp_path, ["log.txt", "status.json"])
+    (tmp_path / "status.json").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"status\.json: is a link"):
+        refuse_links(tmp_path, ["log.txt", "status.json"])
 
 
 def test_folders_asked_for_at_once_are_all_different(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(lambda _: unique_folder(tmp_path, "run"), range(64)))
+        made = list(pool.map(lambda _: unique_folder(tmp_path, "run", make), range(64)))
     assert len({path for path, *_ in made}) == 64 and all(path.is_dir() for path, *_ in made)
 
 
 def test_an_unwritable_place_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file.*run\.dir"):
-        unique_folder(tmp_path / "file" / "below", "run")
+        unique_folder(tmp_path / "file" / "below", "run", make)
 
 
 def test_removing_a_run_removes_the_folders_made_for_it_unless_another_run_is_there(tmp_path):

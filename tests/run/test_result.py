@@ -76,7 +76,8 @@ def test_metrics_jsonl_has_a_line_an_epoch_with_every_named_loss(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
-        assert set(line) == {"stage", "last_stage", "epoch", "losses", "valid", "seconds", "samples_per_second"}
+        assert set(line) == {"stage", "last_stage", "epoch", "losses", "valid", "seconds", "samples_per_second",
+                             "check"}  # fmt: skip
         assert np.isfinite(line["losses"]["target"]) and 0 < line["valid"]["auc"] < 1
 
 

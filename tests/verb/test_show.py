@@ -18,7 +18,7 @@ def folder(write_run, tmp_path, monkeypatch):
     write_run("outputs/a", model="din", seed=0, auc=0.7)
     write_run("outputs/b", model="fm", seed=1, auc=0.8)
     path = write_run("outputs/c", model="bst", state="running")
-    lines = [{"epoch": 1, "valid": {"auc": 0.65}}, {"epoch": 2, "valid": {"auc": 0.6}}]
+    lines = [{"epoch": epoch, "losses": {}, "valid": {"auc": auc}} for epoch, auc in ((1, 0.65), (2, 0.6))]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_run("outputs/d", model="cnn", state="failed")
 
