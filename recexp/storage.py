@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 import zlib
 from collections.abc import Iterator
@@ -186,10 +187,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises OSError, also for a pipe or a device, which may never end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not os.path.isfile(path):
-            raise OSError(f"{path} is no file")
+    """The content of a file. Raises OSError, also for a pipe or a device."""
+    with open(path, "rb", opener=_regular) as file:
         return file.read()
 
 
@@ -210,10 +209,10 @@ def digest(content: bytes) -> str:
 def file_digest(path: Path) -> str:
     """The digest of a file's content, read in pieces; for large ones SHA-256, for which processors have instructions.
 
-    Raises OSError.
+    Raises OSError, as `read_bytes`.
     """
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_regular) as file:
         while piece := file.read(2**20):
             total.update(piece)
     return total.hexdigest()[:32]
@@ -295,6 +294,15 @@ def _acquired(lock: int) -> bool:
             time.sleep(0.02)
         except OSError:
             return True
+
+
+def _regular(path: str, flags: int) -> int:
+    """A descriptor of a file, for `open`. Raises OSError for a pipe or a device, which may never end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is no file")
+    return descriptor
 
 
 def _create(path: Path) -> BinaryIO:

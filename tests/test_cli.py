@@ -1,5 +1,6 @@
 """The command line from outside: what it prints, what it writes, how it exits."""
 
+import errno
 import functools
 import json
 import os
@@ -14,9 +15,11 @@ import pytest
 import yaml
 
 import recexp
-from recexp import registry
+from recexp import registry, storage
 from recexp.cli import run
+from recexp.error import Terminated
 from recexp.groups import conf_folder
+from recexp.run import picture, result
 from recexp.tree import to_dict
 from recexp.verb import VERBS, load
 from recexp.verb.help import help_text
@@ -311,6 +314,67 @@ def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     assert 1 <= epochs < 2000
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_whose_output_nobody_reads_goes_on_to_its_end_and_says_how_it_ended(fails, empty):
+    typed = [*SMOKE, "run.dir=a", "trainer.epochs=3"]
+    code = (
+        "import sys; import recexp.run.directory as d; tell = d.Run.epoch\n"
+        "def epoch(run, line):\n    tell(run, line)\n    assert line['epoch'] < 3\n"
+        f"if {fails}: d.Run.epoch = epoch\n"
+        f"sys.argv = ['recexp', *{typed!r}]; from recexp.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read()
+    assert process.wait(60) == fails and "BrokenPipe" not in error
+    assert json.loads(Path("a/status.json").read_text())["state"] == ("failed" if fails else "finished")
+    assert len(Path("a/metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_a_signal_while_the_picture_is_drawn_interrupts_the_run_and_resuming_draws_it(error, empty, monkeypatch):
+    def stopped(path):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(picture, "draw", stopped)
+        assert run([*SMOKE, "run.dir=a"]) in (130, 143)
+    assert json.loads(Path("a/status.json").read_text())["state"] == "interrupted"
+    before = {name: Path("a", name).read_bytes() for name in ("predictions.parquet", "metrics.jsonl")}
+    assert run(["resume", "a"]) == 0
+    assert json.loads(Path("a/status.json").read_text())["state"] == "finished" and Path("a/curves.png").is_file()
+    assert {name: Path("a", name).read_bytes() for name in before} == before
+
+
+def test_a_damaged_result_is_made_anew_to_the_bit(empty, capsys):
+    assert run([*SMOKE, "run.dir=a"]) == 0
+    whole = Path("a/predictions.parquet").read_bytes()
+    Path("a/predictions.parquet").write_bytes(whole[:-1] + b"x")
+    capsys.readouterr()
+    assert run(["resume", "a"]) == 0
+    told = capsys.readouterr().err
+    assert "predictions.parquet: damaged" in told and "made anew" in told and told.count("\n") == 1
+    assert Path("a/predictions.parquet").read_bytes() == whole
+
+
+def test_a_disk_error_is_one_line_with_exit_code_1(empty, capsys, monkeypatch):
+    def full(path, dataset, scores):
+        with storage.replacing(path / "predictions.parquet"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(result, "write_predictions", full)
+    assert run([*SMOKE, "run.dir=a"]) == 1
+    message = "a/predictions.parquet: No space left on device; go on with: recexp resume a"
+    assert capsys.readouterr().err == f"recexp: {message}\n"
+    status = json.loads(Path("a/status.json").read_text())
+    assert (status["state"], status["error"]) == ("failed", message)
+    assert "Traceback" in Path("a/log.txt").read_text()
+    monkeypatch.undo()
+    monkeypatch.chdir(empty)
+    assert run(["resume", "a"]) == 0
+
+
 def test_a_run_killed_and_resumed_gives_the_figures_of_one_that_was_not(empty, capsys):
     typed = [*SMOKE, "trainer.epochs=12", "trainer.patience=null", "run.dir=killed"]
     code = (
@@ -357,6 +421,20 @@ def test_a_file_stop_ends_a_run_between_two_epochs_pruned_for_good(empty, capsys
         assert "pruned" in capsys.readouterr().out
 
 
+def test_data_that_have_changed_since_a_run_began_are_a_mistake(empty, capsys):
+    typed = [*SMOKE, "dataset=csv", "dataset.path=log.csv", "dataset.cache_dir=null", "run.dir=a"]
+    lines = [f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(200)]
+    Path("log.csv").write_text("user,item,label,timestamp\n" + "".join(lines))
+    assert run(typed[1:]) == 0
+    environment = Path("a/environment.json").read_bytes()
+    Path("a/curves.png").unlink()  # so that there is something to do
+    Path("log.csv").write_text("user,item,label,timestamp\n" + "".join(lines[:-1]))
+    capsys.readouterr()
+    assert run(["resume", "a"]) == 2
+    assert "a: was run on other data" in capsys.readouterr().err
+    assert Path("a/environment.json").read_bytes() == environment
+
+
 def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
     typed = [*SMOKE, "dataset=csv", "dataset.path=log.csv", "run.dir=a"]
     Path("log.csv").write_text(
@@ -371,14 +449,3 @@ def test_a_mistake_on_resuming_leaves_the_run_as_it_was(empty, capsys):
     assert run(["resume", "a"]) == 2
     assert "log.csv: no such file" in capsys.readouterr().err
     assert Path("a/config.yaml").is_file()
-
-
-def test_a_killed_run_reads_as_interrupted(empty):
-    from recexp.run.status import read_status
-
-    assert run([*SMOKE, "run.dir=a"]) == 0
-    status = json.loads(Path("a/status.json").read_text())
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    Path("a/status.json").write_text(json.dumps({**status, "state": "running", "pid": gone.pid}))
-    assert read_status(Path("a"))["state"] == "interrupted"

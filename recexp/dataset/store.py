@@ -57,11 +57,12 @@ def read(folder: Path) -> Dataset:
 def check(folder: Path) -> dict[str, Any]:
     """The content of dataset.json, once all files are what it says. Raises DamagedFile for one that is not."""
     try:
+        if folder.is_symlink():
+            raise OSError("it is a link")
         saved = read_json(folder / ABOUT)
         digests = saved.get("digests", {})  # earlier versions wrote none
-        damaged = [
-            name for name, found in zip(digests, _digests(folder, digests), strict=True) if found != digests[name]
-        ]
+        found = _digests(folder, digests)
+        damaged = [name for name, digest in zip(digests, found, strict=True) if digest != digests[name]]
     except (OSError, AttributeError, TypeError) as error:
         raise DamagedFile(f"{folder}: cannot be read ({error}).") from error
     if damaged:

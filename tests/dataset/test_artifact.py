@@ -15,7 +15,7 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, Split
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
-from recexp.error import DataError
+from recexp.error import DamagedFile, DataError
 
 MakeConfig = Callable[..., DatasetConfig]
 MakeRaw = Callable[..., Raw]
@@ -179,3 +179,35 @@ def test_a_folder_that_is_there_stays_and_an_interrupted_writer_leaves_none(
     with pytest.raises(DataError):
         artifact.save(dataset, config, tmp_path / "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()  # the others that share it stay as they are
+    file.write_bytes(content)
+
+
+def test_a_damaged_folder_beside_the_prepared_data_is_written_anew_and_not_shared(
+    cached: tuple[Dataset, DatasetConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, config = cached
+    artifact.save(dataset, config, tmp_path / "a")
+    assert dataset.folder is not None and not caplog.records
+    flip(dataset.folder / "run-all-4" / "item.npy")
+    artifact.save(dataset, config, tmp_path / "b")
+    assert contents(tmp_path / "b") == contents(tmp_path / "a") == contents(dataset.folder / "run-all-4")
+    assert len(caplog.records) == 1 and "item.npy: damaged" in caplog.text
+
+
+def test_a_damaged_folder_is_an_error_that_names_the_file_and_mended_once_the_run_goes_on(
+    cached: tuple[Dataset, DatasetConfig], tmp_path: Path
+) -> None:
+    dataset, config = cached
+    for name in ("item.npy", "encoder.json", "dataset.json"):
+        artifact.save(dataset, config, tmp_path / "a")
+        flip(tmp_path / "a" / name)
+        with pytest.raises(DamagedFile, match=f"{name}: damaged"):
+            artifact.load(tmp_path / "a")
+    with pytest.raises(DamagedFile, match="nowhere: cannot be read"):
+        artifact.load(tmp_path / "nowhere")

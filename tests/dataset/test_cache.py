@@ -179,6 +179,56 @@ def test_a_damaged_entry_is_prepared_anew_with_a_warning(
     assert Counted.reads == 2
 
 
+def test_a_flipped_bit_anywhere_is_told_and_the_entry_prepared_anew(
+    config: DatasetConfig, warnings: pytest.LogCaptureFixture
+) -> None:
+    first = load(config)
+    files = sorted(path for path in entries(config)[0].iterdir() if path.is_file())
+    rng = np.random.default_rng(0)
+    for number, file in enumerate(files, 1):
+        content = bytearray(file.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        file.write_bytes(content)
+        assert_equal(first, load(config))
+        assert (Counted.reads, len(warnings.records)) == (number + 1, number), file.name
+
+
+def test_an_entry_that_is_a_link_is_replaced(config: DatasetConfig, tmp_path: Path) -> None:
+    first = load(config)
+    entry = entries(config)[0]
+    entry.rename(tmp_path / "outside")
+    entry.symlink_to(tmp_path / "outside")
+    before = {path: path.read_bytes() for path in (tmp_path / "outside").iterdir()}
+    assert_equal(first, load(config))
+    assert not entry.is_symlink() and Counted.reads == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "outside").iterdir()} == before
+
+
+def test_what_killed_processes_left_is_removed_and_what_living_ones_fill_stays(
+    config: DatasetConfig, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared"
+    for key in ("dead", "alive"):
+        (prepared / f".{key}.0123456789abcdef.tmp").mkdir(parents=True)
+        (prepared / f".lock-{key}").touch()
+    with cache.one_at_a_time(config.cache_dir, "alive"):
+        (prepared / ".alive.0123456789abcdef.tmp").mkdir()
+        load(config)
+        names = sorted(path.name for path in prepared.iterdir())
+    assert names == sorted([".alive.0123456789abcdef.tmp", ".lock-alive", load(config).fingerprint])
+    with cache.one_at_a_time(config.cache_dir, "another"):
+        pass
+    assert [path.name for path in prepared.iterdir()] == [load(config).fingerprint]
+
+
+def test_a_lock_is_not_followed_through_a_link(config: DatasetConfig, tmp_path: Path) -> None:
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "prepared" / ".lock-key").symlink_to(tmp_path / "outside")
+    with cache.one_at_a_time(config.cache_dir, "key"):
+        assert (tmp_path / "outside").read_text() == "mine"
+
+
 def test_writers_at_the_same_time_leave_one_whole_entry(
     config: DatasetConfig, warnings: pytest.LogCaptureFixture
 ) -> None:

@@ -1,11 +1,15 @@
 """What the launcher hands out to jobs that run at once: cores, GPUs, processes."""
 
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from hydra_plugins.recexp_launcher import gate, processes
+from recexp import storage
 from recexp.sweep import pool
 from recexp.sweep.folder import quoted
 
@@ -78,3 +82,40 @@ def test_jobs_at_once_see_a_gpu_each_and_a_job_with_a_device_of_its_own_sees_all
 def seen(path: Path, environment: dict[str, str], gpu: str | None) -> None:
     pool.run = lambda path: (path / "seen").write_text(pool.os.environ["CUDA_VISIBLE_DEVICES"])
     pool.main(path, environment, gpu)
+
+
+def test_a_job_whose_sweep_is_killed_is_interrupted_and_killed_if_that_does_not_end_it(monkeypatch):
+    """Calls that a test can list, in place of those that would end it."""
+    calls = []
+    monkeypatch.setattr(pool.multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
+    monkeypatch.setattr(pool.os, "kill", lambda process, sent: calls.append((process, sent)))
+    monkeypatch.setattr(pool.os, "killpg", lambda group, sent: calls.append((group, sent)))
+    monkeypatch.setattr(pool.time, "sleep", calls.append)
+    pool._end_with_parent()
+    assert calls == [(os.getpid(), signal.SIGTERM), pool.PATIENCE, (0, signal.SIGKILL)]
+
+
+def test_a_job_that_heeds_no_signal_is_killed_with_what_it_has_started(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text("device: cpu")
+    monkeypatch.setattr(pool, "main", deaf)
+    monkeypatch.setattr(pool, "PATIENCE", 0.2)
+    pool.Pool(1, timeout=1).run([tmp_path])
+    status = storage.read_json(tmp_path / "status.json")
+    assert (status["state"], status["error"]) == ("failed", "job_timeout = 1 seconds: it took longer")
+
+
+def deaf(path: Path, environment: dict[str, str], gpu: str | None) -> None:
+    """A job that hangs for ever in a system call, as native code may, and has signals ignored."""
+    os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.read(os.pipe()[0], 1)
+
+
+def test_a_job_that_ends_in_its_time_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "status.json").write_text('{"state": "finished", "error": null, "pid": 0, "host": ""}')
+    monkeypatch.setattr(pool, "main", idle)
+    pool.Pool(1, timeout=600).run([tmp_path])
+    assert storage.read_json(tmp_path / "status.json")["state"] == "finished"
+
+
+def idle(path: Path, environment: dict[str, str], gpu: str | None) -> None: ...

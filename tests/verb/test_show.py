@@ -8,6 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
+import recexp
 from recexp.cli import run
 
 
@@ -62,6 +63,34 @@ def test_a_mistake_is_one_line_with_exit_code_2(folder, typed, capsys):
     assert run(["runs", *typed.split()]) == 2
     told = capsys.readouterr()
     assert told.out == "" and told.err.startswith("recexp: ") and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("metrics.json", "[1]"), ("status.json", "{"), ("environment.json", "{"), ("config.yaml", "a: ["),
+     ("overrides.yaml", "a: ["), ("metrics.jsonl", "}\n"), ("predictions.parquet", "PAR1")],
+)  # fmt: skip
+def test_a_damaged_run_spoils_no_other_and_shows_what_is_readable(folder, tmp_path, file, content, capsys):
+    path = tmp_path / "outputs" / "a"
+    line = {"epoch": 1, "stage": "train", "losses": {}, "valid": {"auc": 0.6}, "samples_per_second": 9.0}
+    (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (path / file).write_text(content)
+    hides = file in ("metrics.json", "status.json", "environment.json", "config.yaml")
+    assert run(["runs"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[1].split()[0] == ("damaged" if hides else "finished")
+    assert told.err.count(f"a/{file}: ") == hides
+    assert run(["report", "outputs", "--format", "html"]) == 0
+    told = capsys.readouterr()
+    assert "outputs/b" in told.out and ("1 damaged" in told.out) == hides
+    assert told.err.count(f"outputs/a/{file}: ") == (file != "overrides.yaml")
+    assert len(recexp.load_runs(tmp_path)) == 4
+    capsys.readouterr()
+    assert run(["show", "outputs/a"]) == 0
+    told = capsys.readouterr()
+    assert told.err.count(f"outputs/a/{file}: ") == (file not in ("environment.json", "predictions.parquet"))
+    assert ("embedding_dim: 16" in told.out) == (file != "config.yaml")
+    assert ("best epoch 2 of 3" in told.out) == (file != "metrics.json")
 
 
 def test_reading_imports_no_torch(folder, tmp_path):
