@@ -95,10 +95,13 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     """Appends a line of JSON with its own check, for `read_lines`; what was torn before gets a line of its own."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
     with _naming(path), open(path, "r+b", opener=lambda name, _: open_own(name, flags)) as file:
-        torn = file.seek(0, os.SEEK_END) > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        size = file.seek(0, os.SEEK_END)
+        torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
         file.write(b"\n" * torn + _line(value).encode())
         file.flush()
         os.fsync(file.fileno())
+    if not size:
+        sync_folder(path.parent)
 
 
 def write_lines(path: Path, values: list[dict[str, Any]]) -> None:
