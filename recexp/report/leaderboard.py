@@ -9,7 +9,7 @@ from typing import Any
 from recexp.error import ConfigError, RunError, choices
 from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number
 from recexp.report import select
-from recexp.report.protocol import mixture, protocol
+from recexp.report.protocol import history_notes, mixture, protocol
 from recexp.report.setting import name_of, settings, short, unique_values
 from recexp.report.statistics import UNTESTED, Difference, Estimate, difference, estimate, holm
 from recexp.run.record import Record
@@ -78,7 +78,13 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
         columns=columns,
         rows=sorted(rows, key=lambda row: _rank(row, sort)),
         baseline=baseline if any(row.difference for row in rows) else None,
-        notes=[*_left_out(records), *([f"Mixed by request: {mixed}"] if mixed else []), *_repeated(rows), *compared],
+        notes=[
+            *_left_out(records),
+            *([f"Mixed by request: {mixed}"] if mixed else []),
+            *history_notes(finished),
+            *_repeated(rows),
+            *compared,
+        ],
     )
 
 
