@@ -18,6 +18,7 @@ from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offse
 from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, split
+from recexp.dataset.warning import warnings
 from recexp.error import ConfigError, DataError, choices
 from recexp.tree import to_dict
 
@@ -39,8 +40,8 @@ def load(config: Any) -> Dataset:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
-    if config.split.kind is SplitKind.random and isinstance(dataset.log, Log):
-        logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")
+    for warning in dataset.facts["warnings"]:
+        logger.warning("data: %s", warning)
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
 
@@ -57,7 +58,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         log=log,
         schema=Schema(**sides, **_histories(log, config)),
         encoder=encoder,
-        facts=facts(log, sides),
+        facts=facts(log, sides) | {"warnings": warnings(log, sides, raw.label, config)},
         fingerprint=fingerprint,
     )
 
