@@ -81,11 +81,16 @@ def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: n
     known, asked = column.of(train), column.of(scored)
     if column.field.numeric:
         edges = np.unique(np.quantile(known, np.arange(1, N_BINS) / N_BINS))
-        known, asked = (np.searchsorted(edges, numbers, side="right")[:, None] for numbers in (known, asked))
+        known, asked = _bins(known, edges), _bins(asked, edges)
     size = int(max(known.max(), asked.max())) + 1
     count = np.bincount(known.ravel(), minlength=size)
     positive = np.bincount(known.ravel(), np.repeat(label, known.shape[1]), minlength=size)
     return ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked].mean(1)
+
+
+def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(n, 1) the bin of each number; an edge is a bin of its own, as often it is a frequent number such as 0."""
+    return (np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right"))[:, None]
 
 
 def _over_all_time(log: Log, columns: list[Column], label: np.ndarray) -> Iterator[str]:
