@@ -82,6 +82,7 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
             *_left_out(records),
             *([f"Mixed by request: {mixed}"] if mixed else []),
             *history_notes(finished),
+            *_warnings(finished),
             *_repeated(rows),
             *compared,
         ],
@@ -225,6 +226,10 @@ def _left_out(records: list[Record]) -> list[str]:
 def _states(records: list[Record]) -> str:
     counts = Counter(record.state for record in records)
     return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no run at all"
+
+
+def _warnings(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(f"Data: {warning}" for record in records for warning in record.warnings))
 
 
 def _repeated(rows: list[Row]) -> list[str]:
