@@ -37,6 +37,7 @@ bench: install  ## figures measured side by side, recexp and other libraries; an
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/calibration.py
+	$(BIN)/python benchmarks/coin.py
 
 bench-peers: install  ## an environment for each of the other libraries
 	$(BIN)/python benchmarks/peers/install.py
@@ -47,6 +48,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
 	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
+	$(BIN)/python benchmarks/coin.py --events 5000
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recexp.dataset import cache, store
-from recexp.dataset.config import DatasetConfig, HistoryKind
+from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Dataset, Log
 from recexp.error import DamagedFile
 from recexp.storage import new_folder, remove
@@ -55,18 +55,24 @@ def first_needed(log: Log, config: DatasetConfig) -> np.ndarray:
     held_out = np.append(np.flatnonzero(log.split > 0), len(log))
     held_out = held_out[np.searchsorted(held_out, first)]  # each user's first, or a later user's
     past_end = np.where(held_out < end, np.append(log.before, 0)[held_out], end)
-    seen = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log), bool)
-    rank = np.concatenate([[0], np.cumsum(seen)])  # (N + 1,) events before each position that histories may hold
-    index = np.maximum(rank[first], rank[past_end] - config.max_history)
-    start = np.append(np.flatnonzero(seen), len(log))[index]
-    return np.maximum(first, np.minimum(start, past_end - derived.last_items))
+    known = log.split == 0 if config.history_until is HistoryUntil.split else np.ones(len(log), bool)
+    seen = known & (log.label > 0) if config.history is HistoryKind.liked else known
+    history = _last(seen, config.max_history, first, past_end)
+    return np.minimum(history, _last(known, derived.last_items, first, past_end))
+
+
+def _last(seen: np.ndarray, n: int, first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """(U,) where the last n events that are seen (N,) begin, of those from first (U,) up to end (U,)."""
+    rank = np.concatenate([[0], np.cumsum(seen)])  # (N + 1,) events seen before each position
+    index = np.maximum(rank[first], rank[end] - n)
+    return np.minimum(np.append(np.flatnonzero(seen), len(seen))[index], end)
 
 
 def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
     """The folder beside the prepared data that holds the same files; None if there is none and none can be made."""
     if dataset.folder is None:
         return None
-    shared = dataset.folder / f"run-{config.history.name}-{config.max_history}"
+    shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{config.max_history}"
     if not _is_whole(shared):
         try:
             with cache.alone(shared):

@@ -57,7 +57,7 @@ class Batches:
         if isinstance(log, Log):
             self.columns = Columns.of(log, self.device)
             self.label = self.columns.label
-            self.histories = Histories(log, self.columns, config.history, self.max_history, self.device)
+            self.histories = Histories(log, self.columns, config, self.max_history, self.device)
             pool = self.columns.item[self.rows["train"]]
             self.catalogue = Catalogue(self._features(log.users), self._features(log.items), pool)
             if self.negatives:

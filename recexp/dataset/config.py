@@ -25,6 +25,11 @@ class HistoryKind(Enum):
     liked = "earlier events with label 1 alone"
 
 
+class HistoryUntil(Enum):
+    target = "all that was known at the target's time"
+    split = "nothing after the training split, as where a model serves without updates"
+
+
 class SplitKind(Enum):
     user_time = "each user's last events, by ratio"
     leave_last_out = "each user's last event to test, the one before to valid"
@@ -106,6 +111,7 @@ class DatasetConfig:
     features: FeaturesConfig
     max_history: int = at_least(1)
     history: HistoryKind
+    history_until: HistoryUntil
     n_bins: int = at_least(2)
     split: SplitConfig
     cache_dir: str | None

@@ -7,7 +7,7 @@ most_liked_NAME    the most frequent value of NAME among the items of the visibl
                    tie, the value that got there last
 
 A row without such an event has a missing value. "Before" means the same user and an earlier timestamp; a training row
-sees only training events, even if the split is not by time.
+sees only training events, even if the split is not by time, and so does any row if histories end with that split.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.dataset.config import FeatureKind, FeaturesConfig
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil
 from recexp.dataset.field import split_cells
 from recexp.dataset.log import Log
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 MISSING = -1  # the code of a missing value
 
 
-def derive(log: Log, items: "pd.DataFrame", features: FeaturesConfig) -> "dict[str, pd.Categorical]":
+def derive(log: Log, items: "pd.DataFrame", config: DatasetConfig) -> "dict[str, pd.Categorical]":
     """The derived fields by name, each (N,). items: the feature columns, one row per item from 1 on."""
     import pandas as pd
 
+    features, train = config.features, log.split == 0
     n_last = features.derived.last_items
     columns = [values_of(items[name], features.item[name]) for name in features.derived.most_liked]
-    codes = _codes(log, np.ones(len(log), bool), n_last, columns)
-    if not log.chronological:
-        train = log.split == 0
+    until_split = config.history_until is HistoryUntil.split
+    codes = _codes(log, train if until_split else np.ones(len(log), bool), n_last, columns)
+    if not until_split and not log.chronological:
         of_train = _codes(log, train, n_last, columns)
         codes = [np.where(train, *pair) for pair in zip(of_train, codes, strict=True)]
     names = [pd.Index(log.items.raw[1:])] * n_last + [column.names for column in columns]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recexp.dataset.column import Columns, on_device, pick
-from recexp.dataset.config import HistoryKind
+from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Log
 from recexp.dataset.sample import Samples
 
@@ -52,13 +52,15 @@ class View:
 class Histories:
     """Gathers the histories of any rows of a log, of at most `longest` events each."""
 
-    def __init__(self, log: Log, columns: Columns, kind: HistoryKind, longest: int, device: torch.device) -> None:
+    def __init__(self, log: Log, columns: Columns, config: DatasetConfig, longest: int, device: torch.device) -> None:
         self.columns, self.longest = columns, longest
-        visible = log.label > 0 if kind is HistoryKind.liked else np.ones(len(log), bool)
+        visible = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log), bool)
+        until_split = config.history_until is HistoryUntil.split
         whole = View.of(visible, device)
-        # A training row sees only training events, even if the splits are not chronological.
-        train = whole if log.chronological else View.of(visible & (log.split == 0), device)
-        self.views = {"train": train, "valid": whole, "test": whole}
+        # A training row sees only training events; in chronological splits there are no others before it.
+        trained = whole if log.chronological and not until_split else View.of(visible & (log.split == 0), device)
+        held_out = trained if until_split else whole
+        self.views = {"train": trained, "valid": held_out, "test": held_out}
 
     def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
         """The batch's history columns (B, L): the last `longest` events before each row (B,) that the split may see."""

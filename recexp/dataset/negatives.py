@@ -1,4 +1,7 @@
-"""Sampled negatives: items of the training events that the user has not interacted with by the time of an event."""
+"""Sampled negatives: items of the training events that the user has not interacted with by the time of an event.
+
+They are part of the question, not of what a model is given: histories until the split ask for the same rows.
+"""
 
 from collections.abc import Mapping
 

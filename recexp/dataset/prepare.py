@@ -9,7 +9,7 @@ import numpy as np
 
 from recexp import registry
 from recexp.dataset import cache
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts
@@ -18,6 +18,7 @@ from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offse
 from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, split
+from recexp.dataset.warning import warnings
 from recexp.error import ConfigError, DataError, choices
 from recexp.tree import to_dict
 
@@ -39,8 +40,8 @@ def load(config: Any) -> Dataset:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
-    if config.split.kind is SplitKind.random and isinstance(dataset.log, Log):
-        logger.warning("dataset.split.kind = random: a log split by row lets a model train on events after its test.")
+    for warning in dataset.facts["warnings"]:
+        logger.warning("data: %s", warning)
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
 
@@ -57,7 +58,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         log=log,
         schema=Schema(**sides, **_histories(log, config)),
         encoder=encoder,
-        facts=facts(log, sides),
+        facts=facts(log, sides) | {"warnings": warnings(log, sides, raw.label, config)},
         fingerprint=fingerprint,
     )
 
@@ -93,7 +94,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     )
     derived = {}
     if config.features.derived.names:
-        derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config.features)
+        derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config)
     context_encoder, context = _context(raw, order, derived, train, config)
     encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
     return replace(log, context=context), encoder
@@ -105,6 +106,8 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
         raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
     if config.features.derived.names:
         raise ConfigError("dataset.features.derived: a table without users and time has no events before a row.")
+    if config.history_until is HistoryUntil.split:
+        raise ConfigError("dataset.history_until = split: a table without users and time has no histories.")
     if config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
     if config.split.kind is SplitKind.given:
@@ -254,4 +257,6 @@ def _preparation(config: DatasetConfig) -> dict[str, Any]:
     tree = to_dict(config)
     kept = {key: tree[key] for key in ("label", "label_threshold", "n_bins", "split", "reader")}
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts
+    if config.features.derived.names:  # arrays; histories are gathered
+        kept["history_until"] = tree["history_until"]
     return kept | {"features": features}

@@ -9,7 +9,7 @@ from typing import Any
 from recexp.error import ConfigError, RunError, choices
 from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number
 from recexp.report import select
-from recexp.report.protocol import mixture, protocol
+from recexp.report.protocol import history_notes, mixture, protocol
 from recexp.report.setting import name_of, settings, short, unique_values
 from recexp.report.statistics import UNTESTED, Difference, Estimate, difference, estimate, holm
 from recexp.run.record import Record
@@ -78,7 +78,14 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
         columns=columns,
         rows=sorted(rows, key=lambda row: _rank(row, sort)),
         baseline=baseline if any(row.difference for row in rows) else None,
-        notes=[*_left_out(records), *([f"Mixed by request: {mixed}"] if mixed else []), *_repeated(rows), *compared],
+        notes=[
+            *_left_out(records),
+            *([f"Mixed by request: {mixed}"] if mixed else []),
+            *history_notes(finished),
+            *_warnings(finished),
+            *_repeated(rows),
+            *compared,
+        ],
     )
 
 
@@ -219,6 +226,10 @@ def _left_out(records: list[Record]) -> list[str]:
 def _states(records: list[Record]) -> str:
     counts = Counter(record.state for record in records)
     return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no run at all"
+
+
+def _warnings(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(f"Data: {warning}" for record in records for warning in record.warnings))
 
 
 def _repeated(rows: list[Row]) -> list[str]:

@@ -9,13 +9,32 @@ from recexp.run.record import Record
 
 # What a model is given, not what it has to predict: runs that differ in these can be compared.
 INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
+UNTIL = "dataset.history_until"
 N_SHOWN = 3
 
 
 def protocol(record: Record) -> Hashable:
-    """Equal for runs with the same events, labels, splits and number of sampled negatives."""
+    """Equal for runs with the same events, labels, splits, end of histories and number of sampled negatives."""
     sampled = record.config.get("dataset.label") == "implicit"
-    return record.events, record.config.get("dataset.negatives") if sampled else None
+    return record.events, until(record), record.config.get("dataset.negatives") if sampled else None
+
+
+def until(record: Record) -> str:
+    """Where histories end; until the target in runs from before there was a choice."""
+    return record.config.get(UNTIL, "target")
+
+
+def history_notes(records: list[Record]) -> list[str]:
+    """Where histories end, of runs on logs, and what that means for their metrics."""
+    return list(dict.fromkeys(map(_history_note, (record for record in records if "test.gauc" in record.metrics))))
+
+
+def _history_note(record: Record) -> str:
+    if until(record) == "split":
+        return "Histories until split: they end with the training split."
+    if record.config.get("dataset.label") == "implicit":
+        return "Histories until target: they hold earlier test events."
+    return "Histories until target: they hold earlier test labels, which biases gauc (docs/protocols.md)."
 
 
 def require_one(records: list[Record], way_out: str) -> None:
@@ -38,11 +57,15 @@ def mixture(records: list[Record]) -> str | None:
 
 
 def _reason(examples: list[Record]) -> str:
-    keys = [key for key in differing(examples) if key.startswith("dataset.") and not key.startswith(INPUTS)]
+    keys = [key for key in differing(examples) if key.startswith("dataset.") and not _is_input(key)]
     named = keys if "dataset.name" not in keys else ["dataset.name"]  # all else follows from it
     if not named:
         return "the content of their data differs"
     return "; ".join(f"{short(key)} is {_values(key, examples)}" for key in named[:N_SHOWN])
+
+
+def _is_input(key: str) -> bool:
+    return key in INPUTS or key.startswith(INPUTS[0])
 
 
 def _values(key: str, examples: list[Record]) -> str:

@@ -30,6 +30,7 @@ class Record:
     metrics: dict[str, Any]  # of metrics.json: "test.auc", "seconds", ...; empty if there is none yet
     fingerprint: str | None  # of the data as prepared, features included
     events: str | None = None  # digest of the events alone, their labels and splits
+    warnings: tuple[str, ...] = ()  # of the data
 
     def epochs(self) -> list[dict[str, Any]]:
         """The whole lines of metrics.jsonl: stage, epoch, losses, valid, seconds, samples_per_second."""
@@ -89,6 +90,7 @@ def read(path: Path) -> Record:
         fingerprint=data.get("fingerprint"),
         # The fingerprint is the finer of the two: equal ones mean equal events.
         events=data.get("events", data.get("fingerprint")),
+        warnings=tuple(data.get("warnings", ())),
     )
 
 

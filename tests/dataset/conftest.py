@@ -13,6 +13,7 @@ from recexp.dataset.config import (
     FeatureKind,
     FeaturesConfig,
     HistoryKind,
+    HistoryUntil,
     LabelKind,
     SplitConfig,
     SplitKind,
@@ -32,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "negatives": 1,
     "max_history": 4,
     "history": HistoryKind.all,
+    "history_until": HistoryUntil.target,
     "n_bins": 3,
     "cache_dir": None,
 }

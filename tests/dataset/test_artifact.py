@@ -11,7 +11,7 @@ from batches import whole
 
 from recexp.dataset import artifact, cache
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, SplitKind
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
@@ -33,13 +33,19 @@ def assert_same_encoding(one: Dataset, two: Dataset, raw: Raw) -> None:
     assert before.ids.tobytes() == after.ids.tobytes() and before.values.tobytes() == after.values.tobytes()
 
 
+@pytest.mark.parametrize("until", HistoryUntil)
 @pytest.mark.parametrize("history", HistoryKind)
 @pytest.mark.parametrize("kind", SplitKind)
 def test_held_out_rows_are_those_of_the_whole_log_to_the_bit(
-    kind: SplitKind, history: HistoryKind, tiny_config: MakeConfig, tiny_log: MakeRaw, tmp_path: Path
+    kind: SplitKind,
+    history: HistoryKind,
+    until: HistoryUntil,
+    tiny_config: MakeConfig,
+    tiny_log: MakeRaw,
+    tmp_path: Path,
 ) -> None:
     for seed in range(3):
-        raw, config = tiny_log(seed), tiny_config(kind, history=history, max_history=2)
+        raw, config = tiny_log(seed), tiny_config(kind, history=history, history_until=until, max_history=2)
         dataset = prepare(raw, config)
         found = kept(dataset, config, tmp_path / str(seed))
         assert (found.schema, found.facts, found.fingerprint) == (dataset.schema, dataset.facts, dataset.fingerprint)
@@ -67,19 +73,21 @@ def by_loop(log: Log, config: DatasetConfig) -> list[int]:
         held_out = [event for event in events if log.split[event] > 0]
         end = log.before[held_out[0]] if held_out else events[-1] + 1
         earlier = [event for event in events if event < end]
-        seen = [event for event in earlier if config.history is HistoryKind.all or log.label[event] > 0]
-        needed = seen[-config.max_history :] + earlier[max(0, len(earlier) - config.features.derived.last_items) :]
+        known = [event for event in earlier if config.history_until is HistoryUntil.target or log.split[event] == 0]
+        seen = [event for event in known if config.history is HistoryKind.all or log.label[event] > 0]
+        needed = seen[-config.max_history :] + known[max(0, len(known) - config.features.derived.last_items) :]
         rows += [event for event in events if event >= min([*needed, end])]
     return rows
 
 
 @pytest.mark.parametrize("last_items", [0, 3])
+@pytest.mark.parametrize("until", HistoryUntil)
 @pytest.mark.parametrize("history", HistoryKind)
 def test_events_are_kept_from_the_last_few_before_the_first_held_out_row(
-    history: HistoryKind, last_items: int, tiny_config: MakeConfig, tiny_log: MakeRaw
+    history: HistoryKind, until: HistoryUntil, last_items: int, tiny_config: MakeConfig, tiny_log: MakeRaw
 ) -> None:
     for kind in SplitKind:
-        config = tiny_config(kind, history=history, max_history=2, last_items=last_items)
+        config = tiny_config(kind, history=history, history_until=until, max_history=2, last_items=last_items)
         log = prepare(tiny_log(), config).log
         assert (
             artifact.reduced(prepare(tiny_log(), config), config).log.row.tolist()
@@ -133,6 +141,8 @@ def test_runs_on_the_same_prepared_data_share_their_files(
     longer = replace(config, max_history=50)
     artifact.save(dataset, longer, tmp_path / "longer")
     assert len(artifact.load(tmp_path / "longer").log) > len(artifact.load(tmp_path / "a").log)
+    artifact.save(dataset, replace(config, history_until=HistoryUntil.split), tmp_path / "split")
+    assert not set(inodes(tmp_path / "split").values()) & set(inodes(tmp_path / "a").values())
 
 
 def test_the_files_stay_when_the_cache_goes(cached: tuple[Dataset, DatasetConfig], tmp_path: Path) -> None:

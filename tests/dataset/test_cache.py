@@ -14,7 +14,7 @@ import torch
 
 from recexp.dataset import cache
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
@@ -48,8 +48,9 @@ def config(tiny_config: Callable[..., DatasetConfig], tiny_log: Callable[..., Ra
 
 
 @pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("recexp.dataset.prepare"), "disabled", True)  # what it says of so few rows
     return caplog
 
 
@@ -126,6 +127,7 @@ def other_options(tiny_config: Callable, config: DatasetConfig) -> dict[str, Dat
         "order": {"features": swapped},
         "last items": {"last_items": 1},
         "more last items": {"last_items": 2},
+        "last items until the split": {"last_items": 2, "history_until": HistoryUntil.split},
         "most liked": {"most_liked": ["brand"]},
         "most liked of two": {"most_liked": ["brand", "tags"]},
     }
@@ -144,7 +146,7 @@ def test_another_option_or_other_content_is_another_entry(config: DatasetConfig,
 
 def test_options_of_batches_share_an_entry_and_yet_hold(config: DatasetConfig) -> None:
     load(config)
-    other = load(replace(config, max_history=9, negatives=3))
+    other = load(replace(config, max_history=9, negatives=3, history_until=HistoryUntil.split))
     assert (other.schema.max_history, other.schema.history_labels) == (9, True)
     liked = load(replace(config, history=HistoryKind.liked))
     assert (liked.schema.max_history, liked.schema.history_labels) == (4, False)

@@ -15,7 +15,7 @@ import recexp
 from recexp.cli import run
 from recexp.config import Config
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
@@ -42,18 +42,18 @@ def values(raw: Raw, config: DatasetConfig, dataset: Dataset | None = None) -> d
     """Each derived field in the order of the file, None where it is missing."""
     dataset = dataset or prepare(raw, config)
     assert raw.items is not None
-    derived = derive(dataset.log, raw.items.reindex(pd.Index(dataset.log.items.raw[1:])), config.features)
+    derived = derive(dataset.log, raw.items.reindex(pd.Index(dataset.log.items.raw[1:])), config)
     plain = {name: np.where(column.isna(), None, column.astype(object)) for name, column in derived.items()}
     return {name: in_file_order(dataset, column).tolist() for name, column in plain.items()}
 
 
-def seen_by(raw: Raw, row: int, splits: np.ndarray) -> list[int]:
-    """The user's rows strictly before, the oldest first; to a training row only those that train."""
+def seen_by(raw: Raw, row: int, splits: np.ndarray, until_split: bool = False) -> list[int]:
+    """The user's rows strictly before, the oldest first; to a training row, or until the split, those that train."""
     assert raw.user is not None and raw.timestamp is not None
     earlier = [
         other
         for other in np.flatnonzero(raw.user == raw.user[row]).tolist()
-        if raw.timestamp[other] < raw.timestamp[row] and (splits[row] > 0 or splits[other] == 0)
+        if raw.timestamp[other] < raw.timestamp[row] and ((splits[row] > 0 and not until_split) or splits[other] == 0)
     ]
     return sorted(earlier, key=lambda other: (raw.timestamp[other], other))
 
@@ -69,13 +69,13 @@ def most_frequent(cells: list[list[str]]) -> tuple[str | None, bool]:
     return max(most, key=lambda value: reached[value], default=None), len(most) > 1
 
 
-def by_loop(raw: Raw, splits: np.ndarray, label: np.ndarray) -> tuple[dict[str, list], int]:
+def by_loop(raw: Raw, splits: np.ndarray, label: np.ndarray, until_split: bool = False) -> tuple[dict[str, list], int]:
     """The five fields, a row at a time; and in how many rows several values were the most frequent."""
     assert raw.item is not None and raw.items is not None
     found: dict[str, list] = {name: [] for name in FIELDS}
     n_tied = 0
     for row in range(len(raw.label)):
-        seen = seen_by(raw, row, splits)
+        seen = seen_by(raw, row, splits, until_split)
         latest = [*reversed([int(raw.item[other]) for other in seen]), None, None, None]
         for place in range(3):
             found[FIELDS[place]].append(latest[place])
@@ -103,6 +103,20 @@ def test_fields_are_those_of_a_loop_over_the_rows(kind: SplitKind, tiny_config: 
         assert n_tied > 20  # values, not only events, are tied
         regardless, _ = by_loop(raw, np.ones_like(splits), raw.label)
         assert (regardless == expected) == (kind not in (SplitKind.given, SplitKind.random))
+
+
+@pytest.mark.parametrize("kind", SplitKind)
+def test_until_the_split_fields_are_those_of_a_loop_over_the_training_rows(
+    kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    config = tiny_config(kind, history_until=HistoryUntil.split, **ALL)
+    for seed in range(3):
+        raw = tiny_log(seed)
+        dataset = prepare(raw, config)
+        splits = splits_of(dataset)
+        of_training, _ = by_loop(raw, splits, raw.label, until_split=True)
+        assert values(raw, config, dataset) == of_training
+        assert of_training != by_loop(raw, splits, raw.label)[0]
 
 
 @pytest.mark.parametrize("n_times", [1, 2, 10, 1000])

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from batches import raw_splits, whole
 
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, HistoryKind, SplitKind
+from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
@@ -37,7 +38,7 @@ def assert_histories(raw: Raw, config: DatasetConfig) -> int:
     longest = 0
     for split in SPLITS:
         allowed = np.ones(len(splits), bool) if config.history is HistoryKind.all else raw.label == 1
-        if split == "train":
+        if split == "train" or config.history_until is HistoryUntil.split:
             allowed = allowed & (splits == 0)
         batch = whole(batches, split)
         rows = log.row[log.rows(split)]
@@ -60,13 +61,36 @@ def assert_histories(raw: Raw, config: DatasetConfig) -> int:
     return longest
 
 
+@pytest.mark.parametrize("until", HistoryUntil)
 @pytest.mark.parametrize("history", HistoryKind)
 @pytest.mark.parametrize("kind", SplitKind)
 def test_history_is_what_the_user_did_strictly_before(
-    kind: SplitKind, history: HistoryKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+    kind: SplitKind, history: HistoryKind, until: HistoryUntil, tiny_config: MakeConfig, tiny_log: MakeRaw
 ) -> None:
     for seed in range(3):
-        assert assert_histories(tiny_log(seed), tiny_config(kind, history=history)) == 4
+        config = tiny_config(kind, history=history, history_until=until)
+        assert assert_histories(tiny_log(seed), config) == 4
+
+
+@pytest.mark.parametrize("kind", SplitKind)
+def test_until_the_split_a_held_out_row_sees_no_event_that_does_not_train(
+    kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    """Other labels and times of valid and test change no history; until the target they do."""
+    raw = tiny_log(2)
+    changed = {}
+    for until in HistoryUntil:
+        config = tiny_config(kind, history_until=until, max_history=50)
+        dataset = prepare(raw, config)
+        later = raw_splits(dataset) > 0
+        other = prepare(replace(raw, label=np.where(later, 1 - raw.label, raw.label)), config)
+        batches = [[whole(Batches(each, config), split) for split in SPLITS] for each in (dataset, other)]
+        changed[until] = any(
+            not torch.equal(getattr(before, name), getattr(after, name))
+            for before, after in zip(*batches, strict=True)
+            for name in ("history", "history_label", "history_age", "mask")
+        )
+    assert changed == {HistoryUntil.target: True, HistoryUntil.split: False}
 
 
 @pytest.mark.parametrize("max_history", [1, 3, 500])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from batches import raw_splits, rows_of, whole
 
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS, Dataset
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
@@ -70,6 +71,20 @@ def test_no_negative_is_in_the_past_of_its_own_event(kind: SplitKind, implicit: 
             known = (splits == 0) | (split != "train")
             met = (raw.user == raw.user[row]) & (raw.timestamp <= raw.timestamp[row]) & known
             assert item not in raw.item[met]
+
+
+@pytest.mark.parametrize("kind", SplitKind)
+def test_the_same_rows_are_asked_for_wherever_histories_end(
+    kind: SplitKind, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    config = tiny_config(kind, label=LabelKind.implicit, negatives=3, max_history=50)
+    other = replace(config, history_until=HistoryUntil.split)
+    until_target, until_split = (Batches(prepare(tiny_log(n_items=60), each), each) for each in (config, other))
+    for split in SPLITS:
+        before, after = whole(until_target, split), whole(until_split, split)
+        assert torch.equal(before.target, after.target) and torch.equal(before.label, after.label)
+        if split != "valid":  # which with leave_last_out has nothing but training events before it
+            assert torch.equal(before.mask, after.mask) == (split == "train")
 
 
 def test_negatives_share_history_and_context_with_their_event(implicit: Callable) -> None:

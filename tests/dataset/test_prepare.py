@@ -1,6 +1,5 @@
 """From raw columns to the log: order, splits, what is learnt from training alone, mistakes and their messages."""
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -381,14 +380,3 @@ def test_synthetic_data_comes_with_fields_of_every_kind_and_its_probabilities(co
     probability, train = dataset.log.probability, dataset.log.rows("train")
     assert probability is not None
     assert abs(probability[train].mean() - dataset.log.label[train].mean()) < 0.05
-
-
-def test_a_random_split_of_a_log_warns_each_time(
-    compose: Callable, caplog: pytest.LogCaptureFixture, tmp_path: object
-) -> None:
-    config = replace(compose("dataset.split.kind=random").dataset, cache_dir=str(tmp_path))
-    for _ in range(2):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            load(config)
-        assert "split.kind = random" in caplog.text

@@ -1,12 +1,14 @@
 """Rows, their order and their differences."""
 
+from dataclasses import replace
+
 import pytest
 from scipy import stats
 
 from recexp.error import ConfigError, RunError
 from recexp.report.leaderboard import Choice, leaderboard
 from recexp.report.statistics import PAIRED, UNTESTED, WELCH
-from recexp.run.record import read_all
+from recexp.run.record import read, read_all
 
 AUC = {"din": (0.80, 0.82, 0.81), "fm": (0.75, 0.76, 0.74), "bst": (0.79, 0.80, 0.81)}
 
@@ -196,3 +198,14 @@ def test_rows_are_sorted_by_any_key_or_metric(runs, write_run):
     assert names(board(runs(), sort="model"))[:2] == ["model=bst", "model=cnn"]
     table = board(runs(), sort="seconds")
     assert names(table)[-1] == "model=cnn" and table.baseline.name == "model=din"
+
+
+def test_what_makes_the_data_mislead_is_said_below_the_table_once(runs, tmp_path):
+    table = board([replace(record, warnings=("test has 99 rows.",)) for record in runs()])
+    assert table.notes.count("Data: test has 99 rows.") == 1
+
+
+def test_warnings_are_read_from_the_run_directory(write_run):
+    path = write_run("a")
+    (path / "environment.json").write_text('{"data": {"fingerprint": "x", "warnings": ["every label of valid is 1"]}}')
+    assert read(path).warnings == ("every label of valid is 1",)

@@ -3,7 +3,8 @@
 import pytest
 
 from recexp.error import RunError
-from recexp.report.protocol import mixture, require_one
+from recexp.report.leaderboard import Choice, leaderboard
+from recexp.report.protocol import history_notes, mixture, require_one
 from recexp.run.record import read_all
 
 
@@ -54,6 +55,29 @@ def test_a_file_that_has_changed_is_told_as_such(records):
 def test_other_sampled_negatives_are_another_test(records):
     sentence = mixture(records({"dataset.label": "implicit"}, {"dataset.label": "implicit", "dataset.negatives": 4}))
     assert "dataset.negatives is 1 or 4" in sentence
+
+
+def test_histories_that_end_elsewhere_are_another_protocol(records):
+    sentence = mixture(records({"dataset.history_until": "target"}, {"dataset.history_until": "split"}))
+    assert "(dataset.history_until is target or split)" in sentence
+
+
+def test_runs_from_before_there_was_a_choice_have_histories_until_the_target(records):
+    assert mixture(records({}, {"dataset.history_until": "target"})) is None
+
+
+def test_a_leaderboard_says_where_histories_end_and_that_this_biases_gauc(records):
+    gauc = {"figures": {"gauc": 0.7}}
+    until_target, until_split, table = records(gauc, {**gauc, "dataset.history_until": "split"}, {})
+    assert history_notes([table]) == []  # a table without users
+    assert "biases gauc" in history_notes([until_target, until_target])[0]
+    assert history_notes([until_split]) == ["Histories until split: they end with the training split."]
+    assert len(history_notes([until_target, until_split])) == 2
+    assert history_notes([until_target])[0] in leaderboard([until_target], Choice()).notes
+
+
+def test_gauc_of_sampled_negatives_selects_nobody_by_labels(records):
+    assert "bias" not in history_notes(records({"figures": {"gauc": 0.7}, "dataset.label": "implicit"}))[0]
 
 
 def test_many_kinds_are_cut_short(records):

@@ -86,6 +86,8 @@ def test_the_environment_tells_versions_hardware_and_data(run):
     assert environment["packages"]["torch"] and environment["hardware"]["device"] == "cpu"
     assert environment["hardware"]["kernels"] == [each.name for each in installed()]
     assert environment["data"]["rows"]["train"] > 2000 and environment["data"]["fingerprint"]
+    (warning,) = environment["data"]["warnings"]
+    assert warning.startswith("test has 3") and f"WARNING data: {warning}" in (run / "log.txt").read_text()
 
 
 def test_the_configuration_alone_gives_the_same_figures(run, tmp_path):

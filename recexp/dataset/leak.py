@@ -1,0 +1,176 @@
+"""Columns that hold what a model is asked: the label itself, or a statistic of the events that are held out.
+
+N rows of the log; n rows looked at; E users or items
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from recexp.dataset.config import FeatureKind
+from recexp.dataset.field import Encoded
+from recexp.dataset.log import Log, Table
+from recexp.dataset.schema import UNKNOWN, Field, Side
+
+PREDICTS = 0.95  # AUC of a column alone; the best honest one that we know is .93, of Frappe's items
+N_TRAIN, N_VALID = 50_000, 20_000  # rows looked at to find such a column
+N_BINS = 32  # of a numeric column there
+PRIOR = 5  # training rows that a value's label rate is drawn to the mean by
+FOLLOWS = 0.95  # rank correlation of a column with a statistic over all events
+TRAIN_FOLLOWS = 0.995  # rank correlation from which train alone says the same
+UNEXPLAINED = 0.3  # variance that the statistic over all events leaves, of what that over train leaves
+MIN_ENTITIES = 30  # users or items for a correlation
+SMOOTHED = 10  # rows that a smoothed mean is drawn to the mean of all by
+
+
+@dataclass(frozen=True)
+class Column:
+    """A field of the log, of its users or of its items."""
+
+    name: str  # as in unknown_rate of the facts
+    field: Field
+    values: np.ndarray  # (rows,) numbers, or (rows, width) ids
+    index: np.ndarray | None  # (N,) which of its rows an event has; None for context, which has a row an event
+
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The values at some rows of the log."""
+        return self.values[rows if self.index is None else self.index[rows]]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic of each user's or item's events, NaN unless some train and some do not."""
+
+    name: str
+    of_train: np.ndarray  # (E,)
+    of_all: np.ndarray  # (E,)
+
+
+def leaks(log: Table, sides: Mapping[str, Side], label: np.ndarray) -> Iterator[str]:
+    """One line for each such column. label: (N,) as given, before it is cut at a threshold, in the order of the log."""
+    columns = list(_columns(log, sides))
+    yield from _predicting(log, columns)
+    if isinstance(log, Log):
+        yield from _over_all_time(log, columns, label)
+
+
+def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
+    tables: dict[str, tuple[Encoded, np.ndarray | None]] = {"context": (log.context, None)}
+    if isinstance(log, Log):
+        tables |= {"user": (log.users, log.user), "item": (log.items, log.item)}
+    for side, (encoded, index) in tables.items():
+        for field in sides[side].fields:
+            name = field.name if field.name == side else f"{side}.{field.name}"
+            ids = encoded.ids[:, field.column : field.column + field.width]
+            yield Column(name, field, encoded.values[:, field.column] if field.numeric else ids, index)
+
+
+def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:
+    """Columns that alone predict the label: each value's label rate in a sample of train, scored on held-out rows."""
+    held_out = "valid" if len(log.rows("valid")) else "test"
+    train, scored = _sample(log.rows("train"), N_TRAIN), _sample(log.rows(held_out), N_VALID)
+    for column in columns:
+        auc = _auc(log.label[scored], _label_rates(column, train, log.label[train], scored))
+        if auc > PREDICTS:
+            yield f"{column.name} alone predicts the label (auc {auc:.3f} on {held_out}); is it known before the event?"
+
+
+def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """(n,) the mean label rate, in train, of the values of each scored row."""
+    known, asked = column.of(train), column.of(scored)
+    if column.field.numeric:
+        edges = np.unique(np.quantile(known, np.arange(1, N_BINS) / N_BINS))
+        known, asked = _bins(known, edges), _bins(asked, edges)
+    size = int(max(known.max(), asked.max())) + 1
+    count = np.bincount(known.ravel(), minlength=size)
+    positive = np.bincount(known.ravel(), np.repeat(label, known.shape[1]), minlength=size)
+    return ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked].mean(1)
+
+
+def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(n, 1) the bin of each number; an edge is a bin of its own, as often it is a frequent number such as 0."""
+    return (np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right"))[:, None]
+
+
+def _over_all_time(log: Log, columns: list[Column], label: np.ndarray) -> Iterator[str]:
+    """Numbers of users or items that are a statistic of all their events, those of valid and test included.
+
+    Such a number follows the statistic over all events far more closely than that over train. What comes from elsewhere
+    follows it only somewhat more closely, as more events have less noise.
+    """
+    for side, entity in (("user", log.user), ("item", log.item)):
+        numbers = {column.name: values for column in columns if (values := _numbers(column, entity)) is not None}
+        statistics = list(_statistics(entity, log.split == 0, {"label": log.label, "rating": label})) if numbers else []
+        for name, values in numbers.items():
+            followed = next((statistic.name for statistic in statistics if _follows(values, statistic)), None)
+            if followed:
+                yield f"{name} is the {followed} of each {side} over train, valid and test: it tells what test asks."
+
+
+def _numbers(column: Column, entity: np.ndarray) -> np.ndarray | None:
+    """(E,) a column of numbers by user or item, NaN if unknown; None if it is not that.
+
+    entity: (N,) the user or item of each event. A context column counts if all events of an entity have one number.
+    """
+    if column.field.kind not in (FeatureKind.numeric, FeatureKind.binned):
+        return None
+    numbers = column.values if column.field.numeric else column.values[:, 0].astype(np.float64)
+    numbers = numbers if column.field.numeric else np.where(numbers == UNKNOWN, np.nan, numbers)
+    if column.index is not None:
+        return numbers if column.index is entity else None
+    by_entity = np.full(int(entity.max()) + 1, np.nan)
+    by_entity[entity] = numbers
+    return by_entity if np.array_equal(by_entity[entity], numbers, equal_nan=True) else None
+
+
+def _statistics(entity: np.ndarray, train: np.ndarray, ratings: Mapping[str, np.ndarray]) -> Iterator[Statistic]:
+    size = int(entity.max()) + 1
+    count = [np.bincount(entity[rows], minlength=size) for rows in (train, slice(None))]
+    both = (count[0] > 0) & (count[1] > count[0])
+    yield Statistic("number of events", *(np.where(both, number, np.nan) for number in count))
+    for name, rating in ratings.items():
+        total = [np.bincount(entity[rows], rating[rows], size) for rows in (train, slice(None))]
+        for prior, kind in ((0, "mean"), (SMOOTHED, "smoothed mean")):
+            means = [
+                (of_entity + prior * rating.mean()) / np.maximum(number + prior, 1)
+                for of_entity, number in zip(total, count, strict=True)
+            ]
+            yield Statistic(f"{kind} {name}", *(np.where(both, mean, np.nan) for mean in means))
+
+
+def _follows(numbers: np.ndarray, statistic: Statistic) -> bool:
+    """Whether numbers (E,) are the statistic over all events, and not that over train."""
+    known = np.isfinite(numbers) & np.isfinite(statistic.of_all)
+    if known.sum() < MIN_ENTITIES:
+        return False
+    ranks = _ranks(numbers[known])
+    with_train, with_all = (_correlation(ranks, _ranks(of[known])) for of in (statistic.of_train, statistic.of_all))
+    if abs(with_all) < FOLLOWS or abs(with_train) > TRAIN_FOLLOWS:
+        return False
+    return 1 - with_all**2 < UNEXPLAINED * (1 - with_train**2)
+
+
+def _sample(rows: np.ndarray, n: int) -> np.ndarray:
+    """At most n of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, n).astype(np.int64)] if len(rows) > n else rows
+
+
+def _auc(label: np.ndarray, score: np.ndarray) -> float:
+    """NaN if a class is missing."""
+    positive = label > 0
+    n_positive = int(positive.sum())
+    pairs = n_positive * (len(label) - n_positive)
+    won = _ranks(score)[positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(won / pairs) if pairs else float("nan")
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1, the mean rank among equal values."""
+    _, index, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[index]
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """0 if either does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0

@@ -1,0 +1,103 @@
+"""What in the data makes metrics mislead: one line for each fault, none for data that are as they should be."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.leak import leaks
+from recexp.dataset.log import SPLITS, Log, Table
+from recexp.dataset.schema import UNKNOWN, Side
+
+TWINS = 0.01  # share of test rows that stand in train too
+UNSEEN = 0.5  # share of test rows whose user, or item, is unseen in training
+EARLIER = 0.1  # share of test rows earlier than a training event of their user
+UNCERTAIN = 0.02  # standard error of AUC from which a test set is small
+TYPICAL_AUC = 0.75
+ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def warnings(log: Table, sides: Mapping[str, Side], label: np.ndarray, config: DatasetConfig) -> list[str]:
+    """One line for each fault. label: as given, before it is cut at a threshold, in the order of the source."""
+    found = [*leaks(log, sides, label[log.row]), *_twins(log, config), *_labels(log, config), *_small(log, config)]
+    if isinstance(log, Log):
+        found += [*_unseen(log), *_earlier(log, config)]
+    return found
+
+
+def auc_error(positive: int, negative: int, auc: float = TYPICAL_AUC) -> float:
+    """The standard error of AUC over rows drawn independently (Hanley & McNeil 1982)."""
+    both_above, both_below = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    spread = (positive - 1) * (both_above - auc**2) + (negative - 1) * (both_below - auc**2)
+    return float(np.sqrt((auc * (1 - auc) + spread) / (positive * negative)))
+
+
+def _twins(log: Table, config: DatasetConfig) -> Iterator[str]:
+    """Test rows that stand in train with the same label; a split by time divides no equal times of a user.
+
+    Rows that few features tell apart are alike by nature, with either label. So only the rarer label is looked at: by
+    nature, its rows are like more rows of the other.
+    """
+    if config.split.kind not in (SplitKind.given, SplitKind.random):
+        return
+    key, train, test = _keys(log), log.split == 0, log.split == SPLITS.index("test")
+    n_negative, n_positive = np.bincount(log.label[test], minlength=2)
+    label = int(n_negative == 0 or 0 < n_positive <= n_negative)
+    asked = key[test & (log.label == label)]
+    same, other = (np.isin(asked, key[train & (log.label == other)]).mean() for other in (label, 1 - label))
+    if same >= TWINS and other < same / 10:
+        alike = "user, item and time" if isinstance(log, Log) else "fields"
+        yield f"{same:.0%} of test rows with label {label} stand in train too: the same {alike}, the same label."
+
+
+def _keys(log: Table) -> np.ndarray:
+    """(N,) uint64, equal for rows of the same user, item and time, or in a table of the same fields."""
+    columns = [*log.context.ids.T, *log.context.values.T.view(np.uint32)]
+    if isinstance(log, Log):
+        columns = [log.user, log.item, np.unique(log.timestamp, return_inverse=True)[1]]
+    keys = np.zeros(len(log), np.uint64)
+    for column in columns:
+        keys = keys * ODD + column.astype(np.uint64)  # modulo 2^64
+    return keys
+
+
+def _labels(log: Table, config: DatasetConfig) -> Iterator[str]:
+    for split in SPLITS:
+        label = log.label[log.rows(split)]
+        if not len(label):
+            yield f"{split} has no rows: no epoch and no threshold can be chosen on it."
+        elif config.label is LabelKind.explicit and label.min() == label.max():
+            yield f"every label of {split} is {label[0]}: auc and gauc have no value there."
+
+
+def _small(log: Table, config: DatasetConfig) -> Iterator[str]:
+    label = log.label[log.rows("test")]
+    positive = int(label.sum())
+    negative = positive if config.label is LabelKind.implicit else len(label) - positive
+    if positive and negative and (error := auc_error(positive, negative)) > UNCERTAIN:
+        yield (
+            f"test has {len(label):,} rows: the standard error of auc is about {error:.3f}, "
+            f"so differences below {2 * error:.2f} may be chance."
+        )
+
+
+def _unseen(log: Log) -> Iterator[str]:
+    test = log.rows("test")
+    for name, ids in (("users", log.users.ids[log.user[test], 0]), ("items", log.items.ids[log.item[test], 0])):
+        if (share := (ids == UNKNOWN).mean()) > UNSEEN:
+            yield f"{share:.0%} of test rows are of {name} that no training row has: all but their features is unknown."
+
+
+def _earlier(log: Log, config: DatasetConfig) -> Iterator[str]:
+    """Test rows before training events of their user, or before training altogether."""
+    if config.split.kind not in (SplitKind.given, SplitKind.random):
+        return
+    train, test = log.split == 0, log.rows("test")
+    latest = np.full(len(log.users.raw), -np.inf)
+    np.maximum.at(latest, log.user[train], log.timestamp[train])
+    share = (log.timestamp[test] < latest[log.user[test]]).mean()
+    kind = f"split.kind = {config.split.kind.name}"
+    if share > EARLIER or config.split.kind is SplitKind.random:
+        yield f"{kind}: {share:.0%} of test rows are earlier than a training event of their user."
+    elif np.quantile(log.timestamp[test], 0.95) < np.quantile(log.timestamp[train], 0.05):
+        yield f"{kind}: test lies before train in time."

@@ -1,0 +1,135 @@
+"""Columns that hold the label or the future are told, honest ones are not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recexp.dataset.config import DatasetConfig, FeatureKind, SplitKind
+from recexp.dataset.leak import _auc, _ranks
+from recexp.dataset.prepare import prepare
+from recexp.dataset.raw import Raw
+
+MakeConfig = Callable[..., DatasetConfig]
+N_USERS, N_ITEMS, N_EVENTS = 150, 120, 6000
+
+
+@pytest.fixture(scope="module")
+def raw() -> Raw:
+    """Ratings from 1 to 5 of users and items that are liked to different degrees."""
+    rng = np.random.default_rng(0)
+    user, item = rng.integers(N_USERS, size=N_EVENTS), (N_ITEMS * rng.random(N_EVENTS) ** 2).astype(int)
+    liking = rng.normal(size=N_USERS)[user] + rng.normal(size=N_ITEMS)[item]
+    rating = np.clip(np.round(3 + 0.6 * liking + rng.normal(size=N_EVENTS)), 1, 5)
+    return Raw(origin="made up", label=rating, user=user, item=item, timestamp=np.arange(N_EVENTS))
+
+
+def warned(raw: Raw, config: DatasetConfig) -> list[str]:
+    """All but that the test is small, which it is."""
+    return [line for line in prepare(raw, config).facts["warnings"] if "standard error" not in line]
+
+
+def of_side(raw: Raw, side: str, column: pd.Series) -> Raw:
+    return replace(raw, **{f"{side}s": pd.DataFrame({"x": column})})
+
+
+def statistics(raw: Raw, side: str, rows: np.ndarray | slice) -> dict[str, pd.Series]:
+    """Statistics of some rows by user or item."""
+    frame = pd.DataFrame({"entity": getattr(raw, side)[rows], "rating": raw.label[rows]})
+    frame["label"] = (frame["rating"] >= 4).astype(float)
+    grouped = frame.groupby("entity")
+    smoothed = (grouped["label"].sum() + 10 * frame["label"].mean()) / (grouped["label"].count() + 10)
+    return {
+        "mean label": grouped["label"].mean(),
+        "mean rating": grouped["rating"].mean(),
+        "smoothed mean label": smoothed,
+        "number of events": grouped["label"].count().astype(float),
+    }
+
+
+@pytest.mark.parametrize("kind", [SplitKind.user_time, SplitKind.time])
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_statistic_over_all_time_is_told_and_one_over_train_is_not(
+    side: str, kind: SplitKind, raw: Raw, tiny_config: MakeConfig
+) -> None:
+    bare = tiny_config(kind, (0.8, 0.1, 0.1), features={}, label_threshold=4.0)
+    log = prepare(raw, bare).log
+    train = log.row[log.rows("train")]
+    for feature in (FeatureKind.numeric, FeatureKind.binned):
+        options = {"features": {side: {"x": feature}}, "label_threshold": 4.0, "n_bins": 40}
+        config = tiny_config(kind, (0.8, 0.1, 0.1), **options)
+        for name, column in statistics(raw, side, slice(None)).items():
+            told = warned(of_side(raw, side, column), config)
+            if name == "number of events" and (side, kind) == ("user", SplitKind.user_time):
+                assert told == []  # train holds as large a share of every user's events
+            else:
+                assert len(told) == 1 and told[0].startswith(f"{side}.x is the "), (name, feature)
+                assert name.split()[-1] in told[0] or "label" in told[0]
+        for name, column in statistics(raw, side, train).items():
+            assert warned(of_side(raw, side, column), config) == [], (name, feature)
+
+
+def test_a_statistic_written_beside_each_event_is_told_too(raw: Raw, tiny_config: MakeConfig) -> None:
+    config = tiny_config(SplitKind.user_time, (0.8, 0.1, 0.1), label_threshold=4.0,
+                         features={"context": {"x": FeatureKind.numeric}})  # fmt: skip
+    over_all = statistics(raw, "item", slice(None))["mean rating"].loc[raw.item].to_numpy()
+    assert warned(replace(raw, context=pd.DataFrame({"x": over_all})), config) == [
+        "context.x is the mean rating of each item over train, valid and test: it tells what test asks."
+    ]
+    earlier = pd.Series(raw.label).groupby(raw.item).transform(lambda rating: rating.shift().expanding().mean())
+    assert warned(replace(raw, context=pd.DataFrame({"x": earlier})), config) == []
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_a_quality_known_from_elsewhere_is_no_leak(side: str, raw: Raw, tiny_config: MakeConfig) -> None:
+    """Statistics of half of the data, as of another site, for the other half."""
+    other = raw.item if side == "user" else raw.user
+    assert other is not None and raw.user is not None and raw.item is not None and raw.timestamp is not None
+    elsewhere = other % 2 == 0
+    columns = {name: getattr(raw, name)[~elsewhere] for name in ("label", "user", "item", "timestamp")}
+    here = replace(raw, **columns)
+    config = tiny_config(SplitKind.user_time, (0.8, 0.1, 0.1), label_threshold=4.0,
+                         features={side: {"x": FeatureKind.numeric}})  # fmt: skip
+    for name, column in statistics(raw, side, elsewhere).items():
+        assert warned(of_side(here, side, column), config) == [], name
+
+
+LEAKS = {
+    "the rating itself": lambda rating, rng: (rating, FeatureKind.numeric),
+    "the rating as a category": lambda rating, rng: (rating, FeatureKind.categorical),
+    "a number that is small or large where liked": lambda rating, rng: (np.abs(rating - 3.2), FeatureKind.numeric),
+    "seconds watched": lambda rating, rng: (np.where(rating >= 4, rng.random(len(rating)), 0), FeatureKind.numeric),
+    "a list that grows": lambda rating, rng: (np.where(rating >= 4, "a|b", "a"), FeatureKind.multi),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+@pytest.mark.parametrize("ratios", [(0.8, 0.1, 0.1), (0.8, 0.0, 0.2)])
+def test_a_column_that_alone_predicts_the_label_is_told(
+    leak: str, ratios: tuple[float, float, float], raw: Raw, tiny_config: MakeConfig
+) -> None:
+    if leak.startswith("a number"):
+        raw = replace(raw, label=np.where(raw.label == 3, 1, 5))
+    column, kind = LEAKS[leak](raw.label, np.random.default_rng(1))
+    config = tiny_config(SplitKind.time, ratios, label_threshold=4.0, features={"context": {"x": kind}})
+    told = [line for line in warned(replace(raw, context=pd.DataFrame({"x": column})), config) if "context.x" in line]
+    assert len(told) == 1 and "alone predicts the label (auc 1.000 on " in told[0]
+
+
+def test_a_good_column_is_no_leak(raw: Raw, tiny_config: MakeConfig) -> None:
+    rng = np.random.default_rng(1)
+    hint = (raw.label >= 4) + rng.normal(scale=0.6, size=N_EVENTS)  # auc .88
+    config = tiny_config(SplitKind.user_time, (0.8, 0.1, 0.1), label_threshold=4.0,
+                         features={"context": {"x": FeatureKind.numeric}})  # fmt: skip
+    assert warned(replace(raw, context=pd.DataFrame({"x": hint})), config) == []
+
+
+def test_auc_and_ranks_are_those_of_pandas_and_of_all_pairs() -> None:
+    rng = np.random.default_rng(2)
+    score, label = rng.integers(6, size=80), rng.integers(2, size=80)
+    assert _ranks(score).tolist() == pd.Series(score).rank().tolist()
+    won = [(a > b) + (a == b) / 2 for a in score[label == 1] for b in score[label == 0]]
+    assert _auc(label, score) == pytest.approx(np.mean(won))
+    assert np.isnan(_auc(np.ones(3), score[:3]))
