@@ -23,17 +23,17 @@ class Loader(ConfigLoaderImpl):
     def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:
         original = ConfigLoaderImpl._apply_overrides_to_config
 
-        def apply(overrides: list[Override], config: DictConfig) -> None:
+        def apply(overrides: list[Override], cfg: DictConfig) -> None:
             for override in overrides:
                 if not (override.is_add() or override.is_delete()):
-                    _replace(config, override.key_or_group, override.value())
-                original([override], config)
+                    _replace(cfg, override.key_or_group, override.value())
+                original([override], cfg)
 
-        ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # Hydra calls it by its class
+        ConfigLoaderImpl._apply_overrides_to_config = apply  # type: ignore[method-assign]  # Hydra calls it by its class
         try:
             return super()._load_configuration_impl(*arguments, **named)
         finally:
-            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(original)
+            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(original)  # type: ignore[method-assign]
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.loaded: list[Any] = []

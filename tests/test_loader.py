@@ -48,7 +48,7 @@ PART = [
     ([*ML, "~dataset.features.user.age"], USER, NO_AGE),
     ([*ML, "dataset.features.user.age=numeric"], USER, {"age": "numeric", **NO_AGE}),
     ([*ML, "dataset.features.user.age=null"], USER, NO_AGE),
-    ([*ML, "+dataset.features.user.zip_area=categorical"], USER, {"age": "binned", **NO_AGE, "zip_area": "categorical"}),
+    ([*ML, "+dataset.features.user.zip_code=multi"], USER, {"age": "binned", **NO_AGE, "zip_code": "multi"}),
     (["logger=mlflow", "+logger.tags.team=search"], "logger.tags", {"team": "search"}),
 ]  # fmt: skip
 # A group's fixed keys are merged: what is not named keeps its value.
