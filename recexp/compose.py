@@ -1,4 +1,4 @@
-"""Composes overrides into a configuration. Only this file and hydra_plugins/ know Hydra."""
+"""Composes overrides into a configuration. Only this file, loader.py and hydra_plugins/ know Hydra."""
 
 import contextlib
 import os
@@ -46,6 +46,14 @@ def compose(
     search, folders = _search(config_dir)
     with _hydra(overrides):
         return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
+
+
+def parse(override: str) -> tuple[str, Any]:
+    """The key of an override, and its value as Hydra reads it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(override)
+    return parsed.key_or_group, parsed.value()
 
 
 def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
@@ -105,7 +113,7 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
+        with _own_loader(), hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
             yield
     except UserError:
         raise
@@ -113,6 +121,21 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
         raise one_line(error, overrides) from error
     finally:
         GlobalHydra.instance().hydra = before
+
+
+@contextlib.contextmanager
+def _own_loader() -> Iterator[None]:
+    """Has Hydra compose with recexp's loader."""
+    from hydra._internal import hydra as internal
+
+    from recexp.loader import Loader
+
+    original = internal.ConfigLoaderImpl
+    internal.ConfigLoaderImpl = Loader  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        internal.ConfigLoaderImpl = original  # type: ignore[misc]
 
 
 def call_hydra(
@@ -131,7 +154,8 @@ def call_hydra(
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
+        with _own_loader():
+            hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
     except Exception as error:
         if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
             raise one_line(error, overrides) from error

@@ -81,9 +81,9 @@ class Labels(Enum):
     varied = "labels that vary within histories"
 
 
-def needs_labels(labels: Labels, when: object) -> Any:
-    """A dataclass field that needs these labels when its value is `when`."""
-    return field(metadata={"labels": (labels, when)})
+def needs_labels(labels: Labels, when: object, loss: str | None = None) -> Any:
+    """A dataclass field that needs these labels when its value is `when`, and the loss, if one is named, is on."""
+    return field(metadata={"labels": (labels, when, loss)})
 
 
 def check_ranges(config: Any, prefix: str) -> None:
@@ -191,11 +191,12 @@ class ModelConfig:
         check_ranges(self, "model")
 
     def label_needs(self) -> dict[str, Labels]:
-        """The options that need certain labels, as `key = value`; an option whose loss has weight 0 needs none."""
+        """The options that need certain labels, as `key = value`; an option whose loss is off needs none."""
         needs = {}
         for item in fields(self):
-            labels, value = item.metadata.get("labels", (None, None))
-            if labels and getattr(self, item.name) == value and self.loss_weights.get(item.name, 1):
+            labels, value, loss = item.metadata.get("labels", (None, None, None))
+            off = loss is not None and not self.loss_weights.get(loss)
+            if labels and getattr(self, item.name) == value and not off:
                 shown = value.name if isinstance(value, Enum) else str(value).lower()
                 needs[f"model.{item.name} = {shown}"] = labels
         return needs

@@ -58,8 +58,9 @@ def rates(n: int) -> list[dict[str, Any]]:
 
 
 def job(folder: Path, number: int, *typed: str, auc: float | None = None, state: str = "finished",
-        monitor: str = "auc", seed: int = 0, **valid: float) -> None:  # fmt: skip
-    """A job's directory in a sweep's folder. valid: further validation metrics."""
+        monitor: str = "auc", seed: int = 0, test: float | None = None, events: str = "abc123",
+        **valid: float) -> None:  # fmt: skip
+    """A job's directory in a sweep's folder. auc: on valid, and on test unless `test` is. valid: further metrics."""
     (folder / "sweep.yaml").write_text(yaml.safe_dump({"overrides": [], "flags": ["-m", "--config-dir", "my conf"]}))
     path = folder / f"{number}-job"
     path.mkdir()
@@ -75,9 +76,9 @@ def job(folder: Path, number: int, *typed: str, auc: float | None = None, state:
         return
     status = {"state": state, "error": "loss is nan" if state == "failed" else None, "pid": 1, "host": "elsewhere"}
     (path / "status.json").write_text(json.dumps(status))
-    (path / "environment.json").write_text('{"data": {"fingerprint": "abc123", "events": "abc123"}}')
+    (path / "environment.json").write_text(json.dumps({"data": {"fingerprint": events, "events": events}}))
     if state in ("finished", "pruned"):
-        test = {"auc": auc, "gauc": None, "logloss": 0.5} if state == "finished" else {}
-        metrics = {"train": {}, "valid": {"auc": auc, **valid}, "test": test, "parameters": 1200, "seconds": 2.5,
+        tested = {"auc": auc if test is None else test, "gauc": None, "logloss": 0.5} if state == "finished" else {}
+        metrics = {"train": {}, "valid": {"auc": auc, **valid}, "test": tested, "parameters": 1200, "seconds": 2.5,
                    "best_epoch": 1, "epochs": 1, "samples_per_second": 9.0, "peak_memory_mb": 50.0}  # fmt: skip
         (path / "metrics.json").write_text(json.dumps(metrics))

@@ -163,6 +163,7 @@ def write_run(tmp_path: Path) -> "Callable[..., Path]":
     """write_run("a", model="din", seed=1, auc=0.8, **{"trainer.learning_rate": 0.1}): a finished run in tmp_path/a.
 
     What is named with a dot goes to the configuration. state: of status.json; without figures unless finished.
+    figures: further test metrics. valid: validation metrics other than the AUC given.
     """
 
     def write(
@@ -175,6 +176,7 @@ def write_run(tmp_path: Path) -> "Callable[..., Path]":
         events: str = "events",
         fingerprint: str = "prepared",
         figures: dict[str, Any] | None = None,
+        valid: dict[str, Any] | None = None,
         **options: Any,
     ) -> Path:
         path = tmp_path / name
@@ -198,7 +200,7 @@ def write_run(tmp_path: Path) -> "Callable[..., Path]":
         if state == "finished":
             metrics = {"model": model, "dataset": "synthetic", "seed": seed, "status": state, "best_epoch": 2,
                        "epochs": 3, "parameters": 1000, "seconds": 1.5 + seed, "samples_per_second": 100.0,
-                       "peak_memory_mb": 50.0, "train": {"target": 0.5}, "valid": {"auc": auc},
+                       "peak_memory_mb": 50.0, "train": {"target": 0.5}, "valid": {"auc": auc, **(valid or {})},
                        "test": {"auc": auc, **(figures or {})}}  # fmt: skip
             (path / "metrics.json").write_text(json.dumps(metrics))
         return path

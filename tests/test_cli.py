@@ -272,6 +272,11 @@ def test_explain_names_the_file_and_the_override_that_set_a_key(empty, capsys):
     assert run(["explain", "dataset.n_users", "+experiment=smoke"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0] == "dataset.n_users = 100" and told[1].endswith("experiment/tiny.yaml")
+    assert run(["explain", "model.loss_weights", "model.loss_weights={target:2}"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == ["model.loss_weights.target = 2", "  set by override model.loss_weights={target:2}"]
+    assert run(["explain", "model.loss_weights", "~model.loss_weights.auxiliary"]) == 0
+    assert "auxiliary" not in capsys.readouterr().out
 
 
 def test_models_and_datasets_list_all_and_the_options_of_one(empty, capsys):

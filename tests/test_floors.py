@@ -17,7 +17,7 @@ FLOORS = (  # from the top
     ("report",),
     ("sweep",),
     ("contract", "experiment"),
-    ("compose", "describe", "validate"),
+    ("compose", "describe", "loader", "validate"),
     ("run",),
     ("logger",),
     ("trainer",),

@@ -17,11 +17,23 @@ GRAMMAR = "interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b,
 def split(overrides: Sequence[Override]) -> tuple[list[str], Space]:
     """The overrides that hold in every trial, as typed, and the space of the others; the last one of a key counts.
 
-    Raises ConfigError.
+    Several seeds are in neither: each trial runs with all of them. Raises ConfigError.
     """
     last = {override.get_key_element(): override for override in overrides}
+    if seeds(overrides) != [[]]:
+        del last["seed"]
     fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
     return fixed, {key: distribution(key, item) for key, item in last.items() if item.is_sweep_override()}
+
+
+def seeds(overrides: Sequence[Override]) -> list[list[str]]:
+    """What each run of a trial adds to its overrides: one of the seeds typed, or nothing. Raises ConfigError."""
+    typed = [override for override in overrides if override.get_key_element() == "seed"]
+    if not (typed and typed[-1].is_sweep_override()):
+        return [[]]
+    if typed[-1].is_interval_sweep():
+        raise ConfigError(f"{_typed('seed', typed[-1])}: a trial runs with each seed of a list; write seed=0,1,2.")
+    return [[f"seed={seed}"] for seed in dict.fromkeys(typed[-1].sweep_string_iterator())]
 
 
 def distribution(key: str, override: Override) -> BaseDistribution:

@@ -23,7 +23,9 @@ ELSEWHERE = ("run.", "logger", "device", "plugins", "trainer.threads", "dataset.
              "dataset.user_path", "dataset.item_path")  # fmt: skip
 
 
-def open_study(options: Options, config: Config, folder: Path, objective: str, space: Space) -> optuna.Study:
+def open_study(
+    options: Options, config: Config, folder: Path, objective: str, space: Space, seeds: list[list[str]]
+) -> optuna.Study:
     """The study, made if there is none; its direction is the objective's.
 
     Raises ConfigError if its storage cannot be opened, RunError if the study has searched something else so far.
@@ -44,7 +46,8 @@ def open_study(options: Options, config: Config, folder: Path, objective: str, s
         raise ConfigError(f"hydra.sweeper.storage = {options.storage}: cannot be opened: {reason}") from error
     identity = {key: value for key, value in flat(to_dict(config)) if not key.startswith(ELSEWHERE)}
     spaces = {key: distribution_to_json(item) for key, item in space.items()}
-    _describe(study, {**identity, "objective": objective, **spaces})
+    of_seeds = {"seed": ",".join(word.removeprefix("seed=") for (word,) in seeds)} if len(seeds) > 1 else {}
+    _describe(study, {**identity, "objective": objective, **spaces, **of_seeds})
     return study
 
 

@@ -52,16 +52,19 @@ class OptunaSweeper(Sweeper):
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         params = [f"{key}={value}" for key, value in self.options.params.items()]
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        fixed, space = _space.split(parser.parse_overrides([*params, *arguments]))
+        overrides = parser.parse_overrides([*params, *arguments])
+        fixed, space = _space.split(overrides)
+        seeds = _space.seeds(overrides)
         if not space:
             raise ConfigError(
                 "hydra/sweeper = optuna: nothing to search; type a space, as in model.dropout=interval(0,0.5), "
                 "or add one of recexp's own, as in +sweep=din."
             )
-        config = _space.checked(fixed, space, self.job)
-        search = Search(self.options, config, Path(self.config.hydra.sweep.dir), fixed, space, self.job, self.launcher)
+        config = _space.checked([*fixed, *seeds[0]], space, self.job)
+        folder = Path(self.config.hydra.sweep.dir)
+        search = Search(self.options, config, folder, fixed, space, self.job, self.launcher, seeds)
         with open_dict(self.config.hydra.sweep):
-            self.config.hydra.sweep.n_jobs = search.n_trials
+            self.config.hydra.sweep.n_jobs = search.n_trials * len(seeds)
         search.run()
         logger.info(count(search.trials()))
 

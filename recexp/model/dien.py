@@ -46,7 +46,7 @@ class DIEN(nn.Module):
         history_labels: bool = needs_labels(Labels.varied, when=True)
         state_size: int = at_least(1)
         gru_type: GRUType
-        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels)
+        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary")
         auxiliary_hidden_sizes: list[int] = layer_sizes()
         pooling: Pooling | None
         hidden_sizes: list[int] = layer_sizes()

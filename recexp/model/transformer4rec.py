@@ -60,7 +60,7 @@ class Transformer4Rec(nn.Module):
         n_layers: int = at_least(1)
         feedforward_size: int = at_least(1)
         norm: Norm
-        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels)
+        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary")
         memory: Memory
         n_sampled: int = at_least(1)
         hidden_sizes: list[int] = layer_sizes()

@@ -27,6 +27,7 @@ class Table:
     cells: list[list[str]]
     values: list[dict[str, Any]]
     notes: list[str]
+    title: str = ""  # stands above the head
     best: frozenset[tuple[int, int]] = frozenset()  # (row, column) of the best cells of their columns
     about: dict[str, Any] = field(default_factory=dict)  # for programs: the metric and the baseline
 
@@ -55,7 +56,8 @@ def put(content: str, output: str | None) -> None:
 
 
 def plain(table: Table) -> str:
-    return "\n".join([*columns([table.head, *table.cells]), *([""] if table.notes else []), *table.notes]) + "\n"
+    title, notes = [table.title] if table.title else [], ["", *table.notes] if table.notes else []
+    return "\n".join([*title, *columns([table.head, *table.cells]), *notes]) + "\n"
 
 
 def to_csv(table: Table) -> str:
@@ -76,8 +78,9 @@ def markdown(table: Table) -> str:
     """A pipe table, as GitHub shows it; the best cells bold."""
     rows = _formatted(table, _marked, "**{}**")
     lines = [map(_marked, table.head), ["---"] * len(table.head), *rows]
+    title = f"{_marked(table.title)}\n\n" if table.title else ""
     notes = "".join(f"\n{_marked(note)}\n" for note in table.notes)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
+    return title + "".join(f"| {' | '.join(line)} |\n" for line in lines) + notes
 
 
 def latex(table: Table) -> str:
@@ -85,7 +88,7 @@ def latex(table: Table) -> str:
     rows = _formatted(table, _typeset, r"\textbf{{{}}}")
     return "\n".join(
         [
-            *(f"% {note}" for note in table.notes),
+            *(f"% {line}" for line in (table.title, *table.notes) if line),
             rf"\begin{{tabular}}{{{'l' * len(table.head)}}}",
             r"\toprule",
             _latex_line(map(_typeset, table.head)),

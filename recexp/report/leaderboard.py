@@ -1,7 +1,11 @@
-"""A leaderboard: runs grouped by the settings in which they differ, other than the seed."""
+"""A leaderboard: runs grouped by the settings in which they differ, other than the seed.
+
+The validation split ranks, and test stands beside it: a row chosen by its test metric would be flattered by it.
+"""
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -28,15 +32,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows, best first unless sorted otherwise, and what their reader must know."""
+    """Rows, best on valid first unless sorted otherwise, and what their reader must know."""
 
-    metric: str
+    metric: str  # by which rows are compared
     higher_is_better: bool
+    ranked_by: str  # the metric or key that orders the rows
     keys: list[str]  # of the configuration, by short name
-    columns: list[str]  # metrics shown, starting with the one that ranks
+    columns: list[str]  # metrics shown: of valid, if there is one, then the metric, then others
     rows: list[Row]
     baseline: Row | None  # None if there is nothing to compare
     notes: list[str]
+
+    @property
+    def order(self) -> str:
+        """How the rows are ordered, in a sentence."""
+        if higher_is_better(self.ranked_by) is None:
+            return f"Sorted by {self.ranked_by}."
+        if self.ranked_by.startswith("test."):
+            return f"Ranked by test: {self.ranked_by} chose the order, and flatters the rows on top."
+        return f"Ranked by {self.ranked_by}, the mean over seeds."
 
 
 @dataclass(frozen=True)
@@ -44,9 +58,9 @@ class Choice:
     """What the user chose; None means the default."""
 
     metric: str | None = None  # default: test.<the metric that the runs monitored>
-    sort: str | None = None  # a metric or key; default: the metric
+    sort: str | None = None  # a metric or key; default: the metric on valid
     columns: list[str] | None = None  # metrics and keys; default: those that differ
-    baseline: str | None = None  # a row's name, or words of it; default: the best row
+    baseline: str | None = None  # a row's name, or words of it; default: the row that is best on valid
     mix: bool = False  # whether runs that predict different things may share the table
 
 
@@ -64,29 +78,75 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
         raise RunError(f"{mixed} Choose by --filter, or let them share a table by --mix.")
     known = select.known_keys(finished)
     metric = select.resolve("--metric", choice.metric, known) if choice.metric else _monitored(finished)
-    sort = select.resolve("--sort", choice.sort, known) if choice.sort else metric
     direction = _direction(metric, known)
     keys, rows = grouped(finished)
-    keys, columns = _columns(keys, rows, metric, choice.columns, known)
-    rows = sorted((_showing(row, keys) for row in rows), key=lambda row: _rank(row, metric))
-    baseline = _named(rows, choice.baseline, metric) if choice.baseline else rows[0]
-    rows, compared = _compared(rows, baseline, metric, selected=choice.baseline is None)
+    chooser = _on_valid(metric, rows)
+    ranked_by = select.resolve("--sort", choice.sort, known, "valid") if choice.sort else chooser
+    keys, columns = _columns(keys, rows, list(dict.fromkeys([chooser, metric])), choice.columns, known)
+    rows = [_showing(row, keys) for row in rows]
+    baseline = _named(rows, choice.baseline, metric) if choice.baseline else None if mixed else ranked(rows, chooser)[0]
+    compared: list[str] = []
+    if baseline:
+        rows, compared = _compared(rows, baseline, metric, selected=choice.baseline is None)
+    rows = ranked(rows, ranked_by)
     return Leaderboard(
         metric=metric,
         higher_is_better=direction,
+        ranked_by=ranked_by,
         keys=keys,
         columns=columns,
-        rows=sorted(rows, key=lambda row: _rank(row, sort)),
+        rows=rows,
         baseline=baseline if any(row.difference for row in rows) else None,
         notes=[
             *_left_out(records),
-            *([f"Mixed by request: {mixed}"] if mixed else []),
+            *([f"Mixed by request: {mixed} They share no best."] if mixed else []),
             *history_notes(finished),
             *_warnings(finished),
-            *_repeated(rows),
+            *on_seeds(rows, ranked_by),
             *compared,
         ],
     )
+
+
+def ranked(rows: list[Row], key: str) -> list[Row]:
+    """Rows by a metric's mean or a key's value, the best first; those that predict other things are kept apart.
+
+    A mean over fewer seeds than the other rows have is not preferred to theirs: such rows come last.
+    """
+    kinds = [*dict.fromkeys(kind for row in rows if (kind := _kind(row))), None]
+    few = _with_few_seeds(rows, key)
+    return sorted(rows, key=lambda row: (kinds.index(_kind(row)), row.name in few, _rank(row, key)))
+
+
+def _kind(row: Row) -> Hashable:
+    """What the row's runs predict; None if none of them has read its data."""
+    return next((protocol(record) for record in row.records if record.events), None)
+
+
+def on_seeds(rows: list[Row], key: str) -> list[str]:
+    """Notes on rows that repeat a seed or have fewer than the others."""
+    seeds = [[record.config["seed"] for record in row.records if _finished(record)] for row in rows]
+    repeats = sum(len(of_row) - len(set(of_row)) for of_row in seeds)
+    few = [f"{row.name} ({row.metrics[key].n})" for row in rows if row.name in _with_few_seeds(rows, key)]
+    return [
+        *([f"Runs that repeat a seed of their row: {repeats}; a seed counts once, by its mean."] if repeats else []),
+        *([f"Fewer seeds than the others, so ranked after them: {', '.join(few)}."] if few else []),
+    ]
+
+
+def _with_few_seeds(rows: list[Row], key: str) -> set[str]:
+    """The names of the rows whose mean is over fewer seeds than that of most rows."""
+    seeds = {row.name: row.metrics[key].n for row in rows if key in row.metrics}
+    counts = Counter(seeds.values())
+    usual = max(counts, key=lambda n: (counts[n], n), default=0)
+    return {name for name, n in seeds.items() if n < usual}
+
+
+def _on_valid(metric: str, rows: list[Row]) -> str:
+    """The metric on the validation split, by which rows are chosen; the metric itself if no run has it there."""
+    split, _, name = metric.partition(".")
+    on_valid = f"valid.{name}"
+    return on_valid if split == "test" and any(on_valid in row.metrics for row in rows) else metric
 
 
 def grouped(records: list[Record]) -> tuple[list[str], list[Row]]:
@@ -121,16 +181,16 @@ def _metrics(records: list[Record]) -> dict[str, Estimate]:
 
 
 def _columns(
-    keys: list[str], rows: list[Row], metric: str, typed: list[str] | None, known: list[str]
+    keys: list[str], rows: list[Row], first: list[str], typed: list[str] | None, known: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Keys and metrics to show: those typed, or else all keys and the usual metrics in which rows differ."""
+    """Keys and metrics to show: `first`, and those typed or else all keys and the usual metrics that differ."""
     if typed is None:
         usual = (*(f"test.{name}" for name in HEADLINE), *COSTS)
-        return keys, [metric, *(name for name in usual if name != metric and _differs(name, rows))]
+        return keys, [*first, *(name for name in usual if name not in first and _differs(name, rows))]
     full = [select.resolve("--columns", name, known) for name in typed]
     metrics = [name for name in full if any(name in row.metrics for row in rows)]
     typed_keys = [short(key) for key in full if key not in metrics]
-    return typed_keys or keys, list(dict.fromkeys([metric, *metrics]))
+    return typed_keys or keys, list(dict.fromkeys([*first, *metrics]))
 
 
 def _differs(name: str, rows: list[Row]) -> bool:
@@ -191,7 +251,7 @@ def _on_differences(baseline: str, differences: list[Difference], n_tests: int, 
         notes.append(f"p: difference to {baseline} over seeds, corrected by Holm for {many}.")
         if selected and n_tests > 1:
             notes.append(
-                "The baseline was chosen by these figures, so all pairs count; --baseline names one beforehand."
+                "The baseline was chosen by the same runs, so all pairs count; --baseline names one beforehand."
             )
     if alone := sum(change.pairing == UNTESTED for change in differences):
         notes.append(f"Rows without p: {alone}; one seed, there or in {baseline}, does not tell how seeds vary.")
@@ -230,8 +290,3 @@ def _states(records: list[Record]) -> str:
 
 def _warnings(records: list[Record]) -> list[str]:
     return list(dict.fromkeys(f"Data: {warning}" for record in records for warning in record.warnings))
-
-
-def _repeated(rows: list[Row]) -> list[str]:
-    repeats = sum(len(row.records) - len({record.config["seed"] for record in row.records}) for row in rows)
-    return [f"Runs that repeat a seed of their row: {repeats}; a seed counts once, by its mean."] if repeats else []

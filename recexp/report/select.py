@@ -50,9 +50,9 @@ def known_keys(records: Iterable[Record]) -> list[str]:
     return [*FACTS, *keys]
 
 
-def resolve(flag: str, typed: str, known: list[str]) -> str:
-    """The full key of what was typed: test.auc for auc, model.name for model. Raises ConfigError."""
-    for key in (typed, FULL.get(typed), f"test.{typed}"):
+def resolve(flag: str, typed: str, known: list[str], split: str = "test") -> str:
+    """The full key of what was typed: test.auc or valid.auc for auc, model.name for model. Raises ConfigError."""
+    for key in (typed, FULL.get(typed), f"{split}.{typed}", f"test.{typed}"):
         if key in known:
             return key
     ends = {key: key.rpartition(".")[2] for key in [*FULL, *known]}

@@ -1,13 +1,15 @@
-"""A sweep's sweep.csv, best.json and closing table over seeds; the validation split decides which job is best."""
+"""A sweep's sweep.csv, best.json and closing table over seeds; the validation split decides which setting is best."""
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recexp.metric.table import HEADLINE, TRAINING_METRICS, format_value
+from recexp.metric.table import HEADLINE, TRAINING_METRICS
 from recexp.report.format import Table, to_csv
-from recexp.report.leaderboard import Row, grouped
+from recexp.report.leaderboard import Row, grouped, on_seeds, ranked
+from recexp.report.protocol import mixture
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
 from recexp.run.read import read_config, read_json, read_metrics
@@ -21,10 +23,12 @@ SHOWN = (*(f"test.{name}" for name in HEADLINE), "parameters", "seconds")
 
 
 def write(folder: Path, jobs: list[Outcome]) -> None:
-    """Writes sweep.csv and best.json."""
+    """Writes sweep.csv and, unless no setting is best, best.json."""
     write_text(folder / "sweep.csv", table_csv(jobs))
-    if best := best_job(jobs):
-        write_json(folder / "best.json", _best(best))
+    if best := best_setting(jobs):
+        write_json(folder / "best.json", _best(best, jobs))
+    else:
+        (folder / "best.json").unlink(missing_ok=True)  # of an earlier time, when fewer jobs had ended
 
 
 def table_csv(jobs: list[Outcome]) -> str:
@@ -42,23 +46,28 @@ def table_csv(jobs: list[Outcome]) -> str:
     return to_csv(Table(head=head, values=[dict(zip(head, row, strict=True)) for row in cells], cells=[], notes=[]))
 
 
-def best_job(jobs: list[Outcome]) -> Outcome | None:
-    """The finished job with the best objective on valid; the first among equals."""
-    candidates = [job for job in jobs if job.record.state == "finished" and job.value is not None]
-    if not candidates:
-        return None
-    name = f"valid.{candidates[0].objective}"
-    return min(candidates, key=lambda job: rank(name, job.value))
+def best_setting(jobs: list[Outcome]) -> Row | None:
+    """The setting whose mean objective over seeds is best; None if none has one, or the jobs share no question."""
+    best = next(iter(_ranked(jobs)), None)
+    return best if best and _objective(jobs) in best.metrics and not _no_best(jobs) else None
 
 
 def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
-    """Each setting's metrics over seeds, the best job and the command that trains it again, and unfinished jobs."""
-    lines = ["", *_settings(jobs)]
-    if best := best_job(jobs):
-        metrics = best.record.metrics
-        test = "  ".join(f"{name} {format_value(f'test.{name}', metrics.get(f'test.{name}'))}" for name in HEADLINE)
-        value = f"valid {best.objective} {format_value(f'valid.{best.objective}', best.value)}"
-        lines += [f"best: {best.path.name}, {value}  |  test {test}", command(best)]
+    """Each setting's metrics over seeds, the best one with the command that trains it again, and unfinished jobs."""
+    lines = ["", *_settings(jobs), *on_seeds(_ranked(jobs), _objective(jobs))]
+    if why := _no_best(jobs):
+        lines.append(f"no best: {why}")
+    elif best := best_setting(jobs):
+        valid = _objective(jobs)
+        seeds = f"{best.metrics[valid].n} seeds" if best.metrics[valid].n > 1 else "one seed"
+        test = "  ".join(f"{name} {mean_cell(f'test.{name}', best.metrics.get(f'test.{name}'))}" for name in HEADLINE)
+        value = f"{valid.replace('.', ' ')} {mean_cell(valid, best.metrics[valid])}"
+        job = _best_run(best, jobs)
+        lines += [
+            f"best: {best.name}, {seeds}, {value}  |  test {test}",
+            f"its best run: {job.path.name}",
+            command(job),
+        ]
     lines += [f"failed: {job.path}: {job.error}" for job in jobs if job.record.state == "failed"]
     states = Counter(job.record.state for job in jobs if job.record.state not in ENDED)
     if states:
@@ -73,36 +82,61 @@ def differing(jobs: list[Outcome]) -> list[str]:
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
+def _objective(jobs: list[Outcome]) -> str:
+    return f"valid.{jobs[0].objective}"
+
+
+def _ranked(jobs: list[Outcome]) -> list[Row]:
+    """The settings, the best on valid first."""
+    return ranked(grouped([job.record for job in jobs])[1], _objective(jobs))
+
+
+def _no_best(jobs: list[Outcome]) -> str | None:
+    """Why no setting can be called the best of all."""
+    if len(objectives := sorted({job.objective for job in jobs})) > 1:
+        return f"the jobs choose by {' or '.join(objectives)}; name one by objective=METRIC."
+    return mixture([job.record for job in jobs if job.record.state == "finished"])
+
+
+def _best_run(setting: Row, jobs: list[Outcome]) -> Outcome:
+    """The run of a setting that is best on valid; the first among equals."""
+    paths = [record.path for record in setting.records]
+    runs = [job for job in jobs if job.path in paths and job.record.state == "finished" and job.value is not None]
+    return min(runs, key=lambda job: rank(_objective(jobs), job.value))
+
+
 def _settings(jobs: list[Outcome]) -> list[str]:
     """The table of settings, or of the best of them if there are many."""
-    _, rows = grouped([job.record for job in jobs])
-    objective = f"valid.{jobs[0].objective}"
-    best = sorted(rows, key=lambda row: _rank(row, objective))[:N_BEST]
-    shown = best if len(rows) > N_SETTINGS else rows
-    cells = [[row.name if row.setting else "-", *_cells(row)] for row in shown]
-    lines = columns([["setting", "n", *(name.replace(".", " ") for name in SHOWN)], *cells])
+    rows = _ranked(jobs)
+    shown = rows[:N_BEST] if len(rows) > N_SETTINGS else rows
+    names = (_objective(jobs), *SHOWN)
+    cells = [[row.name if row.setting else "-", *_cells(row, names)] for row in shown]
+    lines = columns([["setting", "n", *(name.replace(".", " ") for name in names)], *cells])
     if len(shown) < len(rows):
         lines.append(f"the {len(shown)} best on valid; {len(rows) - len(shown)} more are in sweep.csv")
     return lines
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
     n = len({record.config["seed"] for record in row.records if record.state == "finished"})
-    return [str(n), *(mean_cell(name, row.metrics.get(name)) for name in SHOWN)]
+    return [str(n), *(mean_cell(name, row.metrics.get(name)) for name in names)]
 
 
-def _rank(row: Row, objective: str) -> tuple[int, float, str]:
-    """Sorts the setting with the best mean over seeds first, one without a finished run last."""
-    return rank(objective, row.metrics[objective].mean if objective in row.metrics else None)
+def _best(setting: Row, jobs: list[Outcome]) -> dict[str, Any]:
+    """The content of best.json: the setting and its runs, then the one of them to use.
 
-
-def _best(job: Outcome) -> dict[str, Any]:
-    """The content of best.json. Paths are relative to the sweep's folder, which may be moved."""
+    Paths are relative to the sweep's folder, which may be moved.
+    """
+    job, objective = _best_run(setting, jobs), _objective(jobs)
     checkpoint = read_json(job.path / "checkpoints" / "best.json") or {}
     tensors = checkpoint.get("tensors")
     return {
-        "objective": f"valid.{job.objective}",
-        "value": job.value,
+        "objective": objective,
+        "setting": setting.name,
+        "value": setting.metrics[objective].mean,
+        "deviation": setting.metrics[objective].deviation,
+        "seeds": setting.metrics[objective].n,
+        "runs": [record.path.name for record in setting.records],
         "directory": job.path.name,
         "checkpoint": os.path.join(job.path.name, "checkpoints", tensors) if tensors else None,
         "overrides": job.typed,

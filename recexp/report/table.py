@@ -6,24 +6,37 @@ from typing import Any
 from recexp.metric.table import format_value, higher_is_better
 from recexp.report.format import Table
 from recexp.report.leaderboard import Leaderboard, Row
+from recexp.report.protocol import protocol
 from recexp.report.setting import text
 from recexp.report.statistics import EXACT, Difference, Estimate
 
 
 def to_table(board: Leaderboard) -> Table:
     """The rows of a leaderboard as cells and as values."""
-    metric, *others = board.columns
+    before, others = around(board)
     compared = ["difference", "p"] if board.baseline else []
-    head = [*(board.keys or ["setting"]), "n", metric, "95 %", *compared, *others]
-    columns = {name: head.index(name, len(board.keys)) for name in board.columns}
+    head = [*(board.keys or ["setting"]), "n", *before, board.metric, "95 %", *compared, *others]
+    one_question = len({protocol(record) for row in board.rows for record in row.records}) == 1
+    columns = {name: head.index(name, len(board.keys)) for name in board.columns if one_question}
     return Table(
+        title=board.order,
         head=head,
         cells=[_cells(row, board) for row in board.rows],
         values=[_values(row, board) for row in board.rows],
         notes=board.notes,
-        about={"metric": metric, "baseline": board.baseline.name if board.baseline else None},
+        about={
+            "metric": board.metric,
+            "ranked_by": board.ranked_by,
+            "baseline": board.baseline.name if board.baseline else None,
+        },
         best=frozenset((row, column) for name, column in columns.items() for row in _best(name, board.rows)),
     )
+
+
+def around(board: Leaderboard) -> tuple[list[str], list[str]]:
+    """The columns that stand before the metric, and those after it."""
+    index = board.columns.index(board.metric)
+    return board.columns[:index], board.columns[index + 1 :]
 
 
 def mean_cell(name: str, estimate: Estimate | None) -> str:
@@ -51,13 +64,13 @@ def p_cell(difference: Difference) -> str:
 
 
 def _cells(row: Row, board: Leaderboard) -> list[str]:
-    metric, *others = board.columns
+    metric, (before, others) = board.metric, around(board)
     setting = [text(row.setting[key]) if key in row.setting else "-" for key in board.keys] or [row.name]
     estimate = row.metrics.get(metric)
     n, interval = (str(estimate.n), interval_cell(metric, estimate)) if estimate else ("0", "-")
     compared = _compared(row, board) if board.baseline else []
-    means = [mean_cell(name, row.metrics.get(name)) for name in others]
-    return [*setting, n, mean_cell(metric, estimate), interval, *compared, *means]
+    first, last = ([mean_cell(name, row.metrics.get(name)) for name in names] for names in (before, others))
+    return [*setting, n, *first, mean_cell(metric, estimate), interval, *compared, *last]
 
 
 def _compared(row: Row, board: Leaderboard) -> list[str]:

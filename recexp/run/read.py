@@ -1,5 +1,6 @@
 """Reading the files of run directories, and finding run directories."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,24 @@ def read_epochs(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
-    """All run directories in or below the folders, by name and number. Raises RunError for a missing folder."""
+    """All run directories in or below the folders, by name and number, each once even if a link leads there too.
+
+    Raises RunError for a missing folder.
+    """
+    found, seen = [], set()
     for folder in folders:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such directory.")
-    return sorted({path.parent for folder in folders for path in folder.rglob("status.json")}, key=_by_number)
+        for path, subfolders, files in os.walk(folder, followlinks=True):
+            facts = os.stat(path)
+            if (identity := (facts.st_dev, facts.st_ino)) in seen:
+                subfolders.clear()
+                continue
+            seen.add(identity)
+            subfolders.sort(key=lambda name: os.path.islink(os.path.join(path, name)))
+            if "status.json" in files:
+                found.append(Path(path))
+    return sorted(found, key=_by_number)
 
 
 def _are_metrics(values: Any) -> bool:

@@ -14,7 +14,10 @@ def joint(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     """
     names = ", ".join(sorted(losses))
     if unweighted := sorted(losses.keys() - weights.keys()):
-        raise ConfigError(f"model.loss_weights lacks {', '.join(unweighted)}; the model returns {names}.")
+        lacking = ", ".join(unweighted)
+        raise ConfigError(
+            f"model.loss_weights lacks {lacking}; the model returns {names}. Weight 0 switches a loss off."
+        )
     weighted = [weights[name] * loss for name, loss in losses.items() if weights[name]]
     if not weighted:
         raise ConfigError(f"model.loss_weights: one of {names} must be above 0, or there is nothing to train.")

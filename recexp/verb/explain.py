@@ -18,8 +18,8 @@ def run(arguments: list[str]) -> int:
     from recexp.tree import flat
 
     words, config_dir = split_flags(arguments)
-    keys = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if "=" in word or word.startswith("~")]
+    keys = [word for word in words if word not in overrides]
     if len(keys) != 1:
         raise ConfigError("explain: takes one key, as in: recexp explain trainer.epochs model=din")
     key = keys[0]
@@ -39,7 +39,7 @@ def _setters(overrides: list[str], config_dir: str | None, folders: list[Path]) 
     """(file or override, the values it sets by dotted key), in the order they are applied."""
     import yaml
 
-    from recexp.compose import defaults_list
+    from recexp.compose import defaults_list, parse
     from recexp.tree import flat
 
     setters = []
@@ -50,8 +50,7 @@ def _setters(overrides: list[str], config_dir: str | None, folders: list[Path]) 
             tree.pop("defaults", None)
             setters.append((str(path), dict(flat(tree, f"{package}." if package else ""))))
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        parsed = yaml.safe_load(value)
-        tree = dict(flat(parsed, f"{key}.")) if isinstance(parsed, dict) else {key: parsed}
+        key, value = parse(override)
+        tree = dict(flat(value, f"{key}.")) if isinstance(value, dict) else {key: value}
         setters.append((f"override {override}", tree))
     return setters

@@ -32,7 +32,11 @@ def format_option(*formats: str) -> Option:
     return option("--format", metavar="FORMAT", type=check, help=text)
 
 
-SORT = option("--sort", metavar="KEY", help="sort by a figure, the best first, or by a key of the configuration")
+SORT = option(
+    "--sort",
+    metavar="KEY",
+    help="sort by a figure, the best first, or by a key of the configuration; auc is valid.auc, not test.auc",
+)
 FILTER = option(
     "--filter",
     metavar="EXPR",

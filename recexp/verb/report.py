@@ -7,11 +7,11 @@ USAGE = "DIR..."
 HELP = "a leaderboard over seeds, as text, table or offline page"
 OPTIONS = (
     option("folders", metavar="DIR", nargs="+", help="folder of runs, such as a sweep's"),
-    option("--metric", metavar="NAME", help="figure to rank by; default: what the runs monitored, on test"),
+    option("--metric", metavar="NAME", help="figure to compare rows by; default: what the runs monitored, on test"),
     SORT,
     FILTER,
     COLUMNS,
-    option("--baseline", metavar="ROW", help="row to compare with, by words of its name; default: the best"),
+    option("--baseline", metavar="ROW", help="row to compare with, by words of its name; default: the best on valid"),
     option("--mix", action="store_true", help="let runs on other data, splits or labels share the table"),
     format_option(*FORMATS, "html"),
     OUTPUT,

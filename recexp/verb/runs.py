@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     known = select.known_keys(records)
     records = select.chosen(records, typed.filter)
     if typed.sort:
-        key = select.resolve("--sort", typed.sort, known)
+        key = select.resolve("--sort", typed.sort, known, "valid")
         records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
     names = typed.columns.split(",") if typed.columns else []
     columns = [short(select.resolve("--columns", name, known)) for name in names] or list(DEFAULT_COLUMNS)

@@ -99,9 +99,11 @@ def make(compose: Callable[..., Config], folder: Path) -> Callable[..., Search]:
                     "storage": None, "study_name": None, "params": {}}  # fmt: skip
         pruning = PrunerOptions(name=pruner, startup_trials=2, warmup_epochs=2, reduction=2)
         typed = Options(**{**defaults, "pruner": pruning, **options})
-        fixed, spaces = _space.split(OverridesParser.create().parse_overrides(["model=fm", *space]))
+        overrides = OverridesParser.create().parse_overrides(["model=fm", *space])
+        fixed, spaces = _space.split(overrides)
         made = compose("model=fm", *config)
-        return Search(typed, made, launcher.folder, fixed, spaces, job or (lambda words: made), launcher)
+        given = job or (lambda words: made)
+        return Search(typed, made, launcher.folder, fixed, spaces, given, launcher, _space.seeds(overrides))
 
     return make
 
@@ -211,6 +213,54 @@ def test_job_that_left_nothing_is_a_failed_trial(make: Callable, folder: Path) -
     search = make(fake, n_trials=2)
     search.run()
     assert [each.user_attrs["error"] for each in search.trials()] == ["left no directory"] * 2
+
+
+# Several seeds
+
+
+def by_seed(setting: dict[str, str]) -> list[float | None]:
+    """One seed alone prefers x=1, the mean over both x=0."""
+    return [{("0", "0"): 0.7, ("0", "1"): 0.8, ("1", "0"): 0.9, ("1", "1"): 0.5}[setting["x"], setting["seed"]]]
+
+
+def test_a_trial_runs_with_every_seed_and_its_value_is_their_mean(make: Callable, folder: Path) -> None:
+    fake = Fake(folder, by_seed)
+    search = make(fake, space=["x=0,1", "seed=0,1,0"], sampler=Sampler.grid)
+    search.run()
+    assert [(number, words[1:]) for number, words in fake.launched] == [
+        (0, ["x=0", "seed=0"]), (1, ["x=0", "seed=1"]), (2, ["x=1", "seed=0"]), (3, ["x=1", "seed=1"]),
+    ]  # fmt: skip
+    assert [(each.params, each.value) for each in search.trials()] == [
+        ({"x": "0"}, pytest.approx(0.75)), ({"x": "1"}, pytest.approx(0.7)),
+    ]  # fmt: skip
+    assert best_trial(search.trials(), "auc").params == {"x": "0"}
+    assert [each.user_attrs["job"] for each in search.trials()] == [0, 2]
+
+
+def test_a_trial_of_which_one_seed_fails_has_failed_and_is_run_again_whole(make: Callable, folder: Path) -> None:
+    def broken(setting: dict[str, str]) -> list[float | None]:
+        if setting["seed"] == "1":
+            raise ValueError("out of memory")
+        return [0.5]
+
+    space = {"space": ["x=0,1", "seed=range(2)"], "sampler": Sampler.grid, "n_jobs": 4}
+    search = make(Fake(folder, broken), **space)
+    search.run()
+    assert states(search) == ["FAIL", "FAIL"]
+    mended = Fake(folder, by_seed)
+    search = make(mended, **space)
+    search.run()
+    assert [number for number, _ in mended.launched] == [0, 1, 2, 3]
+    assert count(search.trials()) == "2 trials: 2 complete"
+    with pytest.raises(RunError, match=r"seed is 0,2 here and 0,1 in the study"):
+        make(mended, space=["x=0,1", "seed=0,2"], sampler=Sampler.grid)
+
+
+def test_seeds_are_no_interval_and_are_not_pruned(make: Callable, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"write seed=0,1,2"):
+        make(Fake(folder), space=["x=0,1", "seed=int(interval(0,9))"])
+    with pytest.raises(ConfigError, match=r"pruner\.name = median: .* one for each seed"):
+        make(Fake(folder), space=["x=0,1", "seed=0,1"], pruner=Pruner.median)
 
 
 # Pruning

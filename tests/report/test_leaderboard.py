@@ -8,6 +8,7 @@ from scipy import stats
 from recexp.error import ConfigError, RunError
 from recexp.report.leaderboard import Choice, leaderboard
 from recexp.report.statistics import PAIRED, UNTESTED, WELCH
+from recexp.report.table import to_table
 from recexp.run.record import read, read_all
 
 AUC = {"din": (0.80, 0.82, 0.81), "fm": (0.75, 0.76, 0.74), "bst": (0.79, 0.80, 0.81)}
@@ -133,14 +134,15 @@ def test_runs_on_other_data_share_no_table_unless_told_to(runs, write_run):
     with pytest.raises(RunError, match=r"predict different things.*--filter.*--mix"):
         board(runs())
     table = board(runs(), mix=True)
-    assert len(table.rows) == 4 and any(note.startswith("Mixed by request") for note in table.notes)
-    assert table.baseline is None or all(row.difference is None for row in table.rows if row.name == "model=cnn")
+    assert any(note.startswith("Mixed by request") and "share no best" in note for note in table.notes)
+    assert table.baseline is None and to_table(table).best == frozenset()
+    assert names(table) == ["model=din", "model=bst", "model=fm", "model=cnn"]  # apart, though the best
 
 
 def test_metrics_on_other_data_have_no_difference(runs, write_run):
     for seed in range(3):
         write_run(f"other-{seed}", model="cnn", seed=seed, events="others", fingerprint="f", auc=0.5 + seed / 100)
-    table = board(runs(), mix=True)
+    table = board(runs(), mix=True, baseline="din")
     differences = {row.setting["model"]: row.difference for row in table.rows}
     assert differences["cnn"] is None and differences["fm"] is not None
 
@@ -186,9 +188,9 @@ def test_the_metric_is_the_one_that_all_runs_monitored(write_run, tmp_path):
 
 def test_columns_are_what_differs_unless_they_are_named(runs):
     table = board(runs())
-    assert table.columns == ["test.auc"]  # parameters, seconds and memory are the same
+    assert table.columns == ["valid.auc", "test.auc"]  # parameters, seconds and memory are the same
     table = board(runs(), columns=["parameters", "model.embedding_dim", "seed"])
-    assert table.columns == ["test.auc", "parameters"] and table.keys == ["model.embedding_dim", "seed"]
+    assert table.columns == ["valid.auc", "test.auc", "parameters"] and table.keys == ["model.embedding_dim", "seed"]
     assert table.rows[0].setting == {"model.embedding_dim": 16, "seed": [0, 1, 2]}
     assert names(table)[0] == "model=din"
 
@@ -209,3 +211,39 @@ def test_warnings_are_read_from_the_run_directory(write_run):
     path = write_run("a")
     (path / "environment.json").write_text('{"data": {"fingerprint": "x", "warnings": ["every label of valid is 1"]}}')
     assert read(path).warnings == ("every label of valid is 1",)
+
+
+def test_valid_ranks_and_names_the_baseline_whatever_test_says(write_run, tmp_path):
+    for model, valid, test in (("din", 0.8, 0.6), ("fm", 0.7, 0.9), ("bst", 0.75, 0.7)):
+        for seed in range(2):
+            write_run(f"{model}-{seed}", model=model, seed=seed, auc=test + seed / 100, valid={"auc": valid})
+    records = read_all([tmp_path])
+    table = board(records)
+    assert names(table) == ["model=din", "model=bst", "model=fm"] and table.ranked_by == "valid.auc"
+    assert table.baseline.name == "model=din" and table.metric == "test.auc"
+    assert table.order == "Ranked by valid.auc, the mean over seeds."
+    assert names(board(records, sort="auc")) == names(table)
+    by_test = board(records, sort="test.auc")
+    assert names(by_test) == ["model=fm", "model=bst", "model=din"] and by_test.baseline.name == "model=din"
+    assert by_test.order.startswith("Ranked by test: test.auc")
+
+
+def test_without_a_validation_metric_test_ranks_and_it_is_said(write_run, tmp_path):
+    for model, auc in (("din", 0.6), ("fm", 0.9)):
+        write_run(model, model=model, auc=auc, valid={"auc": None})
+    table = board(read_all([tmp_path]))
+    assert names(table) == ["model=fm", "model=din"] and table.order.startswith("Ranked by test")
+
+
+def test_fewer_seeds_than_the_others_have_are_said_and_not_preferred(runs, write_run):
+    write_run("cnn", model="cnn", auc=0.99)
+    table = board(runs())
+    assert names(table) == ["model=din", "model=bst", "model=fm", "model=cnn"]
+    assert table.baseline.name == "model=din"
+    assert "Fewer seeds than the others, so ranked after them: model=cnn (1)." in table.notes
+
+
+def test_more_seeds_than_the_others_have_are_no_merit(runs, write_run):
+    for seed in range(5):
+        write_run(f"cnn-{seed}", model="cnn", seed=seed, auc=0.5)
+    assert names(board(runs()))[-1] == "model=cnn" and not any("Fewer" in note for note in board(runs()).notes)

@@ -31,13 +31,65 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(summary.table_csv(outcomes(folder)))))
 
 
-def test_settings_are_means_and_deviations_over_seeds(write, tmp_path):
-    for number, (size, seed, auc) in enumerate([(4, 0, 0.6), (4, 1, 0.8), (8, 0, 0.7), (8, 1, 0.7)]):
+def test_settings_are_means_and_deviations_over_seeds_the_best_on_valid_first(write, tmp_path):
+    for number, (size, seed, auc) in enumerate([(4, 0, 0.6), (4, 1, 0.8), (8, 0, 0.75), (8, 1, 0.75)]):
+        write(number, f"seed={seed}", f"model.embedding_dim={size}", seed=seed, auc=auc, test=1 - auc)
+    header, eight, four, best, its_run, command = lines(tmp_path)[1:7]
+    assert header == "setting n valid auc test auc test gauc test logloss parameters seconds"
+    assert eight == "model.embedding_dim=8 2 0.7500 0.2500 - 0.5000 1,200 2.5"
+    assert four == "model.embedding_dim=4 2 0.7000 ± 0.1414 0.3000 ± 0.1414 - 0.5000 1,200 2.5"
+    assert best == "best: model.embedding_dim=8, 2 seeds, valid auc 0.7500 | test auc 0.2500 gauc - logloss 0.5000"
+    assert its_run == "its best run: 2-job"
+    assert command == "recexp model=fm seed=0 model.embedding_dim=8 --config-dir 'my conf'"
+
+
+def test_the_best_is_a_setting_by_its_mean_and_not_the_best_seed(write, tmp_path):
+    for number, (size, seed, auc) in enumerate([(4, 0, 0.6), (4, 1, 0.8), (8, 0, 0.74), (8, 1, 0.76)]):
         write(number, f"seed={seed}", f"model.embedding_dim={size}", seed=seed, auc=auc)
-    header, four, eight = lines(tmp_path)[1:4]
-    assert header == "setting n test auc test gauc test logloss parameters seconds"
-    assert four == "model.embedding_dim=4 2 0.7000 ± 0.1414 - 0.5000 1,200 2.5"
-    assert eight == "model.embedding_dim=8 2 0.7000 - 0.5000 1,200 2.5"
+    summary.write(tmp_path, outcomes(tmp_path))
+    best = read_json(tmp_path / "best.json")
+    assert (best["setting"], best["seeds"], best["value"]) == ("model.embedding_dim=8", 2, pytest.approx(0.75))
+    assert best["deviation"] == pytest.approx(0.01 * 2**0.5)
+    assert best["runs"] == ["2-job", "3-job"] and best["directory"] == "3-job"
+
+
+def test_a_setting_of_fewer_seeds_is_not_the_best_and_it_is_said(write, tmp_path):
+    for number, (size, seed, auc) in enumerate([(4, 0, 0.9), (8, 0, 0.7), (8, 1, 0.7), (6, 0, 0.6), (6, 1, 0.6)]):
+        write(number, f"seed={seed}", f"model.embedding_dim={size}", seed=seed, auc=auc)
+    write(5, "seed=1", "model.embedding_dim=4", seed=1, state="failed")
+    closing = lines(tmp_path)
+    assert [line.split()[0] for line in closing[2:5]] == [f"model.embedding_dim={size}" for size in (8, 6, 4)]
+    assert closing[5] == "Fewer seeds than the others, so ranked after them: model.embedding_dim=4 (1)."
+    assert closing[6].startswith("best: model.embedding_dim=8, 2 seeds")
+
+
+def test_a_seed_that_is_typed_twice_counts_once(write, tmp_path):
+    for number in range(3):
+        write(number, "seed=0", auc=0.6)
+    closing = lines(tmp_path)
+    assert closing[2].startswith("- 1 0.6000 0.6000 -")
+    assert closing[3] == "Runs that repeat a seed of their row: 2; a seed counts once, by its mean."
+    assert closing[4].startswith("best: model=fm, one seed, valid auc 0.6000 |")
+
+
+def test_jobs_that_predict_other_rows_share_no_best(write, tmp_path):
+    write(0, "dataset.split=time", auc=0.6, events="a")
+    write(1, "dataset.split=random", auc=0.9, events="b")
+    write(2, "dataset.split=time", "model.embedding_dim=8", auc=0.7, events="a")
+    (tmp_path / "best.json").write_text("{}")
+    closing = lines(tmp_path)
+    assert [line.split(" 1 ")[0] for line in closing[2:5]] == [
+        "dataset.split=time model.embedding_dim=8", "dataset.split=time", "dataset.split=random",
+    ]  # fmt: skip
+    assert closing[5].startswith("no best: the runs predict different things (dataset.split is time or random)")
+    summary.write(tmp_path, outcomes(tmp_path))
+    assert not (tmp_path / "best.json").exists()
+
+
+def test_jobs_of_other_objectives_share_no_best(write, tmp_path):
+    write(0, "trainer.monitor=auc", auc=0.6)
+    write(1, "trainer.monitor=logloss", auc=0.9, logloss=0.5)
+    assert "no best: the jobs choose by auc or logloss; name one by objective=METRIC." in lines(tmp_path)
 
 
 def test_the_closing_table_says_what_report_says(write, tmp_path):
@@ -46,8 +98,8 @@ def test_the_closing_table_says_what_report_says(write, tmp_path):
     write(4, "seed=2", "trainer.learning_rate=0.1", seed=2, state="missing")  # has met no data yet
     shown = to_table(leaderboard(read_all([tmp_path]), Choice(columns=["test.auc", "test.logloss", "seconds"])))
     expected = {
-        f"trainer.learning_rate={rate} {n} {auc} - {logloss} 1,200 {seconds}"
-        for rate, n, auc, *_, logloss, seconds in shown.cells
+        f"trainer.learning_rate={rate} {n} {valid} {auc} - {logloss} 1,200 {seconds}"
+        for rate, n, valid, auc, *_, logloss, seconds in shown.cells
     }
     assert len(expected) == 2 and set(lines(tmp_path)[2:4]) == expected
 
@@ -65,28 +117,31 @@ def test_jobs_that_have_not_ended_are_counted_and_failures_closing(write, tmp_pa
     write(2, "seed=2", state="missing")
     write(10, "seed=3", state="pruned", auc=0.9)
     closing = lines(tmp_path)
-    assert closing[2].startswith("- 1 0.6000 - 0.5000")
-    assert closing[3:5] == [
-        "best: 0-job, valid auc 0.6000 | test auc 0.6000 gauc - logloss 0.5000",
+    assert closing[2].startswith("- 1 0.6000 0.6000 - 0.5000")
+    assert closing[3:6] == [
+        "best: model=fm, one seed, valid auc 0.6000 | test auc 0.6000 gauc - logloss 0.5000",
+        "its best run: 0-job",
         "recexp model=fm seed=0 --config-dir 'my conf'",
     ]  # fmt: skip
-    assert closing[5] == f"failed: {tmp_path}/1-job: loss is nan"
-    assert closing[6] == f"of 4 jobs 1 failed, 1 missing; run these with: recexp resume {tmp_path}"
+    assert closing[6] == f"failed: {tmp_path}/1-job: loss is nan"
+    assert closing[7] == f"of 4 jobs 1 failed, 1 missing; run these with: recexp resume {tmp_path}"
     assert [(row["job"], row["status"], row["error"]) for row in rows(tmp_path)] == [
         ("0", "finished", ""), ("1", "failed", "loss is nan"), ("2", "missing", ""), ("10", "pruned", ""),
     ]  # fmt: skip
 
 
-def test_the_best_job_is_the_first_with_the_best_objective_on_valid(write, tmp_path):
-    write(0, auc=0.9, monitor="logloss", logloss=0.6)
-    write(1, auc=0.8, monitor="logloss", logloss=0.4)
-    write(2, auc=0.7, monitor="logloss", logloss=0.4)
-    write(3, auc=None, monitor="logloss", state="pruned", logloss=0.1)
+def test_the_run_to_use_is_the_first_of_the_setting_with_the_best_objective_on_valid(write, tmp_path):
+    write(0, auc=0.9, monitor="logloss", logloss=0.6, seed=0)
+    write(1, auc=0.8, monitor="logloss", logloss=0.4, seed=1)
+    write(2, auc=0.7, monitor="logloss", logloss=0.4, seed=2)
+    write(3, auc=None, monitor="logloss", state="pruned", logloss=0.1, seed=3)
     (tmp_path / "1-job/checkpoints").mkdir()
     (tmp_path / "1-job/checkpoints/best.json").write_text('{"tensors": "best-s0-e1.safetensors"}')
     summary.write(tmp_path, outcomes(tmp_path))
     best = read_json(tmp_path / "best.json")
-    assert (best["objective"], best["value"], best["directory"]) == ("valid.logloss", 0.4, "1-job")
+    assert (best["objective"], best["value"], best["directory"]) == (
+        "valid.logloss", pytest.approx(1.4 / 3), "1-job",
+    )  # fmt: skip
     assert best["checkpoint"] == "1-job/checkpoints/best-s0-e1.safetensors"
     assert best["overrides"] == ["model=fm"] and best["metrics"]["valid"]["auc"] == 0.8
 

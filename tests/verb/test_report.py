@@ -30,12 +30,13 @@ def report(capsys, *typed: str) -> str:
 
 
 def test_the_table_shows_rows_intervals_differences_and_notes(folder, capsys):
-    lines = report(capsys, folder).splitlines()
-    assert lines[0].split() == ["model", "n", "test.auc", "95", "%", "difference", "p",
+    title, *lines = report(capsys, folder).splitlines()
+    assert title == "Ranked by valid.auc, the mean over seeds."
+    assert lines[0].split() == ["model", "n", "valid.auc", "test.auc", "95", "%", "difference", "p",
                                                          "test.gauc", "seconds"]  # fmt: skip
-    assert lines[1].startswith("din    3  0.8100 ± 0.0100  [0.7852, 0.8348]  baseline")
-    assert lines[2].startswith("fm     3  0.7667 ± 0.0208  [0.7150, 0.8184]  -0.0433 [")
-    assert lines[3].split() == ["cnn", "1", "0.7000", "-", "-0.1100", "-", "-", "1.5"]  # one seed
+    assert lines[1].startswith("din    3  0.8100 ± 0.0100  0.8100 ± 0.0100  [0.7852, 0.8348]  baseline")
+    assert lines[2].startswith("fm     3  0.7667 ± 0.0208  0.7667 ± 0.0208  [0.7150, 0.8184]  -0.0433 [")
+    assert lines[3].split() == ["cnn", "1", "0.7000", "0.7000", "-", "-0.1100", "-", "-", "1.5"]  # one seed
     assert "Left out: 1 failed." in lines
 
 
@@ -51,7 +52,7 @@ def test_csv_has_the_full_figures(folder, capsys):
 
 def test_json_says_what_the_rows_are_compared_with(folder, capsys):
     found = json.loads(report(capsys, folder, "--format", "json"))
-    assert found["metric"] == "test.auc" and found["baseline"] == "model=din"
+    assert found["metric"] == "test.auc" and found["baseline"] == "model=din" and found["ranked_by"] == "valid.auc"
     assert [row["difference"] is None for row in found["rows"]] == [True, False, False]
     assert found["rows"][2]["directories"] == [f"{folder}/cnn"]
     assert found["rows"][2]["test.gauc"] is None
@@ -66,7 +67,7 @@ def test_the_best_mean_of_each_column_is_bold_and_ties_are_not(folder, capsys):
 
 
 def test_markdown_is_bold_where_the_best_is(folder, capsys):
-    assert "| din | 3 | **0.8100 ± 0.0100** |" in report(capsys, folder, "--format", "markdown")
+    assert "| din | 3 | **0.8100 ± 0.0100** | **0.8100 ± 0.0100** |" in report(capsys, folder, "--format", "markdown")
 
 
 def test_a_file_gets_the_format_of_its_ending(folder, tmp_path, capsys):
@@ -81,7 +82,8 @@ def test_filter_sort_metric_and_columns_reach_the_table(folder, capsys):
         "--filter model=din,fm --filter seed>0 --sort model --metric valid.auc --columns model,test.auc --baseline fm"
     )
     told = report(capsys, folder, *typed.split())
-    lines = told.splitlines()
+    title, *lines = told.splitlines()
+    assert title == "Sorted by model.name."
     assert lines[0].split() == ["model", "n", "valid.auc", "95", "%", "difference", "p", "test.auc"]
     assert (
         lines[1].startswith("din    2  0.8150") and lines[2].startswith("fm     2  0.7750") and "baseline" in lines[2]
@@ -90,7 +92,26 @@ def test_filter_sort_metric_and_columns_reach_the_table(folder, capsys):
 
 def test_several_folders_are_one_table(folder, write_run, tmp_path, capsys):
     write_run("more/bst", model="bst", auc=0.9)
-    assert report(capsys, folder, str(tmp_path / "more")).splitlines()[1].startswith("bst")
+    assert "\nbst " in report(capsys, folder, str(tmp_path / "more"))
+
+
+def test_ranked_by_test_the_head_says_so_in_every_format(folder, capsys):
+    said = "Ranked by test: test.auc chose the order, and flatters the rows on top."
+    for kind in ("table", "markdown"):
+        assert report(capsys, folder, "--sort", "test.auc", "--format", kind).splitlines()[0] == said
+    assert report(capsys, folder, "--sort", "test.auc", "--format", "latex").startswith(f"% {said}")
+    assert json.loads(report(capsys, folder, "--sort", "test.auc", "--format", "json"))["ranked_by"] == "test.auc"
+    assert said in report(capsys, folder, "--sort", "test.auc", "--format", "html")
+    assert "Ranked by valid.auc" in report(capsys, folder, "--sort", "auc")
+
+
+def test_a_run_reached_by_a_link_too_counts_once(folder, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "din").symlink_to(f"{folder}/din-1")
+    alone = report(capsys, folder)
+    assert report(capsys, folder, str(tmp_path / "link"), str(tmp_path / "more")) == alone
+    assert report(capsys, str(tmp_path / "more")).splitlines()[2].split()[:2] == ["model=din", "1"]
 
 
 MISTAKES = {  # typed after the folder: what the one line must say
@@ -147,9 +168,9 @@ def test_a_cell_without_value_is_a_dash(write_run, tmp_path):
     write_run("b", model="fm", auc=None, **{"model.rank": 3})
     write_run("c", model="fm", auc=0.5, **{"model.rank": 4})
     table = to_table(leaderboard(read_all([tmp_path]), Choice()))
-    assert table.head[:4] == ["model", "model.rank", "n", "test.auc"]
-    assert sorted(row[:4] for row in table.cells) == [
-        ["din", "-", "0", "-"],
-        ["fm", "3", "0", "-"],
-        ["fm", "4", "1", "0.5000"],
+    assert table.head[:5] == ["model", "model.rank", "n", "valid.auc", "test.auc"]
+    assert sorted(row[:5] for row in table.cells) == [
+        ["din", "-", "0", "-", "-"],
+        ["fm", "3", "0", "-", "-"],
+        ["fm", "4", "1", "0.5000", "0.5000"],
     ]

@@ -54,6 +54,7 @@ def _facts(board: Leaderboard) -> Html:
         "dataset": ", ".join(datasets) or "-",
         "data fingerprint": ", ".join(fingerprints) or "-",
         "runs": f"{len(records):,} in {len(board.rows):,} rows",
+        "order": board.order,
         "metric": f"{board.metric}, {better}",
         "baseline": board.baseline.name if board.baseline else "none",
     }

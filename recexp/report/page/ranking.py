@@ -2,27 +2,28 @@
 
 import math
 
-from recexp.metric.table import format_value
+from recexp.metric.table import format_value, higher_is_better
 from recexp.report.leaderboard import Leaderboard, Row, by_seed
 from recexp.report.page.element import Html, breakable, element, join
 from recexp.report.page.plot import Scale, look, spread, swatch
 from recexp.report.statistics import Estimate
-from recexp.report.table import deviation_cell, interval_cell, p_cell
+from recexp.report.table import around, deviation_cell, interval_cell, p_cell
 
 
 def ranking(board: Leaderboard) -> Html:
     """The table, in the leaderboard's order. Scripts can sort it."""
     axis = _axis(board)
-    widths = {name: _width(board, name) for name in dict.fromkeys([board.metric, *board.columns])}
-    others = [name for name in widths if name != board.metric]
+    before, others = around(board)
+    widths = {name: _width(board, name) for name in board.columns}
+    order = _order(board)
     head = [
         _heading("#", "ascending", numeric=True),
         _heading("row"),
         _heading("n", "descending", numeric=True),
-        _heading(board.metric, numeric=True, sorted_by=_order(board)),
+        *(_heading(name, numeric=True, sorted_by=order.get(name)) for name in (*before, board.metric)),
         element("th", "95 % interval", axis and _scale(axis), class_="drawn", scope="col"),
         *([_heading("difference", numeric=True), _heading("p", "ascending", numeric=True)] if board.baseline else []),
-        *(_heading(name, numeric=True) for name in others),
+        *(_heading(name, numeric=True, sorted_by=order.get(name)) for name in others),
     ]
     body = [_line(board, index, row, axis, widths) for index, row in enumerate(board.rows)]
     return element("table", element("thead", element("tr", *head)), element("tbody", *body), class_="sortable")
@@ -33,12 +34,13 @@ def row_name(name: str) -> Html:
     return Html(" ".join(_word(*word.rpartition("=")) for word in name.split(" ")))
 
 
-def _order(board: Leaderboard) -> str | None:
-    """The order of the rows if they are sorted by the metric."""
-    means = [row.metrics[board.metric].mean for row in board.rows if board.metric in row.metrics]
-    if means != sorted(means, reverse=board.higher_is_better):
-        return None
-    return "descending" if board.higher_is_better else "ascending"
+def _order(board: Leaderboard) -> dict[str, str]:
+    """The order of the column that the rows are sorted by, unless some stand apart."""
+    means = [row.metrics[board.ranked_by].mean for row in board.rows if board.ranked_by in row.metrics]
+    better = higher_is_better(board.ranked_by)
+    if better is None or means != sorted(means, reverse=better):
+        return {}
+    return {board.ranked_by: "descending" if better else "ascending"}
 
 
 def _heading(text: str, first: str | None = None, numeric: bool = False, sorted_by: str | None = None) -> Html:
@@ -49,8 +51,10 @@ def _heading(text: str, first: str | None = None, numeric: bool = False, sorted_
 
 
 def _line(board: Leaderboard, index: int, row: Row, axis: Scale | None, widths: dict[str, int]) -> Html:
-    ranked = row.metrics.get(board.metric)
-    n = ranked.n if ranked else 0
+    estimate = row.metrics.get(board.metric)
+    n = estimate.n if estimate else 0
+    before, others = around(board)
+    means = {name: _estimate(name, row.metrics.get(name), width) for name, width in widths.items()}
     label = element("span", swatch(index), element("span", row_name(row.name)))
     name = element("th", label, class_="name", scope="row")
     return element(
@@ -58,10 +62,10 @@ def _line(board: Leaderboard, index: int, row: Row, axis: Scale | None, widths: 
         _cell(index + 1, index + 1),
         name,
         _cell(n, n),
-        _estimate(board.metric, ranked, widths[board.metric]),
+        *(means[name] for name in (*before, board.metric)),
         element("td", axis and _drawn(board, index, row, axis), class_="drawn"),
         *(_compared(board, row) if board.baseline else []),
-        *(_estimate(name, row.metrics.get(name), width) for name, width in widths.items() if name != board.metric),
+        *(means[name] for name in others),
     )
 
 

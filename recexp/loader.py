@@ -1,0 +1,65 @@
+"""Hydra's loader, except that a mapping replaces the one below it, where Hydra would merge the two.
+
+`model.loss_weights={target:1.0}` then means what it says, on the command line as in a YAML file. Groups of fixed keys,
+such as trainer.ftrl, are merged as ever; `model.loss_weights.auxiliary=0`, `~key` and `+key={...}` change one part.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+
+# The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
+MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
+
+
+class Loader(ConfigLoaderImpl):
+    def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:
+        original = ConfigLoaderImpl._apply_overrides_to_config
+
+        def apply(overrides: list[Override], cfg: DictConfig) -> None:
+            for override in overrides:
+                if not (override.is_add() or override.is_delete()):
+                    _replace(cfg, override.key_or_group, override.value())
+                original([override], cfg)
+
+        ConfigLoaderImpl._apply_overrides_to_config = apply  # type: ignore[method-assign]  # Hydra calls it by its class
+        try:
+            return super()._load_configuration_impl(*arguments, **named)
+        finally:
+            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(original)  # type: ignore[method-assign]
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        self.loaded: list[Any] = []
+        config = super()._compose_config_from_defaults_list(defaults, repo)
+        for tree in self.loaded:
+            _replace(config, "", tree)
+        return config
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        result = super()._load_single_config(default, repo)
+        if not (default.config_path or "").startswith("hydra/"):
+            self.loaded.append(OmegaConf.to_container(result.config))
+        return result
+
+
+def mappings(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The mapping options, by dotted key, in what is given for a key."""
+    if isinstance(value, dict) and MAPPING.fullmatch(key):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from mappings(f"{key}.{name}".lstrip("."), inner)
+
+
+def _replace(config: DictConfig, key: str, value: Any) -> None:
+    """Replaces the mappings that a configuration has by those in what is given for a key."""
+    for path, mapping in mappings(key, value):
+        if isinstance(OmegaConf.select(config, path, throw_on_missing=False), DictConfig):
+            OmegaConf.update(config, path, mapping, merge=False)
