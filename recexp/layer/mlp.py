@@ -1,6 +1,8 @@
 """The multi-layer perceptron that nearly every model ends in."""
 
 from collections.abc import Sequence
+from enum import Enum
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -9,10 +11,18 @@ from recexp.layer.activation import Activation, BatchNorm, Dice, activation
 from recexp.layer.product import Linear
 
 
-def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
-    """A Linear with Xavier-uniform weights and a bias of 0."""
+class WeightInit(Enum):
+    xavier_uniform = "uniform, with variance 2 / (inputs + outputs) (Glorot & Bengio 2010)"
+    xavier_normal = "normal, with the same variance"
+
+
+def linear(n_in: int, n_out: int, bias: bool = True, init: WeightInit = WeightInit.xavier_uniform) -> Linear:
+    """A Linear with a bias of 0."""
     layer = Linear(n_in, n_out, bias)
-    nn.init.xavier_uniform_(layer.weight)
+    if init is WeightInit.xavier_uniform:
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.xavier_normal_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
@@ -32,10 +42,12 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         n_out: int | None = None,
         batch_norm: bool = False,
+        init: WeightInit = WeightInit.xavier_uniform,
     ):
         super().__init__()
         sizes = [n_in, *hidden_sizes] if n_out is None else [n_in, *hidden_sizes, n_out]
-        self.linears: Sequence[Linear] = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))  # type: ignore[assignment]
+        linears = [linear(n_in, n_out, init=init) for n_in, n_out in pairwise(sizes)]
+        self.linears: Sequence[Linear] = nn.ModuleList(linears)  # type: ignore[assignment]
         self.hidden: Sequence[Hidden] = nn.ModuleList(  # type: ignore[assignment]  # sequences in all but name
             Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes
         )
