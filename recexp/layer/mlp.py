@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from enum import Enum
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from recexp.kernel.mlp import tail
@@ -19,13 +20,26 @@ class WeightInit(Enum):
 def linear(n_in: int, n_out: int, bias: bool = True, init: WeightInit = WeightInit.xavier_uniform) -> Linear:
     """A Linear with a bias of 0."""
     layer = Linear(n_in, n_out, bias)
-    if init is WeightInit.xavier_uniform:
-        nn.init.xavier_uniform_(layer.weight)
-    else:
-        nn.init.xavier_normal_(layer.weight)
+    draw(layer.weight, init)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def matrices(n: int, n_in: int, n_out: int, init: WeightInit = WeightInit.xavier_uniform) -> nn.Parameter:
+    """n matrices (n, n_in, n_out), each drawn by itself."""
+    weight = nn.Parameter(torch.empty(n, n_in, n_out))
+    for matrix in weight:
+        draw(matrix, init)
+    return weight
+
+
+def draw(weight: Tensor, init: WeightInit) -> None:
+    """Initial values of a matrix."""
+    if init is WeightInit.xavier_uniform:
+        nn.init.xavier_uniform_(weight)
+    else:
+        nn.init.xavier_normal_(weight)
 
 
 class MLP(nn.Module):
