@@ -1,12 +1,11 @@
 """Deep & Cross Network v2. Wang et al., WWW 2021.
 
 B batch, N = F D size of all fields side by side, r rank, K experts
-           x_0 = [e_1, ..., e_F]
-eq. 1      x_l+1 = x_0 * (W x_l + b) + x_l                                                      cross=full
-eq. 4, 5   x_l+1 = sum_k G_k(x_l) x_0 * (U_k g(C_k g(V_k^T x_l)) + b) + x_l                     cross=mixture
-           G the softmax over k of a matrix times x_l, g tanh
-fig. 1     logit = Linear(MLP(x_L))                                                             structure=stacked
-           logit = Linear([x_L; MLP(x_0)])                                                      structure=parallel
+x_0 = [e_1, ..., e_F]
+x_l+1 = x_0 * (W x_l + b) + x_l                                     eq. 1, cross=full
+x_l+1 = sum_k G_k(x_l) x_0 * (U_k g(C_k g(V_k^T x_l)) + b) + x_l    cross=mixture; g tanh, G a softmax over k
+logit = Linear(MLP(x_L))                                            structure=stacked
+logit = Linear([x_L; MLP(x_0)])                                     structure=parallel
 """
 
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ class FullCross(nn.Module):
 
 
 class MixtureCross(nn.Module):
-    """Eq. 4 and 5. The gates sum to 1, so b stands outside of the sum, which is then one product for all experts."""
+    """The mixture. The gates sum to 1, so b stands outside of the sum, which is then one product for all experts."""
 
     def __init__(self, dim: int, rank: int, n_experts: int, init: WeightInit) -> None:
         super().__init__()

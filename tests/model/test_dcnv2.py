@@ -21,7 +21,7 @@ def by_number(cross: FullCross, x0: Tensor, x: Tensor) -> Tensor:
 
 
 def by_expert(cross: MixtureCross, x0: Tensor, x: Tensor) -> Tensor:
-    """Eq. 4 and 5 an expert at a time: x_0, x (N,)."""
+    """The mixture, an expert at a time: x_0, x (N,)."""
     gates = (cross.gate.weight @ x).softmax(0)
     experts = []
     for down, inner, up in zip(cross.down, cross.inner, cross.up, strict=True):
