@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 
-.PHONY: install run test smoke lint docs bench bench-peers bench-quick clean
+.PHONY: install run test smoke lint docs marks bench bench-peers bench-quick clean
 
 install: $(STAMP)
 
@@ -30,6 +31,9 @@ lint: install
 
 docs: install  ## docs/models.md from the models' own files
 	$(BIN)/python docs/generate.py
+
+marks: install  ## published figures, reached by configuration alone: make marks DATA=FOLDER
+	$(BIN)/python benchmarks/marks.py $(DATA)
 
 bench: install  ## figures measured side by side, recexp and other libraries; an hour, prints and times only
 	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))

@@ -26,7 +26,7 @@ class Schedule(Enum):
     constant = "the same learning rate throughout"
     linear = "down to 0 in a straight line"
     cosine = "down to 0 along half a cosine"
-    plateau = "a tenth after an epoch without improvement"
+    plateau = "lower after epochs without improvement, as trainer.plateau says"
 
 
 class Precision(Enum):
@@ -126,6 +126,15 @@ class FTRLConfig:
 
 
 @dataclass(kw_only=True)
+class PlateauConfig:
+    patience: int = at_least(1)
+    factor: float = fraction()
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "trainer.plateau")
+
+
+@dataclass(kw_only=True)
 class TrainerConfig:
     name: str
     epochs: int = at_least(1)
@@ -134,10 +143,12 @@ class TrainerConfig:
     optimizer: Optimizer
     learning_rate: float = above(0)
     weight_decay: float = at_least(0)
+    network_l2: float = at_least(0)
     ftrl: FTRLConfig
     sparse: bool
     l2_rows: L2Rows
     schedule: Schedule
+    plateau: PlateauConfig
     warmup_steps: int = at_least(0)
     clip_norm: float | None = above(0, optional=True)
     monitor: str

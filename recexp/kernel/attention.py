@@ -1,6 +1,6 @@
 """Attention: a target's interaction with the events of a history (DIN), and multi-head attention (Transformer).
 
-B batch, L length of the memory, M of the queries, D size of vectors, H hidden units, n unique vectors
+B batch, L length of the memory, M of the queries, N and D size of vectors, H hidden units, n unique vectors
 Zhou et al., KDD 2018, authors' code   W [t, h, t - h, t * h] + b = (W1 + W3) t + (W2 - W3) h + W4 (t * h) + b
 Vaswani et al., NeurIPS 2017, eq. 1    Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V,  heads of size d = D / n_heads
 """
@@ -103,14 +103,14 @@ def attend(
 ) -> Tensor:
     """The heads Attention(x W_i^Q, y W_i^K, y W_i^V) side by side: (B, M, D). A query that sees nothing gets 0.
 
-    query x (B, M, D), which may be the memory itself, memory y (B, L, D), weights W^Q, W^K, W^V (D, D), p the
+    query x (B, M, N), which may be the memory itself, memory y (B, L, N), weights W^Q, W^K, W^V (D, N), p the
     dropout probability of the softmax. seen: true where all queries (B, L), or each query (B, M, L), may attend; the
     rest of the memory may hold anything.
     sources: events whose sum is the memory, if the caller knows them, finite even where not seen. A CPU then computes
     products once per vector; the output at a query position that is not seen has no meaning.
     """
     sources = sources if on_cpu(memory) else ()
-    kernels = library(memory, memory.shape[2] // n_heads) if on_cpu(memory) and len(sources) <= 2 else None
+    kernels = library(memory, len(weights[0]) // n_heads) if on_cpu(memory) and len(sources) <= 2 else None
     if kernels is None:
         return reference(*_products(query, memory, weights, seen, sources), seen, n_heads, p)
     w_q, w_k, w_v = weights

@@ -31,5 +31,17 @@ def bi_interaction_and_linear(embed: FeatureEmbedding, linear: nn.Linear, batch:
 
 def pair_products(e: Tensor) -> Tensor:
     """Elementwise products of the pairs (0, 1), (0, 2), ..., (F - 2, F - 1): e (B, F, D) -> (B, P, D)."""
-    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
+    first, second = pairs(e)
     return e.index_select(1, first) * e.index_select(1, second)
+
+
+def inner_products(e: Tensor) -> Tensor:
+    """Inner products of the same pairs, from the matrix of all: e (B, F, D) -> (B, P)."""
+    first, second = pairs(e)
+    return torch.bmm(e, e.transpose(1, 2)).flatten(1).index_select(1, first * e.shape[1] + second)
+
+
+def pairs(e: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second field (P,) of each pair of e (B, F, D), in the order of itertools.combinations."""
+    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
+    return first, second

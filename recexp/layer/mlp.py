@@ -1,7 +1,10 @@
 """The multi-layer perceptron that nearly every model ends in."""
 
 from collections.abc import Sequence
+from enum import Enum
+from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from recexp.kernel.mlp import tail
@@ -9,13 +12,34 @@ from recexp.layer.activation import Activation, BatchNorm, Dice, activation
 from recexp.layer.product import Linear
 
 
-def linear(n_in: int, n_out: int, bias: bool = True) -> Linear:
-    """A Linear with Xavier-uniform weights and a bias of 0."""
+class WeightInit(Enum):
+    xavier_uniform = "uniform, with variance 2 / (inputs + outputs) (Glorot & Bengio 2010)"
+    xavier_normal = "normal, with the same variance"
+
+
+def linear(n_in: int, n_out: int, bias: bool = True, init: WeightInit = WeightInit.xavier_uniform) -> Linear:
+    """A Linear with a bias of 0."""
     layer = Linear(n_in, n_out, bias)
-    nn.init.xavier_uniform_(layer.weight)
+    draw(layer.weight, init)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def matrices(n: int, n_in: int, n_out: int, init: WeightInit = WeightInit.xavier_uniform) -> nn.Parameter:
+    """n matrices (n, n_in, n_out), each drawn by itself."""
+    weight = nn.Parameter(torch.empty(n, n_in, n_out))
+    for matrix in weight:
+        draw(matrix, init)
+    return weight
+
+
+def draw(weight: Tensor, init: WeightInit) -> None:
+    """Initial values of a matrix."""
+    if init is WeightInit.xavier_uniform:
+        nn.init.xavier_uniform_(weight)
+    else:
+        nn.init.xavier_normal_(weight)
 
 
 class MLP(nn.Module):
@@ -32,10 +56,12 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         n_out: int | None = None,
         batch_norm: bool = False,
+        init: WeightInit = WeightInit.xavier_uniform,
     ):
         super().__init__()
         sizes = [n_in, *hidden_sizes] if n_out is None else [n_in, *hidden_sizes, n_out]
-        self.linears: Sequence[Linear] = nn.ModuleList(map(linear, sizes[:-1], sizes[1:]))  # type: ignore[assignment]
+        linears = [linear(n_in, n_out, init=init) for n_in, n_out in pairwise(sizes)]
+        self.linears: Sequence[Linear] = nn.ModuleList(linears)  # type: ignore[assignment]
         self.hidden: Sequence[Hidden] = nn.ModuleList(  # type: ignore[assignment]  # sequences in all but name
             Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes
         )

@@ -33,18 +33,21 @@ class AFM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
+        linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         attention_size: int = at_least(1)
+        attention_dropout: float = fraction()
         dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.attention_l2 = bool(config.loss_weights.get("attention_l2"))
-        self.linear = Linear(schema)
+        self.linear = Linear(schema, config.linear_std)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         self.pairs = list(combinations(names(self.embed), 2))  # in the order of the products
         self.hidden = linear(config.embedding_dim, config.attention_size)  # W, b
         self.score = linear(config.attention_size, 1, bias=False)  # h
+        self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.predict = linear(config.embedding_dim, 1, bias=False)  # q
         nn.init.constant_(self.predict.weight, len(self.pairs))  # so it starts as an FM, though it averages pairs
@@ -54,7 +57,7 @@ class AFM(nn.Module):
         p = pair_products(self.embed.fields(batch))  # (B, P, D), eq. 2
         scores = self.score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
         weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)  # (B, P), eq. 5
-        pooled = self.dropout(pool(weights, p))  # (B, D)
+        pooled = self.dropout(pool(self.attention_dropout(weights), p))  # (B, D)
         logits = self.linear(batch) + self.predict(pooled)[:, 0]  # (B,), eq. 6
         return Output(logits, {"attention": weights})
 

@@ -19,7 +19,7 @@ from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction, bi_interaction_and_linear
-from recexp.layer.mlp import MLP, linear
+from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
@@ -37,21 +37,26 @@ class DeepFM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
+        linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         combine: Combine
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
+        batch_norm: bool
         dropout: float = fraction()
+        weight_init: WeightInit
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.linear = Linear(schema)
+        self.linear = Linear(schema, config.linear_std)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
         n_out = 1 if config.combine is Combine.sum else None
-        self.deep = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out)
+        self.deep = MLP(
+            n_in, config.hidden_sizes, config.activation, config.dropout, n_out, config.batch_norm, config.weight_init
+        )
         n_parts = 1 + config.embedding_dim + self.deep.n_out
-        self.output = linear(n_parts, 1) if config.combine is Combine.concat else None
+        self.output = linear(n_parts, 1, init=config.weight_init) if config.combine is Combine.concat else None
 
     def forward(self, batch: Batch) -> Output:
         wide = self.linear(batch)  # (B,)

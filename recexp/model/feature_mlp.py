@@ -13,7 +13,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import FeatureEmbedding
-from recexp.layer.mlp import MLP
+from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
@@ -29,13 +29,17 @@ class FeatureMLP(nn.Module):
         embedding_l2: float = at_least(0)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
+        batch_norm: bool
         dropout: float = fraction()
+        weight_init: WeightInit
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
-        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
+        self.mlp = MLP(
+            n_in, config.hidden_sizes, config.activation, config.dropout, 1, config.batch_norm, config.weight_init
+        )
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)

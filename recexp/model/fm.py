@@ -26,11 +26,12 @@ class FM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = at_least(1)
         embedding_std: float = above(0)
+        linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.linear = Linear(schema)
+        self.linear = Linear(schema, config.linear_std)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
 
     def forward(self, batch: Batch) -> Output:

@@ -38,7 +38,7 @@ class FNN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.fm_epochs, self.freeze = config.fm_epochs, config.freeze
-        self.fm = FM(part_config(FM.Config, config), schema)
+        self.fm = FM(part_config(FM.Config, config, linear_std=0.01), schema)
         n_in = 1 + self.fm.embed.n_fields * (1 + config.embedding_dim)
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 

@@ -22,11 +22,12 @@ class LogisticRegression(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
+        linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.linear = Linear(schema)
+        self.linear = Linear(schema, config.linear_std)
 
     def forward(self, batch: Batch) -> Output:
         return Output(logits=self.linear(batch))  # (B,)

@@ -16,6 +16,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import Linear
+from recexp.layer.mlp import WeightInit
 from recexp.layer.poly2 import Poly2
 from recexp.model import Inputs, Needs, Output, part_config
 from recexp.model.feature_mlp import FeatureMLP
@@ -46,7 +47,9 @@ class WideDeep(nn.Module):
         deep_fields: list[str] | None = option(lambda names: names, FIELDS)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
+        batch_norm: bool
         dropout: float = fraction()
+        weight_init: WeightInit
         optimizers: dict[str, Optimizer]
 
     def __init__(self, config: Config, schema: Schema) -> None:

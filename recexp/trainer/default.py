@@ -138,8 +138,9 @@ class Trainer:
         progress.speeds.append(task.batches.size("train") / seconds)
         progress.seconds += time.perf_counter() - began
         progress.end_epoch(valid.values[monitor] if valid else None, MONITORED[monitor].sign, losses)
+        plateau = self.config.plateau
         if self.config.schedule is Schedule.plateau and progress.bad_epochs:
-            progress.learning_rate_scale *= 0.1
+            progress.learning_rate_scale *= plateau.factor if progress.bad_epochs % plateau.patience == 0 else 1
         self._record(stage, task, progress, losses, valid, seconds)
 
     def _validate(self, model: nn.Module, batches: Batches) -> tuple[Metrics | None, float | None]:

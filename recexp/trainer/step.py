@@ -43,6 +43,8 @@ class Step:
             table.sparse = config.sparse or table in by_ftrl
         decayed = [table for table in tables if table.decayed and table not in by_ftrl] if l2 else []
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
+        of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
+        self.network = [parameter for parameter in self.trained if parameter not in of_data]
         self.optimizers = make_optimizers(config, self.trained, tables, overrides)
         self.learning_rates = [float(optimizer.defaults["lr"]) for optimizer in self.optimizers]
 
@@ -88,6 +90,9 @@ class Step:
                 parameter.grad = parameter.grad.coalesce()  # one value per row, however often it was looked up
         for weight, counts in self.decayed:
             add_l2(weight, self.l2, self.config.l2_rows, counts)
+        if self.config.network_l2:
+            pairs = [(weight.grad, weight.detach()) for weight in self.network if weight.grad is not None]
+            torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=self.config.network_l2)
         if self.config.clip_norm:
             clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
         return {name: loss.detach() for name, loss in losses.items() if self.weights[name]}

@@ -21,7 +21,9 @@ from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
+from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
+from recexp.layer.mlp import WeightInit
 from recexp.model import Inputs, Needs, Train, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -31,14 +33,21 @@ Gather = Callable[..., Batch]
 
 
 def variants() -> list[Any]:
-    """Every model as its YAML has it, and with each member of each of its enums in turn."""
+    """Every model as its YAML has it, and with each member of each of its enums in turn.
+
+    Of the enums that most models share, with the members that could break a contract: activations with parameters or
+    statistics per channel (`feature_mlp` takes all), and no way to draw weights.
+    """
     variants = [pytest.param(name, {}, id=name) for name in MODELS]
     for name in MODELS:
         types = typing.get_type_hints(registry.get("model", name).Config)
         for option, hint in types.items():
             kind = next(iter(typing.get_args(hint)), hint) if type(None) in typing.get_args(hint) else hint
-            if isinstance(kind, type) and issubclass(kind, Enum):
-                variants += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in kind]
+            if not (isinstance(kind, type) and issubclass(kind, Enum)) or kind is WeightInit:
+                continue
+            of_channels = kind is Activation and name != "feature_mlp"
+            members = (Activation.prelu, Activation.dice) if of_channels else kind
+            variants += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in members]
     return variants
 
 

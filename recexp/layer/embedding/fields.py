@@ -96,10 +96,11 @@ class FeatureEmbedding(nn.Module):
 class Linear(nn.Module):
     """w0 + sum_i w_i over all fields: the linear part of factorisation models."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, std: float = 0.01) -> None:
+        """std: of the initial weights."""
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
-        self.weights = FeatureEmbedding(schema, 1)
+        self.weights = FeatureEmbedding(schema, 1, std)
 
     def forward(self, batch: Batch) -> Tensor:
         """(B,)."""

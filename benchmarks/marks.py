@@ -1,0 +1,70 @@
+"""Published marks: do recexp's models reach the figures of the literature, by configuration alone?
+
+usage: python benchmarks/marks.py DATA [MARK ...] [--seeds N] [--threads N]
+
+DATA is a folder with `frappe/`, the three files of Frappe_x1. Each mark is an experiment of conf/experiment/marks,
+trained with several seeds; its mean test AUC may stay below the published figure by TOLERANCE. Exit 1 if one falls out.
+The published figures are those of BARS (Zhu et al., SIGIR 2022, openbenchmark.github.io/BARS).
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import recexp
+
+TOLERANCE = 0.001
+PUBLISHED = {  # mark: folder of its data, published test AUC
+    "linear_frappe": ("frappe", 0.9356),
+    "fm_frappe": ("frappe", 0.9671),
+    "afm_frappe": ("frappe", 0.9697),
+    "feature_mlp_frappe": ("frappe", 0.9833),
+    "wide_deep_frappe": ("frappe", 0.9841),
+    "deepfm_frappe": ("frappe", 0.9842),
+}
+
+
+def train(mark: str, data: Path, seed: int, more: list[str]) -> dict[str, Any]:
+    """metrics.json of one seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = [f"dataset.path={data / PUBLISHED[mark][0]}", f"run.dir={folder}/run", "trainer.predictions=false"]
+        return recexp.train(recexp.load_config([f"+experiment=marks/{mark}", f"seed={seed}", *place, *more]))
+
+
+def row(mark: str, runs: list[dict[str, Any]], seconds: float) -> str:
+    """A line of the table: AUC and log loss as mean and deviation over seeds, and the seconds a seed took."""
+    cells = []
+    for metric in ("auc", "logloss"):
+        values = [run["test"][metric] for run in runs]
+        cells.append(f"{statistics.fmean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}")
+    return f"{mark:20} {PUBLISHED[mark][1]:9.4f}   {cells[0]}   {cells[1]}   {seconds / len(runs):7.0f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("marks", nargs="*", default=list(PUBLISHED), metavar="MARK")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=None)
+    typed = parser.parse_args()
+    missed = []
+    print(f"{'mark':20} {'published':>9}   {'auc':15}   {'logloss':15}   seconds", flush=True)
+    for mark in typed.marks:
+        began = time.perf_counter()
+        threads = f"trainer.threads={typed.threads or 'null'}"
+        runs = [train(mark, typed.data, seed, [threads]) for seed in range(typed.seeds)]
+        print(row(mark, runs, time.perf_counter() - began), flush=True)
+        if statistics.fmean(run["test"]["auc"] for run in runs) < PUBLISHED[mark][1] - TOLERANCE:
+            missed.append(mark)
+    print(
+        f"more than {TOLERANCE} below the published figure: {', '.join(missed)}" if missed else "all within tolerance"
+    )
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""AutoInt. Song et al., CIKM 2019.
+
+B batch, F fields, D embedding size, A attention size, h heads of size d = A / h
+eq. 5, 6   head = softmax(<Q e_i, K e_j>) V e     over the fields j; scale divides the scores by sqrt(d)
+eq. 7, 8   e_i <- relu([head_1, ..., head_h]_i + R e_i)              R the identity where sizes are equal
+eq. 9      logit = Linear([e_1, ..., e_F])        plus MLP([e_1, ..., e_F]) of the first e (there: AutoInt+)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.kernel.attention import attend
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.mlp import MLP, WeightInit, drop_probability, linear
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+
+@register("autoint")
+class AutoInt(nn.Module):
+    needs = Needs(Inputs.fields, n_fields=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        n_layers: int = at_least(1)
+        n_heads: int = at_least(1)
+        attention_size: int = at_least(1)
+        scale: bool
+        layer_norm: bool
+        attention_dropout: float = fraction()
+        hidden_sizes: list[int] = layer_sizes()
+        activation: Activation
+        batch_norm: bool
+        dropout: float = fraction()
+        weight_init: WeightInit
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            is_whole = self.attention_size % self.n_heads == 0
+            require(is_whole, "model.attention_size", self.attention_size, f"a multiple of n_heads = {self.n_heads}")
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
+        sizes = [dim] + [config.attention_size] * (config.n_layers - 1)
+        self.layers = nn.ModuleList(Interacting(size, config) for size in sizes)
+        self.output = linear(n_fields * config.attention_size, 1, init=init)
+        hidden, dropout = config.hidden_sizes, config.dropout
+        self.deep = (
+            MLP(n_fields * dim, hidden, config.activation, dropout, 1, config.batch_norm, init) if hidden else None
+        )
+
+    def forward(self, batch: Batch) -> Output:
+        x = e = self.embed.fields(batch)  # (B, F, D)
+        for layer in self.layers:
+            x = layer(x)  # (B, F, A)
+        logits = self.output(x.flatten(1))[:, 0]  # (B,), eq. 9
+        return Output(logits=logits if self.deep is None else logits + self.deep(e.flatten(1))[:, 0])
+
+
+class Interacting(nn.Module):
+    """Eq. 5 to 8."""
+
+    def __init__(self, n_in: int, config: AutoInt.Config) -> None:
+        super().__init__()
+        size, init = config.attention_size, config.weight_init
+        self.query, self.key, self.value = (linear(n_in, size, bias=False, init=init) for _ in range(3))
+        self.residual = nn.Identity() if n_in == size else linear(n_in, size, bias=False, init=init)
+        self.norm = nn.LayerNorm(size) if config.layer_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.attention_dropout)  # of the weights
+        self.n_heads = config.n_heads
+        self.factor = 1.0 if config.scale else (size / config.n_heads) ** 0.5  # `attend` divides by sqrt(d)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, F, N) -> (B, F, A)."""
+        weights = self.factor * self.query.weight, self.key.weight, self.value.weight
+        seen = x.new_ones(x.shape[:2], dtype=torch.bool)
+        heads = attend(x, x, weights, seen, self.n_heads, drop_probability(self.dropout))  # (B, F, A)
+        return torch.relu(self.norm(heads + self.residual(x)))

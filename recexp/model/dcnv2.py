@@ -1,0 +1,111 @@
+"""Deep & Cross Network v2. Wang et al., WWW 2021.
+
+B batch, N = F D size of all fields side by side, r rank, K experts
+x_0 = [e_1, ..., e_F]
+x_l+1 = x_0 * (W x_l + b) + x_l                                     eq. 1, cross=full
+x_l+1 = sum_k G_k(x_l) x_0 * (U_k g(C_k g(V_k^T x_l)) + b) + x_l    cross=mixture; g tanh, G a softmax over k
+logit = Linear(MLP(x_L))                                            structure=stacked
+logit = Linear([x_L; MLP(x_0)])                                     structure=parallel
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.kernel.linear import product
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.mlp import MLP, WeightInit, linear, matrices
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+
+class Cross(Enum):
+    full = "by a matrix"
+    mixture = "by experts of low rank, weighted by a gate"
+
+
+class Structure(Enum):
+    stacked = "crosses, then an MLP on them"
+    parallel = "crosses beside an MLP"
+
+
+@register("dcnv2")
+class DCNv2(nn.Module):
+    needs = Needs(Inputs.fields, n_fields=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        structure: Structure
+        cross: Cross
+        n_layers: int = at_least(1)
+        rank: int = at_least(1)
+        n_experts: int = at_least(1)
+        hidden_sizes: list[int] = layer_sizes()
+        activation: Activation
+        batch_norm: bool
+        dropout: float = fraction()
+        weight_init: WeightInit
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        dim, init = self.embed.n_fields * config.embedding_dim, config.weight_init
+        if config.cross is Cross.full:
+            self.crosses = nn.ModuleList(FullCross(dim, init) for _ in range(config.n_layers))
+        else:
+            self.crosses = nn.ModuleList(
+                MixtureCross(dim, config.rank, config.n_experts, init) for _ in range(config.n_layers)
+            )
+        self.deep = MLP(
+            dim, config.hidden_sizes, config.activation, config.dropout, batch_norm=config.batch_norm, init=init
+        )
+        self.parallel = config.structure is Structure.parallel
+        self.output = linear(dim + self.deep.n_out if self.parallel else self.deep.n_out, 1, init=init)
+
+    def forward(self, batch: Batch) -> Output:
+        x = x0 = self.embed.fields(batch).flatten(1)  # (B, N)
+        for cross in self.crosses:
+            x = cross(x0, x)  # (B, N)
+        last = torch.cat([x, self.deep(x0)], 1) if self.parallel else self.deep(x)
+        return Output(logits=self.output(last)[:, 0])  # (B,)
+
+
+class FullCross(nn.Module):
+    """Eq. 1."""
+
+    def __init__(self, dim: int, init: WeightInit) -> None:
+        super().__init__()
+        self.linear = linear(dim, dim, init=init)
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        """x_0, x (B, N) -> (B, N)."""
+        return torch.addcmul(x, x0, self.linear(x))
+
+
+class MixtureCross(nn.Module):
+    """The mixture. The gates sum to 1, so b stands outside of the sum, which is then one product for all experts."""
+
+    def __init__(self, dim: int, rank: int, n_experts: int, init: WeightInit) -> None:
+        super().__init__()
+        self.gate = linear(dim, n_experts, bias=False, init=init)
+        self.down = matrices(n_experts, rank, dim, init)  # V^T
+        self.inner = matrices(n_experts, rank, rank, init)  # C^T
+        self.up = matrices(n_experts, rank, dim, init)  # U^T
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        """x_0, x (B, N) -> (B, N)."""
+        low = torch.tanh(product(x, self.down.flatten(0, 1))).unflatten(1, self.down.shape[:2])  # (B, K, r)
+        low = torch.tanh(torch.einsum("bkr,krs->bks", low, self.inner))
+        gates = self.gate(x).float().softmax(1)  # (B, K)
+        mixed = (gates[:, :, None] * low).flatten(1)  # (B, K r)
+        return torch.addcmul(x, x0, torch.addmm(self.bias, mixed, self.up.flatten(0, 1)))

@@ -1,0 +1,74 @@
+"""FiBiNET. Huang et al., RecSys 2019.
+
+B batch, F fields, P pairs of fields, D embedding size, r reduction of the gate
+eq. 2 to 4   v_i = a_i e_i,  a = relu(W_2 relu(W_1 z)),  z_i = mean_d(e_id)       the gate: squeeze and excitation
+eq. 5 to 7   p_ij = (e_i W) * e_j,  q_ij = (v_i W') * v_j          layer/bilinear.py; W and W' may depend on i or (i, j)
+             logit = w0 + sum_i w_i + MLP([p; q])                  without the gate: MLP(p)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.bilinear import Bilinear, Kind
+from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.mlp import MLP, WeightInit, linear
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+
+@register("fibinet")
+class FiBiNET(nn.Module):
+    needs = Needs(Inputs.fields, n_fields=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        linear_std: float = at_least(0)
+        embedding_l2: float = at_least(0)
+        bilinear: Kind
+        gate: bool
+        reduction: int = at_least(1)
+        hidden_sizes: list[int] = layer_sizes()
+        activation: Activation
+        batch_norm: bool
+        dropout: float = fraction()
+        weight_init: WeightInit
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.linear = Linear(schema, config.linear_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
+        self.gate = Gate(n_fields, config.reduction, init) if config.gate else None
+        n_products = 2 if config.gate else 1
+        self.bilinears = nn.ModuleList(Bilinear(config.bilinear, n_fields, dim, init) for _ in range(n_products))
+        n_in, sizes = n_products * n_fields * (n_fields - 1) // 2 * dim, config.hidden_sizes
+        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+
+    def forward(self, batch: Batch) -> Output:
+        e = self.embed.fields(batch)  # (B, F, D)
+        inputs = [e] if self.gate is None else [e, self.gate(e)]
+        products = [bilinear(x) for bilinear, x in zip(self.bilinears, inputs, strict=True)]  # (B, P, D) each
+        return Output(logits=self.linear(batch) + self.mlp(torch.cat(products, 1).flatten(1))[:, 0])  # (B,)
+
+
+class Gate(nn.Module):
+    """Eq. 2 to 4."""
+
+    def __init__(self, n_fields: int, reduction: int, init: WeightInit) -> None:
+        super().__init__()
+        n_hidden = max(1, n_fields // reduction)
+        self.squeeze = linear(n_fields, n_hidden, bias=False, init=init)
+        self.excite = linear(n_hidden, n_fields, bias=False, init=init)
+
+    def forward(self, e: Tensor) -> Tensor:
+        """e (B, F, D) -> v (B, F, D)."""
+        weights = torch.relu(self.excite(torch.relu(self.squeeze(e.mean(2)))))  # (B, F)
+        return weights[:, :, None] * e

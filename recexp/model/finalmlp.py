@@ -1,0 +1,101 @@
+"""FinalMLP. Mao et al., AAAI 2023.
+
+B batch, N = F D size of all fields side by side, e = [e_1, ..., e_F], H heads
+g_k = 2 sigmoid(MLP'_k(fields chosen for k)),  k = 1, 2     embeddings of its own
+o_k = MLP_k(g_k * e)                                        without gates: MLP_k(e)
+logit = b + w_1 o_1 + w_2 o_2 + sum_h o_1h W_h o_2h,  o_kh one of H slices of o_k
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, require
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema, Side
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.mlp import MLP, WeightInit, linear, matrices
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+FIELDS = "a list of fields, or null"
+
+
+@register("finalmlp")
+class FinalMLP(nn.Module):
+    needs = Needs(Inputs.fields, n_fields=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        gates: bool
+        gate_fields: list[str] | None = option(lambda names: names, FIELDS)
+        second_gate_fields: list[str] | None = option(lambda names: names, FIELDS)
+        gate_hidden_sizes: list[int] = layer_sizes()
+        hidden_sizes: list[int] = layer_sizes()
+        second_hidden_sizes: list[int] = layer_sizes()
+        activation: Activation
+        batch_norm: bool
+        dropout: float = fraction()
+        n_heads: int = at_least(1)
+        weight_init: WeightInit
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        n_in, init = self.embed.n_fields * config.embedding_dim, config.weight_init
+        chosen = gate_fields(config, schema) if config.gates else ()
+        self.gates = nn.ModuleList(Gate(fields, n_in, config) for fields in chosen)
+        self.first, self.second = (
+            MLP(n_in, sizes, config.activation, config.dropout, None, config.batch_norm, init)
+            for sizes in (config.hidden_sizes, config.second_hidden_sizes)
+        )
+        n_heads, n_first, n_second = config.n_heads, self.first.n_out, self.second.n_out
+        are_whole = n_first % n_heads == n_second % n_heads == 0
+        require(are_whole, "model.n_heads", n_heads, f"a divisor of both MLPs' last sizes {n_first} and {n_second}")
+        self.weights = linear(n_first + n_second, 1, init=init)  # w_1, w_2, b
+        self.fusion = matrices(n_heads, n_first // n_heads, n_second // n_heads, init)
+
+    def forward(self, batch: Batch) -> Output:
+        e = self.embed.fields(batch).flatten(1)  # (B, N)
+        first, second = (gate(batch) * e for gate in self.gates) if self.gates else (e, e)
+        first, second = self.first(first), self.second(second)  # o_1, o_2
+        return Output(logits=self.weights(torch.cat([first, second], 1))[:, 0] + self.fused(first, second))
+
+    def fused(self, first: Tensor, second: Tensor) -> Tensor:
+        """The sum over the heads: o_1 (B, n), o_2 (B, m) -> (B,)."""
+        first, second = (x.unflatten(1, (len(self.fusion), -1)) for x in (first, second))  # (B, H, .)
+        left = torch.bmm(first.transpose(0, 1), self.fusion).transpose(0, 1)  # (B, H, m / H)
+        return (left * second).sum((1, 2))
+
+
+def gate_fields(config: FinalMLP.Config, schema: Schema) -> tuple[Schema, Schema]:
+    """The fields that each gate reads: those named, or those of the user and of the item."""
+    first, second = replace(schema, item=Side(), context=Side()), replace(schema, user=Side(), context=Side())
+    if config.gate_fields is not None:
+        first = schema.select(config.gate_fields, "model.gate_fields")
+    if config.second_gate_fields is not None:
+        second = schema.select(config.second_gate_fields, "model.second_gate_fields")
+    return first, second
+
+
+class Gate(nn.Module):
+    """g_k. Without fields it reads a learnt vector, the same for all rows."""
+
+    def __init__(self, fields: Schema, n_out: int, config: FinalMLP.Config) -> None:
+        super().__init__()
+        dim, std = config.embedding_dim, config.embedding_std
+        embed = FeatureEmbedding(fields, dim, std)
+        self.embed = embed if embed.n_fields else None
+        self.vector = None if embed.n_fields else nn.Parameter(std * torch.randn(1, dim))
+        n_in, sizes = max(1, embed.n_fields) * dim, config.gate_hidden_sizes
+        self.mlp = MLP(n_in, sizes, Activation.relu, n_out=n_out, init=config.weight_init)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(B, N), or (1, N) of a learnt vector."""
+        fields = self.vector if self.embed is None else self.embed.fields(batch).flatten(1)
+        return 2 * torch.sigmoid(self.mlp(fields))

@@ -1,0 +1,71 @@
+"""Product-based Neural Network. Qu et al., ICDM 2016; with kernels: Qu et al., TOIS 2018.
+
+B batch, F fields, P pairs of fields, D embedding size, S = sum_i e_i
+logit = MLP([e_1, ..., e_F, p])
+p = <e_i, e_j> of all pairs i < j          product=inner
+p = S S^T = sum_i sum_j e_i e_j^T          product=outer; symmetric, so its upper triangle
+p = e_i K_ij e_j of all pairs i < j        product=kernel
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.bilinear import Bilinear, Kind
+from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.interaction import inner_products
+from recexp.layer.mlp import MLP, WeightInit
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+
+class Product(Enum):
+    inner = "inner products of pairs"
+    outer = "the outer product of the sum of all fields with itself"
+    kernel = "inner products of pairs, each with a matrix of its own between"
+
+
+@register("pnn")
+class PNN(nn.Module):
+    needs = Needs(Inputs.fields, n_fields=2)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = at_least(1)
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        product: Product
+        hidden_sizes: list[int] = layer_sizes()
+        activation: Activation
+        batch_norm: bool
+        dropout: float = fraction()
+        weight_init: WeightInit
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.product = config.product
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
+        is_kernel = config.product is Product.kernel
+        self.kernel = Bilinear(Kind.interaction, n_fields, dim, init) if is_kernel else None
+        n_products = dim * (dim + 1) // 2 if config.product is Product.outer else n_fields * (n_fields - 1) // 2
+        n_in, sizes = n_fields * dim + n_products, config.hidden_sizes
+        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+
+    def forward(self, batch: Batch) -> Output:
+        e = self.embed.fields(batch)  # (B, F, D)
+        return Output(logits=self.mlp(torch.cat([e.flatten(1), self.products(e)], 1))[:, 0])  # (B,)
+
+    def products(self, e: Tensor) -> Tensor:
+        """p: e (B, F, D) -> (B, P) or, of outer products, (B, D (D + 1) / 2)."""
+        if self.product is Product.outer:
+            total = e.sum(1)  # (B, D)
+            first, second = torch.triu_indices(e.shape[2], e.shape[2], device=e.device)
+            return total.index_select(1, first) * total.index_select(1, second)
+        return inner_products(e) if self.kernel is None else self.kernel(e).sum(2)

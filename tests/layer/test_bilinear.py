@@ -1,0 +1,29 @@
+from itertools import combinations
+
+import pytest
+import torch
+
+from recexp.layer.bilinear import Bilinear, Kind
+from recexp.layer.interaction import pair_products
+from recexp.layer.mlp import WeightInit
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", Kind)
+def test_products_are_those_of_a_loop_over_pairs(kind: Kind) -> None:
+    e = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    bilinear = Bilinear(kind, 4, 5, WeightInit.xavier_normal)
+    wanted = []
+    for pair, (i, j) in enumerate(combinations(range(4), 2)):
+        weight = bilinear.weight[{Kind.all: 0, Kind.each: i, Kind.interaction: pair}[kind]]
+        wanted.append((e[:, i] @ weight) * e[:, j])
+    torch.testing.assert_close(bilinear(e), torch.stack(wanted, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", Kind)
+def test_matrices_of_the_identity_leave_the_products_of_pairs(kind: Kind) -> None:
+    e = torch.randn(3, 4, 5)
+    bilinear = Bilinear(kind, 4, 5, WeightInit.xavier_normal)
+    bilinear.weight.copy_(torch.eye(5))
+    torch.testing.assert_close(bilinear(e), pair_products(e))
