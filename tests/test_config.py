@@ -148,7 +148,7 @@ def test_composing_in_a_notebook_leaves_hydra_as_it_was():
 def test_what_a_model_understands_stands_in_its_own_file():
     raw, folders = compose(["model=fm"])
     found = model_file(raw, folders)
-    assert set(found) == {"name", "embedding_dim", "embedding_std", "embedding_l2", "loss_weights"}
+    assert set(found) == {"name", "embedding_dim", "embedding_std", "linear_std", "embedding_l2", "loss_weights"}
 
 
 def test_two_classes_of_one_name_are_refused():
