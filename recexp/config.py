@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from recexp.error import ConfigError
 
+LARGEST_BATCH = 2**31 - 1
+
 
 class Optimizer(Enum):
     adam = "Adam"
@@ -60,6 +62,12 @@ def above(bound: float, optional: bool = False) -> Any:
     return option(lambda value: value > bound, f"above {bound}{', or null' if optional else ''}")
 
 
+def between(low: int, high: int, why: str, optional: bool = False) -> Any:
+    """why: the reason for the upper bound."""
+    words = f"{low} to {high}{', or null' if optional else ''} ({why})"
+    return option(lambda value: low <= value <= high, words)
+
+
 def fraction() -> Any:
     """Such as a dropout probability."""
     return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -72,6 +80,20 @@ def random_seed() -> Any:
 def layer_sizes() -> Any:
     """A list of layer sizes, which may be empty."""
     return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often something happens: every n epochs, steps or minutes."""
+
+    n: int
+    unit: str  # epochs, steps, min
+
+
+def every(value: int | str) -> Every | None:
+    """What trainer.checkpoint_every means: 2 or 2epochs, 500steps, 10min; None if it is none of them."""
+    match = re.fullmatch(r"([1-9]\d{0,8})(epochs|steps|min)?", str(value))
+    return Every(int(match[1]), match[2] or "epochs") if match else None
 
 
 class Labels(Enum):
@@ -138,8 +160,8 @@ class PlateauConfig:
 class TrainerConfig:
     name: str
     epochs: int = at_least(1)
-    batch_size: int = at_least(1)
-    eval_batch_size: int = at_least(1)
+    batch_size: int = between(1, LARGEST_BATCH, "rows are numbered in 32 bits")
+    eval_batch_size: int = between(1, LARGEST_BATCH, "rows are numbered in 32 bits")
     optimizer: Optimizer
     learning_rate: float = above(0)
     weight_decay: float = at_least(0)
@@ -154,10 +176,12 @@ class TrainerConfig:
     monitor: str
     patience: int | None = at_least(1, optional=True)
     precision: Precision
-    threads: int | None = at_least(1, optional=True)
+    threads: int | None = between(1, 1024, "more would only wait for each other", True)
     deterministic: bool
     cuda_graph: bool
-    checkpoint_every: int = at_least(1)
+    checkpoint_every: int | str = option(
+        every, "a number of epochs (2 or 2epochs), steps (500steps) or minutes (10min)"
+    )
     predictions: bool
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
 from recexp.trainer.default import Trainer
+from recexp.trainer.memory import Bounded, memory_explained, require_memory
 from recexp.validate import recheck
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,10 @@ def _build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     torch.manual_seed(config.seed)
-    model = create(config.model, dataset.schema).to(device)
+    with Bounded(config.model, config.trainer.optimizer):
+        model = create(config.model, dataset.schema)
+    require_memory(config, model, device)
+    model = model.to(device)
     trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
     return Experiment(config, dataset, model, trainer)
 
@@ -65,10 +69,12 @@ def train_checked(config: Config, overrides: list[str] | None = None) -> dict[st
         if metrics := run.finished():
             logger.info("%s is %s; nothing to do", run.path, metrics["status"])
             return metrics
-        experiment = _build(config)
+        with memory_explained(config):
+            experiment = _build(config)
         _announce(experiment, run)
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
-        return _fill(experiment, run)
+        with memory_explained(config, experiment.model):
+            return _fill(experiment, run)
 
 
 def resolve_device(name: str) -> torch.device:

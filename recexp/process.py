@@ -1,12 +1,14 @@
-"""The process that trains: its memory, its cores, and what SIGTERM does to it."""
+"""The process that trains: its memory, its cores, and what SIGTERM and Ctrl-C do to it."""
 
 import contextlib
 import ctypes
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
 from recexp.error import Terminated
 
@@ -28,18 +30,78 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_bytes() -> int:
+    """The memory of this machine, or what a container grants this process of it."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return whole if text == "max" else min(whole, int(text))
+
+
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Within it, SIGTERM raises Terminated. Only the main thread can set a handler; in others nothing changes."""
+    with _handling([signal.SIGTERM], lambda signum, frame: _raise(signum)):
+        yield
+
+
+class Stop:
+    """What SIGTERM and Ctrl-C do to training: the first one waits until `check` is called, the second does not."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._waits = True
+
+    def check(self) -> None:
+        """Raises Terminated or KeyboardInterrupt if a signal has come."""
+        if self.signal is not None:
+            _raise(self.signal)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it, no signal waits: nothing would be lost."""
+        self._waits = False
+        try:
+            self.check()
+            yield
+        finally:
+            self._waits = True
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        waits = self._waits and self.signal is None
+        self.signal = self.signal or signum
+        if not waits:
+            _raise(signum)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within it, signals are handled by the Stop; in other threads than the main one they are as before.
+
+    A signal that has come too late for any check is raised at the end.
+    """
+    stop = Stop()
+    # A process in the background of a shell script ignores Ctrl-C, and goes on doing so.
+    heeded = [
+        signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) not in (signal.SIG_IGN, None)
+    ]
+    with _handling(heeded, stop.handle):
+        yield stop
+    stop.check()
+
+
+def _raise(signum: int) -> NoReturn:
+    raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+
+@contextlib.contextmanager
+def _handling(signals: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {signum: signal.signal(signum, handler) for signum in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+        for signum, previous in before.items():
+            signal.signal(signum, previous)

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recexp.trainer import tensors as tensor_files
+from recexp.trainer.checkpoint import read_document
+
 TIMES = ("seconds", "samples_per_second", "peak_memory_mb")
 
 
@@ -18,7 +21,7 @@ class Recorder:
     """Keeps lines in memory; after each calls `then(number of lines)`."""
 
     def __init__(self, folder: Path, then: Callable[[int], None] = lambda lines: None) -> None:
-        self.checkpoints, self.then = folder, then
+        self.checkpoints, self.then, self.identity = folder, then, "run"
         self.lines: list[dict[str, Any]] = []
         self.asked_to_stop = False
 
@@ -55,6 +58,12 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint's tensors and its progress."""
+    document = read_document(folder / f"{name}.json")
+    return tensor_files.read(folder / document["tensors"], document, torch.device("cpu")), document["progress"]
 
 
 def trained_states(model: nn.Module, folder: Path) -> tuple[Recorder, list[dict[str, Tensor]]]:

@@ -315,7 +315,7 @@ def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     assert process.wait(60) == code
     assert "Traceback" not in process.stderr.read()
     assert json.loads(Path("a/status.json").read_text())["state"] == "interrupted"
-    epochs = json.loads(Path("a/checkpoints/last.json").read_text())["epoch"]
+    epochs = json.loads(Path("a/checkpoints/last.json").read_text())["progress"]["epoch"]
     assert 1 <= epochs < 2000
 
 

@@ -97,9 +97,9 @@ class Batches:
         return (self.gather(samples, split, longest) for samples in self.samples(split, batch_size, seed, histories))
 
     def samples(
-        self, split: str, batch_size: int, seed: int | None = None, histories: bool = True
+        self, split: str, batch_size: int, seed: int | None = None, histories: bool = True, skip: int = 0
     ) -> Iterator[Samples]:
-        """The samples of each batch of `epoch`.
+        """The samples of each batch of `epoch`, without the first `skip` batches.
 
         On a CPU a shuffled batch has its longest histories first, so that recurrent layers skip the padding.
         """
@@ -109,7 +109,7 @@ class Batches:
         if seed is not None:
             samples = samples.take(torch.randperm(len(samples), generator=generator).to(self.device))
         ordered = seed is not None and histories and self.max_history and self.device.type == "cpu"
-        for start in range(0, len(samples), batch_size):
+        for start in range(skip * batch_size, len(samples), batch_size):
             batch = samples.take(slice(start, start + batch_size))
             yield self.histories.longest_first(split, batch) if ordered else batch
 

@@ -25,7 +25,10 @@ class Scores:
 def score(
     model: nn.Module, batches: Batches, split: str, batch_size: int, precision: AbstractContextManager | None = None
 ) -> Scores:
-    """The model's logits for all samples of a split, in evaluation mode. precision: autocast, if any."""
+    """The model's logits for all samples of a split, in evaluation mode. precision: autocast, if any.
+
+    Raises FloatingPointError if some are not finite.
+    """
     model.eval()
     labels, logits, users, items = [], [], [], []
     with torch.inference_mode(), precision or nullcontext():
@@ -35,6 +38,8 @@ def score(
             users.append(batch.user)
             items.append(batch.target)
     columns = [torch.cat(column).cpu().numpy() for column in (labels, logits, users, items)]
+    if broken := int((~np.isfinite(columns[1])).sum()):
+        raise FloatingPointError(f"{broken:,} of {len(columns[1]):,} scores of {split} are not finite")
     return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
 
 

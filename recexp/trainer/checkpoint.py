@@ -1,54 +1,173 @@
-"""Checkpoints: tensors in safetensors, the rest in JSON, no pickle. Written whole or not at all.
+"""Checkpoints: tensors in safetensors, the rest in JSON with a checksum, no pickle.
 
-`last.json` and `best.json` name the file of their tensors; the JSON is replaced in one step, after the tensors are on
-disk, so a kill at any moment leaves a matching pair.
+`last.json` is the state to go on from, `previous.json` the one before, `best.json` the best epoch of the last stage; an
+earlier stage's best has the stage's name. Each names the file of its tensors and its digest, and the run to which it
+belongs; a state to go on from holds, under `relies_on`, the content of the best ones that it needs. The JSON is
+replaced after the tensors are on disk and before older ones are removed, so a kill at any moment leaves a whole state.
 """
 
-import json
+import logging
 import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recexp.error import RunError
+from recexp.error import DamagedFile, RunError
+from recexp.storage import read_json, write_json
+from recexp.trainer import tensors as tensor_files
+from recexp.trainer.state import Progress
+
+logger = logging.getLogger(__name__)
+TENSORS = re.compile(r"[^/\0]+-s\d+-e\d+-n\d+\.safetensors")
+KEYS = {"tensors": str, "bytes": int, "digest": str, "identity": str, "progress": dict}
+# What the optimizers keep for each parameter, by the class.
+OPTIMIZER_STATE = {
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+    "SparseAdam": {"step", "exp_avg", "exp_avg_sq"},
+    "Adagrad": {"step", "sum"},
+    "FTRL": {"n", "r"},
+}
+
+STATES = ("last", "previous")  # to go on from
+
+Document = dict[str, Any]  # the content of a checkpoint's JSON
 
 
-def save(folder: Path, name: str, tag: str, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes `name`.json and its tensors as `name`-`tag`.safetensors; removes the tensors it replaces."""
-    folder.mkdir(exist_ok=True)
-    target = folder / f"{name}-{tag}.safetensors"
-    temporary = folder / f".{target.name}.writing"
-    temporary.touch()
-    mode = temporary.stat().st_mode  # as the umask has it; safetensors would let only the owner read
-    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
-    copies = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-    save_file(copies, temporary)
-    temporary.chmod(mode)
-    _sync(temporary)
-    os.replace(temporary, target)
-    temporary = folder / f".{name}.json.writing"
-    temporary.write_text(json.dumps({"tensors": target.name, **state}, indent=1), "utf-8")
-    _sync(temporary)
-    os.replace(temporary, folder / f"{name}.json")
-    for old in folder.glob(f"{name}-*.safetensors"):
-        if old != target:
-            old.unlink()
+@dataclass(frozen=True)
+class Saved:
+    progress: Progress
+    tensors: dict[str, Tensor]
 
 
-def load(folder: Path, name: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Tensors and state, or None if there is no such checkpoint. Raises RunError for a damaged one."""
-    path = folder / f"{name}.json"
-    if not path.is_file():
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    def __init__(self, folder: Path, identity: str, stages: Sequence[str], device: torch.device) -> None:
+        """identity: says to which run they belong. stages: the names of the stages' best checkpoints, in order."""
+        self.folder, self.identity, self.stages, self.device = folder, identity, stages, device
+        self.best: dict[str, Document] = {}  # of the stages so far
+        self.states: list[Document] = []  # to go on from, the newest first
+
+    def save_best(self, name: str, model: nn.Module, progress: Progress) -> None:
+        self.best[name] = self._write(name, model_tensors(model), progress)
+
+    def load_best(self, name: str, model: nn.Module) -> None:
+        """Loads a stage's best weights. Raises DamagedFile: no other weights may pass for them."""
+        document = self.best[name]
+        path = self.folder / document["tensors"]
+        load_model(model, tensor_files.read(path, document, self.device), path)
+
+    def save_last(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        """Writes a state to go on from. The one before stays; what neither of them needs is removed."""
+        self.states = [self._write("last", tensors, progress, relies_on=dict(self.best)), *self.states[:1]]
+        self._tidy()
+
+    def finish(self) -> None:
+        """Removes what only going on from a damaged state would need."""
+        (self.folder / "previous.json").unlink(missing_ok=True)
+        self.states = self.states[:1]
+        self._tidy()
+
+    def resume(self, model: nn.Module) -> Saved | None:
+        """The newest state that is whole, its weights loaded into the model; None if there is none.
+
+        Raises RunError if it belongs to another run.
+        """
+        damage: Exception | None = None
+        for name in STATES:
+            path = self.folder / f"{name}.json"
+            try:
+                document = self._read(path)
+                saved = self._load(path, document, model)
+            except FileNotFoundError:
+                continue
+            except (DamagedFile, OSError) as error:
+                damage = damage or error
+                path.unlink()
+                continue
+            if damage:
+                logger.warning("%s Going on from the checkpoint before it.", damage)
+            self.best, self.states = document["relies_on"], [document]
+            for stage, best in self.best.items():  # a later one may have been written since
+                write_json(self.folder / f"{stage}.json", best)
+            return saved
+        if damage or any(self.folder.glob("*.safetensors")):
+            logger.warning("%s Training starts anew.", damage or f"{self.folder}: no checkpoint to go on from.")
         return None
-    try:
-        state = json.loads(path.read_text("utf-8"))
-        return load_file(folder / state["tensors"], device=str(device)), state
-    except Exception as error:
-        raise RunError(f"{path}: damaged checkpoint ({error}); delete the checkpoints folder to start anew.") from error
+
+    def _read(self, path: Path) -> Document:
+        """The content of a state's JSON. Raises DamagedFile, or RunError if it is of another run."""
+        document = read_document(path)
+        if document["identity"] != self.identity:
+            raise RunError(
+                f"{path}: belongs to another run (of another configuration, seed or data); "
+                f"remove {self.folder} to start anew."
+            )
+        stage, relied = document["progress"]["stage"], document.get("relies_on")
+        needed = self.stages[: stage + bool(document["progress"]["epoch"])]
+        if stage >= len(self.stages) or not isinstance(relied, dict) or [*relied] != [*needed]:
+            raise DamagedFile(f"{path}: damaged (lacks checkpoints that it needs).")
+        for best in relied.values():
+            _check(path, best)
+        return document
+
+    def _load(self, path: Path, document: Document, model: nn.Module) -> Saved:
+        """Raises DamagedFile, leaving the model as it is."""
+        for best in document["relies_on"].values():
+            tensor_files.verify(self.folder / best["tensors"], best)
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        if document["bytes"] > 4 * weights + 2**24:  # an optimizer keeps at most two numbers for each weight
+            raise DamagedFile(f"{path}: damaged (larger than any checkpoint of this model).")
+        tensors = tensor_files.read(self.folder / document["tensors"], document, self.device)
+        load_model(model, tensors, path)
+        progress = Progress.load(document["progress"], path)
+        progress.totals = named("totals.", tensors)
+        return Saved(progress, tensors)
+
+    def _write(self, name: str, tensors: dict[str, Tensor], progress: Progress, **more: Any) -> Document:
+        self.folder.mkdir(exist_ok=True)
+        written = tensor_files.write(self.folder / f"{name}-{progress.tag}.safetensors", tensors)
+        document = {**written, "identity": self.identity, "progress": progress.saved(), **more}
+        path = self.folder / f"{name}.json"
+        if name == "last" and path.exists():
+            os.replace(path, self.folder / "previous.json")
+        write_json(path, document)
+        return document
+
+    def _tidy(self) -> None:
+        relied = [best for state in self.states for best in state["relies_on"].values()]
+        names = {document["tensors"] for document in (*self.best.values(), *self.states, *relied)}
+        for path in self.folder.glob("*.safetensors"):
+            if TENSORS.fullmatch(path.name) and path.name not in names:
+                path.unlink()
+
+
+def read_document(path: Path) -> Document:
+    """The content of a checkpoint's JSON. Raises FileNotFoundError or DamagedFile."""
+    document = read_json(path)
+    _check(path, document)
+    Progress.load(document["progress"], path)
+    return document
+
+
+def _check(path: Path, document: Any) -> None:
+    """Raises DamagedFile for what no checkpoint has."""
+    for key, kind in KEYS.items():
+        if not isinstance(document, dict) or type(document.get(key)) is not kind:
+            raise DamagedFile(f"{path}: damaged or of another version of recexp (its {key}).")
+    if not TENSORS.fullmatch(document["tensors"]):
+        raise DamagedFile(f"{path}: damaged (its tensors are said to be in another folder).")
+
+
+def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with the prefix, named without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -61,32 +180,42 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, 
     }
 
 
-def load_optimizers(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Restores the state that `optimizer_tensors` returned."""
+def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Restores the state that `optimizer_tensors` returned. Raises DamagedFile if it is not of these optimizers."""
     for which, optimizer in enumerate(optimizers):
-        saved = optimizer.state_dict()
-        prefix = f"optimizer.{which}."
-        for name, tensor in tensors.items():
-            if name.startswith(prefix):
-                index, key = name.removeprefix(prefix).split(".", 1)
-                value = tensor if tensor.is_floating_point() else tensor.item()  # SparseAdam counts steps in an int
-                saved["state"].setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict(saved)
+        fresh = optimizer.state_dict()
+        state: dict[int, dict[str, Any]] = {index: {} for index in fresh["state"]}
+        shapes = [parameter.shape for group in optimizer.param_groups for parameter in group["params"]]
+        for name, tensor in named(f"optimizer.{which}.", tensors).items():
+            index, _, key = name.partition(".")
+            known = index in map(str, range(len(shapes))) and key in OPTIMIZER_STATE.get(type(optimizer).__name__, ())
+            if not known or not (
+                tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape == shapes[int(index)])
+            ):
+                raise DamagedFile(
+                    f"the checkpoint is of another optimizer: it has a state {name} {tuple(tensor.shape)}."
+                )
+            # SparseAdam counts steps in an int.
+            state.setdefault(int(index), {})[key] = tensor if tensor.is_floating_point() else tensor.item()
+        for number, kept in state.items():
+            if missing := OPTIMIZER_STATE[type(optimizer).__name__] - kept.keys():
+                raise DamagedFile(f"the checkpoint lacks the optimizer's {sorted(missing)[0]} of parameter {number}.")
+        optimizer.load_state_dict(fresh | {"state": state})
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def load_model(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raises RunError if the checkpoint is of another model."""
-    state = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise RunError(f"the checkpoint is of another model: {str(error).splitlines()[-1].strip()}") from error
+def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """path: of the checkpoint. Raises DamagedFile, leaving the model as it is, if it is of another model."""
+    state, expected = named("model.", tensors), model.state_dict()
+    for name in expected.keys() | state.keys():
+        found, wanted = (_kind(each.get(name)) for each in (state, expected))
+        if found != wanted:
+            raise DamagedFile(f"{path}: of another model ({name} is {found}, not {wanted}).")
+    model.load_state_dict(state)
 
 
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _kind(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"

@@ -6,26 +6,40 @@ A step is in step.py, an epoch in loop.py, evaluation in metric/scoring.py, a ch
 import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Optimizer, Schedule, TrainerConfig
+from recexp.config import Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batches
+from recexp.error import Failure, Terminated
 from recexp.metric.binary import Metrics, evaluate
 from recexp.metric.scoring import Scores, evaluate_split, score
 from recexp.metric.table import MONITORED
 from recexp.model import Fit, Stage, Train, stages
+from recexp.process import Stop, stoppable
 from recexp.registry import register
-from recexp.trainer import checkpoint
-from recexp.trainer.loop import Take, epoch, numerics
+from recexp.trainer import broken
+from recexp.trainer.checkpoint import Checkpoints, model_tensors
+from recexp.trainer.divergence import (
+    Diverged,
+    Watched,
+    examine,
+    explanation,
+    finite_scores,
+    require_finite,
+    what_to_lower,
+)
+from recexp.trainer.loop import Take, epoch, fit, numerics
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.recorder import Recorder
 from recexp.trainer.replay import Replay
+from recexp.trainer.saving import Saving
 from recexp.trainer.state import Progress
 from recexp.trainer.step import Step, autocast
 
@@ -43,10 +57,8 @@ class Task:
     recorder: Recorder
     overrides: Mapping[Tensor, Optimizer]
     stages: list[Stage]
-
-    def best_name(self, stage: Stage) -> str:
-        """The name of a stage's best checkpoint; the last stage's is the run's."""
-        return "best" if stage is self.stages[-1] else stage.name
+    checkpoints: Checkpoints
+    stop: Stop
 
 
 @dataclass(frozen=True)
@@ -75,88 +87,147 @@ class Trainer:
 
         weights: of the named losses. l2: strength of the L2 term of embeddings. optimizers: overrides by the
         name of a module. Resumes from the recorder's last checkpoint if there is one.
-        Raises ConfigError for a module that does not exist, FloatingPointError once a loss is no longer finite.
+        The first SIGTERM or Ctrl-C ends the step, and raises Terminated or KeyboardInterrupt after a checkpoint.
+        Raises ConfigError for a module that does not exist, Failure once numbers are no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
-        task = Task(model, batches, weights, l2, recorder, overrides, stages(model))
-        with self.numerics():
-            progress = self._resume(task)
+        names = [stage.name for stage in stages(model)[:-1]]
+        checkpoints = Checkpoints(recorder.checkpoints, recorder.identity, [*names, "best"], self.device)
+        with self.numerics(), stoppable() as stop:
+            task = Task(model, batches, weights, l2, recorder, overrides, stages(model), checkpoints, stop)
+            progress, tensors = self._resume(task)
             while not progress.finished:
-                stage = task.stages[progress.stage]
-                if isinstance(stage, Fit):
-                    self._fit(stage, task, progress)
-                else:
-                    self._train(stage, task, progress)
+                progress = self._stage(task, progress, tensors)
                 if progress.stopped:
-                    return Result(progress, self._validate(stage.model, batches)[0], None, None)
-                progress = progress.after_stage(len(task.stages))
-                self._save("last", task, progress)
-            return self._result(task, progress)
+                    return Result(progress, self._validate(task.stages[progress.stage].model, batches), None, None)
+                tensors = {}
+            with stop.at_once():
+                result = self._result(task, progress)
+            checkpoints.finish()
+            return result
 
     def numerics(self) -> contextlib.AbstractContextManager[None]:
         return numerics(self.config)
 
+    def _stage(self, task: Task, progress: Progress, tensors: dict[str, Tensor]) -> Progress:
+        """Trains a stage, or the rest of one. tensors: of the state that it goes on from, if any."""
+        stage = task.stages[progress.stage]
+        with self._explained(task, progress):
+            if isinstance(stage, Fit):
+                self._fit(stage, task, progress)
+            else:
+                self._train(stage, task, progress, tensors)
+        if progress.stopped:
+            return progress
+        following = progress.after_stage(len(task.stages), cut=self._cut(progress, self._epochs(stage)))
+        if not following.finished:
+            task.checkpoints.save_last(model_tensors(task.model), following)
+        return following
+
     def _fit(self, stage: Fit, task: Task, progress: Progress) -> None:
         """Fits a stage in closed form."""
+        if progress.epoch:
+            return
         began = time.perf_counter()
         training = task.batches.training()
-        stage.fit(training)
-        seconds = time.perf_counter() - began
-        valid, _ = self._validate(stage.model, task.batches)
+        with task.stop.at_once():
+            fit(stage, training)
+            seconds = time.perf_counter() - began
+            valid = self._validate(stage.model, task.batches)
         progress.epoch = progress.best_epoch = 1
         progress.speeds = [len(training) / max(seconds, 1e-9)]
         progress.seconds += time.perf_counter() - began
         self._record(stage, task, progress, {}, valid, seconds)
-        self._save(task.best_name(stage), task, progress)
+        task.checkpoints.save_best(task.checkpoints.stages[progress.stage], task.model, progress)
+        task.checkpoints.save_last(model_tensors(task.model), progress)
 
-    def _train(self, stage: Train, task: Task, progress: Progress) -> None:
+    def _train(self, stage: Train, task: Task, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Trains a stage by gradient descent, then reloads its best epoch."""
-        config, folder = self.config, task.recorder.checkpoints
-        epochs = stage.epochs or config.epochs
+        config, best = self.config, task.checkpoints.stages[progress.stage]
+        epochs = self._epochs(stage)
         step = Step(stage, task.weights, task.l2, config, task.batches, epochs, task.overrides)
-        if progress.epoch and (last := checkpoint.load(folder, "last", self.device)):
-            checkpoint.load_optimizers(step.optimizers, last[0])
-        take = Replay(step, config.batch_size).take if config.cuda_graph and self.device.type == "cuda" else step.take
+        interval = every(config.checkpoint_every)
+        assert interval is not None
+        saving = Saving(task.checkpoints, interval, task.stop, task.model, step.optimizers, progress)
+        saving.restore(tensors)
+        take = Replay(step, config.batch_size).take if self._on_graph else Watched(step).take
         while not self._over(progress, epochs):
-            if progress.epoch and task.recorder.stopped():
+            if progress.epoch and not progress.taken and task.recorder.stopped():
                 progress.stopped = True
                 break
-            self._epoch(stage, take, task, progress)
+            self._epoch(stage, take, task, progress, saving)
             if progress.best_epoch == progress.epoch:
-                self._save(task.best_name(stage), task, progress)
-            if progress.epoch % config.checkpoint_every == 0 or self._over(progress, epochs):
-                self._save("last", task, progress, step.optimizers)
-        if best := checkpoint.load(folder, task.best_name(stage), self.device):
-            checkpoint.load_model(task.model, best[0])
+                task.checkpoints.save_best(best, task.model, progress)
+            saving.after_epoch(last=self._over(progress, epochs))
+        task.checkpoints.load_best(best, task.model)
 
-    def _epoch(self, stage: Train, take: Take, task: Task, progress: Progress) -> None:
-        """Trains an epoch, validates and records it."""
-        monitor, began = self.config.monitor, time.perf_counter()
-        losses = epoch(stage, take, task.batches, self.config.batch_size, self.seed, progress)
-        seconds = time.perf_counter() - began
-        valid, _ = self._validate(stage.model, task.batches)
-        progress.speeds.append(task.batches.size("train") / seconds)
-        progress.seconds += time.perf_counter() - began
+    def _epoch(self, stage: Train, take: Take, task: Task, progress: Progress, saving: Saving) -> None:
+        """Trains an epoch, or the rest of one, validates and records it."""
+        monitor, batches = self.config.monitor, task.batches
+        losses = epoch(stage, take, batches, self.config.batch_size, self.seed, progress, saving.after_step)
+        seconds, began = progress.epoch_seconds, time.perf_counter()
+        require_finite(stage.model)
+        try:
+            with task.stop.at_once():
+                valid = self._validate(stage.model, batches)
+        except (KeyboardInterrupt, Terminated):
+            saving.save()
+            raise
+        progress.speeds.append(batches.size("train") / seconds)
+        progress.seconds += seconds + time.perf_counter() - began
         progress.end_epoch(valid.values[monitor] if valid else None, MONITORED[monitor].sign, losses)
         plateau = self.config.plateau
         if self.config.schedule is Schedule.plateau and progress.bad_epochs:
             progress.learning_rate_scale *= plateau.factor if progress.bad_epochs % plateau.patience == 0 else 1
         self._record(stage, task, progress, losses, valid, seconds)
 
-    def _validate(self, model: nn.Module, batches: Batches) -> tuple[Metrics | None, float | None]:
-        """Metrics of the validation split, and the threshold that is best on it; None for both if it has no rows."""
-        return evaluate_split(model, batches, "valid", self.config.eval_batch_size, autocast(self.config, self.device))
+    def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
+        """Metrics of the validation split; None if it has no rows."""
+        size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
+        with finite_scores(model, batches, "valid", size):
+            return evaluate_split(model, batches, "valid", size, precision)[0]
 
     def _result(self, task: Task, progress: Progress) -> Result:
-        valid, threshold = self._validate(task.model, task.batches)
-        precision = autocast(self.config, self.device)
-        scores = score(task.model, task.batches, "test", self.config.eval_batch_size, precision)
+        size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
+        with self._explained(task, progress), finite_scores(task.model, task.batches, "test", size):
+            valid, threshold = evaluate_split(task.model, task.batches, "valid", size, precision)
+            scores = score(task.model, task.batches, "test", size, precision)
         return Result(progress, valid, evaluate(scores.labels, scores.logits, scores.users, threshold), scores)
+
+    @property
+    def _on_graph(self) -> bool:
+        return self.config.cuda_graph and self.device.type == "cuda"
+
+    def _epochs(self, stage: Stage) -> int:
+        return 1 if isinstance(stage, Fit) else stage.epochs or self.config.epochs
 
     def _over(self, progress: Progress, epochs: int) -> bool:
         """Whether the stage has had its epochs, or as many without improvement as patience allows."""
+        return progress.epoch >= epochs or self._cut(progress, epochs)
+
+    def _cut(self, progress: Progress, epochs: int) -> bool:
+        """Whether patience ends the stage before its last epoch."""
         patience = self.config.patience
-        return progress.epoch >= epochs or (patience is not None and progress.bad_epochs >= patience)
+        return progress.epoch < epochs and patience is not None and progress.bad_epochs >= patience
+
+    @contextlib.contextmanager
+    def _explained(self, task: Task, progress: Progress) -> Iterator[None]:
+        """Numbers that are not finite become a Failure; what gave them is kept for `recexp replay`."""
+        try:
+            yield
+        except Diverged as diverged:
+            stage, folder = task.stages[progress.stage], task.recorder.checkpoints
+            where = ", ".join(filter(None, [f"stage {stage.name}", f"epoch {progress.epoch + 1}", diverged.steps]))
+            finding, closer = None, "trainer.cuda_graph=false looks at every step" if self._on_graph else ""
+            if diverged.cause:
+                broken.keep(folder, task.model, diverged.cause, where, diverged.what, progress.stage)
+                finding, closer = (
+                    examine(diverged.cause),
+                    f"look closer with: recexp replay {quote(str(folder.parent))}",
+                )
+            advice = diverged.advice or what_to_lower(self.config, finding)
+            message = explanation(where, diverged.what, finding, advice)
+            raise Failure(f"{message}; {closer}" if closer else message) from diverged
 
     def _record(
         self,
@@ -175,22 +246,13 @@ class Trainer:
         task.recorder.epoch(line)
         progress.lines += 1
 
-    def _save(
-        self, name: str, task: Task, progress: Progress, optimizers: Sequence[torch.optim.Optimizer] = ()
-    ) -> None:
-        tag = f"s{progress.stage}-e{progress.epoch}{'-end' if progress.finished else ''}"
-        tensors = checkpoint.model_tensors(task.model) | checkpoint.optimizer_tensors(optimizers)
-        checkpoint.save(task.recorder.checkpoints, name, tag, tensors, progress.saved())
-
-    def _resume(self, task: Task) -> Progress:
-        """Loads the last checkpoint's weights and returns its progress; without one, that of a fresh start."""
-        saved = checkpoint.load(task.recorder.checkpoints, "last", self.device)
+    def _resume(self, task: Task) -> tuple[Progress, dict[str, Tensor]]:
+        """Loads the newest state's weights; returns its progress and tensors, or those of a fresh start."""
+        saved = task.checkpoints.resume(task.model)
+        task.recorder.rewind(saved.progress.lines if saved else 0)
         if saved is None:
-            task.recorder.rewind(0)
-            return Progress()
-        tensors, state = saved
-        checkpoint.load_model(task.model, tensors)
-        progress = Progress.load({key: value for key, value in state.items() if key != "tensors"})
-        task.recorder.rewind(progress.lines)
-        logger.info("going on after epoch %d of stage %d", progress.epoch, progress.stage + 1)
-        return progress
+            return Progress(), {}
+        progress = saved.progress
+        within = f", step {progress.taken}" if progress.taken else ""
+        logger.info("going on after epoch %d%s of stage %d", progress.epoch, within, progress.stage + 1)
+        return progress, saved.tensors

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,33 +12,57 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recexp.config import TrainerConfig
-from recexp.dataset.batch import Batches, Samples
-from recexp.model import Train, reads_history
-from recexp.trainer.state import Progress, Totals
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.model import Fit, Train, reads_history
+from recexp.trainer.divergence import STEPS_BETWEEN_LOOKS, Diverged, broken_weights, finite_means
+from recexp.trainer.state import Progress
 
 Take = Callable[[Samples, Progress], dict[str, Tensor]]  # takes a step, like Step.take
-STEPS_BETWEEN_LOOKS = 50  # at the losses: reading one waits for the device
 
 
 def epoch(
-    stage: Train, take: Take, batches: Batches, batch_size: int, seed: int, progress: Progress
+    stage: Train,
+    take: Take,
+    batches: Batches,
+    batch_size: int,
+    seed: int,
+    progress: Progress,
+    after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """One pass over the training samples; returns the mean of each named loss.
+    """One pass over the training samples, or the rest of one; returns the mean of each named loss.
 
-    All its randomness comes from (seed, stage, epoch), so a run resumed from a checkpoint needs no random state.
+    All its randomness comes from (seed, stage, epoch); to go on in its midst, restore the random states before.
     """
     seed = int(np.random.SeedSequence((seed, progress.stage, progress.epoch)).generate_state(1)[0])
-    torch.manual_seed(seed)
+    if not progress.taken:
+        torch.manual_seed(seed)
     set_mode(stage)
-    progress.totals = Totals()
-    with progress_bar(batches.size("train"), f"{stage.name} {progress.epoch + 1}") as bar:
-        for samples in batches.samples("train", batch_size, seed, reads_history(stage.model)):
+    with progress_bar(progress.rows, batches.size("train"), f"{stage.name} {progress.epoch + 1}") as bar:
+        began = time.perf_counter()
+        for samples in batches.samples("train", batch_size, seed, reads_history(stage.model), progress.taken):
             progress.end_step(take(samples, progress), len(samples))
             if progress.step % STEPS_BETWEEN_LOOKS == 0:
-                shown = {name: f"{mean:.4f}" for name, mean in progress.totals.means().items()}
+                shown = {name: f"{mean:.4f}" for name, mean in finite_means(progress).items()}
                 bar.set_postfix(shown, refresh=False)
             bar.update(len(samples))
-    return progress.totals.means()
+            now = time.perf_counter()
+            progress.epoch_seconds += now - began
+            after_step()
+            began = time.perf_counter()
+        means = finite_means(progress)
+        progress.epoch_seconds += time.perf_counter() - began
+    return means
+
+
+def fit(stage: Fit, training: Batch) -> None:
+    """Fits a stage in closed form. Raises Diverged."""
+    advice = "the model's own options or its data are out of proportion"
+    try:
+        stage.fit(training)
+    except torch.linalg.LinAlgError as error:
+        raise Diverged(f"its equations cannot be solved ({error})", advice=advice) from error
+    if broken := broken_weights(stage.model):
+        raise Diverged(f"weights of {broken[0]} are not finite", advice=advice)
 
 
 def set_mode(stage: Train) -> None:
@@ -49,9 +74,9 @@ def set_mode(stage: Train) -> None:
             module.eval()
 
 
-def progress_bar(rows: int, title: str) -> tqdm:
+def progress_bar(done: int, rows: int, title: str) -> tqdm:
     """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(desc=title, total=rows, leave=False, disable=None, unit=" rows", unit_scale=True)
+    return tqdm(desc=title, initial=done, total=rows, leave=False, disable=None, unit=" rows", unit_scale=True)
 
 
 @contextlib.contextmanager

@@ -47,8 +47,6 @@ def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None)
 
 
 @torch.no_grad()
-def clip(gradients: list[Tensor], max_norm: float) -> None:
-    """Scales all gradients together so that their norm is at most `max_norm`."""
-    values = [grad.values() if grad.is_sparse else grad for grad in gradients]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
-    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+def clip(gradients: list[Tensor], norm: Tensor, max_norm: float) -> None:
+    """Scales all gradients together, of a norm (), so that it is at most `max_norm`."""
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))

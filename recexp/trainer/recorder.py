@@ -8,6 +8,7 @@ class Recorder(Protocol):
     """Receives one line per epoch; checkpoints go to a folder."""
 
     checkpoints: Path
+    identity: str  # of the run: to it the checkpoints belong
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Records an epoch."""
@@ -23,7 +24,7 @@ class NullRecorder:
     """Records nothing; checkpoints go to a folder that the caller removes."""
 
     def __init__(self, checkpoints: Path) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints, self.identity = checkpoints, ""
 
     def epoch(self, line: dict[str, Any]) -> None: ...
 

@@ -1,6 +1,6 @@
 """An optimizer step: losses and gradients, then the update."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -42,6 +42,7 @@ class Step:
         for table in tables:
             table.sparse = config.sparse or table in by_ftrl
         decayed = [table for table in tables if table.decayed and table not in by_ftrl] if l2 else []
+        self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
         of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
         self.network = [parameter for parameter in self.trained if parameter not in of_data]
@@ -64,21 +65,25 @@ class Step:
         config = self.config
         factor = learning_rate_factor(config.schedule, progress.step, self.n_steps, config.warmup_steps)
         factor = progress.learning_rate_scale * factor
-        for optimizer, learning_rate in zip(self.optimizers, self.learning_rates, strict=True):
+        self.use_learning_rates([learning_rate * factor for learning_rate in self.learning_rates])
+
+    def use_learning_rates(self, learning_rates: Sequence[float]) -> None:
+        """Sets the learning rate of each optimizer."""
+        for optimizer, learning_rate in zip(self.optimizers, learning_rates, strict=True):
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(learning_rate * factor)
+                    group["lr"].fill_(learning_rate)
                 else:
-                    group["lr"] = learning_rate * factor
+                    group["lr"] = learning_rate
 
     def optimize(self, batch: Batch) -> dict[str, Tensor]:
         """Gradients and update; returns the named losses. A CUDA graph can record it: nothing waits for the device."""
         losses = self.gradients(batch)
-        self.update()
+        self.update(self.gradient_norm() if self.config.clip_norm else None)
         return losses
 
     def gradients(self, batch: Batch) -> dict[str, Tensor]:
-        """Sets the gradients; returns the named losses whose weight is above 0, unweighted."""
+        """Sets the gradients, before clipping; returns the named losses whose weight is above 0, unweighted."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         with autocast(self.config, batch.label.device):
@@ -93,22 +98,34 @@ class Step:
         if self.config.network_l2:
             pairs = [(weight.grad, weight.detach()) for weight in self.network if weight.grad is not None]
             torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=self.config.network_l2)
-        if self.config.clip_norm:
-            clip([parameter.grad for parameter in self.trained if parameter.grad is not None], self.config.clip_norm)
         return {name: loss.detach() for name, loss in losses.items() if self.weights[name]}
 
-    def update(self) -> None:
-        """Updates the parameters from their gradients."""
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients together: ()."""
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients())))
+
+    def update(self, norm: Tensor | None) -> None:
+        """Clips the gradients if so configured, which needs their norm, and updates the parameters."""
+        if self.config.clip_norm:
+            assert norm is not None
+            clip(self._gradients(), norm, self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def _gradients(self) -> list[Tensor]:
+        """All gradients, of the rows of the batch alone if they are sparse."""
+        gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
+        return [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
 
     def _counts(self, table: Table) -> Tensor | None:
         """How often each row of a table occurs in the training rows: (n,); None if the L2 term does not need it."""
         if self.config.l2_rows is L2Rows.all:
             return None
         assert table.origin is not None
-        counts = self.batches.counts(table.origin.side)
-        return counts[table.origin.ids.to(counts.device)]
+        side = table.origin.side
+        if side not in self.counts:
+            self.counts[side] = self.batches.counts(side)
+        return self.counts[side][table.origin.ids.to(self.counts[side].device)]
 
 
 def trained_parameters(stage: Train) -> list[nn.Parameter]:

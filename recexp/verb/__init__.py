@@ -8,7 +8,18 @@ for a verb that takes overrides or a name; and run(arguments), which returns the
 import importlib
 from types import ModuleType
 
-VERBS = ("models", "datasets", "check", "explain", "runs", "show", "compare", "report", "resume")  # in order of --help
+VERBS = (
+    "models",
+    "datasets",
+    "check",
+    "explain",
+    "runs",
+    "show",
+    "compare",
+    "report",
+    "resume",
+    "replay",
+)  # in order of --help
 
 
 def load(verb: str) -> ModuleType:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorder import Recorder, Stopped, same, stop_after
+from recorder import Recorder, Stopped, checkpoint, same, stop_after
 from torch import Tensor, nn
 
 from recexp.config import Config
@@ -14,7 +14,7 @@ from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
 from recexp.error import ConfigError
 from recexp.model import stages
-from recexp.trainer import checkpoint
+from recexp.trainer.checkpoint import named
 from recexp.trainer.default import Result, Trainer
 
 CPU = torch.device("cpu")
@@ -37,9 +37,7 @@ def fit(compose: Callable[..., Config], batches: Batches) -> Callable[[nn.Module
 
 def saved(recorder: Recorder, name: str) -> State:
     """The tensors of a checkpoint, by the names they have in the model."""
-    restored = checkpoint.load(recorder.checkpoints, name, CPU)
-    assert restored, name
-    return {key.removeprefix("model."): tensor for key, tensor in restored[0].items() if key.startswith("model.")}
+    return named("model.", checkpoint(recorder.checkpoints, name)[0])
 
 
 def changed(before: State, after: State) -> set[str]:

@@ -1,26 +1,25 @@
 """The loop's state: counts, running totals, the best epoch, and what a checkpoint holds of it."""
 
 import json
+import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from recexp.error import RunError
-from recexp.trainer.state import Progress, Totals
+from recexp.error import DamagedFile
+from recexp.trainer.state import Progress, random_states, restore_random_states
+
+HERE = Path("last.json")
 
 
 def test_means_weigh_batches_by_their_rows() -> None:
-    totals = Totals()
-    totals.add({"target": torch.tensor(1.0), "auxiliary": torch.tensor(4.0)}, 3)
-    totals.add({"target": torch.tensor(5.0), "auxiliary": torch.tensor(4.0)}, 1)
-    assert totals.means() == {"target": 2.0, "auxiliary": 4.0} and totals.rows == 4
-
-
-def test_losses_that_are_not_finite_are_named() -> None:
-    totals = Totals()
-    totals.add({"target": torch.tensor(1.0), "auxiliary": torch.tensor(float("nan"))}, 3)
-    with pytest.raises(FloatingPointError, match=r"^loss 'auxiliary' is nan; lower"):
-        totals.means()
+    progress = Progress()
+    progress.end_step({"target": torch.tensor(1.0), "auxiliary": torch.tensor(4.0)}, 3)
+    progress.end_step({"target": torch.tensor(5.0), "auxiliary": torch.tensor(4.0)}, 1)
+    assert progress.mean_losses() == {"target": 2.0, "auxiliary": 4.0}
+    assert (progress.taken, progress.rows) == (2, 4)
 
 
 def test_step_counter_goes_on_over_epochs_of_a_stage() -> None:
@@ -51,10 +50,43 @@ def test_last_epoch_is_the_best_while_there_is_no_value() -> None:
 
 def test_state_comes_back_from_json() -> None:
     progress = Progress(stage=1, epoch=2, step=10, best=0.1 + 0.2, learning_rate_scale=0.1, speeds=[3.0])
-    assert Progress.load(json.loads(json.dumps(progress.saved()))) == progress
+    assert Progress.load(json.loads(json.dumps(progress.saved())), HERE) == progress
 
 
-def test_state_of_another_version_is_told_in_one_line() -> None:
-    with pytest.raises(RunError, match=r"^the checkpoint is of another version of recexp: .*rate") as error:
-        Progress.load({"stage": 0, "rate": 1.0})
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"rate": 1.0}, "another version"),
+        ({"epoch": "2"}, "wrong epoch"),
+        ({"epoch": True}, "wrong epoch"),
+        ({"step": -1}, "wrong step"),
+        ({"best": math.nan}, "wrong best"),
+        ({"speeds": [None]}, "wrong speeds"),
+        ({"losses": {"target": []}}, "wrong losses"),
+        ({"cut": 1}, "wrong cut"),
+        ({"taken": 3}, "steps without rows"),
+    ],
+)
+def test_state_that_none_has_is_damaged_in_one_line(change: dict[str, Any], why: str) -> None:
+    with pytest.raises(DamagedFile, match=rf"^last\.json: damaged.*{why}") as error:
+        Progress.load(Progress().saved() | change, HERE)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("state", [None, [], 3, {}])
+def test_what_is_no_state_is_damaged(state: Any) -> None:
+    with pytest.raises(DamagedFile):
+        Progress.load(state, HERE)
+
+
+def test_random_states_come_back() -> None:
+    states = random_states(torch.device("cpu"))
+    first = torch.rand(3)
+    restore_random_states(states, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("states", [{}, {"random.cpu": torch.zeros(3)}, {"random.cpu": torch.zeros(5056).byte()}])
+def test_what_is_no_random_state_is_damaged(states: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(DamagedFile, match="no state of the random generators"):
+        restore_random_states(states, torch.device("cpu"))

@@ -1,0 +1,93 @@
+"""A step that gave numbers that are not finite, kept in the run directory and taken again.
+
+`broken.json` and `broken.safetensors` hold the weights and the optimizers' state before the step, its batch with the
+catalogue, and the random states: they need no data.
+"""
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_type_hints
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import Config
+from recexp.dataset.batch import Batch, Batches
+from recexp.error import DamagedFile, RunError
+from recexp.model import stages
+from recexp.storage import read_json, write_json
+from recexp.trainer import tensors as tensor_files
+from recexp.trainer.checkpoint import load_model, load_optimizers, model_tensors, named, optimizer_tensors
+from recexp.trainer.divergence import Cause
+from recexp.trainer.optimizer import optimizer_overrides
+from recexp.trainer.step import Step
+
+Value = TypeVar("Value")
+FILE = "broken.safetensors"
+
+
+def keep(folder: Path, model: nn.Module, cause: Cause, where: str, what: str, stage: int) -> None:
+    """model: the whole one. where, what: as in `explanation`. stage: which of the model's it is."""
+    tensors = {**model_tensors(model), **cause.random, **flattened("batch", cause.batch)}
+    document: dict[str, Any] = {"where": where, "what": what, "stage": stage, "learning_rates": None}
+    if step := cause.step:
+        tensors |= optimizer_tensors(step.optimizers)
+        tensors |= {f"counts.{side}": counts for side, counts in step.counts.items()}
+        document["learning_rates"] = [float(each.param_groups[0]["lr"]) for each in step.optimizers]
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "broken.json", document | tensor_files.write(folder / FILE, tensors))
+
+
+def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -> tuple[str, str, Cause]:
+    """What `keep` kept, with the weights loaded into the model. Raises RunError if there is none."""
+    path = folder / "broken.json"
+    try:
+        document = read_json(path)
+    except FileNotFoundError:
+        raise RunError(f"{folder.parent}: has no step to run again; a run keeps one that gives nan or inf.") from None
+    try:
+        tensors = tensor_files.read(folder / FILE, document, device)
+        load_model(model, tensors, path)
+        stage = stages(model)[document["stage"]]
+        batch = restored(Batch, "batch", tensors)
+        step = None
+        if document["learning_rates"] is not None:
+            overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
+            counted = cast("Batches", Counted(named("counts.", tensors), batch.label.device))
+            options = config.model
+            step = Step(stage, options.loss_weights, options.embedding_l2, config.trainer, counted, 1, overrides)
+            load_optimizers(step.optimizers, tensors)
+            step.use_learning_rates(document["learning_rates"])
+        return document["where"], document["what"], Cause(stage.model, step, batch, tensors)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DamagedFile(f"{path}: damaged ({type(error).__name__}: {error}).") from error
+
+
+class Counted:
+    """Stands for the batches of a Step, of which only the counts are known."""
+
+    def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device) -> None:
+        self.counts_by_side, self.device = counts_by_side, device
+
+    def counts(self, side: str) -> Tensor:
+        return self.counts_by_side[side]
+
+    def steps(self, split: str, batch_size: int) -> int:
+        return 1
+
+
+def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
+    """The tensors of nested dataclasses by dotted name."""
+    if isinstance(value, Tensor):
+        return {prefix: value}
+    return {
+        name: tensor for key, each in vars(value).items() for name, tensor in flattened(f"{prefix}.{key}", each).items()
+    }
+
+
+def restored(kind: type[Value], prefix: str, tensors: dict[str, Tensor]) -> Value:
+    """The dataclass that `flattened` took apart."""
+    if not is_dataclass(kind):
+        return tensors[prefix]  # type: ignore[return-value]
+    types = get_type_hints(kind)
+    return kind(**{item.name: restored(types[item.name], f"{prefix}.{item.name}", tensors) for item in fields(kind)})

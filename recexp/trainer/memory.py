@@ -1,0 +1,111 @@
+"""Memory: a model too large for the machine is refused; running out of memory is explained."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from recexp import registry
+from recexp.config import Config, ModelConfig, Optimizer
+from recexp.error import ConfigError, Failure
+from recexp.model import Fit, stages
+from recexp.process import memory_bytes
+
+# Numbers that an optimizer keeps for each weight.
+STATE = {"adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "adagrad": 1, "sgd": 0}
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+# What CPU and GPU say, and numpy.
+ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
+UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+class Bounded(TorchFunctionMode):
+    """Within it, a model is made only if the machine has the memory for its tensors, and for training them.
+
+    A model with stages of its own may be fitted in closed form, so its tensors alone count until it is made.
+    """
+
+    def __init__(self, config: ModelConfig, optimizer: Optimizer) -> None:
+        super().__init__()
+        self.config, self.memory, self.made = config, memory_bytes(), 0
+        by_gradient = not hasattr(registry.get("model", config.name), "stages")
+        self.copies = 2 + STATE[optimizer.name] if by_gradient else 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MAKERS:
+            known = {name: kwargs[name] for name in ("size", "dtype") if name in kwargs}
+            tensor = torch.empty(*args, **known, device="meta")  # its size without its memory
+            self.made += tensor.nbytes
+            if self.made * self.copies > self.memory:
+                self._refuse(tensor)
+        return func(*args, **kwargs)
+
+    def _refuse(self, tensor: Tensor) -> NoReturn:
+        options = [f"model.{name} = {value}" for name, value in vars(self.config).items() if value in tensor.shape]
+        copies = f", {self.copies} times with its gradient and the optimizer's state" if self.copies > 1 else ""
+        lower = f"; lower {' or '.join(options)}" if options else ""
+        raise ConfigError(
+            f"model = {self.config.name}: a tensor of {shape(tensor)} takes {size(tensor.nbytes)}{copies}; "
+            f"this machine has {size(self.memory)}{lower}."
+        )
+
+
+def require_memory(config: Config, model: nn.Module, device: torch.device) -> None:
+    """Raises ConfigError if weights, gradients and the optimizer's state alone exceed the memory of the device."""
+    needed = training_bytes(model, config.trainer.optimizer)
+    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
+    if needed > there:
+        raise ConfigError(
+            f"model = {config.model.name}: weights, gradients and the optimizer's state take {size(needed)}, "
+            f"more than the {size(there)} of {device}; the largest part is {largest_part(model)}."
+        )
+
+
+def training_bytes(model: nn.Module, optimizer: Optimizer) -> int:
+    """Bytes of weights and buffers, and of the gradients and optimizer state of what is trained by gradient."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if all(isinstance(stage, Fit) for stage in stages(model)):
+        return weights
+    return weights + (1 + STATE[optimizer.name]) * sum(parameter.nbytes for parameter in model.parameters())
+
+
+def largest_part(model: nn.Module) -> str:
+    """The name and shape of the largest tensor."""
+    name, tensor = max(model.state_dict().items(), key=lambda item: item[1].nbytes)
+    return f"{name} ({shape(tensor)}, {size(tensor.nbytes)})"
+
+
+def shape(tensor: Tensor) -> str:
+    return " x ".join(f"{n:,}" for n in tensor.shape)
+
+
+def size(n_bytes: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:,.3g} TB"
+
+
+@contextlib.contextmanager
+def memory_explained(config: Config, model: nn.Module | None = None) -> Iterator[None]:
+    """Running out of memory becomes a Failure that says what was asked for, and what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        asked = ASKED.search(str(error))
+        if asked is None and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        more = f" (another {size(float(asked[1]) * UNITS[asked[2].lower()])} were asked for)" if asked else ""
+        trainer, longest = config.trainer, config.dataset.max_history
+        parts = [] if model is None else [largest_part(model)]
+        parts.append(
+            f"batches of {trainer.batch_size:,}, in evaluation {trainer.eval_batch_size:,}, rows x {longest:,} events"
+        )
+        lower = "trainer.batch_size, trainer.eval_batch_size, dataset.max_history or the sizes of the model"
+        raise Failure(f"out of memory{more}; the largest parts are {' and '.join(parts)}; lower {lower}") from error
