@@ -12,7 +12,8 @@ from recexp.compose import OWN, call_hydra, one_line
 from recexp.error import ConfigError, RunError, UserError
 from recexp.process import terminable
 from recexp.report import sweep as summary
-from recexp.sweep.folder import ENDED, PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
+from recexp.run.status import ENDED
+from recexp.sweep.folder import PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
 from recexp.sweep.outcome import outcomes
 from recexp.sweep.pool import Task
 from recexp.terminal import log_to_terminal

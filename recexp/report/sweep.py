@@ -13,8 +13,8 @@ from recexp.report.protocol import mixture
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
 from recexp.run.read import read_config, read_json, read_metrics
+from recexp.run.status import ENDED
 from recexp.storage import write_json, write_text
-from recexp.sweep.folder import ENDED
 from recexp.sweep.outcome import Outcome, command
 from recexp.terminal import columns
 
@@ -68,7 +68,8 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
             f"its best run: {job.path.name}",
             command(job),
         ]
-    lines += [f"failed: {job.path}: {job.error}" for job in jobs if job.record.state == "failed"]
+    broken = [job for job in jobs if job.record.state in ("failed", "damaged")]
+    lines += [f"{job.record.state}: {job.path}: {job.error}" for job in broken]
     states = Counter(job.record.state for job in jobs if job.record.state not in ENDED)
     if states:
         counts = ", ".join(f"{count} {state}" for state, count in states.items())

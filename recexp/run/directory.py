@@ -21,7 +21,8 @@ from recexp.run.folder import is_filled, make_run_folder, refuse_links, remove
 from recexp.run.identity import check_same, identity
 from recexp.run.lines import epoch_line
 from recexp.run.read import read_epochs, read_json, read_metrics
-from recexp.run.status import ENDED, check_results, last_status, read_status, write_status
+from recexp.run.record import has_ended
+from recexp.run.status import read_status, write_status
 from recexp.storage import append_line, locked, open_own, remove_leftovers, write_json, write_lines, write_yaml
 from recexp.tree import to_dict
 
@@ -235,15 +236,9 @@ def _check_data(path: Path, environment: dict[str, Any] | None, fingerprint: str
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    """metrics.json of a run that has ended, if all its results are whole; those that are not are to be made anew."""
+    """metrics.json of a run that has ended, if all of it is whole; what is not is to be made anew."""
     try:
-        status = last_status(path)
-        if status["state"] not in ENDED:
-            return None
-        check_results(path, status)
-        if (metrics := read_metrics(path)) is None:
-            raise DamagedFile(f"{path / 'metrics.json'}: is missing.")
-        return metrics
+        return read_metrics(path) if has_ended(path) else None
     except DamagedFile as error:
         logger.warning("%s The results are made anew from the checkpoints.", error)
         return None

@@ -94,6 +94,17 @@ def read(path: Path) -> Record:
     )
 
 
+def has_ended(path: Path) -> bool:
+    """Whether a run has ended. Raises RunError if it has, and a file of it is missing or not what was written."""
+    record = read(path)
+    if record.state not in ENDED:
+        return False
+    check_results(path, last_status(path))
+    if not record.metrics:
+        raise DamagedFile(f"{path / 'metrics.json'}: is missing.")
+    return True
+
+
 def read_or_damaged(path: Path) -> Record:
     """As `read`, so that one damaged run hides no other: its state is damaged, and a warning says why."""
     try:

@@ -17,7 +17,8 @@ from recexp.config import Config
 from recexp.error import ConfigError, DamagedFile, RunError
 from recexp.run.directory import write_config
 from recexp.run.folder import filled, is_filled, make, refuse_links, remove, run_name, unique_folder
-from recexp.run.status import ENDED, check_results, read_status
+from recexp.run.record import has_ended
+from recexp.run.status import read_status
 from recexp.storage import locked, read_yaml, remove_leftovers, write_yaml
 
 TYPED = "sweep.yaml"
@@ -54,13 +55,10 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it need not run again: it has all its results."""
-        try:
-            status = read_status(self.path)
-            check_results(self.path, status)
-        except DamagedFile:
-            return False
-        return status["state"] in ENDED
+        """Whether it need not run again: nothing of it is missing or damaged."""
+        with contextlib.suppress(RunError):
+            return has_ended(self.path)
+        return False
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The outcomes of a sweep's jobs, read from their directories."""
 
+import logging
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from recexp.run.read import read_config, read_overrides
 from recexp.run.record import Record, read
 from recexp.sweep.folder import find_jobs, read_typed, state
 from recexp.tree import flat
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,19 @@ def read_outcome(path: Path) -> Outcome:
     """The outcome of one job; its state is damaged if a file cannot be read. Raises RunError if that is config.yaml."""
     current, error = state(path)
     try:
-        return Outcome(replace(read(path), state=current), error, read_overrides(path))
+        return Outcome(replace(read(path), state=current), error, _typed(path))
     except DamagedFile as damage:
         config = dict(flat(read_config(path)))
-        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), typed=[])
+        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), _typed(path))
+
+
+def _typed(path: Path) -> list[str]:
+    """The overrides, none if their file is damaged: a warning says so."""
+    try:
+        return read_overrides(path)
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return []
 
 
 def command(job: Outcome) -> str:

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from recexp.error import Terminated
 from recexp.process import own_process
 from recexp.run.read import read_config
-from recexp.run.status import write_status
+from recexp.run.status import ENDED, write_status
 from recexp.storage import open_own
-from recexp.sweep.folder import ENDED, Sweep, state
+from recexp.sweep.folder import Sweep, state
 from recexp.sweep.job import objective, run, settle
 from recexp.sweep.progress import Progress
 

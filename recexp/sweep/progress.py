@@ -7,7 +7,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from recexp.metric.table import format_value
-from recexp.sweep.folder import ENDED, find_jobs
+from recexp.run.status import ENDED
+from recexp.sweep.folder import find_jobs
 from recexp.sweep.outcome import Outcome, read_outcome
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
 import yaml
 from boards import job
 
+from recexp.report.sweep import closing_lines
+from recexp.sweep.folder import Job
 from recexp.sweep.job import objective
 from recexp.sweep.outcome import command, outcomes, read_outcome
 
@@ -36,3 +39,23 @@ def test_the_best_job_is_trained_again_by_a_command_for_a_shell(tmp_path):
     )
     (tmp_path / "0-job/overrides.yaml").write_text(yaml.safe_dump(["+sweep=fm", "seed=1"]))
     assert command(outcomes(tmp_path)[0]) == "recexp model=fm seed=1 --config-dir 'my conf'"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"), [("metrics.json", "[1]"), ("status.json", "{"), ("environment.json", '{"data": 1}')]
+)
+def test_a_damaged_job_spoils_no_other_and_has_not_ended(tmp_path, file, content):
+    for number in range(2):
+        job(tmp_path, number, auc=0.6)
+    (tmp_path / "0-job" / file).write_text(content)
+    damaged, whole = outcomes(tmp_path)
+    assert damaged.record.state == "damaged" and f"0-job/{file}: damaged" in str(damaged.error)
+    assert damaged.overrides == whole.overrides == {"model": "fm"} and whole.value == 0.6
+    assert [Job(number, tmp_path / f"{number}-job", None, []).ended for number in range(2)] == [False, True]
+    assert f"damaged: {damaged.path}: {damaged.error}" in closing_lines(tmp_path, [damaged, whole])
+
+
+def test_damaged_overrides_hide_nothing_else(tmp_path, caplog):
+    job(tmp_path, 0, auc=0.6)
+    (tmp_path / "0-job" / "overrides.yaml").write_text("a: [")
+    assert read_outcome(tmp_path / "0-job").value == 0.6 and "overrides.yaml: damaged" in caplog.text
