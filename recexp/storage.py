@@ -40,18 +40,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises OSError.
     """
     temporary = _temporary(path)
+    named = not LEFTOVER.fullmatch(path.parent.name)  # `new_folder` syncs all that it holds before it has a name
     with _naming(path):
         try:
             with _create(temporary) as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if named:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-    sync_folder(path.parent)
+    if named:
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -61,7 +61,11 @@ class Watch:
         for job in self.jobs:
             path = directory(self.folder, job.number)
             for line in read_epochs(path)[0] if path else []:
-                if line["last_stage"] and line["epoch"] > self.reported[job.number] and job.number not in self.pruned:
+                if (
+                    line.get("last_stage")
+                    and line["epoch"] > self.reported[job.number]
+                    and job.number not in self.pruned
+                ):
                     self._report(job, line["epoch"], line["valid"].get(self.objective))
 
     def _watch(self) -> None:

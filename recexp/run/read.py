@@ -89,7 +89,9 @@ def _are_metrics(values: Any) -> bool:
 
 
 def _is_epoch(line: dict[str, Any]) -> bool:
-    return is_number(line.get("epoch")) and _are_metrics(line.get("losses")) and _are_metrics(line.get("valid"))
+    numbers = all(is_number(line.get(name)) for name in ("epoch", "samples_per_second"))
+    metrics = all(_are_metrics(line.get(name)) for name in ("losses", "valid"))
+    return numbers and metrics and isinstance(line.get("stage"), str)
 
 
 def _by_number(path: Path) -> list[int | str]:

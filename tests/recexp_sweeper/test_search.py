@@ -19,9 +19,19 @@ from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions
 from hydra_plugins.recexp_sweeper._search import Search
 from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
 from recexp.config import Config
-from recexp.error import ConfigError, RunError
+from recexp.error import ConfigError, DamagedFile, RunError
 
 BEST = 0.3
+CONFIG = """\
+model: {name: fm}
+dataset: {name: tiny}
+trainer: {monitor: auc}
+objective: null
+seed: 0
+"""
+LINE = {"stage": "train", "losses": {}, "samples_per_second": 9.0}
+METRICS = {"status": "finished", "best_epoch": 1, "epochs": 3, "parameters": 9, "seconds": 1.0,
+           "samples_per_second": 9.0, "peak_memory_mb": 9.0, "train": {}}  # fmt: skip
 
 
 def value(x: float) -> float:
@@ -54,6 +64,7 @@ class Fake:
 
     def run(self, number: int, path: Path, setting: dict[str, str]) -> None:
         path.mkdir(exist_ok=True)
+        (path / "config.yaml").write_text(CONFIG)
         if (path / "metrics.json").exists():
             return
         self.status(path, "running")
@@ -63,13 +74,13 @@ class Fake:
             return self.status(path, "failed", str(error))
         with (path / "metrics.jsonl").open("w") as file:
             for epoch, value in enumerate(values, 1):
-                line = {**self.stage, "epoch": epoch, "losses": {}, "valid": {self.metric: value}}
+                line = {**LINE, **self.stage, "epoch": epoch, "valid": {self.metric: value}}
                 file.write(json.dumps(line) + "\n")
                 file.flush()
                 if self.killed_in == (number, epoch):
                     raise Killed
         best = max((value for value in values if value is not None), default=None)
-        metrics = {"status": "finished", "valid": {self.metric: best}, "test": {"auc": 0.5, "gauc": None}}
+        metrics = {**METRICS, "valid": {self.metric: best}, "test": {"auc": 0.5, "gauc": None}}
         (path / "metrics.json").write_text(json.dumps(metrics))
         self.status(path, "finished")
 
@@ -303,7 +314,7 @@ def running(make: Callable, folder: Path) -> tuple[Watch, Path, Fake]:
 
 def write(path: Path, epochs: int, **stage: Any) -> None:
     lines = [
-        json.dumps({"stage": "train", "last_stage": True, "epoch": epoch, "valid": {"auc": 0.5}, **stage}) + "\n"
+        json.dumps({**LINE, "last_stage": True, "epoch": epoch, "valid": {"auc": 0.5}, **stage}) + "\n"
         for epoch in range(1, epochs + 1)
     ]
     (path / "metrics.jsonl").write_text("".join(lines))
@@ -338,8 +349,8 @@ def test_running_job_sees_its_stop_file(running: tuple[Watch, Path, Fake], monke
 def test_what_breaks_the_watch_is_raised(running: tuple[Watch, Path, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_watch, "LOOK_SECONDS", 0.01)
     watch, path, _ = running
-    (path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(KeyError, match="last_stage"), watch:
+    (path / "metrics.jsonl").mkdir()
+    with pytest.raises(DamagedFile, match=r"metrics\.jsonl"), watch:
         watch._watching.exception(timeout=60)
 
 

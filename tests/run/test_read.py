@@ -9,18 +9,19 @@ from recexp import storage
 from recexp.error import DamagedFile, RunError
 from recexp.run.read import find_runs, read_config, read_epochs, read_json, read_metrics, read_overrides
 
+LINE = {"stage": "train", "epoch": 1, "losses": {"target": 0.5}, "valid": {}, "samples_per_second": 9.0}
+
 
 def test_a_last_line_cut_short_by_a_kill_is_left_out(tmp_path):
-    epochs = [json.dumps({"epoch": epoch, "losses": {}, "valid": {}}) for epoch in (1, 2)]
+    epochs = [json.dumps({**LINE, "epoch": epoch}) for epoch in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*epochs, epochs[0][:9]]))
     lines, torn = read_epochs(tmp_path)
     assert [line["epoch"] for line in lines] == [1, 2] and torn == [3]
 
 
 def test_a_line_that_tells_of_no_epoch_is_left_out(tmp_path):
-    strange = ({"epoch": "1", "losses": {}, "valid": {}}, {"epoch": 1, "losses": 2, "valid": {}},
-               {"epoch": 1, "losses": {}, "valid": {"auc": [1]}}, {"epoch": 1})  # fmt: skip
-    for line in ({"epoch": 1, "losses": {"target": 0.5}, "valid": {"auc": None}}, *strange):
+    strange = ({"epoch": "1"}, {"losses": 2}, {"valid": {"auc": [1]}}, {"stage": 3})
+    for line in ({**LINE, "valid": {"auc": None}}, *({**LINE, **wrong} for wrong in strange)):
         storage.append_line(tmp_path / "metrics.jsonl", line)
     lines, torn = read_epochs(tmp_path)
     assert len(lines) == 1 and torn == [2, 3, 4, 5]

@@ -10,6 +10,8 @@ from recexp.error import DamagedFile
 from recexp.run.record import read, read_all
 from recexp.run.status import write_status
 
+LINE = {"stage": "train", "epoch": 1, "losses": {}, "valid": {}, "samples_per_second": 9.0}
+
 
 def test_a_record_holds_configuration_and_figures_by_dotted_name(write_run):
     record = read(write_run("a", model="din", seed=3, auc=0.81, **{"trainer.learning_rate": 0.1}))
@@ -22,7 +24,7 @@ def test_a_record_holds_configuration_and_figures_by_dotted_name(write_run):
 
 def test_a_run_that_goes_on_has_no_figures_yet(write_run, caplog):
     path = write_run("a", state="running")
-    (path / "metrics.jsonl").write_text('{"epoch": 1, "losses": {}, "valid": {}}\n{"epo')
+    (path / "metrics.jsonl").write_text(json.dumps(LINE) + '\n{"epo')
     record = read(path)
     assert record.state == "running" and record.metrics == {}
     assert [line["epoch"] for line in record.epochs()] == [1] and not caplog.records
@@ -32,7 +34,7 @@ def test_a_run_that_goes_on_has_no_figures_yet(write_run, caplog):
 def test_a_damaged_line_is_named_once_and_the_others_are_used(write_run, caplog):
     path = write_run("a")
     (path / "metrics.jsonl").write_text("".join(
-        json.dumps({"epoch": epoch, "losses": {}, "valid": {}}) + "\n" for epoch in (1, 2, 3)
+        json.dumps({**LINE, "epoch": epoch}) + "\n" for epoch in (1, 2, 3)
     ).replace('"epoch": 2', '"epoch": ?'))  # fmt: skip
     record = read(path)
     for _ in range(2):

@@ -11,6 +11,8 @@ import pytest
 import recexp
 from recexp.cli import run
 
+LINE = {"epoch": 1, "stage": "train", "losses": {}, "valid": {"auc": 0.6}, "samples_per_second": 9.0}
+
 
 @pytest.fixture
 def folder(write_run, tmp_path, monkeypatch):
@@ -19,7 +21,7 @@ def folder(write_run, tmp_path, monkeypatch):
     write_run("outputs/a", model="din", seed=0, auc=0.7)
     write_run("outputs/b", model="fm", seed=1, auc=0.8)
     path = write_run("outputs/c", model="bst", state="running")
-    lines = [{"epoch": epoch, "losses": {}, "valid": {"auc": auc}} for epoch, auc in ((1, 0.65), (2, 0.6))]
+    lines = [{**LINE, "epoch": epoch, "valid": {"auc": auc}} for epoch, auc in ((1, 0.65), (2, 0.6))]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     write_run("outputs/d", model="cnn", state="failed")
 
@@ -72,8 +74,7 @@ def test_a_mistake_is_one_line_with_exit_code_2(folder, typed, capsys):
 )  # fmt: skip
 def test_a_damaged_run_spoils_no_other_and_shows_what_is_readable(folder, tmp_path, file, content, capsys):
     path = tmp_path / "outputs" / "a"
-    line = {"epoch": 1, "stage": "train", "losses": {}, "valid": {"auc": 0.6}, "samples_per_second": 9.0}
-    (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (path / "metrics.jsonl").write_text(json.dumps(LINE) + "\n")
     (path / file).write_text(content)
     hides = file in ("metrics.json", "status.json", "environment.json", "config.yaml")
     assert run(["runs"]) == 0
