@@ -17,7 +17,7 @@ from recexp.dataset import cache, store
 from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Dataset, Log
 from recexp.error import DamagedFile
-from recexp.storage import new_folder, remove
+from recexp.storage import new_folder, remove, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
     shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{config.max_history}"
     if not _is_whole(shared):
         try:
-            with cache.alone(shared):
+            with cache.alone(dataset.folder):
+                remove_leftovers(dataset.folder)
                 if not _is_whole(shared, alone=True):
                     with new_folder(shared) as temporary:
                         store.write(temporary, reduced(dataset, config))

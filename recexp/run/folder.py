@@ -5,15 +5,18 @@ import datetime
 import errno
 import itertools
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from recexp.config import Config
 from recexp.error import RunError
-from recexp.storage import leftovers, new_folder
+from recexp.storage import is_locked, leftovers, new_folder
 
 Fill = Callable[[Path], None]  # writes the first files into a new directory
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # what renaming to a directory in use says
+
+ABANDONED_SECONDS = 60  # a new run has its lock much sooner
 
 
 def run_name(config: Config) -> str:
@@ -70,6 +73,7 @@ def unique_folder(parent: Path, name: str, make: Callable[[Path], list[Path]]) -
 def filled(path: Path, fill: Fill) -> list[Path]:
     """As `make`, but the directory appears with the files that `fill` writes into it, or not at all."""
     made = _missing(path)
+    _remove_abandoned(path.parent)
     try:
         with new_folder(path) as temporary:
             fill(temporary)
@@ -106,6 +110,14 @@ def _missing(path: Path) -> list[Path]:
     if path.exists() or path.is_symlink():
         raise FileExistsError(errno.EEXIST, "exists", str(path))
     return [path, *itertools.takewhile(lambda folder: not folder.exists(), path.parents)]
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what runs killed in their first moments have left: a living one has had the lock of its own for long."""
+    for path in leftovers(parent):
+        with contextlib.suppress(OSError):  # it has just got its name
+            if is_locked(path) is False and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                remove([path])
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

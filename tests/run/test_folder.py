@@ -1,11 +1,13 @@
 """Directories are never shared, and what was made for a mistake is removed with it."""
 
 import functools
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from recexp import storage
 from recexp.error import RunError
 from recexp.run.folder import filled, is_filled, make, refuse_links, remove, unique_folder
 
@@ -40,6 +42,17 @@ def test_a_folder_that_cannot_be_filled_is_not_there_and_neither_is_its_parent(t
     with pytest.raises(error):
         filled(tmp_path / "new" / "run", fail)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_run_killed_in_its_first_moments_left_is_removed_by_a_later_one(tmp_path):
+    old, young, locked = (tmp_path / f".run.{digit * 16}.tmp" for digit in "123")
+    for path in (old, young, locked):
+        path.mkdir()
+    for path in (old, locked):
+        os.utime(path, (0, 0))
+    with storage.locked(locked):
+        filled(tmp_path / "run", write)
+    assert sorted(tmp_path.iterdir()) == [young, locked, tmp_path / "run"]
 
 
 def test_a_taken_name_is_left_alone(tmp_path):
