@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from recexp.config import Config
@@ -181,7 +182,9 @@ class Run:
     def _explained(self, error: BaseException) -> tuple[str, str, BaseException]:
         """State and message of a run that an error ends, and the error to raise in its place."""
         if stops := signal_behind(error):
-            return "interrupted", f"stopped by a signal; go on with: recexp resume {self.path}", stops
+            message = f"stopped by a signal; go on with: recexp resume {quote(str(self.path))}"
+            logger.warning(message)
+            return "interrupted", message, stops
         self.log("".join(traceback.format_exception(error)))
         if isinstance(error, OSError):
             message = f"{disk_line(error)}; go on with: recexp resume {self.path}"

@@ -6,6 +6,7 @@ belongs; a state to go on from holds, under `relies_on`, the content of the best
 replaced after the tensors are on disk and before older ones are removed, so a kill at any moment leaves a whole state.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -154,6 +155,15 @@ def read_document(path: Path) -> Document:
     _check(path, document)
     Progress.load(document["progress"], path)
     return document
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """How far the newest state that can be read has come; its tensors are not looked at."""
+    for name in STATES:
+        path = folder / f"{name}.json"
+        with contextlib.suppress(FileNotFoundError, DamagedFile):
+            return Progress.load(read_document(path)["progress"], path)
+    return None
 
 
 def _check(path: Path, document: Any) -> None:

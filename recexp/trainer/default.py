@@ -92,7 +92,10 @@ class Trainer:
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
         names = [stage.name for stage in stages(model)[:-1]]
-        checkpoints = Checkpoints(recorder.checkpoints, recorder.identity, [*names, "best"], self.device)
+        # These schedules give other learning rates from the first step on if there are more epochs.
+        spread = self.config.epochs if self.config.schedule in (Schedule.linear, Schedule.cosine) else ""
+        identity = f"{recorder.identity}{spread}"
+        checkpoints = Checkpoints(recorder.checkpoints, identity, [*names, "best"], self.device)
         with self.numerics(), stoppable() as stop:
             task = Task(model, batches, weights, l2, recorder, overrides, stages(model), checkpoints, stop)
             progress, tensors = self._resume(task)
