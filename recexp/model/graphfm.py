@@ -1,21 +1,23 @@
 """GraphFM: a factorization machine whose pairs are the edges of a learnt graph. Li et al., arXiv 2105.11866, 2021.
 
-B batch, F fields, n size of a field's vector in a layer, h heads; e_i of a layer, at first the fields
+B batch, F fields, T = F (F + 1) / 2 edges, h heads; e_i the vector of a field, n its size, which layers change
 S_ij = sigmoid(MLP(e_i * e_j))                 one hidden layer; the k largest of each i are its neighbours
 a_ij = softmax_j(S_ij relu(<w, e_i * e_j>))    over the neighbours of i, for each head
 e_i <- LayerNorm(relu([sum_j a_ij W (e_i * e_j)] of all heads + relu(R e_i)))
 logit = w0 + sum_i w_i + Linear([mean_i e_i of each layer])
-No tensor of F x F x n: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j), and <w, e_i * e_j> = <w * e_i, e_j>.
+Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j).
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recexp.config import ModelConfig, above, at_least, option, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.kernel.linear import product
 from recexp.layer.chunk import in_chunks
 from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.mlp import WeightInit, linear, matrices
@@ -83,28 +85,30 @@ class Layer(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         """e (B, F, n_in) -> (B, F, n_out)."""
         weights = self.weights(e)  # (B, h, F, F)
-        products = e[:, None] * (weights @ e[:, None])  # (B, h, F, n_in)
-        heads = (products @ self.transform).transpose(1, 2).flatten(2)  # (B, F, n_out)
+        sums = torch.bmm(weights.flatten(1, 2).to(e.dtype), e).view(*weights.shape[:3], -1)  # (B, h, F, n_in)
+        heads = torch.einsum("bhfn,hnm->bfhm", e[:, None] * sums, self.transform).flatten(2)  # (B, F, n_out)
         return self.norm(torch.relu(heads + torch.relu(self.residual(e))))
 
     def weights(self, e: Tensor) -> Tensor:
         """a (B, h, F, F) of e (B, F, n_in), 0 where j is no neighbour of i."""
         n_fields, n_in = e.shape[1:]
-        per_row = len(self.hidden.weight) * n_fields * max(n_fields, n_in)
-        selector = self.hidden.weight, self.hidden.bias, self.select.weight, self.select.bias
-        edges = torch.sigmoid(in_chunks(selection, per_row, (e,), *selector).float())  # S (B, F, F)
-        nearest = edges.topk(min(self.n_neighbours, n_fields), 2).indices
-        is_neighbour = torch.zeros_like(edges, dtype=torch.bool).scatter(2, nearest, True)
-        scores = edges[:, None] * torch.relu(weighted_products(e, self.attention.weight))  # (B, h, F, F)
+        first, second = torch.triu_indices(n_fields, n_fields, device=e.device)  # each edge once: they are symmetric
+        weights = self.hidden.weight, self.hidden.bias, self.select.weight, self.select.bias, self.attention.weight
+        rated = in_chunks(rate, len(first) * n_in, (e,), first, second, *weights)  # (B, 1 + h, T)
+        edge = torch.empty(n_fields, n_fields, dtype=torch.long, device=e.device)
+        edge[first, second] = edge[second, first] = torch.arange(len(first), device=e.device)
+        rated = rated.index_select(2, edge.flatten()).unflatten(2, (n_fields, n_fields))  # (B, 1 + h, F, F)
+        chosen, scores = rated[:, 0], rated[:, 1:]
+        nearest = chosen.topk(min(self.n_neighbours, n_fields), 2).indices
+        is_neighbour = torch.zeros_like(chosen, dtype=torch.bool).scatter(2, nearest, True)
         return scores.masked_fill(~is_neighbour[:, None], torch.finfo(scores.dtype).min).softmax(3)
 
 
-def selection(e: Tensor, weight: Tensor, bias: Tensor, last: Tensor, last_bias: Tensor) -> Tensor:
-    """The logits of S: e (B, F, n) -> (B, F, F)."""
-    hidden = torch.relu(weighted_products(e, weight) + bias[:, None, None])  # (B, H, F, F)
-    return torch.einsum("bhij,h->bij", hidden, last[0]) + last_bias
-
-
-def weighted_products(e: Tensor, weight: Tensor) -> Tensor:
-    """<w_h, e_i * e_j> of each w_h (n,) in weight (H, n): e (B, F, n) -> (B, H, F, F)."""
-    return (weight[:, None] * e[:, None]) @ e[:, None].transpose(2, 3)
+def rate(
+    e: Tensor, first: Tensor, second: Tensor, hidden: Tensor, bias: Tensor, select: Tensor, shift: Tensor, w: Tensor
+) -> Tensor:
+    """S_ij and, for each head, S_ij relu(<w, e_i * e_j>) of T edges: e (B, F, n) -> (B, 1 + h, T), in fp32."""
+    edges = e.index_select(1, first) * e.index_select(1, second)  # (B, T, n)
+    x = torch.relu(product(edges, torch.cat([hidden, w]), functional.pad(bias, (0, len(w)))))  # (B, T, H + h)
+    chosen = torch.sigmoid(product(x[:, :, : len(hidden)], select, shift).float())  # (B, T, 1)
+    return torch.cat([chosen, chosen * x[:, :, len(hidden) :]], 2).transpose(1, 2)
