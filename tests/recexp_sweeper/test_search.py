@@ -20,6 +20,7 @@ from hydra_plugins.recexp_sweeper._search import Search
 from hydra_plugins.recexp_sweeper._watch import Job, Watch, directory
 from recexp.config import Config
 from recexp.error import ConfigError, RunError
+from recexp.run.read import MEASURED
 
 BEST = 0.3
 
@@ -54,6 +55,7 @@ class Fake:
 
     def run(self, number: int, path: Path, setting: dict[str, str]) -> None:
         path.mkdir(exist_ok=True)
+        (path / "config.yaml").write_text("trainer: {monitor: auc}\n")
         if (path / "metrics.json").exists():
             return
         self.status(path, "running")
@@ -69,7 +71,8 @@ class Fake:
                 if self.killed_in == (number, epoch):
                     raise Killed
         best = max((value for value in values if value is not None), default=None)
-        metrics = {"status": "finished", "valid": {self.metric: best}, "test": {"auc": 0.5, "gauc": None}}
+        metrics = {**dict.fromkeys(MEASURED, 1), "status": "finished", "train": {}, "valid": {self.metric: best},
+                   "test": {"auc": 0.5, "gauc": None}}  # fmt: skip
         (path / "metrics.json").write_text(json.dumps(metrics))
         self.status(path, "finished")
 
@@ -303,7 +306,8 @@ def running(make: Callable, folder: Path) -> tuple[Watch, Path, Fake]:
 
 def write(path: Path, epochs: int, **stage: Any) -> None:
     lines = [
-        json.dumps({"stage": "train", "last_stage": True, "epoch": epoch, "valid": {"auc": 0.5}, **stage}) + "\n"
+        json.dumps({"stage": "train", "last_stage": True, "epoch": epoch, "losses": {}, "valid": {"auc": 0.5}, **stage})
+        + "\n"
         for epoch in range(1, epochs + 1)
     ]
     (path / "metrics.jsonl").write_text("".join(lines))
@@ -338,7 +342,7 @@ def test_running_job_sees_its_stop_file(running: tuple[Watch, Path, Fake], monke
 def test_what_breaks_the_watch_is_raised(running: tuple[Watch, Path, Fake], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_watch, "LOOK_SECONDS", 0.01)
     watch, path, _ = running
-    (path / "metrics.jsonl").write_text("{}\n")
+    (path / "metrics.jsonl").write_text('{"epoch": 1, "losses": {}, "valid": {}}\n')
     with pytest.raises(KeyError, match="last_stage"), watch:
         watch._watching.exception(timeout=60)
 
