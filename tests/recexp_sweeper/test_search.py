@@ -23,6 +23,7 @@ from recexp.error import ConfigError, RunError
 from recexp.run.read import MEASURED
 
 BEST = 0.3
+CONFIG = "{model: {name: fm}, dataset: {name: synthetic}, trainer: {monitor: auc}, objective: null, seed: 0}"
 
 
 def value(x: float) -> float:
@@ -55,7 +56,7 @@ class Fake:
 
     def run(self, number: int, path: Path, setting: dict[str, str]) -> None:
         path.mkdir(exist_ok=True)
-        (path / "config.yaml").write_text("trainer: {monitor: auc}\n")
+        (path / "config.yaml").write_text(CONFIG)
         if (path / "metrics.json").exists():
             return
         self.status(path, "running")
