@@ -75,7 +75,7 @@ class CIN(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         """e (B, F, D) -> p (B, n_out)."""
         n_fields, dim = e.shape[1:]
-        weights = [layer.weight for layer in self.layers]  # (H, G F)
+        weights: list[Tensor] = [layer.weight for layer in self.layers]  # type: ignore[misc]  # (H, G F)
         per_row = dim * max(min(weight.shape[1], n_fields * len(weight)) for weight in weights)
         return in_chunks(self.compress, per_row, (e,), *weights)
 
