@@ -13,6 +13,7 @@ from typing import Any, cast
 from recexp.error import ConfigError
 
 LARGEST_BATCH = 2**31 - 1
+MAX_SIZE = 2**16
 
 
 class Optimizer(Enum):
@@ -68,6 +69,11 @@ def between(low: int, high: int, why: str, optional: bool = False) -> Any:
     return option(lambda value: low <= value <= high, words)
 
 
+def size() -> Any:
+    """Of a vector or a layer."""
+    return between(1, MAX_SIZE, "wider ones take all memory")
+
+
 def fraction() -> Any:
     """Such as a dropout probability."""
     return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -79,7 +85,7 @@ def random_seed() -> Any:
 
 def layer_sizes() -> Any:
     """A list of layer sizes, which may be empty."""
-    return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
+    return option(lambda value: all(1 <= size <= MAX_SIZE for size in value), f"a list of sizes of 1 to {MAX_SIZE}")
 
 
 @dataclass(frozen=True)

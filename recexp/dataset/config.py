@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from recexp.config import at_least, check_ranges, option, require
+from recexp.config import between, check_ranges, option, require
 from recexp.error import ConfigError, choices
 
 
@@ -107,12 +107,12 @@ class DatasetConfig:
     reader: str
     label: LabelKind
     label_threshold: float | None
-    negatives: int = at_least(1)
+    negatives: int = between(1, 10_000, "each costs as much as its positive")
     features: FeaturesConfig
-    max_history: int = at_least(1)
+    max_history: int = between(1, 2**16, "each row of a batch has as many events")
     history: HistoryKind
     history_until: HistoryUntil
-    n_bins: int = at_least(2)
+    n_bins: int = between(2, 2**16, "finer ones are ids")
     split: SplitConfig
     cache_dir: str | None
 
