@@ -10,10 +10,11 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, cast
 
-from recexp.error import ConfigError
+from recexp.error import OBEYED, ConfigError
 
 LARGEST_BATCH = 2**31 - 1
 MAX_SIZE = 2**16
+UNFIT = re.compile(rf"[/\\]|{OBEYED.pattern}")  # for a file's name
 
 
 class Optimizer(Enum):
@@ -100,6 +101,14 @@ def every(value: int | str) -> Every | None:
     """What trainer.checkpoint_every means: 2 or 2epochs, 500steps, 10min; None if it is none of them."""
     match = re.fullmatch(r"([1-9]\d{0,8})(epochs|steps|min)?", str(value))
     return Every(int(match[1]), match[2] or "epochs") if match else None
+
+
+def file_name() -> Any:
+    """What becomes part of a directory's name."""
+    return option(
+        lambda name: name not in ("", ".", "..") and len(name.encode()) <= 100 and not re.search(UNFIT, name),
+        "the name of a file: no more than 100 bytes, without / and control characters",
+    )
 
 
 class Labels(Enum):
@@ -204,10 +213,15 @@ class TrainerConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    dir: str | None
-    name: str | None
+    dir: str | None = option(
+        lambda path: path and not OBEYED.search(path), "a path without control characters, or null"
+    )
+    name: str | None = file_name()
     resume: bool
     fail_fast: bool
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,12 @@
 """What a user can get wrong. An error is one line: what is wrong, where, and what would be right."""
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable
+
+# Control characters, line separators, changes of the direction of writing, and halves of characters.
+OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -39,6 +44,16 @@ def signal_behind(error: BaseException | None) -> BaseException | None:
     while error and not isinstance(error, KeyboardInterrupt | Terminated):
         error = error.__cause__ or error.__context__
     return error
+
+
+def override(key: str, value: str) -> str:
+    """An override as one can paste it into a shell, whatever the value is."""
+    return shlex.quote(f'{key}="{value}"')
+
+
+def printable(text: str) -> str:
+    """The text with escapes, such as \\x1b, for what a terminal obeys or cannot show; it is one line then."""
+    return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def choices(wrong: str, allowed: Iterable[str]) -> str:

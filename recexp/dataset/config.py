@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from recexp.config import between, check_ranges, option, require
+from recexp.config import between, check_ranges, file_name, option, require
 from recexp.error import ConfigError, choices
 
 
@@ -103,7 +103,7 @@ class SplitConfig:
 class DatasetConfig:
     """Options of every reader; a reader's own Config adds to them."""
 
-    name: str
+    name: str = file_name()
     reader: str
     label: LabelKind
     label_threshold: float | None
