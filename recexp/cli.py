@@ -69,6 +69,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(version("recexp"))
         return 0
+    if arguments[1:2] == ["="]:
+        raise ConfigError(f"{' '.join(arguments)}: an override has no spaces around its =, as in model=din.")
     if re.fullmatch(r"[a-z]+", first):
         if first not in VERBS:
             raise ConfigError(f"{first}: no such verb. {choices(first, VERBS)} An override has a =, as in model=din.")

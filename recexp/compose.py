@@ -287,6 +287,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
         key, sign, value = override.partition("=")
         if sign and not key.lstrip("+~"):
             raise ConfigError(f"{override}: has no key before the =; an override is like model=din.")
+        if key.lstrip("+~") == "hydra":
+            raise ConfigError(f"{override}: Hydra's own options are set one by one, as in hydra.verbose=true.")
         if key.lstrip("+") in GROUPS and re.fullmatch(r"null|[\d.+-]*|\{.*\}", value) and sign:
             group = key.lstrip("+")
             raise ConfigError(f"{override}: takes the name of a {group}. {choices(value, options(group))}")
@@ -352,7 +354,7 @@ def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None 
         return ConfigError("the defaults of YAML files name one another in a circle.")
     if type(error).__name__ == "OverrideParseException":
         return ConfigError(
-            f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
+            f"{getattr(error, 'override', None) or ' '.join(overrides)}: {lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
         )
     return ConfigError(lines[0] if lines else type(error).__name__)
 

@@ -265,7 +265,7 @@ class Config:
     run: RunConfig
     logger: Any  # the logger's own Config
     seed: int = random_seed()
-    device: str = option(lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:N")
+    device: str = option(lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name), "auto, cpu, cuda or cuda:N")
     plugins: list[str]
     objective: str | None
 

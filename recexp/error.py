@@ -59,8 +59,9 @@ def printable(text: str) -> str:
 def choices(wrong: str, allowed: Iterable[str]) -> str:
     """The nearest right spelling of `wrong`, if any, and what is allowed, cut after 30 names."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.6)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    lower = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(wrong.lower(), lower, n=1, cutoff=0.6)
+    hint = f"Did you mean '{lower[near[0]]}'? " if near else ""
     if len(allowed) > 30:
         allowed = [*allowed[:30], "..."]
     return f"{hint}Choices: {', '.join(allowed) if allowed else 'none'}."

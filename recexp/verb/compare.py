@@ -2,9 +2,8 @@
 
 import argparse
 import re
-from pathlib import Path
 
-from recexp.verb.options import option, parse
+from recexp.verb.options import folder, option, parse
 
 MIN_DRAWS = 100  # fewer leave the ends of a 95 % interval to chance
 MAX_DRAWS = 1_000_000  # more take hours and change no digit that is shown
@@ -34,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from recexp.terminal import columns
 
     typed = parse("compare", OPTIONS, arguments)
-    a, b = read(Path(typed.a)), read(Path(typed.b))
+    a, b = read(folder(typed.a)), read(folder(typed.b))
     if not typed.mix:
         require_one([a, b], "Compare all but their predictions by --mix.")
     changes, remark = ({}, "no p: asked to mix") if typed.mix else tested(a, b, typed.draws)
