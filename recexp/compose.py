@@ -353,9 +353,9 @@ def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None 
     if isinstance(error, RecursionError):
         return ConfigError("the defaults of YAML files name one another in a circle.")
     if type(error).__name__ == "OverrideParseException":
-        return ConfigError(
-            f"{getattr(error, 'override', None) or ' '.join(overrides)}: {lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
-        )
+        typed = getattr(error, "override", None) or " ".join(overrides)
+        advice = "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets"
+        return ConfigError(f"{typed}: {lines[0]} ({advice})")
     return ConfigError(lines[0] if lines else type(error).__name__)
 
 

@@ -9,7 +9,6 @@ import copy
 import functools
 import gzip
 import io
-import json
 import lzma
 import os
 import shlex
@@ -28,7 +27,6 @@ from omegaconf import OmegaConf
 from recexp import cli, registry
 from recexp.compose import compose, model_file
 from recexp.groups import conf_folder
-from recexp.tree import to_dict
 from recexp.validate import check, typed
 
 ROWS = "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(60))
@@ -291,7 +289,8 @@ def test_a_wrong_command_is_one_line(line, folder, capsys):
 VERBS = [
     "nope", "trian", "models nope", "models fm din", "datasets nope", "datasets --x", "explain", "explain nope",
     "explain seed nope", "explain trainer.epoch", "explain seed seed=[", "explain seed --config-dir",
-    "explain seed --config-dir nope", "explain seed -x", "check --x", "check trainer.epochs=0", "check --config-dir nope",
+    "explain seed --config-dir nope", "explain seed -x", "check --x", "check trainer.epochs=0",
+    "check --config-dir nope",
     "resume", "resume nope", "resume a b", "resume FILE", "resume EMPTY", "resume --trust", "resume --nope RUN",
     "show", "show nope", "show FILE", "show EMPTY", "show RUN RUN", "show RUN --x",
     "runs nope", "runs FILE", "runs RUN --sort nope", "runs RUN --filter nope", "runs RUN --filter nope=1",
@@ -315,3 +314,291 @@ def test_wrong_arguments_of_a_verb_are_one_line(line, folder, capsys, write_run)
     (folder / "file").write_text("text")
     places = {"RUN": "run", "FILE": "file", "EMPTY": "empty"}
     refused(capsys, [places.get(word, word) for word in shlex.split(line)])
+
+
+# Files of data. A CSV file: its content, options of the dataset, and what the line holds beside the file's name.
+
+HEADER = "user,item,label,timestamp\n"
+NUMERIC = {"features": {"context": {"x": "numeric"}}}
+BINNED = {"features": {"context": {"x": "binned"}}}
+ITEM = {"features": {"item": {"x": "categorical"}}}
+TABLE = {"columns": {"user": None, "item": None, "timestamp": None}, "split": {"kind": "random"}}
+FIELD = TABLE | {"features": {"context": {"user": "categorical"}}}
+
+
+def with_x(*values: str) -> str:
+    rows = [f"{n % 9},{n % 7},{n % 2},{n},{values[n] if n < len(values) else 1}" for n in range(60)]
+    return "user,item,label,timestamp,x\n" + "\n".join(rows) + "\n"
+
+
+def zipped(**members: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+ZEROS = bytes(2**20) * 300
+CSV: dict[str, tuple[Any, ...]] = {
+    "nothing": ("", {}, "is empty"),
+    "blank lines": ("\n\n\n", {}, "is empty"),
+    "a header alone": (HEADER, {}, "no rows"),
+    "one row": (f"{HEADER}1,1,1,1\n", {}, "no rows for"),
+    "no header": (ROWS, {}, "dataset.header"),
+    "header of fewer": (ROWS, {"header": ["user", "item"]}, "4 columns"),
+    "header of more": (ROWS, {"header": list("abcde")}, "4 columns"),
+    "header twice": (ROWS, {"header": ["user", "user", "label", "timestamp"]}, "dataset.header"),
+    "empty header": (ROWS, {"header": []}, "dataset.header"),
+    "a column twice": (LOG.replace("item", "user", 1), {}, "user"),
+    "a column missing": (LOG.replace("item", "itme", 1), {}, "Did you mean 'itme'"),
+    "case": (LOG.replace("item", "Item", 1), {}, "Did you mean 'Item'"),
+    "semicolons": (LOG.replace(",", ";"), {}, "dataset.separator"),
+    "tabs": (LOG.replace(",", "\t"), {}, "dataset.separator"),
+    "spaces": (LOG.replace(",", " "), {}, "dataset.separator"),
+    "carets": (LOG.replace(",", "^"), {}, "dataset.separator"),
+    "separator of two": (LOG, {"separator": "::"}, "dataset.separator"),
+    "separator a quote": (LOG, {"separator": '"'}, "dataset.separator"),
+    "separator none": (LOG, {"separator": ""}, "dataset.separator"),
+    "separator not ASCII": (LOG, {"separator": "é"}, "dataset.separator"),
+    "a row too long": (f"{LOG}1,2,0,5,6\n", {}, ":62: 5 fields"),
+    "a row too short": (f"{LOG}1,2,0\n", {}, ":62: 3 fields"),
+    "no text": (b"\x89PNG\r\n\x1a\n\0\0", {}, "UTF-8"),
+    "UTF-16": (LOG.encode("utf-16"), {}, "UTF-8"),
+    "Latin-1": (f"{HEADER}caf\xe9,1,1,1\n".encode("latin-1"), {}, ":2: byte"),
+    "a quote not closed": (f'{LOG}"1,2,0,61\n{ROWS}', {}, ":62: 1 fields, the header has 4; a quote opens"),
+    "a quote not closed in between": (LOG.replace(",5\n", ',"5\n'), {}, ": a quote opens"),
+    "a quote closed in a text": (f'{LOG}"1,2,0,61\n{ROWS}"x",2,0,62\n', {}, ":62: a quote opens"),
+    "parquet": (b"PAR1" + bytes(40), {}, "is a parquet file"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(40), {}, "is a zstd file"),
+    "half a gzip": (gzip.compress(LOG.encode())[:50], {}, "cannot be read"),
+    "a broken gzip": (gzip.compress(LOG.encode())[:30] + bytes(60), {}, "cannot be read"),
+    "half a bzip2": (bz2.compress(LOG.encode())[:50], {}, "cannot be read"),
+    "half an xz": (lzma.compress(LOG.encode())[:50], {}, "cannot be read"),
+    "half a zip": (zipped(log=LOG.encode())[:50], {}, "cannot be read"),
+    "a zip of two": (zipped(a=LOG.encode(), b=LOG.encode()), {}, "holds 2 files"),
+    "an empty zip": (zipped(), {}, "is"),
+    "a gzip bomb": (gzip.compress(ZEROS), {}, "expands"),
+    "a zip bomb": (zipped(log=ZEROS), {}, "expands"),
+    "a bzip2 bomb": (bz2.compress(ZEROS), {}, "expands"),
+    "an xz bomb": (lzma.compress(ZEROS, preset=0), {}, "expands"),
+    "an empty user": (f"{LOG},1,1,99\n", {}, ":62: column 'user'"),
+    "an empty item": (f"{LOG}1,,1,99\n", {}, ":62: column 'item'"),
+    "an empty label": (f"{LOG}1,1,,99\n", {}, ":62: column 'label'"),
+    "an empty time": (f"{LOG}1,1,1,\n", {}, ":62: column 'timestamp'"),
+    "a label of words": (f"{LOG}1,1,yes,99\n", {}, ":62: column 'label'"),
+    "a label of 2": (f"{LOG}1,1,2,99\n", {}, "dataset.label_threshold"),
+    "a label of nan": (f"{LOG}1,1,nan,99\n", {"label_threshold": 1.0}, ":62: column 'label'"),
+    "a label of inf": (f"{LOG}1,1,inf,99\n", {"label_threshold": 1.0}, ":62: column 'label'"),
+    "a time of words": (f"{LOG}1,1,1,soon\n", {}, ":62: column 'timestamp'"),
+    "a time of nan": (f"{LOG}1,1,1,nan\n", {}, ":62: column 'timestamp'"),
+    "a time of inf": (f"{LOG}1,1,1,1e999\n", {}, ":62: column 'timestamp'"),
+    "a time in hex": (f"{LOG}1,1,1,0x10\n", {}, ":62: column 'timestamp'"),
+    "a date among numbers": (f"{LOG}1,1,1,2024-01-31\n", {}, ":62: column 'timestamp'"),
+    "a day of no month": (f"{HEADER}1,1,1,2024-01-01\n1,2,1,2024-02-31\n", {}, ":3: column 'timestamp'"),
+    "a number of words": (with_x("1", "tall"), NUMERIC, ":3: column 'x' = 'tall'"),
+    "a number of inf": (with_x("1", "inf"), NUMERIC, ":3: column 'x' = 'inf'"),
+    "a huge number": (with_x("1", "1e200"), NUMERIC, ":3: column 'x' = '1e200'"),
+    "a huge negative number": (with_x("1", "2", "-1e31"), BINNED, ":4: column 'x' = '-1e31'"),
+    "a number with a comma": (with_x("1", '"1,5"'), NUMERIC, ":3: column 'x' = '1,5'"),
+    "an item of two features": (with_x("a", *["b"] * 7), ITEM, ":9: column 'x'"),
+    "an unknown feature": (LOG, {"features": {"context": {"nope": "numeric"}}}, "nope"),
+    "a role as a feature": (LOG, {"features": {"context": {"label": "numeric"}}}, "features.context.label"),
+    "the id's own name": (LOG, {"features": {"user": {"user": "categorical"}}}, "features.user.user"),
+    "no path": (None, {"path": None}, "dataset.path"),
+    "half the roles": (LOG, {"columns": {"item": None}}, "dataset.columns.item"),
+    "one column twice": (LOG, {"columns": {"item": "user"}}, "dataset.columns"),
+    "no label": (LOG, {"columns": {"label": None}}, "dataset.columns.label"),
+    "a table by time": (LOG, {"columns": TABLE["columns"]}, "dataset.split.kind"),
+    "a table without fields": (LOG, TABLE, "dataset.features.context"),
+    "a table with users": (LOG, TABLE | {"features": {"user": {"x": "numeric"}}}, "features.user"),
+    "a table without negatives": (LOG, FIELD | {"label": "implicit"}, "dataset.label"),
+    "a table with lists": (LOG, FIELD | {"features": {"derived": {"last_items": 1}}}, "features.derived"),
+    "a split of words": (LOG, {"split": {"kind": "given", "column": "label"}}, "label"),
+    "a split without column": (LOG, {"split": {"kind": "given"}}, "must be a folder"),
+    "a split not there": (LOG, {"split": {"kind": "given", "column": "nope"}}, "dataset.split.column"),
+    "no test": (LOG, {"split": {"ratios": [1.0, 0.0, 0.0]}}, "no rows for test"),
+    "users nowhere": (LOG, {"user_path": "nope.csv", "features": {"user": {"x": "numeric"}}}, "dataset.user_path"),
+    "no separator of values": (LOG, {"multi_separator": ""}, "dataset.multi_separator"),
+}  # fmt: skip
+
+
+def prepared(name: str, options: dict[str, Any]) -> None:
+    from recexp.dataset.prepare import load
+
+    raw = OmegaConf.merge(OmegaConf.load(conf_folder() / f"dataset/{name}.yaml"), {"cache_dir": None}, options)
+    assert OmegaConf.is_dict(raw)
+    load(typed(registry.get("reader", raw.reader).Config, raw, "dataset"))
+
+
+@pytest.mark.parametrize("name", CSV)
+def test_a_bad_csv_file_is_named_by_file_row_and_column(name, folder, capsys, monkeypatch):
+    content, options, words = CSV[name]
+    if content is not None:
+        (folder / "log.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    told = refused_by(capsys, monkeypatch, lambda: prepared("csv", {"path": "log.csv"} | options))
+    assert words in told, told
+
+
+def parquet_file(folder: Path, n_rows: int = 60, **columns: Any) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    log = {"user": [n % 9 for n in range(n_rows)], "item": [n % 7 for n in range(n_rows)],
+           "label": [n % 2 for n in range(n_rows)], "timestamp": list(range(n_rows))}  # fmt: skip
+    parquet.write_table(pa.table(log | columns), folder / "log.parquet")
+    return folder / "log.parquet"
+
+
+def filled(value: Any, *first: Any) -> list[Any]:
+    return [*first, *[value] * (60 - len(first))]
+
+
+X = {"features": {"context": {"x": "categorical"}}}
+MULTI = {"features": {"context": {"x": "multi"}}}
+PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "a user of none": ({"user": filled(1, 2, None)}, {}, "row 2: column 'user'"),
+    "a user of nan": ({"user": filled(1.0, 2.0, float("nan"))}, {}, "row 2: column 'user'"),
+    "a user of inf": ({"user": filled(1.0, 2.0, float("inf"))}, {}, "row 2: column 'user'"),
+    "a user with a fraction": ({"user": filled(1.0, 2.0, 1.5)}, {}, "row 2: column 'user' = '1.5'"),
+    "a float user from 2^53": ({"user": filled(1.0, 2.0, 2.0**53)}, {}, "row 2: column 'user'"),
+    "a decimal with a fraction": ({"user": filled(Decimal("1.0"), Decimal("1.5"))}, {}, "row 1: column 'user'"),
+    "a user of bytes": ({"user": filled(b"x")}, {}, "column 'user': is binary"),
+    "a user of structs": ({"user": filled({"a": 1})}, {}, "column 'user': is struct"),
+    "a user of flags": ({"user": filled(True)}, {}, "column 'user'"),
+    "an item of empty text": ({"item": filled("a", "b", "")}, {}, "row 2: column 'item'"),
+    "a time of none": ({"timestamp": filled(1, 2, None)}, {}, "row 2: column 'timestamp'"),
+    "a time of nan": ({"timestamp": filled(1.0, float("nan"))}, {}, "row 1: column 'timestamp'"),
+    "a time of flags": ({"timestamp": filled(True)}, {}, "column 'timestamp'"),
+    "a label of text": ({"label": filled("yes")}, {}, "column 'label'"),
+    "a label of 0.5": ({"label": filled(1.0, 0.5)}, {}, "row 1: column 'label' = '0.5'"),
+    "a label of dates": ({"label": filled(__import__("datetime").datetime(2024, 1, 1))}, {}, "column 'label'"),
+    "values of bytes": ({"x": filled(b"x")}, X, "column 'x': is binary"),
+    "values of maps": ({"x": filled({"a": 1})}, MULTI, "column 'x': is struct"),
+    "values of lists of structs": ({"x": filled([{"a": 1}])}, MULTI, "column 'x': is list"),
+    "values with the separator": ({"x": filled(["a|b"])}, MULTI, "dataset.multi_separator"),
+    "a huge number": ({"x": filled(1.0, 1e200)}, NUMERIC, "row 1: column 'x'"),
+    "no such column": ({}, X, "no column 'x'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARQUET)
+def test_a_bad_parquet_file_is_named_by_file_row_and_column(name, folder, capsys, monkeypatch):
+    columns, options, words = PARQUET[name]
+    parquet_file(folder, **columns)
+    told = refused_by(capsys, monkeypatch, lambda: prepared("parquet", {"path": "log.parquet"} | options))
+    assert words in told, told
+
+
+NO_PARQUET = {
+    "nothing": b"", "text": LOG.encode(), "a mark alone": b"PAR1", "two marks": b"PAR1" + bytes(8) + b"PAR1",
+    "half": None, "gzip": gzip.compress(LOG.encode()), "a long footer": b"PAR1" + b"\xff" * 8 + b"PAR1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_PARQUET)
+def test_what_is_no_parquet_file_is_named(name, folder, capsys, monkeypatch):
+    content = NO_PARQUET[name]
+    (folder / "log.parquet").write_bytes(parquet_file(folder).read_bytes()[:-20] if content is None else content)
+    assert "log.parquet: is" in refused_by(capsys, monkeypatch, lambda: prepared("parquet", {"path": "log.parquet"}))
+
+
+MOVIES = {
+    "u.data": "".join(f"{n % 9 + 1}\t{n % 7 + 1}\t{n % 5 + 1}\t{n}\n" for n in range(60)),
+    "u.user": "".join(f"{n}|30|M|writer|12345\n" for n in range(1, 10)),
+    "u.item": "".join(f"{n}|Film ({1990 + n})|1-Jan-1990||url|{'|'.join('0' * 19)}\n" for n in range(1, 8)),
+}
+BAD_MOVIES: dict[str, tuple[dict[str, str | None], str]] = {
+    "no ratings": ({"u.data": None}, "holds neither"),
+    "no users": ({"u.user": None}, "holds neither"),
+    "no items": ({"u.item": None}, "holds neither"),
+    "empty ratings": ({"u.data": ""}, "u.data"),
+    "a rating too short": ({"u.data": MOVIES["u.data"] + "1\t2\t3\n"}, "u.data:61: 3 fields"),
+    "a rating too long": ({"u.data": MOVIES["u.data"] + "1\t2\t3\t4\t5\n"}, "u.data:61: 5 fields"),
+    "a rating of words": ({"u.data": MOVIES["u.data"] + "1\t2\tgood\t4\n"}, "u.data:61: column 'rating'"),
+    "a time of words": ({"u.data": MOVIES["u.data"] + "1\t2\t3\tsoon\n"}, "u.data:61: column 'timestamp'"),
+    "an empty user": ({"u.data": MOVIES["u.data"] + "\t2\t3\t4\n"}, "u.data:61: column 'user_id'"),
+    "a user twice": ({"u.user": MOVIES["u.user"] * 2}, "u.user:10: column 'user_id'"),
+    "a user too short": ({"u.user": "1|30|M\n"}, "u.user:1: 3 fields"),
+    "an age of words": ({"u.user": MOVIES["u.user"].replace("|30|", "|old|", 1)}, "u.user:1: column 'age'"),
+    "an item twice": ({"u.item": MOVIES["u.item"] * 2}, "u.item:8: column 'item_id'"),
+    "an item too short": ({"u.item": "1|Film\n"}, "u.item:1: 2 fields"),
+}
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("name", BAD_MOVIES)
+def test_bad_movielens_files_are_named_by_file_and_line(name, archive, folder, capsys, monkeypatch):
+    changes, words = BAD_MOVIES[name]
+    files = {name: text.encode() for name, text in (MOVIES | changes).items() if text is not None}
+    if archive:
+        (folder / "ml").write_bytes(zipped(**files))
+    else:
+        (folder / "ml").mkdir()
+        for file, content in files.items():
+            (folder / "ml" / file).write_bytes(content)
+    told = refused_by(capsys, monkeypatch, lambda: prepared("ml-100k", {"path": "ml"}))
+    assert words in told, told
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", zipped(**{"u.data": bytes(2**27)})], ids=range(4))
+def test_what_is_no_movielens_archive_is_named(content, folder, capsys, monkeypatch):
+    (folder / "ml.zip").write_bytes(content)
+    assert "ml.zip" in refused_by(capsys, monkeypatch, lambda: prepared("ml-100k", {"path": "ml.zip"}))
+
+
+# Run directories: a file of one, what stands in it, and the verbs that it stops.
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 10)}]\n" for n in range(8)
+)
+CONFIGS = {
+    "nothing": "", "a number": "5", "a list": "- 1", "a word": "word", "half a list": "model: [", "a tab": "model:\n\tname: fm",
+    "bytes": b"\xff\xfe\x00", "NUL": "a\0: 1", "a tag": "model: !!python/object/apply:os.system [touch canary]", "a bomb": BOMB,
+    "a circle": "model: &a [*a]", "depth": f"model: {'[' * 5000}", "a model alone": "model: {name: fm}",
+    "no such model": "model: {name: nope}", "a null": "model: null", "a number as model": "model: 5",
+    "keys twice": "model: {name: fm}\nmodel: {name: fm}", "a key of a list": "? [1, 2]\n: 3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["resume", "compare"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_damaged_configuration_of_a_run_is_named(name, verb, folder, capsys, write_run):
+    content = CONFIGS[name]
+    (write_run("run") / "config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_run("other")
+    if verb == "compare" and name in ("a model alone", "no such model", "a number as model", "keys twice", "a null"):
+        pytest.skip("compare shows configurations of any content")
+    refused(capsys, [verb, "run"] if verb == "resume" else [verb, "other", "run"])
+
+
+def test_a_pipe_in_a_run_directory_is_not_waited_for(folder, capsys, write_run):
+    path = write_run("run") / "config.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    for verb in (["resume", "run"], ["compare", "run", "run"]):
+        assert "config.yaml" in refused(capsys, verb)
+
+
+# Through a process of its own: what it prints is what the user sees.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["trainer.epochs=0"], {}),
+        (["model=\udcff"], {"PYTHONIOENCODING": "ascii"}),
+        (["dataset=csv", "dataset.path=\u6027\u522b\x1b[31m.csv"], {"PYTHONIOENCODING": "ascii"}),
+        (["dataset=csv", "dataset.path=fifo"], {"LC_ALL": "C"}),
+        (["show", "a\x1b]0;title\x07b"], {}),
+        (["--nope\x1b[2J"], {}),
+    ],
+)
+def test_a_terminal_gets_one_line_that_it_can_show(arguments, variables, folder):
+    os.mkfifo(folder / "fifo")
+    command = [sys.executable, "-m", "recexp", *arguments]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **variables}, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(b"recexp: ") and done.stderr.count(b"\n") == 1
+    assert not any(byte < 32 for byte in done.stderr[:-1])
+    assert listing() == ["fifo"]

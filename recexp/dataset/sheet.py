@@ -93,6 +93,8 @@ class Sheet:
         import pandas as pd
 
         values = self._filled(column)
+        if pd.api.types.is_bool_dtype(values):
+            raise self.error(0, column, TIME)
         if not pd.api.types.is_datetime64_any_dtype(values):
             if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
                 return self._numbers(column, TIME)

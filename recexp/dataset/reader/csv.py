@@ -184,7 +184,12 @@ class CsvTable:
         for number, fields in rows:
             if len(fields) != len(header):
                 message = f"{len(fields)} fields, the header has {len(header)}"
-                raise DataError(f"{self.path}:{number}: {message}; a value with a separator needs quotes.")
+                advice = "a value with a separator needs quotes"
+                if "\n" in "".join(fields):
+                    advice = (
+                        "a quote opens there that does not close in its line; double it or set dataset.quoting=false"
+                    )
+                raise DataError(f"{self.path}:{number}: {message}; {advice}.")
 
 
 def _is_number(text: str) -> bool:

@@ -12,8 +12,15 @@ from typing import IO, Any, cast
 
 from recexp.error import DataError
 
-START = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"PAR1": "parquet",
-         b"\x28\xb5\x2f\xfd": "zstd"}  # fmt: skip
+START = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PAR1": "parquet",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 READ = ("gzip", "zip", "bzip2", "xz")
 ALLOWED, RATIO = 2**28, 200  # bytes that any file may expand to, and for larger ones how many times its own size
 FAULTS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
