@@ -76,9 +76,15 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
 
 def read(path: Path) -> Config:
     """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError."""
-    raw = OmegaConf.create(read_config(path))
-    raw.run.dir, raw.run.resume = str(path), True
-    return check(raw)
+    tree = read_config(path)
+    if isinstance(tree.get("run"), dict):
+        tree["run"] |= {"dir": str(path), "resume": True}
+    try:
+        return check(OmegaConf.create(tree))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.yaml'}: {error}") from error
 
 
 def recheck(config: Config) -> None:

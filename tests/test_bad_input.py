@@ -553,8 +553,10 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 10)}]\n" for n in range(8)
 )
 CONFIGS = {
-    "nothing": "", "a number": "5", "a list": "- 1", "a word": "word", "half a list": "model: [", "a tab": "model:\n\tname: fm",
-    "bytes": b"\xff\xfe\x00", "NUL": "a\0: 1", "a tag": "model: !!python/object/apply:os.system [touch canary]", "a bomb": BOMB,
+    "nothing": "", "a number": "5", "a list": "- 1", "a word": "word",
+    "half a list": "model: [", "a tab": "model:\n\tname: fm",
+    "bytes": b"\xff\xfe\x00", "NUL": "a\0: 1",
+    "a tag": "model: !!python/object/apply:os.system [touch canary]", "a bomb": BOMB,
     "a circle": "model: &a [*a]", "depth": f"model: {'[' * 5000}", "a model alone": "model: {name: fm}",
     "no such model": "model: {name: nope}", "a null": "model: null", "a number as model": "model: 5",
     "keys twice": "model: {name: fm}\nmodel: {name: fm}", "a key of a list": "? [1, 2]\n: 3",
