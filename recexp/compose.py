@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from recexp.error import ConfigError, UserError, choices
+from recexp.error import override as pasted
 from recexp.groups import GROUPS, conf_folder, options
 from recexp.storage import parse_yaml, read_bytes
 
@@ -28,6 +29,9 @@ OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", 
 # Where a user adds keys of their own.
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
+# What Hydra says of a key that is not there, or that + would add and that is.
+ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
+               r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
 ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
@@ -317,7 +321,7 @@ def _guard_files() -> None:
             if not isinstance(tree, dict | None):
                 raise ConfigError(f"{path}: must hold keys and values, as in embedding_dim: 16.")
             return load(source, config_path)
-        except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        except (yaml.YAMLError, ValueError, OSError) as error:
             raise ConfigError(_yaml_fault(path, error)) from error
 
     reader.load_config = checked
@@ -327,8 +331,7 @@ def _yaml_fault(path: Path, error: Exception) -> str:
     """What is wrong with a YAML file, and in which line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{path}:{error.problem_mark.line + 1}: is not such YAML as recexp reads: {error.problem}."
-    reason = "its values are nested too deeply" if isinstance(error, RecursionError) else str(error).splitlines()[0]
-    return f"{path}: cannot be read: {reason}."
+    return f"{path}: cannot be read: {str(error).splitlines()[0]}."
 
 
 def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
@@ -343,20 +346,52 @@ def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None 
         if config_dir:
             names = [*names, *(path.stem for path in Path(config_dir, group).glob("*.yaml"))]
         return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}")
-    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+    if match := next(filter(None, (re.search(pattern, text) for pattern in ABOUT_A_KEY)), None):
         key = match[1]
         typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
         if key in ADDED or key.startswith(OPEN):
             return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
+        if hint := _of_some_models(typed, key, overrides, config_dir):
+            return ConfigError(hint)
+        if "append" in match[0]:
+            return ConfigError(f"{typed}: is there already; leave out the +.")
         chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
+        if chosen == [*overrides]:  # composing them fails just so
+            return ConfigError(
+                f"{lines[0].rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
+            )
         return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, config_dir, hydra_node=True)[0])}")
     if isinstance(error, RecursionError):
-        return ConfigError("the defaults of YAML files name one another in a circle.")
+        return ConfigError("a YAML file is nested too deeply, or the defaults of some name one another in a circle.")
     if type(error).__name__ == "OverrideParseException":
         typed = getattr(error, "override", None) or " ".join(overrides)
+        key, _, value = typed.partition("=")
+        if value and not re.search(r"""[\[{(,'"$]""", value):
+            return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {pasted(key, value)}.")
         advice = "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets"
         return ConfigError(f"{typed}: {lines[0]} ({advice})")
     return ConfigError(lines[0] if lines else type(error).__name__)
+
+
+def _of_some_models(typed: str, key: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What to do about an option that some of the models of a sweep lack; nothing if it is not that."""
+    swept = next((word.partition("=")[2].split(",") for word in overrides if re.match(r"\+*model=.*,", word)), [])
+    group, _, option = key.partition(".")
+    if group != "model" or not swept:
+        return ""
+    folders = [Path(config_dir), conf_folder()] if config_dir else [conf_folder()]
+    files = {
+        name: next(filter(Path.is_file, (folder / f"model/{name}.yaml" for folder in folders)), None) for name in swept
+    }
+    having = [
+        name for name, path in files.items() if path and option.split(".")[0] in parse_yaml(path.read_text("utf-8"))
+    ]
+    if not having or len(having) == len(swept):
+        return ""
+    lacking = ", ".join(name for name in swept if name not in having)
+    return (
+        f"{typed}: {lacking} lacks this option; sweep those that have it by themselves: -m model={','.join(having)} ..."
+    )
 
 
 def nearest_key(key: str, raw: "DictConfig") -> str:

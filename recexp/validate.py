@@ -24,7 +24,7 @@ from omegaconf.errors import (
 
 from recexp import registry
 from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig, require
-from recexp.dataset.config import DatasetConfig, HistoryKind, LabelKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED
 from recexp.process import cores
@@ -123,7 +123,14 @@ def _declared(dataset: DictConfig) -> DictConfig:
     for side in ("user", "item", "context"):
         kinds = features.get(side) if isinstance(features, DictConfig) else None
         if isinstance(kinds, DictConfig):
-            features[side] = {name: kind for name, kind in kinds.items() if kind is not None}
+            features[side] = {str(name): kind for name, kind in kinds.items() if kind is not None}
+            for name, kind in features[side].items():
+                if not isinstance(kind, str):
+                    key, form = f"dataset.features.{side}", {f"{name}.NAME": "categorical"}
+                    hint = f"a column whose name has a dot stands in a YAML file, as {form}"
+                    raise ConfigError(
+                        f"{key}.{name} = {kind}: must be one of {', '.join(FeatureKind.__members__)}; {hint}."
+                    )
     return dataset
 
 

@@ -181,6 +181,9 @@ FILES: dict[str, str | bytes] = {
     "conf/model/variable.yaml": "defaults: [fm]\nembedding_dim: ${oc.env:NOPE_}\n",
     "conf/model/extra.yaml": "defaults: [fm]\nextra: 1\n",
     "conf/model/empty.yaml": "",
+    "conf/model/deep.yaml": f"x: {'[' * 3000}{']' * 3000}\n",
+    "conf/experiment/apart.yaml": "defaults:\n  - override /dataset: csv\n",
+    "log.jsonl": '{"user": 1, "item": 2, "label": 1, "timestamp": 3}\n',
     "conf/dataset/bare.yaml": "path: log.csv\n",
     "conf/dataset/typo.yaml": "defaults: [csv]\nname: t\npath: log.csv\nfeatures: {contxt: {a: categorical}}\n",
     "conf/dataset/mine.yaml": "defaults: [csv]\nname: mine\npath: log.csv\n",
@@ -265,6 +268,15 @@ TYPED = {  # words that the line must hold
     "-m seed=0,1 trainer.epochs=0": ["trainer.epochs = 0"],
     "-m seed=0,x": ["seed = x"],
     "-m model=fm,nosuch": ["model = nosuch"],
+    "-m model=fm,deepfm model.dropout=0.1,0.2": ["fm lacks this option", "-m model=deepfm ..."],
+    "-m model=fm,din +model.history_labels=false": ["fm lacks this option", "-m model=din ..."],
+    "+model.embedding_dim=3": ["model.embedding_dim=3", "is there already"],
+    f"{OWN} +experiment=apart": ["# @package _global_"],
+    f"{OWN} model=deep": ["deep.yaml:1"],
+    "dataset=csv dataset.path=log.csv dataset.separator=^": ["write 'dataset.separator=\"^\"'"],
+    "dataset=csv dataset.path=log.csv +dataset.features.context.a.b=numeric": ["context.a", "categorical"],
+    "dataset=csv dataset.path=log.jsonl": ["is a JSON file"],
+    "dataset=parquet dataset.path=log.csv": ["is no Parquet file but text"],
 }  # fmt: skip
 
 

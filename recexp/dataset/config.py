@@ -1,11 +1,10 @@
 """The options of a dataset: of every reader, of its features and of its split."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
 from recexp.config import between, check_ranges, file_name, option, require
-from recexp.error import ConfigError, choices
+from recexp.error import OBEYED, ConfigError, choices
 
 
 class FeatureKind(Enum):
@@ -72,8 +71,8 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         for side, kinds in self.sides.items():
             for name in kinds:
-                allowed = "a name of letters, digits, _ and -"
-                require(re.fullmatch(r"\w[\w -]*", name), f"dataset.features.{side}", repr(name), allowed)
+                allowed = "a name without control characters"
+                require(name.strip() and not OBEYED.search(name), f"dataset.features.{side}", repr(name), allowed)
         listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
         for name in self.derived.most_liked:
             if name not in listed:

@@ -37,7 +37,9 @@ class Csv(frame.FileReader):
             super().__post_init__()
             self.separator = self.separator.replace("\\t", "\t")  # as shells pass it on
             single = len(self.separator) == 1 and self.separator.isascii() and self.separator not in '"\r\n'
-            require(single, "dataset.separator", repr(self.separator), "one ASCII character, no quote or line end")
+            space = f" (a space is {override('dataset.separator', ' ')})" if not self.separator else ""
+            allowed = f"one ASCII character, no quote or line end{space}"
+            require(single, "dataset.separator", repr(self.separator), allowed)
             named = self.header is None or (self.header and len(set(self.header)) == len(self.header))
             require(named, "dataset.header", self.header, "the names of all columns, each once, or null")
 
@@ -74,7 +76,7 @@ class CsvTable:
 
     def hint(self, columns: list[str]) -> str:
         """What to do if a column is not among these."""
-        if not any(_is_number(name) for name in columns):
+        if 2 * sum(map(_is_number, columns)) < len(columns):
             return ""
         return "The first line seems to hold values: name the columns of a file without header by dataset.header=[...]."
 

@@ -55,6 +55,9 @@ class ParquetTable:
         import pyarrow as pa
         from pyarrow import parquet
 
+        if (kind := source.format_of(self.path)) != "parquet":
+            advice = "; dataset=csv reads text and compressed text" if kind in ("text", *source.READ) else ""
+            raise DataError(f"{self.path}: is no Parquet file but {kind}{advice}.")
         try:
             return parquet.ParquetFile(self.path)
         except (pa.ArrowException, OSError) as error:

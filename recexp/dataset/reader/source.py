@@ -20,6 +20,7 @@ START = {
     b"\xfd7zXZ\x00": "xz",
     b"PAR1": "parquet",
     b"\x28\xb5\x2f\xfd": "zstd",
+    b'{"': "JSON",
 }
 READ = ("gzip", "zip", "bzip2", "xz")
 ALLOWED, RATIO = 2**28, 200  # bytes that any file may expand to, and for larger ones how many times its own size
@@ -39,8 +40,8 @@ def open_bytes(path: Path) -> IO[bytes]:
     if kind == "text":
         return path.open("rb")
     if kind not in READ:
-        advice = "use dataset=parquet" if kind == "parquet" else f"unpack it, or compress it by {', '.join(READ)}"
-        raise DataError(f"{path}: is a {kind} file; {advice}.")
+        advice = {"parquet": "use dataset=parquet", "JSON": "write it as CSV or Parquet"}
+        raise DataError(f"{path}: is a {kind} file; {advice.get(kind, 'unpack it, or use ' + ', '.join(READ))}.")
     opener: Any = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open, "zip": _only_member}[kind]
     return cast(IO[bytes], io.BufferedReader(_Bounded(path, opener(path)), 2**20))
 
