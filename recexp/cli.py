@@ -7,9 +7,9 @@ import traceback
 from typing import TYPE_CHECKING
 
 from recexp.compose import OWN, call_hydra, check_composed
-from recexp.error import ConfigError, Failure, Terminated, UserError, choices, disk_line
+from recexp.error import ConfigError, Failure, Terminated, UserError, choices, disk_line, printable
 from recexp.process import own_process
-from recexp.terminal import log_to_terminal, say, silence
+from recexp.terminal import harmless, log_to_terminal, say, silence
 from recexp.verb import VERBS, load
 from recexp.verb.help import help_text, verb_help
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """The entry point of the command `recexp`."""
     own_process()
+    sys.stdout, sys.stderr = harmless(sys.stdout), harmless(sys.stderr)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -54,7 +55,7 @@ def _failed(code: int, message: str, traced: bool = True) -> int:
     """Prints what went wrong, below its traceback if HYDRA_FULL_ERROR asks for that; returns the exit code."""
     if traced and os.environ.get("HYDRA_FULL_ERROR", "") not in ("", "0"):
         traceback.print_exc()
-    say(f"recexp: {message}", sys.stderr)
+    say(f"recexp: {printable(message)}", sys.stderr)
     return code
 
 
@@ -68,6 +69,8 @@ def _dispatch(arguments: list[str]) -> int:
 
         print(version("recexp"))
         return 0
+    if arguments[1:2] == ["="]:
+        raise ConfigError(f"{' '.join(arguments)}: an override has no spaces around its =, as in model=din.")
     if re.fullmatch(r"[a-z]+", first):
         if first not in VERBS:
             raise ConfigError(f"{first}: no such verb. {choices(first, VERBS)} An override has a =, as in model=din.")

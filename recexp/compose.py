@@ -1,15 +1,23 @@
 """Composes overrides into a configuration. Only this file, loader.py and hydra_plugins/ know Hydra."""
 
+import argparse
 import contextlib
+import functools
+import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from recexp.error import ConfigError, UserError, choices
+from recexp.error import override as pasted
 from recexp.groups import GROUPS, conf_folder, options
+from recexp.storage import parse_yaml, read_bytes
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -21,6 +29,9 @@ OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", 
 # Where a user adds keys of their own.
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
+# What Hydra says of a key that is not there, or that + would add and that is.
+ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
+               r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
 ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
@@ -44,7 +55,7 @@ def compose(
 
     check_overrides(overrides)
     search, folders = _search(config_dir)
-    with _hydra(overrides):
+    with _hydra(overrides, config_dir):
         return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
 
 
@@ -62,7 +73,7 @@ def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[t
     from hydra.types import RunMode
 
     search, _ = _search(config_dir)
-    with _hydra(overrides):
+    with _hydra(overrides, config_dir):
         loader = GlobalHydra.instance().config_loader()
         defaults = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
     files = [(default.config_path, default.package or "") for default in defaults if default.config_path]
@@ -76,7 +87,9 @@ def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
     for word in rest:
         flag, _, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
-            config_dir = value or next(rest, "")
+            config_dir = value or next(rest, None)
+            if config_dir is None:
+                raise ConfigError(f"{word}: needs a directory.")
         elif word.startswith("-"):
             raise ConfigError(f"{word}: no such flag here. {choices(word, ['--config-dir'])}")
         else:
@@ -88,10 +101,49 @@ def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
     """Hydra's override that adds the user's folder, and all folders of YAML files."""
     if config_dir is None:
         return [], [conf_folder()]
+    folder = _own_folder(config_dir)
+    if not any((folder / group).is_dir() for group in GROUPS):
+        raise ConfigError(
+            f"--config-dir = {config_dir}: nothing there would be read; it needs a folder {', '.join(GROUPS[:-1])} or "
+            f"{GROUPS[-1]} of YAML files."
+        )
+    return [f"hydra.searchpath=['file://{folder}']"], [folder, conf_folder()]
+
+
+def _own_folder(config_dir: str) -> Path:
+    """Raises ConfigError unless it is a directory."""
     folder = Path(config_dir).absolute()
     if not folder.is_dir():
         raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
-    return [f"hydra.searchpath=[file://{folder}]"], [folder, conf_folder()]
+    return folder
+
+
+def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
+    """Hydra's flags by name. Raises ConfigError for one that it has not, and for one that recexp would not heed."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.exit_on_error = parser.allow_abbrev = False
+    try:
+        typed, unknown = parser.parse_known_args(list(flags))
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"{str(error).removeprefix('argument ')} (recexp --hydra-help).") from error
+    if other := [*unknown, *typed.overrides]:
+        names = [name for action in parser._actions for name in action.option_strings]
+        hint = choices(other[0], names) if other[0].startswith("-") else "An override has a =, as in model=din."
+        raise ConfigError(f"{other[0]!r}: neither a flag nor an override. {hint}")
+    if typed.config_path or typed.experimental_rerun:
+        name = "--config-path" if typed.config_path else "--experimental-rerun"
+        raise ConfigError(f"{name}: is not for recexp; --config-dir DIR adds a folder of YAML files of your own.")
+    if typed.package and not typed.cfg:
+        raise ConfigError(f"--package {typed.package}: says what --cfg shows, so give that too.")
+    if typed.config_name in ("config", "config.yaml"):
+        raise ConfigError(
+            "--config-name config: is recexp's own root file, whatever folder you add; call yours by another name."
+        )
+    if typed.config_dir is not None and typed.config_name is None:
+        _search(typed.config_dir)
+    return typed
 
 
 def _set_defaults() -> None:
@@ -105,11 +157,12 @@ def _set_defaults() -> None:
 
 
 @contextlib.contextmanager
-def _hydra(overrides: list[str]) -> Iterator[None]:
+def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
     """Hydra initialised on our folder, its errors as one line, and its earlier state restored afterwards."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    _guard_files()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -118,7 +171,7 @@ def _hydra(overrides: list[str]) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise one_line(error, overrides) from error
+        raise one_line(error, overrides, config_dir) from error
     finally:
         GlobalHydra.instance().hydra = before
 
@@ -145,7 +198,9 @@ def call_hydra(
     import hydra
 
     _set_defaults()
-    if any(word in ("-sc", "--shell-completion", "--shell_completion") for word in flags):
+    _guard_files()
+    typed = parse_flags(flags)
+    if typed.shell_completion:
         own = []
     else:
         check_overrides(overrides)
@@ -154,16 +209,29 @@ def call_hydra(
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
-        with _own_loader():
+        hushed = contextlib.redirect_stderr(io.StringIO()) if typed.package else contextlib.nullcontext()
+        with _own_loader(), hushed:
             hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
+    except SystemExit as error:  # after a line of Hydra's own
+        if typed.package and error.code:
+            raise ConfigError(f"--package {typed.package}: no such part of the configuration.") from error
+        raise
     except Exception as error:
-        if not isinstance(error, UserError) and type(error).__module__.startswith(("hydra", "omegaconf")):
-            raise one_line(error, overrides) from error
+        if not isinstance(error, UserError) and _by_hydra(error):
+            raise one_line(error, overrides, typed.config_dir) from error
         raise
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
         if full_error is not None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _by_hydra(error: Exception) -> bool:
+    """Whether Hydra raised it, some of its own kinds or, while it composes, any."""
+    if type(error).__module__.startswith(("hydra", "omegaconf")):
+        return True
+    modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name in ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list") for name in modules)
 
 
 def check_composed(raw: "DictConfig") -> "tuple[Config, list[str]]":
@@ -210,26 +278,63 @@ def yaml_folders(composed: Any) -> list[Path]:
 
 def model_file(raw: "DictConfig", folders: list[Path]) -> "dict[str, Any] | None":
     """The content of the model's own YAML file; None if no folder has it."""
-    import yaml
-
     for folder in folders:
         path = folder / "model" / f"{raw.model.get('name')}.yaml" if "model" in raw else folder
         if path.is_file():
-            return yaml.safe_load(path.read_text("utf-8"))
+            return parse_yaml(path.read_text("utf-8"))
     return None
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raises ConfigError for overrides that Hydra would accept but interpret in a surprising way."""
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, sign, value = override.partition("=")
+        if sign and not key.lstrip("+~"):
+            raise ConfigError(f"{override}: has no key before the =; an override is like model=din.")
+        if key.lstrip("+~") == "hydra":
+            raise ConfigError(f"{override}: Hydra's own options are set one by one, as in hydra.verbose=true.")
+        if key.lstrip("+") in GROUPS and re.fullmatch(r"null|[\d.+-]*|\{.*\}", value) and sign:
+            group = key.lstrip("+")
+            raise ConfigError(f"{override}: takes the name of a {group}. {choices(value, options(group))}")
         if key.lstrip("+") in GROUPS and value.startswith("["):
             raise ConfigError(
                 f"{override}: a group takes one choice; for a run of each write -m {key}={value.strip('[]')}."
             )
 
 
-def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
+@functools.cache
+def _guard_files() -> None:
+    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file."""
+    from hydra._internal.sources_registry import SourcesRegistry
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # registers the class that reads files
+    reader: Any = SourcesRegistry.instance().resolve("file")
+    load = reader.load_config
+
+    def checked(source: Any, config_path: str) -> Any:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if path.is_relative_to(conf_folder().absolute()) or not path.exists():
+            return load(source, config_path)
+        try:
+            tree = parse_yaml(read_bytes(path).decode())
+            if not isinstance(tree, dict | None):
+                raise ConfigError(f"{path}: must hold keys and values, as in embedding_dim: 16.")
+            return load(source, config_path)
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            raise ConfigError(_yaml_fault(path, error)) from error
+
+    reader.load_config = checked
+
+
+def _yaml_fault(path: Path, error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{path}:{error.problem_mark.line + 1}: is not such YAML as recexp reads: {error.problem}."
+    return f"{path}: cannot be read: {str(error).splitlines()[0]}."
+
+
+def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
     """Hydra's error as one line: what is wrong, and what would be right."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
@@ -238,19 +343,55 @@ def one_line(error: Exception, overrides: Sequence[str]) -> ConfigError:
         if name in EXTRAS:
             return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
         names = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
+        if config_dir:
+            names = [*names, *(path.stem for path in Path(config_dir, group).glob("*.yaml"))]
         return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}")
-    if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text):
+    if match := next(filter(None, (re.search(pattern, text) for pattern in ABOUT_A_KEY)), None):
         key = match[1]
         typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
         if key in ADDED or key.startswith(OPEN):
             return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
+        if hint := _of_some_models(typed, key, overrides, config_dir):
+            return ConfigError(hint)
+        if "append" in match[0]:
+            return ConfigError(f"{typed}: is there already; leave out the +.")
         chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
-        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, hydra_node=True)[0])}")
+        if chosen == [*overrides]:  # composing them fails just so
+            return ConfigError(
+                f"{lines[0].rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
+            )
+        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, config_dir, hydra_node=True)[0])}")
+    if isinstance(error, RecursionError):
+        return ConfigError("a YAML file is nested too deeply, or the defaults of some name one another in a circle.")
     if type(error).__name__ == "OverrideParseException":
-        return ConfigError(
-            f"{lines[0]} (in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets)"
-        )
+        typed = getattr(error, "override", None) or " ".join(overrides)
+        key, _, value = typed.partition("=")
+        if value and not re.search(r"""[\[{(,'"$]""", value):
+            return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {pasted(key, value)}.")
+        advice = "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets"
+        return ConfigError(f"{typed}: {lines[0]} ({advice})")
     return ConfigError(lines[0] if lines else type(error).__name__)
+
+
+def _of_some_models(typed: str, key: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What to do about an option that some of the models of a sweep lack; nothing if it is not that."""
+    swept = next((word.partition("=")[2].split(",") for word in overrides if re.match(r"\+*model=.*,", word)), [])
+    group, _, option = key.partition(".")
+    if group != "model" or not swept:
+        return ""
+    folders = [Path(config_dir), conf_folder()] if config_dir else [conf_folder()]
+    files = {
+        name: next(filter(Path.is_file, (folder / f"model/{name}.yaml" for folder in folders)), None) for name in swept
+    }
+    having = [
+        name for name, path in files.items() if path and option.split(".")[0] in parse_yaml(path.read_text("utf-8"))
+    ]
+    if not having or len(having) == len(swept):
+        return ""
+    lacking = ", ".join(name for name in swept if name not in having)
+    return (
+        f"{typed}: {lacking} lacks this option; sweep those that have it by themselves: -m model={','.join(having)} ..."
+    )
 
 
 def nearest_key(key: str, raw: "DictConfig") -> str:

@@ -10,9 +10,11 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, cast
 
-from recexp.error import ConfigError
+from recexp.error import OBEYED, ConfigError
 
 LARGEST_BATCH = 2**31 - 1
+MAX_SIZE = 2**16
+UNFIT = re.compile(rf"[/\\]|{OBEYED.pattern}")  # for a file's name
 
 
 class Optimizer(Enum):
@@ -68,6 +70,11 @@ def between(low: int, high: int, why: str, optional: bool = False) -> Any:
     return option(lambda value: low <= value <= high, words)
 
 
+def size() -> Any:
+    """Of a vector or a layer."""
+    return between(1, MAX_SIZE, "wider ones take all memory")
+
+
 def fraction() -> Any:
     """Such as a dropout probability."""
     return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
@@ -79,7 +86,7 @@ def random_seed() -> Any:
 
 def layer_sizes() -> Any:
     """A list of layer sizes, which may be empty."""
-    return option(lambda value: all(size >= 1 for size in value), "a list of sizes of 1 or more")
+    return option(lambda value: all(1 <= size <= MAX_SIZE for size in value), f"a list of sizes of 1 to {MAX_SIZE}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,14 @@ def every(value: int | str) -> Every | None:
     """What trainer.checkpoint_every means: 2 or 2epochs, 500steps, 10min; None if it is none of them."""
     match = re.fullmatch(r"([1-9]\d{0,8})(epochs|steps|min)?", str(value))
     return Every(int(match[1]), match[2] or "epochs") if match else None
+
+
+def file_name() -> Any:
+    """What becomes part of a directory's name."""
+    return option(
+        lambda name: name not in ("", ".", "..") and len(name.encode()) <= 100 and not re.search(UNFIT, name),
+        "the name of a file: no more than 100 bytes, without / and control characters",
+    )
 
 
 class Labels(Enum):
@@ -198,10 +213,15 @@ class TrainerConfig:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    dir: str | None
-    name: str | None
+    dir: str | None = option(
+        lambda path: path and not OBEYED.search(path), "a path without control characters, or null"
+    )
+    name: str | None = file_name()
     resume: bool
     fail_fast: bool
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +265,7 @@ class Config:
     run: RunConfig
     logger: Any  # the logger's own Config
     seed: int = random_seed()
-    device: str = option(lambda name: re.fullmatch(r"auto|cpu|cuda(:\d+)?", name), "auto, cpu, cuda or cuda:N")
+    device: str = option(lambda name: re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name), "auto, cpu, cuda or cuda:N")
     plugins: list[str]
     objective: str | None
 

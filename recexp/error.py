@@ -1,7 +1,12 @@
 """What a user can get wrong. An error is one line: what is wrong, where, and what would be right."""
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable
+
+# Control characters, line separators, changes of the direction of writing, and halves of characters.
+OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -41,11 +46,22 @@ def signal_behind(error: BaseException | None) -> BaseException | None:
     return error
 
 
+def override(key: str, value: str) -> str:
+    """An override as one can paste it into a shell, whatever the value is."""
+    return shlex.quote(f'{key}="{value}"')
+
+
+def printable(text: str) -> str:
+    """The text with escapes, such as \\x1b, for what a terminal obeys or cannot show; it is one line then."""
+    return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def choices(wrong: str, allowed: Iterable[str]) -> str:
     """The nearest right spelling of `wrong`, if any, and what is allowed, cut after 30 names."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(wrong, allowed, n=1, cutoff=0.6)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    lower = {name.lower(): name for name in allowed}
+    near = difflib.get_close_matches(wrong.lower(), lower, n=1, cutoff=0.6)
+    hint = f"Did you mean '{lower[near[0]]}'? " if near else ""
     if len(allowed) > 30:
         allowed = [*allowed[:30], "..."]
     return f"{hint}Choices: {', '.join(allowed) if allowed else 'none'}."

@@ -27,6 +27,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if it is th
 SEAL = "# checksum: "
 SEALED = re.compile(rb"checksum|[0-9a-f]{32}\W*\Z")  # one of the two survives damage in one place
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+MAX_NODES = 100_000  # of a YAML document with its aliases written out
 LOCK_SECONDS = 0.5  # to wait for a lock: who only looks holds it for less
 
 
@@ -176,9 +177,24 @@ def read_yaml(path: Path) -> Any:
                 f"{path}: damaged or edited (its content is not that of the checksum on its last line); "
                 "if you have edited it, remove that line."
             )
-        return yaml.load(content.decode(), Loader=LOADER)
+        return parse_yaml(content.decode())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DamagedFile(f"{path}: damaged ({str(error).splitlines()[0]}).") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The document of a YAML text, None if it is empty.
+
+    Raises yaml.YAMLError, also for aliases that make a short text an enormous or endless tree, and RecursionError.
+    """
+    loader = LOADER(text)
+    try:
+        if (node := loader.get_single_node()) is None:
+            return None
+        _count_nodes(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
@@ -206,6 +222,19 @@ def _content(path: Path) -> bytes:
         raise FileNotFoundError(f"{path}: no such file") from None
     except OSError as error:
         raise DamagedFile(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
+    """The number of nodes below and with a node, each alias written out. counts: of those seen, 0 while inside."""
+    if (count := counts.get(node)) is None:
+        counts[node] = 0
+        below = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = [child for pair in below for child in (pair if isinstance(pair, tuple) else (pair,))]
+        count = counts[node] = 1 + sum(_count_nodes(child, counts) for child in children)
+    if not 0 < count <= MAX_NODES:
+        words = "holds itself" if count == 0 else f"stands for more than {MAX_NODES} values"
+        raise yaml.MarkedYAMLError(problem=f"an alias {words}", problem_mark=node.start_mark)
+    return count
 
 
 def digest(content: bytes) -> str:

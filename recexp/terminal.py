@@ -1,10 +1,13 @@
 """The terminal: log lines, and text in columns."""
 
 import contextlib
+import io
 import logging
 import os
 import sys
 from typing import TextIO
+
+from recexp.error import printable
 
 
 class Terminal(logging.Handler):
@@ -29,6 +32,21 @@ def silence(stream: TextIO) -> None:
     """Drops what a stream still holds and what is printed to it from now on."""
     with contextlib.suppress(OSError, ValueError):  # it has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Harmless(io.TextIOWrapper):
+    """A stream to a terminal: what comes from files and names cannot steer it, and what it cannot show is escaped."""
+
+    def write(self, text: str) -> int:
+        return super().write("\n".join(printable(line) for line in text.split("\n")))
+
+
+def harmless(stream: TextIO) -> TextIO:
+    """A Harmless stream to the same place; progress bars, which steer the terminal, go on writing to the first."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    encoding, buffered = stream.encoding, stream.line_buffering
+    return Harmless(stream.buffer, encoding=encoding, errors="backslashreplace", line_buffering=buffered)
 
 
 def log_to_terminal() -> None:

@@ -5,6 +5,7 @@ The model's own options come last: their types are in its file, which imports to
 
 import importlib.metadata
 import importlib.util
+import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -22,8 +23,8 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig
-from recexp.dataset.config import DatasetConfig, HistoryKind, LabelKind
+from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig, require
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED
 from recexp.process import cores
@@ -38,6 +39,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     threads: the value that trainer.threads=null stands for; None: as many as there are cores.
     Raises ConfigError.
     """
+    _check_values(raw, "")
     _check_root(raw)
     _check_scalars(raw)
     load_plugins(raw.plugins)
@@ -74,9 +76,15 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
 
 def read(path: Path) -> Config:
     """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError."""
-    raw = OmegaConf.create(read_config(path))
-    raw.run.dir, raw.run.resume = str(path), True
-    return check(raw)
+    tree = read_config(path)
+    if isinstance(tree.get("run"), dict):
+        tree["run"] |= {"dir": str(path), "resume": True}
+    try:
+        return check(OmegaConf.create(tree))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path / 'config.yaml'}: {error}") from error
 
 
 def recheck(config: Config) -> None:
@@ -115,7 +123,14 @@ def _declared(dataset: DictConfig) -> DictConfig:
     for side in ("user", "item", "context"):
         kinds = features.get(side) if isinstance(features, DictConfig) else None
         if isinstance(kinds, DictConfig):
-            features[side] = {name: kind for name, kind in kinds.items() if kind is not None}
+            features[side] = {str(name): kind for name, kind in kinds.items() if kind is not None}
+            for name, kind in features[side].items():
+                if not isinstance(kind, str):
+                    key, form = f"dataset.features.{side}", {f"{name}.NAME": "categorical"}
+                    hint = f"a column whose name has a dot stands in a YAML file, as {form}"
+                    raise ConfigError(
+                        f"{key}.{name} = {kind}: must be one of {', '.join(FeatureKind.__members__)}; {hint}."
+                    )
     return dataset
 
 
@@ -143,9 +158,34 @@ def _import_file(path: Path) -> None:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"plugins = {path}: fails on import: {type(error).__name__}: {error}") from error
+
+
+def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
+    """Raises ConfigError for a value that is missing or refers to what is not there."""
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    for name in names:
+        key = f"{prefix}{name}"
+        try:
+            value = node[name]
+        except MissingMandatoryValue:
+            raise ConfigError(f"{key}: has no value; give one with {key}=...") from None
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from error
+        if isinstance(value, DictConfig | ListConfig):
+            _check_values(value, f"{key}.")
+
+
+def _check_numbers(prefix: str, tree: dict[str, Any]) -> None:
+    """Raises ConfigError for a number that no option means: infinite, no number, or beyond 32 bits."""
+    for key, value in flat(tree, prefix):
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float):
+                require(math.isfinite(number), key, value, "a finite number")
+            elif isinstance(number, int):
+                require(abs(number) < 2**31, key, value, "below 2^31")
 
 
 def _check_root(raw: DictConfig) -> None:
@@ -158,6 +198,9 @@ def _check_root(raw: DictConfig) -> None:
             raise ConfigError(f"{key} = {raw[key]!s}: must be a group of keys; choose one with {key}=NAME.")
     if not isinstance(raw.plugins, ListConfig):
         raise ConfigError(f"plugins = {raw.plugins}: must be a list, as in plugins=[my_model.py].")
+    for path in raw.plugins:
+        if not isinstance(path, str) or not path.endswith(".py"):
+            raise ConfigError(f"plugins = {path}: must be a Python file, as in plugins=[my_model.py].")
 
 
 def _check_keys(prefix: str, node: DictConfig, allowed: Collection[str]) -> None:
@@ -218,11 +261,13 @@ def typed(schema: type, node: DictConfig, prefix: str) -> Any:
     """The node as an instance of its dataclass; OmegaConf's errors become one line."""
     _check_keys(prefix, node, {field.name for field in fields(schema)})
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
     except ConfigError:
         raise
     except OmegaConfBaseException as error:
         raise ConfigError(_one_line(error, schema, node, prefix)) from error
+    _check_numbers(f"{prefix}.", asdict(config))
+    return config
 
 
 def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, prefix: str) -> str:

@@ -16,7 +16,7 @@ from recexp.error import DamagedFile
 from recexp.storage import leftovers, lock_file, new_folder, remove
 
 LOCK = ".lock-"
-VERSION = 7  # of the preparation: raise it when the same source and options produce different files
+VERSION = 8  # of the preparation: raise it when the same source and options produce different files
 logger = logging.getLogger(__name__)
 
 

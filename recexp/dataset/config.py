@@ -1,11 +1,10 @@
 """The options of a dataset: of every reader, of its features and of its split."""
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
-from recexp.config import at_least, check_ranges, option, require
-from recexp.error import ConfigError, choices
+from recexp.config import between, check_ranges, file_name, option, require
+from recexp.error import OBEYED, ConfigError, choices
 
 
 class FeatureKind(Enum):
@@ -72,8 +71,8 @@ class FeaturesConfig:
     def __post_init__(self) -> None:
         for side, kinds in self.sides.items():
             for name in kinds:
-                allowed = "a name of letters, digits, _ and -"
-                require(re.fullmatch(r"\w[\w -]*", name), f"dataset.features.{side}", repr(name), allowed)
+                allowed = "a name without control characters"
+                require(name.strip() and not OBEYED.search(name), f"dataset.features.{side}", repr(name), allowed)
         listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
         for name in self.derived.most_liked:
             if name not in listed:
@@ -103,16 +102,16 @@ class SplitConfig:
 class DatasetConfig:
     """Options of every reader; a reader's own Config adds to them."""
 
-    name: str
+    name: str = file_name()
     reader: str
     label: LabelKind
     label_threshold: float | None
-    negatives: int = at_least(1)
+    negatives: int = between(1, 10_000, "each costs as much as its positive")
     features: FeaturesConfig
-    max_history: int = at_least(1)
+    max_history: int = between(1, 2**16, "each row of a batch has as many events")
     history: HistoryKind
     history_until: HistoryUntil
-    n_bins: int = at_least(2)
+    n_bins: int = between(2, 2**16, "finer ones are ids")
     split: SplitConfig
     cache_dir: str | None
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """The fields of n users, items or events."""
@@ -145,7 +148,11 @@ class Binned:
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric:
-    """A number with mean 0 and standard deviation 1 over the training rows; a missing number becomes the mean."""
+    """A number with mean 0 and standard deviation 1 over the training rows; a missing number becomes the mean.
+
+    One further from the mean than MAX_DEVIATIONS is taken as just that far away. Among fewer than a million training
+    rows none can be.
+    """
 
     kind: ClassVar[FeatureKind] = FeatureKind.numeric
     size: ClassVar[int] = 0
@@ -166,7 +173,8 @@ class Numeric:
         return cls(mean=mean, deviation=deviation)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
-        return np.where(np.isfinite(numbers), (numbers - self.mean) / self.deviation, 0.0).astype(np.float32)
+        scaled = np.clip((numbers - self.mean) / self.deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+        return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
 
 
 AnyField: TypeAlias = Categorical | Multi | Binned | Numeric

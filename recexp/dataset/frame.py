@@ -22,7 +22,7 @@ from recexp.tree import to_dict
 if TYPE_CHECKING:
     import pandas as pd
 
-RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separator", "separator"}
+RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separator", "separator", "quoting", "header"}
 
 
 @dataclass(kw_only=True)
@@ -186,7 +186,8 @@ def existing(path: Path, key: str) -> Path:
     if path.is_dir():
         raise DataError(f"{key} = {path}: is a folder, not a file (split.kind=given takes a folder of three).")
     if not path.is_file():
-        raise DataError(f"{key} = {path}: no such file.")
+        reason = "is no regular file" if path.exists() else "no such file"
+        raise DataError(f"{key} = {path}: {reason}.")
     if not os.access(path, os.R_OK):
         raise DataError(f"{key} = {path}: may not be read by you.")
     return path

@@ -1,5 +1,7 @@
 """Columns of files, read and checked: each value fits its role, or an error names file, row and column."""
 
+import ast
+import logging
 from bisect import bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -14,8 +16,11 @@ from recexp.error import DataError, choices
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
 Kinds = dict[str, FeatureKind]
+LARGEST = 1e30  # of features: squares of larger numbers are infinite in 32 bits
 GAPS = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", r"\N")  # of numeric features
+STORE = "store integers or strings"
 ID = "an id must be an integer or a string, in all rows the same of the two"
 TIME = "must be a number or an ISO date-time (2024-01-31T23:59:59Z), in all rows the same of the two"
 LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
@@ -28,6 +33,9 @@ class TableFile(Protocol):
 
     def columns(self) -> list[str]:
         """Raises DataError if it is not such a file."""
+
+    def hint(self, columns: list[str]) -> str:
+        """What to do about a column that is not among these; empty if nothing is known."""
 
     def read(self, names: list[str]) -> "pd.DataFrame": ...
 
@@ -63,9 +71,12 @@ class Sheet:
         values = self._filled(column)
         if types.is_float_dtype(values):  # integers from a column that had gaps
             self.refuse(values % 1 != 0, column, ID)
+            exact = 2 ** (np.finfo(values.to_numpy().dtype).nmant + 1)
+            self.refuse(values.abs() >= exact, column, f"{values.dtype} holds ids exactly only below {exact}; {STORE}")
             values = values.astype(np.int64)
         if types.is_integer_dtype(values):
             return values.to_numpy()
+        self._warn_of_gaps(column, f"are {column}s of their own")
         if not types.is_string_dtype(values):
             self.refuse(values.map(lambda value: not isinstance(value, str)), column, ID)
         return values.array
@@ -82,6 +93,8 @@ class Sheet:
         import pandas as pd
 
         values = self._filled(column)
+        if pd.api.types.is_bool_dtype(values):
+            raise self.error(0, column, TIME)
         if not pd.api.types.is_datetime64_any_dtype(values):
             if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
                 return self._numbers(column, TIME)
@@ -110,19 +123,26 @@ class Sheet:
 
     def _measure(self, column: str) -> np.ndarray:
         message = "a numeric or binned feature must be a number, or empty if it is unknown"
-        return self._numbers(column, message, gaps=GAPS).astype(np.float64)
+        numbers = self._numbers(column, message, gaps=GAPS).astype(np.float64)
+        self.refuse(
+            np.abs(numbers) > LARGEST, column, f"a numeric or binned feature must be at most {LARGEST:g} in size"
+        )
+        return numbers
 
     def _text(self, column: str) -> "pd.Series":
         from pandas.api import types
 
         values = self.frame[column]
         missing = _missing(values)
-        if types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
+        if types.is_float_dtype(values) and (values.dropna() % 1 == 0).all() and (values.dropna().abs() < 2**53).all():
             values = values.astype("Int64")  # "5", not "5.0"
         return values.astype(str).mask(missing)
 
     def _multi(self, column: str) -> "pd.Series":
         text = self._text(column)
+        if (lists := _lists(text)) is not None:
+            return lists
         if self.multi_separator == MULTI_SEPARATOR:
             return text
         message = f"holds '{MULTI_SEPARATOR}', which is kept for dataset.multi_separator itself"
@@ -144,6 +164,17 @@ class Sheet:
         numbers = numbers.astype(np.int64 if whole else np.float64, copy=False)
         self.refuse(~np.isfinite(numbers) & ~missing, column, message)
         return numbers
+
+    def _warn_of_gaps(self, column: str, what: str) -> None:
+        """Says how often words that often stand for gaps occur in a column where they are words like any other."""
+        from pandas.api import types
+
+        if not types.is_string_dtype(self.frame[column]):
+            return
+        counts = self.frame[column].value_counts()
+        if words := {word: counts[word] for word in GAPS if word and word in counts}:
+            listed = ", ".join(f"{word} {count:,} times" for word, count in words.items())
+            logger.warning("%s: column %r holds %s: these %s.", self.tables[0].path, column, listed, what)
 
     def _filled(self, column: str) -> "pd.Series":
         self.refuse(_missing(self.frame[column]), column, "must not be empty")
@@ -186,13 +217,31 @@ def _load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
     columns = table.columns()
     for column, key in wanted.items():
         if column not in columns:
-            raise DataError(f"{table.path}: no column '{column}' ({key}). {choices(column, columns)}")
+            hint = table.hint(columns) or choices(column, columns)
+            raise DataError(f"{table.path}: no column '{column}' ({key}). {hint}")
         if columns.count(column) > 1:
             raise DataError(f"{table.path}: two columns are named '{column}' ({key}).")
     frame = table.read(list(wanted))
     if frame.empty:
         raise DataError(f"{table.path}: holds a header and no rows.")
     return frame
+
+
+def _lists(text: "pd.Series") -> "pd.Series | None":
+    """Cells such as ['a', 'b'], as Python and JSON write lists, in the form of any other; None if one is no list."""
+    import pandas as pd
+
+    codes, cells = pd.factorize(text)
+    if not len(cells) or not (cells.str.startswith("[") & cells.str.endswith("]")).all():
+        return None
+    try:
+        parsed = [ast.literal_eval(cell) for cell in cells]
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not all(isinstance(value, str | int | float) for values in parsed for value in values):
+        return None
+    joined = [MULTI_SEPARATOR.join(str(value) for value in values) for values in parsed]
+    return pd.Series(joined, dtype=object).reindex(codes).set_axis(text.index)
 
 
 def _missing(values: "pd.Series") -> "pd.Series":

@@ -13,7 +13,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction
+from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.attention import pool
@@ -31,11 +31,11 @@ class AFM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
-        attention_size: int = at_least(1)
+        attention_size: int = size()
         attention_dropout: float = fraction()
         dropout: float = fraction()
 

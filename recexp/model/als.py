@@ -17,7 +17,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, needs_labels
+from recexp.config import Labels, ModelConfig, above, at_least, needs_labels, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding
@@ -37,7 +37,7 @@ class ALS(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
         iterations: int = at_least(1)
         regularisation: float = above(0)

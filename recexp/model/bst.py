@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
+from recexp.config import Labels, ModelConfig, above, at_least, between, fraction, layer_sizes, needs_labels, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -52,14 +52,14 @@ class BST(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         history_labels: bool = needs_labels(Labels.varied, when=True)
         position: Position
-        n_heads: int = at_least(1)
-        n_layers: int = at_least(1)
-        feedforward_size: int = at_least(1)
+        n_heads: int = size()
+        n_layers: int = between(1, 256, "each takes its own memory and time")
+        feedforward_size: int = size()
         norm: Norm
         output: Reading
         hidden_sizes: list[int] = layer_sizes()

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation, activation
@@ -39,12 +39,12 @@ class CNN(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         axis: Axis
         channels: list[int] = option(lambda sizes: sizes and min(sizes) >= 1, CHANNELS)
-        kernel_size: int = at_least(1)
+        kernel_size: int = size()
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         dropout: float = fraction()

@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels
+from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
@@ -42,17 +42,17 @@ class JointRNN(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         history_labels: bool = needs_labels(Labels.varied, when=True)
         features: bool
         cell: Cell
-        state_size: int = at_least(1)
+        state_size: int = size()
         head: Head
         output: Vectors
         auxiliary: Auxiliary
-        n_sampled: int = at_least(1)
+        n_sampled: int = size()
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         dropout: float = fraction()

@@ -11,7 +11,7 @@ from enum import Enum
 
 from torch import nn
 
-from recexp.config import ModelConfig, Optimizer, above, at_least, fraction, layer_sizes, option
+from recexp.config import ModelConfig, Optimizer, above, at_least, between, fraction, layer_sizes, option, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -38,12 +38,12 @@ class WideDeep(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         wide: Wide
         wide_fields: list[str] | None = option(lambda names: names, FIELDS)
-        n_buckets: int = at_least(1)
+        n_buckets: int = between(1, 2**28, "each is a weight")
         deep_fields: list[str] | None = option(lambda names: names, FIELDS)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation

@@ -61,12 +61,15 @@ def plain(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
+    """Text that a spreadsheet would run as a formula, such as =1+1, gets an apostrophe before it."""
     file = io.StringIO()
     names = dict.fromkeys(name for row in table.values for name in row)
     writer = csv.DictWriter(file, list(names), lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _inert(name) for name in names})
     for row in table.values:
-        writer.writerow({name: text(value) if isinstance(value, list) else value for name, value in row.items()})
+        writer.writerow(
+            {name: _inert(text(value) if isinstance(value, list) else value) for name, value in row.items()}
+        )
     return file.getvalue()
 
 
@@ -99,6 +102,10 @@ def latex(table: Table) -> str:
             "",
         ]
     )
+
+
+def _inert(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
 def _formatted(table: Table, escape: Callable[[str], str], bold: str) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """A running sweep's reports: on a terminal, one bar over its jobs and a line per failure; elsewhere a line per job."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,15 @@ class Progress:
     def __init__(self, paths: Sequence[Path], expected: int = 0) -> None:
         begun = len(find_jobs(paths[0].parent))
         self.ended, self.total, self.failed = begun - len(paths), max(begun, expected), 0
-        self.bar = tqdm(desc="sweep", initial=self.ended, total=self.total, leave=False, disable=None, unit="job")
+        self.bar = tqdm(
+            file=sys.__stderr__,
+            desc="sweep",
+            initial=self.ended,
+            total=self.total,
+            leave=False,
+            disable=None,
+            unit="job",
+        )
 
     def __enter__(self) -> "Progress":
         return self

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -76,7 +77,8 @@ def set_mode(stage: Train) -> None:
 
 def progress_bar(done: int, rows: int, title: str) -> tqdm:
     """A progress bar on a terminal, nothing elsewhere."""
-    return tqdm(desc=title, initial=done, total=rows, leave=False, disable=None, unit=" rows", unit_scale=True)
+    bar = {"leave": False, "disable": None, "file": sys.__stderr__}
+    return tqdm(desc=title, initial=done, total=rows, unit=" rows", unit_scale=True, **bar)
 
 
 @contextlib.contextmanager

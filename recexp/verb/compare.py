@@ -1,16 +1,17 @@
 """The verb `compare`: how two runs differ in configuration and metrics, and whether the difference is significant."""
 
 import argparse
-from pathlib import Path
+import re
 
-from recexp.verb.options import option, parse
+from recexp.verb.options import folder, option, parse
 
 MIN_DRAWS = 100  # fewer leave the ends of a 95 % interval to chance
+MAX_DRAWS = 1_000_000  # more take hours and change no digit that is shown
 
 
 def draws(typed: str) -> int:
-    if not (typed.isdecimal() and int(typed) >= MIN_DRAWS):
-        raise argparse.ArgumentTypeError(f"{typed}: must be a number, {MIN_DRAWS} or more")
+    if not (re.fullmatch(r"[0-9]{1,9}", typed) and MIN_DRAWS <= int(typed) <= MAX_DRAWS):
+        raise argparse.ArgumentTypeError(f"{typed}: must be a number, {MIN_DRAWS} to {MAX_DRAWS}")
     return int(typed)
 
 
@@ -32,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from recexp.terminal import columns
 
     typed = parse("compare", OPTIONS, arguments)
-    a, b = read(Path(typed.a)), read(Path(typed.b))
+    a, b = read(folder(typed.a)), read(folder(typed.b))
     if not typed.mix:
         require_one([a, b], "Compare all but their predictions by --mix.")
     changes, remark = ({}, "no p: asked to mix") if typed.mix else tested(a, b, typed.draws)

@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
-from recexp.error import ConfigError, choices
+from recexp.error import ConfigError, RunError, choices
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 
@@ -53,6 +54,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog.removeprefix('recexp ')}: {message} (recexp {self.prog.split()[1]} --help)")
+
+
+def folder(typed: str) -> Path:
+    """A directory that was typed. Raises RunError if it is none."""
+    path = Path(typed)
+    if not path.is_dir():
+        raise RunError(f"{path}: {'is a file, no run directory' if path.exists() else 'no such directory'}.")
+    return path
 
 
 def parse(verb: str, options: Sequence[Option], arguments: list[str]) -> argparse.Namespace:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, RunError
-from recexp.verb.options import Option
+from recexp.run.trust import require_trust
+from recexp.verb.options import Option, folder
 
 if TYPE_CHECKING:
     from recexp.config import Config
 
 logger = logging.getLogger(__name__)
-USAGE = "RUN [override...]"
+USAGE = "RUN [override...] [--trust]"
 HELP = "goes on with an interrupted run or sweep; a larger trainer.epochs or trainer.patience makes a run longer"
 OPTIONS: tuple[Option, ...] = ()
 LENGTHS = {"trainer.epochs": "epochs", "trainer.patience": "patience"}
@@ -21,11 +22,13 @@ def run(arguments: list[str]) -> int:
     """Raises RunError for a directory that is neither a run nor a sweep, ConfigError for what would not lengthen it."""
     from recexp.sweep.folder import begun
 
-    if not arguments or "=" in arguments[0]:
+    words = [word for word in arguments if word != "--trust"]
+    if not words or "=" in words[0] or words[0].startswith("-"):
         raise ConfigError(
             "resume: takes one directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0"
         )
-    path, overrides = Path(arguments[0]), arguments[1:]
+    path, overrides = folder(words[0]), words[1:]
+    require_trust(path, trusted=words != arguments)
     if begun(path):
         from hydra_plugins.recexp_launcher._entry import resume_sweep
 

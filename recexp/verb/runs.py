@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> int:
     if typed.sort:
         key = select.resolve("--sort", typed.sort, known, "valid")
         records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
-    names = typed.columns.split(",") if typed.columns else []
+    names = [] if typed.columns is None else typed.columns.split(",")
     columns = [short(select.resolve("--columns", name, known)) for name in names] or list(DEFAULT_COLUMNS)
     kind = kind_of(typed.format, typed.output)
     put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), typed.output)

@@ -2,11 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from recexp.error import RunError
-from recexp.verb.options import option, parse
+from recexp.verb.options import folder, option, parse
 
 Content = TypeVar("Content")
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ def run(arguments: list[str]) -> int:
     from recexp.run.record import torn_lines
     from recexp.run.status import check_results, read_status
 
-    path = Path(parse("show", OPTIONS, arguments).run)
+    path = folder(parse("show", OPTIONS, arguments).run)
     if not (path / "config.yaml").exists():
         read_config(path)  # says that it is no run
     status = readable(lambda: read_status(path)) or {"state": "damaged", "error": None}

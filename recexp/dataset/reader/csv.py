@@ -1,8 +1,8 @@
-"""The user's own log or table in CSV files: any separator, quoted fields, gzip, UTF-8 with or without BOM."""
+"""The user's own log or table in CSV files: any separator, quoted fields, compressed or not, UTF-8."""
 
 import csv
-import gzip
-import zlib
+import io
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,40 +11,48 @@ from typing import TYPE_CHECKING, Any
 
 from recexp.config import require
 from recexp.dataset import frame
-from recexp.error import DataError
+from recexp.dataset.reader import source
+from recexp.error import DataError, override
 from recexp.registry import register
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SEPARATORS = (",", "\t", ";", "|")  # guesses for a header of a single column
-DAMAGED = (OSError, EOFError, zlib.error, csv.Error)
+SEPARATORS = (",", "\t", ";", "|", "^", ":", " ")  # guesses for a header of a single column
+DAMAGED = (*source.FAULTS, csv.Error)
+logger = logging.getLogger(__name__)
 
 
 @register("csv", kind="reader")
 class Csv(frame.FileReader):
-    suffixes = (".csv", ".csv.gz")
+    suffixes = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip")
 
     @dataclass(kw_only=True)
     class Config(frame.TableConfig):
         separator: str
+        quoting: bool
+        header: list[str] | None
 
         def __post_init__(self) -> None:
             super().__post_init__()
             self.separator = self.separator.replace("\\t", "\t")  # as shells pass it on
             single = len(self.separator) == 1 and self.separator.isascii() and self.separator not in '"\r\n'
-            require(single, "dataset.separator", repr(self.separator), "one ASCII character, no quote or line end")
+            space = f" (a space is {override('dataset.separator', ' ')})" if not self.separator else ""
+            allowed = f"one ASCII character, no quote or line end{space}"
+            require(single, "dataset.separator", repr(self.separator), allowed)
+            named = self.header is None or (self.header and len(set(self.header)) == len(self.header))
+            require(named, "dataset.header", self.header, "the names of all columns, each once, or null")
 
     def open(self, path: Path) -> "CsvTable":
-        return CsvTable(path, self.config.separator)
+        return CsvTable(path, self.config)
 
 
 class CsvTable:
     """All columns as strings. Arrow reads the file; rows are walked through only to find the line of an error."""
 
-    def __init__(self, path: Path, separator: str) -> None:
+    def __init__(self, path: Path, config: Csv.Config) -> None:
         self.path = path
-        self.separator = separator
+        self.separator, self.quoting, self.header = config.separator, config.quoting, config.header
 
     def columns(self) -> list[str]:
         try:
@@ -53,42 +61,100 @@ class CsvTable:
             raise self._damage(error) from error
         if not header:
             raise DataError(f"{self.path}: is empty.")
+        if self.header is not None:
+            if len(self.header) != len(header):
+                raise DataError(f"{self.path}: has {len(header)} columns; dataset.header names {len(self.header)}.")
+            return self.header
         if "\ufffd" in "".join(header):
             raise self._damage(ValueError("its header is no text"))
         other = [mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]]
         if other:
-            message = f"the header is one column, {header[0]!r}; set dataset.separator={other[0]!r}"
-            raise DataError(f"{self.path}: {message}.")
+            message = f"the header is one column, {header[0]!r}; set"
+            shown = other[0].replace("\t", "\\t")
+            raise DataError(f"{self.path}: {message} {override('dataset.separator', shown)}.")
         return header
 
+    def hint(self, columns: list[str]) -> str:
+        """What to do if a column is not among these."""
+        if 2 * sum(map(_is_number, columns)) < len(columns):
+            return ""
+        return "The first line seems to hold values: name the columns of a file without header by dataset.header=[...]."
+
     def read(self, names: list[str]) -> "pd.DataFrame":
+        table = self._parsed(names)
+        if self.quoting:
+            self._reconcile(len(table))
+        return table
+
+    def _parsed(self, names: list[str]) -> "pd.DataFrame":
         import pyarrow as pa
         from pyarrow import csv as arrow
 
-        parse = arrow.ParseOptions(delimiter=self.separator, newlines_in_values=True)
+        quote = '"' if self.quoting else False
+        read = arrow.ReadOptions(column_names=self.header)
+        parse = arrow.ParseOptions(delimiter=self.separator, quote_char=quote, newlines_in_values=self.quoting)
         types = dict.fromkeys(names, pa.string())  # '007' stays, and so does 'NA'
         convert = arrow.ConvertOptions(include_columns=names, column_types=types)
         try:
-            table = arrow.read_csv(self.path, parse_options=parse, convert_options=convert)
+            with source.open_bytes(self.path) as stream:
+                table = arrow.read_csv(stream, read, parse, convert)
         except (pa.ArrowException, *DAMAGED) as error:
             raise self._damage(error) from error
         return table.to_pandas()
 
     def location(self, row: int) -> str:
-        rows = islice(self._rows(), row + 1, None)  # the header is the first
+        rows = islice(self._rows(), row + (self.header is None), None)
         try:
             return f"{self.path}:{next(rows)[0]}"
         except (csv.Error, StopIteration):  # Arrow accepts what the csv module does not, such as huge fields
             return f"{self.path}, row {row + 1}"
 
-    def _open(self, mode: str, **options: Any) -> Any:
-        opener: Any = gzip.open if self.path.suffix == ".gz" else open
-        return opener(self.path, mode, **options)
+    def _reconcile(self, n_rows: int) -> None:
+        """Says aloud if cells extend over several lines. Raises DataError for a quote that is not closed."""
+        n_lines, quotes = self._count()
+        if not quotes or n_rows + (self.header is None) == n_lines:
+            return
+        several: list[tuple[int, int]] = []
+        end = 0
+        try:
+            for first, end in self._spans():
+                if end > first:
+                    several.append((first, end))
+        except csv.Error as error:
+            message = f"{self.path}:{end + 1}: a quote opens a cell that does not end as one ({error})"
+            raise DataError(f"{message}; double quotes that are text, or set dataset.quoting=false.") from error
+        if several:
+            logger.warning(
+                "%s: %d rows extend over several lines, the first over lines %d to %d; if the quotes there are text, "
+                "set dataset.quoting=false.", self.path, len(several), *several[0],
+            )  # fmt: skip
+
+    def _count(self) -> tuple[int, bool]:
+        """The number of lines that are not blank, and whether the file holds a quote."""
+        n_lines, quotes = 0, False
+        with source.open_bytes(self.path) as stream:
+            for line in stream:
+                n_lines += bool(line.strip(b"\r\n"))
+                quotes = quotes or b'"' in line
+        return n_lines, quotes
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """First and last line of each row, blank lines left out."""
+        with self._text() as stream:
+            reader, line = csv.reader(stream, delimiter=self.separator, strict=True), 1
+            for fields in reader:
+                if fields:
+                    yield line, reader.line_num
+                line = reader.line_num + 1
+
+    def _text(self) -> io.TextIOWrapper:
+        return io.TextIOWrapper(source.open_bytes(self.path), encoding="utf-8-sig", errors="replace", newline="")
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """First line and fields of each row, header included, blank lines left out."""
-        with self._open("rt", encoding="utf-8-sig", errors="replace", newline="") as stream:
-            reader, line = csv.reader(stream, delimiter=self.separator), 1
+        quotes: dict[str, Any] = {} if self.quoting else {"quoting": csv.QUOTE_NONE}
+        with self._text() as stream:
+            reader, line = csv.reader(stream, delimiter=self.separator, **quotes), 1
             for fields in reader:
                 if fields:
                     yield line, fields
@@ -106,7 +172,7 @@ class CsvTable:
 
     def _seek_fault(self) -> None:
         offset = 0
-        with self._open("rb") as stream:
+        with source.open_bytes(self.path) as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     line.decode()
@@ -116,8 +182,21 @@ class CsvTable:
                     raise DataError(message) from error
                 offset += len(line)
         rows = self._rows()
-        _, header = next(rows)
+        _, header = next(rows, (0, []))
         for number, fields in rows:
             if len(fields) != len(header):
                 message = f"{len(fields)} fields, the header has {len(header)}"
-                raise DataError(f"{self.path}:{number}: {message}; a value with a separator needs quotes.")
+                advice = "a value with a separator needs quotes"
+                if "\n" in "".join(fields):
+                    advice = (
+                        "a quote opens there that does not close in its line; double it or set dataset.quoting=false"
+                    )
+                raise DataError(f"{self.path}:{number}: {message}; {advice}.")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MD5 = "0e33842e24a9c977be4e0107933c0723"  # published beside the archive
 FOLDER = "~/.cache/recexp"  # of the download, if cache_dir is null
+MAX_BYTES = 2**26  # of a file in the archive; the largest has 2 MB
 SECONDS = 60  # without a byte, before the download fails
 
 GENRES = (  # in the order of the flags in u.item
@@ -119,6 +120,9 @@ class TextTable:
     def columns(self) -> list[str]:
         return self.frame.columns.tolist()
 
+    def hint(self, columns: list[str]) -> str:
+        return ""
+
     def read(self, names: list[str]) -> "pd.DataFrame":
         return self.frame[names]
 
@@ -197,13 +201,20 @@ def _contents(path: Path) -> dict[str, bytes]:
         if path.is_dir():
             files = {file.name: file for file in [*path.glob("*"), *path.glob("ml-100k/*")] if file.is_file()}
             return {name: files[name].read_bytes() for name in _layout(path, files)}
+        if not path.is_file():
+            raise DataError(f"dataset.path = {path}: no such folder or zip file.")
         with zipfile.ZipFile(path) as archive:
-            members = {Path(name).name: name for name in archive.namelist()}
-            return {name: archive.read(members[name]) for name in _layout(path, members)}
-    except FileNotFoundError as error:
-        raise DataError(f"dataset.path = {path}: no such folder or zip file.") from error
+            members = {Path(item.filename).name: item for item in archive.infolist()}
+            return {name: _member(path, archive, members[name]) for name in _layout(path, members)}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise DataError(f"dataset.path = {path}: give the folder or an intact zip file: {error}.") from error
+
+
+def _member(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> bytes:
+    """A member's content, which zipfile holds to the size that it states."""
+    if item.file_size > MAX_BYTES:
+        raise DataError(f"dataset.path = {path}: {item.filename} states {item.file_size:,} bytes; the file is damaged.")
+    return archive.read(item)
 
 
 def _layout(path: Path, names: dict) -> tuple[str, ...]:

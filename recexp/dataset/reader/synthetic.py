@@ -31,6 +31,7 @@ from recexp.registry import register
 VERSION = 3  # to be raised with every change of the generated data
 STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
 
+MAX_ROWS = 10**8  # some gigabytes of memory
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
 WINDOW = 20  # events of the history that planted terms see, the default of max_history
 INTERESTS = 3  # current categories of a user
@@ -87,7 +88,9 @@ class Synthetic:
 
         def __post_init__(self) -> None:
             super().__post_init__()
-            require(self.n_users >= 1, "dataset.n_users", self.n_users, "1 or more")
+            for name in ("n_users", "n_items", "n_events"):
+                size = getattr(self, name)
+                require(1 <= size <= MAX_ROWS, f"dataset.{name}", size, f"1 to {MAX_ROWS}")
             few, many = MIN_EVENTS * self.n_users, MAX_MEAN_EVENTS * self.n_users
             require(few <= self.n_events <= many, "dataset.n_events", self.n_events,
                     f"{few} to {many}: {MIN_EVENTS} to {MAX_MEAN_EVENTS} for each of dataset.n_users")  # fmt: skip
