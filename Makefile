@@ -18,7 +18,7 @@ run: install  ## DIEN on the embedded synthetic data
 	$(BIN)/recexp model=dien trainer.epochs=5
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
 
 smoke: install  ## every model, then every named variant, for a few steps
 	$(BIN)/recexp -m +experiment=smoke
