@@ -13,7 +13,7 @@ import yaml
 import recexp
 from recexp import registry
 from recexp.compose import compose, model_file
-from recexp.config import ModelConfig, Optimizer
+from recexp.config import Every, ModelConfig, Optimizer, every
 from recexp.dataset.config import HistoryKind
 from recexp.describe import options, schema
 from recexp.error import ConfigError, choices
@@ -82,10 +82,27 @@ CHANGES = {  # what Python code sets: what the error must say; None: nothing
     ("dataset.history", HistoryKind.liked): "model.history_labels = true: needs labels",
     ("seed", -1): "seed = -1: must be 0 or more, and below 2^31.",
     ("device", "gpu"): "device = gpu: must be auto, cpu, cuda or cuda:N.",
+    ("trainer.threads", 10**6): "trainer.threads = 1000000: must be 1 to 1024, or null (more would only wait",
+    ("trainer.batch_size", 2**31): "must be 1 to 2147483647 (rows are numbered in 32 bits)",
+    ("trainer.checkpoint_every", "5hours"): "trainer.checkpoint_every = 5hours: must be a number of epochs (2 or",
+    ("trainer.checkpoint_every", 0): "trainer.checkpoint_every = 0: must be a number of epochs",
+    ("trainer.checkpoint_every", "0min"): "trainer.checkpoint_every = 0min: must be a number of epochs",
+    ("trainer.checkpoint_every", "1.5min"): "trainer.checkpoint_every = 1.5min: must be a number of epochs",
+    ("trainer.checkpoint_every", "10min"): None,
     ("trainer.threads", None): None,
     ("trainer.learning_rate", 1): None,
     ("run.name", "mine"): None,
 }
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [(2, Every(2, "epochs")), ("2", Every(2, "epochs")), ("2epochs", Every(2, "epochs")),
+     ("500steps", Every(500, "steps")), ("10min", Every(10, "min"))],
+)  # fmt: skip
+def test_checkpoints_are_counted_in_epochs_steps_or_minutes(value, meaning):
+    config = recexp.load_config(["model=fm", f"trainer.checkpoint_every={value}", "trainer.threads=1"])
+    assert every(config.trainer.checkpoint_every) == meaning
 
 
 @pytest.mark.parametrize(("key", "value"), CHANGES, ids=lambda value: str(value))

@@ -120,7 +120,7 @@ class Finding:
 
     losses: dict[str, float]
     weight: str | None  # before the step
-    module: str | None  # by its output in the forward pass
+    module: str | None  # by its output in the forward pass; "" for the whole model
     gradient: str | None  # in the order of back-propagation
     updated: str | None  # weight after the update
     sizes: list[tuple[str, float, float]]  # of each parameter: name, largest weight, largest gradient or 0
@@ -131,12 +131,10 @@ class Finding:
         """The first of all, in words."""
         if self.weight:
             return f"weights of {self.weight} were not finite before"
-        if self.module:
+        if self.module is not None:
             name, weight, _ = max(self.sizes, key=lambda size: size[1])
-            return (
-                f"the first output that is not finite is that of {self.module}; "
-                f"the largest weight, {weight:.3g}, is of {name}"
-            )
+            inner = f"the first output that is not finite is that of {self.module}; " if self.module else ""
+            return f"{inner}the largest weight, {weight:.3g}, is of {name}"
         if self.gradient:
             return f"the first gradient that is not finite is that of {self.gradient}"
         if self.updated:
@@ -181,7 +179,7 @@ def first_broken_output(model: nn.Module) -> Iterator[list[str]]:
     def look(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not all(tensor.isfinite().all() for tensor in tensors_in(output) if tensor.is_floating_point()):
-                broken.append(name or "the whole model")
+                broken.append(name)
 
         return hook
 

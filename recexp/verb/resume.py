@@ -51,7 +51,10 @@ def parse(override: str) -> tuple[str, Any]:
     key, _, value = override.partition("=")
     if key not in LENGTHS:
         raise ConfigError(f"{override}: a run goes on as it began; only {' and '.join(LENGTHS)} may grow.")
-    return LENGTHS[key], yaml.safe_load(value)
+    try:
+        return LENGTHS[key], yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override}: no value that YAML can read.") from error
 
 
 def lengthen(path: Path, config: "Config", lengths: dict[str, Any]) -> None:

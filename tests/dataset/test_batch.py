@@ -11,6 +11,7 @@ from batches import raw_splits, rows_of, whole
 
 from recexp.dataset.batch import Batches, Samples
 from recexp.dataset.config import DatasetConfig, FeatureKind, SplitKind
+from recexp.dataset.history import Histories
 from recexp.dataset.log import SPLITS
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
@@ -43,6 +44,19 @@ def test_equal_seeds_give_equal_orders_and_other_seeds_others(batches: Batches) 
     )
     assert one == same != other
     assert one != unshuffled != other
+
+
+@pytest.mark.parametrize("skip", [0, 1, 3, 99])
+def test_an_epoch_goes_on_from_any_batch_without_gathering_those_before(
+    skip: int, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [samples.row for samples in batches.samples("train", 300, seed=4)]
+    gathered = []
+    real = Histories.longest_first
+    monkeypatch.setattr(Histories, "longest_first", lambda *arguments: gathered.append(1) or real(*arguments))
+    rest = [samples.row for samples in batches.samples("train", 300, seed=4, skip=skip)]
+    assert len(rest) == len(gathered) == max(0, len(whole) - skip)
+    assert all(torch.equal(*pair) for pair in zip(rest, whole[skip:], strict=True))
 
 
 def test_a_shuffled_batch_has_the_longest_histories_first_and_others_keep_the_order_of_rows(batches: Batches) -> None:

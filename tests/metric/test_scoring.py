@@ -54,3 +54,12 @@ def test_split_without_rows_has_no_metrics(make: Make, compose: Callable[..., Co
     split = np.where(dataset.log.split == 1, 0, dataset.log.split).astype(np.int8)
     empty = Batches(replace(dataset, log=replace(dataset.log, split=split)), compose().dataset)
     assert evaluate_split(make("fm"), empty, "valid", 512) == (None, None)
+
+
+def test_scores_that_are_not_finite_are_counted(make: Make, batches: Batches) -> None:
+    model = make("fm")
+    with torch.no_grad():
+        model.linear.bias.fill_(torch.nan)
+    n = batches.size("valid")
+    with pytest.raises(FloatingPointError, match=f"^{n} of {n} scores of valid are not finite$"):
+        score(model, batches, "valid", 512)

@@ -194,7 +194,7 @@ def test_best_that_is_lost_in_training_is_not_replaced(three: Path) -> None:
     (three / "best-s0-e2-n20.safetensors").write_bytes(b"")
     with pytest.raises(DamagedFile, match=r"best-s0-e2-n20\.safetensors"):
         checkpoints.load_best("best", other)
-    assert float(other.weight[0, 0]) == 7
+    assert other.weight[0, 0].item() == 7
 
 
 def test_best_written_after_the_state_is_undone(three: Path) -> None:
@@ -308,7 +308,7 @@ def test_weights_of_another_model_are_told_in_one_line(tensors: dict[str, Tensor
     with pytest.raises(DamagedFile, match=f"of another model.*{why}") as error:
         load_model(found, tensors, Path("last.json"))
     assert "\n" not in str(error.value)
-    assert float(found.weight[0, 0]) == 7
+    assert found.weight[0, 0].item() == 7
 
 
 Trained = tuple[nn.Embedding, nn.Parameter, list[torch.optim.Optimizer]]

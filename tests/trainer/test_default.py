@@ -28,6 +28,7 @@ from recexp.metric.binary import Metrics, evaluate
 from recexp.model import Fit, Output, Stage, Train, losses, reads_history
 from recexp.model.dien import Auxiliary
 from recexp.run.directory import Run
+from recexp.run.read import read_epochs
 from recexp.trainer import step as step_module
 from recexp.trainer.default import Result, Trainer
 from recexp.trainer.loop import set_mode
@@ -419,7 +420,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., Config
 
 def contents(path: Path) -> tuple[dict, list[dict], pd.DataFrame, dict[str, Tensor]]:
     metrics = untimed(json.loads((path / "metrics.json").read_text()))
-    lines = [untimed(json.loads(line)) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = [untimed(line) for line in read_epochs(path)[0]]
     tensors, _ = checkpoint(path / "checkpoints", "best")
     return metrics, lines, pd.read_parquet(path / "predictions.parquet"), tensors
 
