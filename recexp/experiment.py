@@ -11,14 +11,18 @@ from recexp import registry
 from recexp.config import Config
 from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import LabelKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, choices
 from recexp.kernel.library import installed
+from recexp.metric.binary import NO_USERS
+from recexp.metric.scoring import undefined
 from recexp.model import create
 from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
+from recexp.run.read import read_epochs
 from recexp.trainer.default import Trainer
 from recexp.trainer.memory import Bounded, memory_explained, require_memory
 from recexp.validate import recheck
@@ -43,6 +47,8 @@ def build(config: Config) -> Experiment:
 def _build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
+    if undefined(config.trainer.monitor, dataset, sampled=False) == NO_USERS:
+        raise ConfigError(f"trainer.monitor = {config.trainer.monitor}: needs users, and these data have none.")
     torch.manual_seed(config.seed)
     with Bounded(config.model, config.trainer.optimizer):
         model = create(config.model, dataset.schema)
@@ -97,6 +103,12 @@ def _announce(experiment: Experiment, run: Run) -> None:
     logger.info("run    %s", run.path)
     logger.info(lines.data_line(config.dataset.name, dataset))
     logger.info(lines.model_line(config, experiment.model, device))
+    monitor, sampled = config.trainer.monitor, config.dataset.label is LabelKind.implicit
+    if reason := undefined(monitor, dataset, sampled):
+        logger.warning(
+            "valid %s cannot be computed (%s): all %d epochs are trained, and the last one counts",
+            monitor, reason, config.trainer.epochs,
+        )  # fmt: skip
 
 
 def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
@@ -110,6 +122,9 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)
     metrics = result.collect_metrics(config, dataset, model, trained)
+    epochs, _ = read_epochs(run.path)
+    if reason := result.epoch_reason(epochs, config.trainer.monitor, metrics["best_epoch"]):
+        metrics.setdefault("reasons", {})["best_epoch"] = reason
     run.metrics(metrics)
     picture.draw(run.path)
     for line in lines.result_lines(metrics, run.path):

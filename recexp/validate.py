@@ -23,8 +23,8 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, TrainerConfig, require
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind
+from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, Schedule, TrainerConfig, require
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED
 from recexp.process import cores
@@ -60,6 +60,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     _check_l2(model, trainer)
     _check_labels(model, dataset)
+    _check_validation(dataset, trainer)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
     return Config(
         model=model,
@@ -238,6 +239,22 @@ def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
             "trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
             "set trainer.l2_rows=batch or model.embedding_l2=0."
         )
+
+
+def _check_validation(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
+    """Raises ConfigError for an option that needs validation rows if the split leaves none."""
+    ratios, kind = dataset.split.ratios, dataset.split.kind
+    if ratios[1] or kind in (SplitKind.given, SplitKind.leave_last_out):
+        return
+    needed = {
+        f"trainer.patience = {trainer.patience}": (trainer.patience, "set trainer.patience=null"),
+        "trainer.schedule = plateau": (trainer.schedule is Schedule.plateau, "choose another"),
+    }
+    for option, (needs, way_out) in needed.items():
+        if needs:
+            raise ConfigError(
+                f"{option}: needs validation rows, and dataset.split.ratios = {ratios} has none; {way_out}."
+            )
 
 
 def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from recexp.metric.table import PREDICTION_METRICS
 
 N_BINS = 10  # of ece, equally wide
-NO_ROWS = "no rows"
+NO_ROWS, NO_USERS = "no rows", "no users"
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def predicted_observed(predictions: Predictions) -> float | str:
 def _no_users(predictions: Predictions) -> str | None:
     """Why there is no AUC by user."""
     if predictions.user is None:
-        return "no users"
+        return NO_USERS
     return None if len(predictions.score) else NO_ROWS
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from recexp.dataset.batch import Batches
-from recexp.metric.binary import Metrics, best_threshold, evaluate
+from recexp.dataset.log import Dataset, Log
+from recexp.metric.binary import Metrics, Predictions, best_threshold, evaluate
+from recexp.metric.table import PREDICTION_METRICS
 from recexp.model import reads_history
 
 
@@ -41,6 +43,20 @@ def score(
     if broken := int((~np.isfinite(columns[1])).sum()):
         raise FloatingPointError(f"{broken:,} of {len(columns[1]):,} scores of {split} are not finite")
     return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
+
+
+def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
+    """Why a metric of the validation split cannot be computed whatever a model predicts; None if it can.
+
+    sampled: whether sampled negatives stand beside each event.
+    """
+    log = dataset.log
+    rows = log.rows("valid")
+    label = np.repeat(log.label[rows], 2) * np.tile([1, 0], len(rows)) if sampled else log.label[rows]
+    user = np.repeat(log.user[rows], 1 + sampled) if isinstance(log, Log) else None
+    score = np.zeros(len(label))
+    value = PREDICTION_METRICS[name].compute(Predictions(label == 1, score, user, best_threshold(label, score)))
+    return value if isinstance(value, str) else None
 
 
 def evaluate_split(

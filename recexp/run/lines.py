@@ -50,6 +50,8 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")
     if metrics["status"] == "pruned":
         lines.append("pruned: a file named stop lay in the directory between two epochs; test is not scored")
+    if reason := metrics.get("reasons", {}).get("best_epoch"):
+        lines.append(reason)
     lines += [
         f"best epoch {metrics['best_epoch']} of {metrics['epochs']}, {metrics['seconds']:.1f} s, "
         f"{metrics['samples_per_second']:,.0f} samples/s, {metrics['peak_memory_mb']:,.0f} MB",

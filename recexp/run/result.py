@@ -44,6 +44,15 @@ def collect_metrics(config: Config, dataset: Dataset, model: nn.Module, trained:
     return metrics
 
 
+def epoch_reason(lines: list[dict[str, Any]], monitor: str, best_epoch: int) -> str | None:
+    """Why the best epoch of the last stage was chosen, where its monitored metric does not say so."""
+    values = {line["epoch"]: line["valid"].get(monitor) for line in lines if line["last_stage"]}
+    if (best := values.get(best_epoch)) is None:
+        return f"valid {monitor} cannot be computed, so the last epoch counts"
+    tied = [str(epoch) for epoch, value in values.items() if value == best]
+    return f"valid {monitor} is the same in epochs {', '.join(tied)}, so the first counts" if len(tied) > 1 else None
+
+
 def oracle_metrics(dataset: Dataset, scores: Scores | None) -> Metrics | None:
     """Metrics of the true probabilities of the test rows, if they are known: a model beats them only by chance."""
     rows = dataset.log.rows("test")

@@ -11,7 +11,7 @@ from recexp.config import Config
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.metric.binary import best_threshold, evaluate
-from recexp.metric.scoring import evaluate_split, score
+from recexp.metric.scoring import evaluate_split, score, undefined
 
 Make = Callable[..., nn.Module]
 
@@ -63,3 +63,12 @@ def test_scores_that_are_not_finite_are_counted(make: Make, batches: Batches) ->
     n = batches.size("valid")
     with pytest.raises(FloatingPointError, match=f"^{n} of {n} scores of valid are not finite$"):
         score(model, batches, "valid", 512)
+
+
+def test_what_no_model_can_change_about_a_metric_is_known_beforehand(dataset: Dataset, table: Dataset) -> None:
+    assert undefined("auc", dataset, sampled=False) is undefined("gauc", dataset, sampled=False) is None
+    positive = replace(dataset, log=replace(dataset.log, label=np.ones_like(dataset.log.label)))
+    assert undefined("auc", positive, sampled=False) == "one class only: every label is 1"
+    assert undefined("gauc", positive, sampled=False) == "no user has both classes"
+    assert undefined("auc", positive, sampled=True) is undefined("f1@best", positive, sampled=False) is None
+    assert undefined("gauc", table, sampled=False) == "no users"

@@ -11,6 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 import recexp
 from recexp.kernel.library import installed
+from recexp.run.result import epoch_reason
 
 SMOKE = ["+experiment=smoke", "model=seq_pooling", "trainer.threads=1", "trainer.epochs=2"]
 
@@ -126,3 +127,11 @@ def test_what_cannot_be_computed_is_null_with_its_reason(tmp_path):
     ]))  # fmt: skip
     assert metrics["test"]["auc"] is None
     assert metrics["reasons"]["test.auc"].startswith("one class only")
+
+
+def test_the_choice_among_equal_epochs_is_stated():
+    epochs = [(1, False, 0.9), (1, True, 0.5), (2, True, 0.7), (3, True, 0.6), (4, True, 0.7)]
+    lines = [{"epoch": epoch, "last_stage": last, "valid": {"auc": auc}} for epoch, last, auc in epochs]
+    assert epoch_reason(lines, "auc", 2) == "valid auc is the same in epochs 2, 4, so the first counts"
+    assert epoch_reason(lines[:4], "auc", 2) is None
+    assert epoch_reason(lines, "gauc", 4) == "valid gauc cannot be computed, so the last epoch counts"
