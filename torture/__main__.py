@@ -25,6 +25,9 @@ COUNTS = {  # of a full run and of a short one
     "steps": (200, 3),
     "faults": (1000, 20),
     "power": (2000, 50),
+    "cut": (10_000, 12),
+    "flip": (1000, 60),
+    "crowd": (32, 8),
 }
 SORTS: tuple[Sort, ...] = get_args(Sort)
 

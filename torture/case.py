@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from torture.process import Ended, run
+from torture.process import Ended, run, run_all
 
 BASE = (
     "+experiment=tiny", "device=cpu", "trainer.threads=1", "trainer.epochs=3", "trainer.patience=null",
@@ -39,7 +39,7 @@ class Reference:
 
 
 def results(path: Path) -> dict[str, Any]:
-    """What two runs of the same configuration have in common, to the bit: all but times. Raises OSError, ValueError."""
+    """What two runs of the same configuration have in common, to the bit: all but times. Raises what reading raises."""
     metrics = json.loads((path / "metrics.json").read_text("utf-8"))
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
     weights = sorted((path / "checkpoints").glob("best-*.safetensors"))
@@ -55,8 +55,8 @@ def differences(path: Path, expected: dict[str, Any]) -> list[str]:
     """The names of the results that differ, or why they cannot be read."""
     try:
         found = results(path)
-    except (OSError, ValueError) as error:
-        return [str(error)]
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
     return [name for name in expected if found[name] != expected[name]]
 
 
@@ -68,15 +68,20 @@ def state(path: Path) -> str | None:
         return None
 
 
-def judge(path: Path, reference: Reference) -> list[Problem]:
-    """What is wrong with a run that was stopped: as it lies there, when it goes on, and at its end."""
+def judge(path: Path, reference: Reference, damaged: str | None = None) -> list[Problem]:
+    """What is wrong with a run that was stopped: as it lies there, when it goes on, and at its end.
+
+    damaged: the name of what was damaged. Then it is enough if the command names it.
+    """
     problems = [*readable(path), *as_said(path, reference)]
     ended = run(["resume", path.name], path.parent) if path.exists() else reference.start(path)
     problems += one_line(ended)
+    if damaged and damaged in ended.err + ended.out:
+        return problems
     if ended.code:
         return [*problems, Problem("unreadable", f"does not go on (exit code {ended.code}): {last_line(ended.err)}")]
     if different := differences(path, reference.results):
-        problems.append(Problem("unequal", ", ".join(different)))
+        problems.append(Problem("silent" if damaged else "unequal", ", ".join(different)))
     return problems + leftovers(path.parent)
 
 
@@ -84,13 +89,10 @@ def readable(path: Path) -> list[Problem]:
     """A directory that is there can be shown and listed."""
     if not path.exists():
         return []
-    problems = []
-    for verb in ("show", "runs"):
-        ended = run([verb, path.name], path.parent)
-        if ended.code or ended.err:
-            problems.append(Problem("unreadable", f"{verb}: exit code {ended.code}: {last_line(ended.err)}"))
-        problems += one_line(ended)
-    return problems
+    ended = run_all([["show", path.name], ["runs", path.name]], path.parent)
+    if ended.code:
+        return [*one_line(ended), Problem("unreadable", f"cannot be shown: {last_line(ended.err)}")]
+    return one_line(ended)
 
 
 def as_said(path: Path, reference: Reference) -> list[Problem]:

@@ -32,7 +32,7 @@ def cases(setup: Setup, count: int, random: Random) -> list[int]:
 def attempt(setup: Setup, seed: int, folder: Path) -> list[list[Problem]]:
     random, path, problems = Random(seed), folder / "run", []
     for _ in range(random.randint(1, KILLS)):
-        process = Child(["resume", path.name], folder) if path.exists() else child(path)
+        process = Child([["resume", path.name]], folder) if path.exists() else child(path)
         if process.wait(random.uniform(0, setup.seconds)):
             break
         process.kill()

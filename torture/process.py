@@ -50,16 +50,16 @@ class Ended:
 
 
 class Child:
-    """A command that runs in a forked process."""
+    """Commands that run in a forked process."""
 
     def __init__(
         self,
-        arguments: Sequence[str],
+        commands: Sequence[Sequence[str]],
         folder: Path,
         fault: Fault | None = None,
         before: Callable[[], None] | None = None,
     ) -> None:
-        """folder: the working directory. before: called in the process first, such as to patch recexp."""
+        """commands: each is run if those before it succeed. folder: the working directory. before: called first."""
         self.output = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         library.new_counters()
         self.pid = os.fork()
@@ -67,7 +67,7 @@ class Child:
             code = 70
             try:
                 os.setsid()
-                code = _run(arguments, folder, self.output, fault, before)
+                code = _run(commands, folder, self.output, fault, before)
             finally:
                 os._exit(code)
         self.handle = os.pidfd_open(self.pid)
@@ -100,7 +100,12 @@ class Child:
 def run(
     arguments: Sequence[str], folder: Path, fault: Fault | None = None, before: Callable[[], None] | None = None
 ) -> Ended:
-    return Child(arguments, folder, fault, before).end()
+    return Child([arguments], folder, fault, before).end()
+
+
+def run_all(commands: Sequence[Sequence[str]], folder: Path) -> Ended:
+    """The output of all commands; the exit code of the first that fails, which is the last to run."""
+    return Child(commands, folder).end()
 
 
 def preload() -> None:
@@ -118,7 +123,7 @@ def preload() -> None:
 
 
 def _run(
-    arguments: Sequence[str],
+    commands: Sequence[Sequence[str]],
     folder: Path,
     output: tuple[io.BufferedRandom, ...],
     fault: Fault | None,
@@ -127,14 +132,23 @@ def _run(
     for file, stream in zip(output, (sys.stdout, sys.stderr), strict=True):
         os.dup2(file.fileno(), stream.fileno())
     os.chdir(folder)
-    sys.argv = ["recexp", *arguments]
-    from recexp.cli import run
-
     _fork_jobs()
     if before:
         before()
     if fault:
         library.arm(*fault)
+    try:
+        return next((code for command in commands if (code := _command(command))), 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """As `recexp.cli.main`, but without ending the process."""
+    from recexp.cli import run
+
+    sys.argv = ["recexp", *arguments]
     try:
         return run(list(arguments))
     except SystemExit as end:
@@ -142,9 +156,6 @@ def _run(
     except BaseException:
         traceback.print_exc()
         return 1
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
 
 
 def _fork_jobs() -> None:

@@ -20,16 +20,21 @@ def child(
     options: Sequence[str] = DIN,
     fault: Fault | None = None,
     before: Before | None = None,
+    named: bool = False,
 ) -> Child:
-    """The command `recexp` with the tiny configuration, options and run.dir=path, but composed by the parent."""
+    """The command `recexp` with the tiny configuration and options, but composed by the parent.
+
+    path: the run directory; with named, the name of the run, which gets a directory for the date.
+    """
+    key = "name" if named else "dir"
 
     def prepare() -> None:
-        _train_composed(path, options)
+        _train_composed(options, **{key: path.name})
         if before:
             before()
 
     compose(tuple(options))
-    return Child([*BASE, *options, f"run.dir={path.name}"], path.parent, fault, prepare)
+    return Child([[*BASE, *options, f"run.{key}={path.name}"]], path.parent, fault, prepare)
 
 
 def start(
@@ -93,13 +98,13 @@ def compose(options: Sequence[str]) -> Any:
     return recexp.load_config([*BASE, *options])
 
 
-def _train_composed(path: Path, options: Sequence[str]) -> None:
+def _train_composed(options: Sequence[str], **run: str) -> None:
     """Patches the command line of this process: it trains what was composed."""
     import recexp.cli
     import recexp.experiment
 
     config = compose(tuple(options))
-    config = replace(config, run=replace(config.run, dir=path.name))
+    config = replace(config, run=replace(config.run, **run))
 
     def train(arguments: list[str]) -> int:
         recexp.cli.log_to_terminal()
