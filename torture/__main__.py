@@ -28,6 +28,7 @@ COUNTS = {  # of a full run and of a short one
     "cut": (10_000, 12),
     "flip": (1000, 60),
     "crowd": (32, 8),
+    "fuzz": (3600, 25),  # seconds
 }
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
@@ -56,8 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     library.remove_library()
     process.preload()
     start.draw_nothing()
+    start.warm_up()
     if typed.serve:
-        return _serve()
+        return _serve(typed.jobs)
     rows = []
     for kind in typed.kinds or COUNTS:
         count = typed.count if typed.count is not None else COUNTS[kind][typed.short]
@@ -126,11 +128,10 @@ def _call(value: Any) -> Any:
     return _called(value)
 
 
-def _serve() -> int:
-    """Answers each line `KIND COUNT` on stdin by the row as a line of JSON: so tests import torch once."""
-    for line in sys.stdin:
-        kind, count = line.split()
-        print(json.dumps(asdict(torture(kind, int(count)))), flush=True)
+def _serve(jobs: int) -> int:
+    """Answers each line on stdin, a kind, by the row of its short form as a line of JSON: tests import torch once."""
+    for kind in map(str.strip, sys.stdin):
+        print(json.dumps(asdict(torture(kind, COUNTS[kind][True], jobs=jobs))), flush=True)
     return 0
 
 

@@ -1,12 +1,16 @@
 """Starting the tiny run: composed once, then trained in forked processes, and without the cost of real pictures."""
 
+import contextlib
+import io
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 from torture.case import BASE, DIN, Reference, results
 from torture.process import Child, Ended, Fault
@@ -78,16 +82,27 @@ def at_each_step(call: Callable[[int], object]) -> None:
 
 
 def draw_nothing() -> None:
-    """Replaces drawing by a file of the same sort and size; how it is written stays."""
-    from matplotlib.figure import Figure
+    """Replaces drawing by a file of the usual size; how it is written stays."""
+    import matplotlib.figure
 
-    def savefig(self: Any, target: Any, **options: Any) -> None:
-        if hasattr(target, "write"):
-            target.write(PICTURE)
-        else:
-            Path(target).write_bytes(PICTURE)
+    class Blank(MagicMock):
+        def savefig(self, target: Any, **options: Any) -> None:
+            if hasattr(target, "write"):
+                target.write(PICTURE)
+            else:
+                Path(target).write_bytes(PICTURE)
 
-    Figure.savefig = savefig
+    matplotlib.figure.Figure = Blank
+
+
+def warm_up() -> None:
+    """Trains once in this process: what is imported and made on first use, forked processes then have."""
+    import recexp
+
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        config = compose(DIN)
+        with contextlib.redirect_stdout(io.StringIO()):
+            recexp.train(replace(config, run=replace(config.run, dir=f"{folder}/run")))
 
 
 @cache
