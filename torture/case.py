@@ -42,12 +42,12 @@ def results(path: Path) -> dict[str, Any]:
     """What two runs of the same configuration have in common, to the bit: all but times. Raises what reading raises."""
     metrics = json.loads((path / "metrics.json").read_text("utf-8"))
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text("utf-8").splitlines()]
-    weights = sorted((path / "checkpoints").glob("best-*.safetensors"))
+    best = json.loads((path / "checkpoints" / "best.json").read_text("utf-8"))
     return {
         "metrics.json": _untimed(metrics),
         "metrics.jsonl": [_untimed(line) for line in lines],
         "predictions.parquet": _digest(path / "predictions.parquet"),
-        "best weights": [_tensors(file) for file in weights],
+        "best weights": _tensors(path / "checkpoints" / best["tensors"]),
     }
 
 

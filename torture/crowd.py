@@ -96,7 +96,7 @@ def _resumes(setup: Setup, count: int, folder: Path) -> list[list[Problem]]:
     gate.open()
     turned_away: list[Ended] = []
     waiting = list(children)
-    while len(waiting) > max(1, inside.seen()):
+    while len(waiting) > inside.seen():
         turned_away += [ended for child in list(waiting) if (ended := _ended(child, waiting))]
     entered = inside.seen()
     inside.open()

@@ -67,15 +67,22 @@ def read_run(content: bytes, folder: Path) -> None:
 
 
 def read_checkpoint(content: bytes, folder: Path) -> None:
-    """The first byte says which file of a checkpoint the others are."""
+    """The first byte says whether the others are the JSON of the last checkpoint or, with its digest, its tensors."""
     import torch
 
-    from recexp.trainer import checkpoint
+    from recexp.storage import file_digest, write_json
+    from recexp.trainer.checkpoint import Checkpoints
 
     shutil.copytree(_finished_run() / "checkpoints", folder, dirs_exist_ok=True)
-    files = sorted(path.name for path in folder.glob("best*"))
-    _put(folder / _chosen(content, tuple(files)), content[1:])
-    checkpoint.load(folder, "best", torch.device("cpu"))
+    last = folder / "last.json"
+    saved = json.loads(last.read_text("utf-8"))
+    if content[:1] == b"\1":
+        tensors = folder / saved["tensors"]
+        tensors.write_bytes(content[1:])
+        write_json(last, {**saved, "digest": file_digest(tensors), "bytes": len(content) - 1})
+    else:
+        _put(last, content[1:])
+    Checkpoints(folder, saved["identity"], [*saved["relies_on"]], torch.device("cpu")).resume(_model())
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ def _run_seeds() -> list[bytes]:
 
 
 def _checkpoint_seeds() -> list[bytes]:
-    files = sorted((_finished_run() / "checkpoints").glob("best*"))
-    return [bytes([number]) + path.read_bytes() for number, path in enumerate(files)]
+    folder = _finished_run() / "checkpoints"
+    (tensors,) = folder.glob("last-*.safetensors")
+    return [b"\0" + (folder / "last.json").read_bytes(), b"\1" + tensors.read_bytes()]
 
 
 TARGETS = {
@@ -106,7 +114,7 @@ TARGETS = {
     "config": Target(
         read_config, lambda: [(_finished_run() / "config.yaml").read_bytes()], ("validate.py", "storage.py")
     ),
-    "checkpoint": Target(read_checkpoint, _checkpoint_seeds, ("trainer/checkpoint.py", "storage.py")),
+    "checkpoint": Target(read_checkpoint, _checkpoint_seeds, ("trainer/checkpoint.py", "trainer/tensors.py")),
     "run": Target(
         read_run, _run_seeds, ("run/read.py", "run/record.py", "run/status.py", "storage.py", "verb/show.py")
     ),
@@ -177,6 +185,14 @@ def _movielens_config() -> Any:
 
     options = ["dataset=ml-100k", "dataset.path=ml-100k", "dataset.cache_dir=null", "device=cpu", "trainer.threads=1"]
     return recexp.load_config(options).dataset
+
+
+@cache
+def _model() -> Any:
+    """The model of the finished run."""
+    import recexp
+
+    return recexp.build(recexp.load_config([*BASE, *DIN])).model
 
 
 @cache

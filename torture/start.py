@@ -70,13 +70,13 @@ def at_each_step(call: Callable[[int], object]) -> None:
     from recexp.trainer.step import Step
 
     taken = 0
-    update: Callable[[Step], None] = Step.update
+    update: Callable[..., Any] = Step.update
 
-    def called(step: Step) -> None:
+    def called(*arguments: Any) -> Any:
         nonlocal taken
         call(taken)
         taken += 1
-        update(step)
+        return update(*arguments)
 
     Step.update = called
 
