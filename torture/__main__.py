@@ -43,12 +43,15 @@ class Row:
     problems: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
-    def add(self, number: int, trials: list[list[Problem]]) -> None:
+    def add(self, number: int, trials: list[list[Problem]]) -> list[str]:
+        """Returns the problems as lines."""
+        lines = [f"{self.kind} {number}: {sort}: {text}" for trial in trials for sort, text in trial]
         for trial in trials:
             self.tried += 1
             for sort in {problem.sort for problem in trial}:
                 self.counts[sort] += 1
-            self.problems += [f"{self.kind} {number}: {sort}: {text}" for sort, text in trial]
+        self.problems += lines
+        return lines
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,8 +67,6 @@ def main(arguments: Sequence[str]) -> int:
     for kind in typed.kinds or COUNTS:
         count = typed.count if typed.count is not None else COUNTS[kind][typed.short]
         rows.append(torture(kind, count, typed.seed, typed.jobs, typed.only, typed.keep))
-        for problem in rows[-1].problems:
-            print(problem, flush=True)
     print("\n".join(table(rows)))
     return int(any(sum(row.counts.values()) for row in rows))
 
@@ -81,7 +82,8 @@ def torture(
         cases = list(enumerate(module.cases(setup, count, Random(seed))))
         try_one = partial(_attempt, module.attempt, setup, folder, keep)
         for number, trials in _each(try_one, cases if only is None else cases[only : only + 1], jobs):
-            row.add(number, trials)
+            for problem in row.add(number, trials):
+                print(problem, file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     row.seconds = time.perf_counter() - began
