@@ -122,9 +122,13 @@ def one_line(ended: Ended) -> list[Problem]:
 
 
 def leftovers(folder: Path) -> list[Problem]:
-    """Nothing under a temporary name is left: recexp's begin with a dot."""
-    left = [str(path.relative_to(folder)) for path in folder.rglob(".*")]
-    return [Problem("untidy", f"left behind: {', '.join(sorted(left)[:3])}")] if left else []
+    """Nothing under a temporary name is left: recexp's begin with a dot.
+
+    A launch killed before its run directory appeared may leave one beside it: nothing tells whose it is.
+    """
+    beside = set(folder.glob(".*.tmp"))
+    left = [path.relative_to(folder) for path in folder.rglob(".*") if not beside & {path, *path.parents}]
+    return [Problem("untidy", f"left behind: {', '.join(map(str, sorted(left)[:3]))}")] if left else []
 
 
 def last_line(text: str) -> str:
