@@ -30,13 +30,13 @@ def prepare(folder: Path) -> None:
 
 
 def cases(setup: None, count: int, random: Random) -> list[Case]:
-    """count: steps a model; for fewer than all, three models are drawn."""
+    """count: steps a model; for fewer than ten, three models are drawn."""
     from recexp.registry import names
 
-    models = names("model")
+    models = names("model") if count >= 10 else random.sample(names("model"), 3)
     if count >= STEPS:
         return [Case(model) for model in models]
-    return [Case(model, frozenset(random.sample(range(STEPS), count))) for model in random.sample(models, 3)]
+    return [Case(model, frozenset(random.sample(range(STEPS), count))) for model in models]
 
 
 def attempt(setup: None, case: Case, folder: Path) -> list[list[Problem]]:
