@@ -76,7 +76,7 @@ def _launches(setup: Setup, count: int, folder: Path) -> list[list[Problem]]:
     if len(runs) != count:
         trials[0].append(Problem("silent", f"{count} launches made {len(runs)} directories"))
     for path, trial in zip(runs, trials, strict=False):
-        if state(path) != "finished" or (wrong := differences(path, setup.reference.results)):
+        if wrong := differences(path, setup.reference.results):
             trial.append(Problem("unequal", f"{path.name}: is {state(path)}; differs in {', '.join(wrong)}"))
     return trials
 
@@ -96,8 +96,12 @@ def _resumes(setup: Setup, count: int, folder: Path) -> list[list[Problem]]:
     gate.open()
     turned_away: list[Ended] = []
     waiting = list(children)
-    while len(waiting) > inside.seen():
-        turned_away += [ended for child in list(waiting) if (ended := _ended(child, waiting))]
+
+    def all_but_those_inside_ended() -> bool:
+        turned_away.extend(ended for child in list(waiting) if (ended := _ended(child, waiting)))
+        return len(waiting) <= inside.seen()
+
+    _until(all_but_those_inside_ended)
     entered = inside.seen()
     inside.open()
     trials = [_failed(child.end(), "the resume that entered") for child in waiting]
@@ -124,5 +128,5 @@ def _until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError("processes did not start")
+            raise TimeoutError("a process hangs")
         time.sleep(0.01)

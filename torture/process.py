@@ -173,7 +173,8 @@ def _end_session(session: int) -> None:
     while left := _processes(session):
         if time.monotonic() > end:
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 
