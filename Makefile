@@ -4,8 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
+JOBS ?= 1  # cases of make torture at once
 
-.PHONY: install run test smoke lint docs marks bench bench-peers bench-quick clean
+.PHONY: install run test torture smoke lint docs marks bench bench-peers bench-quick clean
 
 install: $(STAMP)
 
@@ -19,6 +20,10 @@ run: install  ## DIEN on the embedded synthetic data
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4
+
+torture: install  ## kills, failing disks, power losses, flipped bits, fuzzing; hours, or KINDS="kill cut" alone
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3'
+	$(BIN)/python -m torture $(KINDS) --jobs $(JOBS)
 
 smoke: install  ## every model, then every named variant, for a few steps
 	$(BIN)/recexp -m +experiment=smoke

@@ -1,0 +1,1 @@
+"""Faults on purpose: `python -m torture` kills, starves and damages runs, and counts what does not survive."""
