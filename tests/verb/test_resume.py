@@ -85,7 +85,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ([], "takes one directory"),
         (["cosine", "trainer.epochs=3"], "trainer.schedule = cosine spreads its learning rates"),
         (["early", "trainer.epochs=20"], "early stopping ended the run after epoch"),
-        (["nowhere", "trainer.epochs=20"], "no run directory"),
+        (["nowhere", "trainer.epochs=20"], "nowhere: no such directory"),
     ],
 )
 def test_what_does_not_make_a_run_longer_is_refused_and_changes_nothing(
