@@ -47,10 +47,8 @@ def test_longer_run_equals_one_of_that_length_from_the_beginning(
     typed: list[str], longer: list[str], train: Callable[..., Path]
 ) -> None:
     short, whole = train("short", *typed), train("whole", *typed, *longer)
-    assert (
-        json.loads((short / "metrics.json").read_text())["epochs"]
-        < json.loads((whole / "metrics.json").read_text())["epochs"]
-    )
+    epochs = [json.loads((path / "metrics.json").read_text())["epochs"] for path in (short, whole)]
+    assert epochs[0] < epochs[1]
     assert run(["resume", "short", *longer]) == 0
     assert_same(short, whole)
     configs = [yaml.safe_load((path / "config.yaml").read_text()) for path in (short, whole)]
@@ -87,7 +85,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ([], "takes one directory"),
         (["cosine", "trainer.epochs=3"], "trainer.schedule = cosine spreads its learning rates"),
         (["early", "trainer.epochs=20"], "early stopping ended the run after epoch"),
-        (["nowhere", "trainer.epochs=20"], "no run directory"),
+        (["nowhere", "trainer.epochs=20"], "nowhere: no such directory"),
     ],
 )
 def test_what_does_not_make_a_run_longer_is_refused_and_changes_nothing(
