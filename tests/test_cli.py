@@ -52,7 +52,7 @@ MISTAKES = {  # typed: what the one line must say
     "trainer.sparse=true": ["trainer.sparse = true", "sgd, adagrad or lazy_adam"],
     "trainer.monitor=au": ["trainer.monitor = au", "Did you mean 'auc'?"],
     "objective=au": ["objective = au", "Did you mean 'auc'?"],
-    "model.embedding_dim=-1": ["model.embedding_dim = -1: must be 1 or more"],
+    "model.embedding_dim=-1": ["model.embedding_dim = -1: must be 1 to 65536"],
     "model.loss_weights.target=-1": ["model.loss_weights.target = -1", "0 or more"],
     "+model.loss_weights.axiliary=1": ["Did you mean 'auxiliary'?"],
     "model.gru_type=agruu": ["model.gru_type = agruu", "augru, agru, aigru"],

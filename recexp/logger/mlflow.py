@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recexp.config import require
 from recexp.logger import LoggerConfig, require_package
 from recexp.registry import register
+from recexp.secret import MASK, masked
 from recexp.storage import lock_file, read_json, write_json
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def _alone(uri: str) -> Iterator[None]:
         yield
 
 
+def _with_password(uri: str) -> str:
+    """The address of a configuration; where a file has lost its password, the same one from the environment."""
+    if MASK not in uri:
+        return uri
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if masked(given) != uri:
+        raise ValueError(f"no file holds the password of {uri}; set MLFLOW_TRACKING_URI to the address with it")
+    return given
+
+
 def _database(uri: str) -> Path:
     """The file of a local store."""
     return Path(uri.removeprefix(LOCAL).partition("?")[0]).absolute()
@@ -76,6 +87,8 @@ class MLflow:
                 uri = self.tracking_uri = f"{LOCAL}{Path('outputs/mlflow/mlflow.db').absolute()}"
             if uri.startswith(LOCAL):
                 require_package("mlflow", "sqlalchemy")
+            if MASK not in uri and masked(uri) != uri:
+                os.environ["MLFLOW_TRACKING_URI"] = uri  # for a sweep's jobs, whose config.yaml has no password
 
     def __init__(self, config: Config, path: Path, options: dict[str, Any]) -> None:
         self.config, self.path, self.options = config, path, options
@@ -84,7 +97,7 @@ class MLflow:
     def begin(self, points: list[dict[str, float]]) -> str:
         from mlflow.tracking import MlflowClient
 
-        uri = self.config.tracking_uri or os.environ["MLFLOW_TRACKING_URI"]
+        uri = _with_password(self.config.tracking_uri or os.environ["MLFLOW_TRACKING_URI"])
         with _alone(uri):
             self.client = MlflowClient(uri)
             run = self._earlier() or self._new()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, require
+from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, require, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.attention import attend
@@ -28,12 +28,12 @@ class AutoInt(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
-        n_layers: int = at_least(1)
-        n_heads: int = at_least(1)
-        attention_size: int = at_least(1)
+        n_layers: int = between(1, 256, "each takes its own memory and time")
+        n_heads: int = size()
+        attention_size: int = size()
         scale: bool
         layer_norm: bool
         attention_dropout: float = fraction()

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.linear import product
@@ -41,14 +41,14 @@ class DCNv2(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         structure: Structure
         cross: Cross
-        n_layers: int = at_least(1)
-        rank: int = at_least(1)
-        n_experts: int = at_least(1)
+        n_layers: int = between(1, 256, "each takes its own memory and time")
+        rank: int = size()
+        n_experts: int = size()
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         batch_norm: bool

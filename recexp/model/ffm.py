@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from recexp.config import ModelConfig, above, at_least
+from recexp.config import ModelConfig, above, at_least, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear
@@ -23,7 +23,7 @@ class FFM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)

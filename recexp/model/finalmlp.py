@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, require
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, require, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
@@ -29,7 +29,7 @@ class FinalMLP(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         gates: bool
@@ -41,7 +41,7 @@ class FinalMLP(nn.Module):
         activation: Activation
         batch_norm: bool
         dropout: float = fraction()
-        n_heads: int = at_least(1)
+        n_heads: int = size()
         weight_init: WeightInit
 
     def __init__(self, config: Config, schema: Schema) -> None:

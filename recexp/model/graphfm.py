@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig, above, at_least, option, require
+from recexp.config import ModelConfig, above, at_least, option, require, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.linear import product
@@ -33,14 +33,14 @@ class GraphFM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         graph_sizes: list[int] = option(lambda sizes: sizes and min(sizes) >= 1, SIZES)
         n_neighbours: list[int] = option(lambda sizes: sizes and min(sizes) >= 1, SIZES)
-        n_heads: int = at_least(1)
-        selection_size: int = at_least(1)
+        n_heads: int = size()
+        selection_size: int = size()
         weight_init: WeightInit
 
         def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation, BatchNorm
@@ -26,7 +26,7 @@ class NFM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)

@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -37,7 +37,7 @@ class PNN(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         product: Product

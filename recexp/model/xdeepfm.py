@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -29,7 +29,7 @@ class XDeepFM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
-        embedding_dim: int = at_least(1)
+        embedding_dim: int = size()
         embedding_std: float = above(0)
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)

@@ -24,6 +24,7 @@ from recexp.run.lines import epoch_line
 from recexp.run.read import read_epochs, read_json, read_metrics
 from recexp.run.record import has_ended
 from recexp.run.status import read_status, write_status
+from recexp.secret import masked
 from recexp.storage import append_line, locked, open_own, remove_leftovers, write_json, write_lines, write_yaml
 from recexp.tree import to_dict
 
@@ -127,7 +128,7 @@ class Run:
         before = _environment(self.path)
         _check_data(self.path, before, fingerprint)
         process = {
-            "command": sys.argv,
+            "command": masked(sys.argv),
             "directory": str(Path.cwd()),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES},
@@ -208,8 +209,8 @@ class Run:
 
 def write_config(path: Path, config: Config, overrides: list[str]) -> None:
     """The first files of a run directory."""
-    write_yaml(path / "config.yaml", to_dict(config))
-    write_yaml(path / "overrides.yaml", overrides)
+    write_yaml(path / "config.yaml", masked(to_dict(config)))
+    write_yaml(path / "overrides.yaml", masked(overrides))
 
 
 def check_reopens(path: Path, config: Config) -> None:

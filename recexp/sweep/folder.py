@@ -19,6 +19,7 @@ from recexp.run.directory import write_config
 from recexp.run.folder import filled, is_filled, make, refuse_links, remove, run_name, unique_folder
 from recexp.run.record import has_ended
 from recexp.run.status import read_status
+from recexp.secret import masked
 from recexp.storage import locked, read_yaml, remove_leftovers, write_yaml
 
 TYPED = "sweep.yaml"
@@ -88,7 +89,7 @@ def begun(folder: Path) -> bool:
 def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
     """Writes what was typed, and a directory with its configuration for each new job."""
     typed = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
-    write_yaml(sweep.folder / TYPED, typed)
+    write_yaml(sweep.folder / TYPED, masked(typed))
     for job in jobs:
         if not (job.path / "config.yaml").exists():
             filled(job.path, partial(write_config, config=job.config, overrides=job.overrides))

@@ -169,3 +169,23 @@ def test_four_processes_share_a_store_that_none_has_made_before(empty):
     runs = [the_run(client, name) for name in "abcd"]
     assert {run.info.status for run in runs} == {"FINISHED"} and len({run.info.experiment_id for run in runs}) == 1
     assert all(len(points(client, run, "epoch")) == 20 for run in runs)
+
+
+def test_no_file_of_a_run_holds_the_password_of_a_server(empty, monkeypatch, capsys):
+    from recexp.cli import run
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    address = "http://me:hush@127.0.0.1:9"
+    typed = ["+experiment=smoke", "model=popularity", "trainer.threads=1", "logger=mlflow"]
+    monkeypatch.setattr(sys, "argv", ["recexp", *typed, f'logger.tracking_uri="{address}"'])
+    assert run([*typed, f'logger.tracking_uri="{address}"', "run.dir=a"]) == 0
+    assert all(b"hush" not in path.read_bytes() for path in empty.rglob("*") if path.is_file())
+    assert "tracking_uri: http://***@127.0.0.1:9" in Path("a/config.yaml").read_text()
+    assert os.environ["MLFLOW_TRACKING_URI"] == address  # what a sweep's jobs and a resumed run read it from
+
+
+def test_an_address_whose_password_is_lost_is_completed_by_the_environment(empty, config, monkeypatch):
+    lost = MLflow(replace(config, tracking_uri="http://***@host"), empty, {})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@elsewhere")
+    with pytest.raises(ValueError, match="set MLFLOW_TRACKING_URI to the address"):
+        lost.begin([])

@@ -310,7 +310,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(make: Make) -> None:
 
 
 def test_feedforward_net_without_units_is_refused(make: Make) -> None:
-    with pytest.raises(ConfigError, match=r"^model\.feedforward_size = 0: must be 1 or more\.$"):
+    with pytest.raises(ConfigError, match=r"^model\.feedforward_size = 0: must be 1 to 65536 "):
         make("bst", feedforward_size=0)
 
 

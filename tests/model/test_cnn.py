@@ -207,7 +207,7 @@ def test_history_is_not_looked_at(axis: Axis, make: Make, mixed: Batch) -> None:
     [
         ("channels", [], "a list of one size or more, each 1 or more"),
         ("channels", [4, 0], "a list of one size or more, each 1 or more"),
-        ("kernel_size", 0, "1 or more"),
+        ("kernel_size", 0, "1 to 65536 (wider ones take all memory)"),
     ],
 )
 def test_sizes_below_1_are_refused(option: str, value: object, allowed: str, make: Make) -> None:

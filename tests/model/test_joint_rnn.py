@@ -198,7 +198,7 @@ def test_labels_of_the_history_count_if_asked(make: Make, mixed: Batch) -> None:
 
 
 def test_no_sampled_items_are_refused(make: Make) -> None:
-    with pytest.raises(ConfigError, match=r"^model.n_sampled = 0: must be 1 or more"):
+    with pytest.raises(ConfigError, match=r"^model.n_sampled = 0: must be 1 to 65536"):
         make("joint_rnn", n_sampled=0)
 
 

@@ -451,7 +451,7 @@ def test_heads_that_do_not_divide_the_width_are_refused(make: Make) -> None:
 
 @pytest.mark.parametrize("option", ["feedforward_size", "n_sampled"])
 def test_sizes_of_0_are_refused(option: str, make: Make) -> None:
-    with pytest.raises(ConfigError, match=rf"^model\.{option} = 0: must be 1 or more"):
+    with pytest.raises(ConfigError, match=rf"^model\.{option} = 0: must be 1 to "):
         make("transformer4rec", **{option: 0})
 
 
