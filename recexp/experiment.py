@@ -105,7 +105,7 @@ def _announce(experiment: Experiment, run: Run) -> None:
     logger.info(lines.model_line(config, experiment.model, device))
     monitor, sampled = config.trainer.monitor, config.dataset.label is LabelKind.implicit
     if reason := undefined(monitor, dataset, sampled):
-        logger.warning(
+        logger.info(
             "valid %s cannot be computed (%s): all %d epochs are trained, and the last one counts",
             monitor, reason, config.trainer.epochs,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is checked: a configuration's model on the first users of its data, so that a check takes seconds."""
+"""What is checked: a configuration's model on some users of its data, so that a check takes seconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Case:
 def build(config: Config, n_events: int = N_EVENTS) -> Case:
     """The case of a configuration. Raises ConfigError or DataError."""
     device = resolve_device(config.device)
-    dataset = load(config.dataset).head(n_events)
+    dataset = load(config.dataset).sample(n_events)
 
     def make(offset: int = 0) -> nn.Module:
         torch.manual_seed(config.seed + offset)

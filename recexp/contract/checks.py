@@ -14,14 +14,18 @@ from recexp.contract.case import Case, Skip
 from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
 from recexp.dataset.batch import Batches
+from recexp.dataset.log import Log, evenly
 from recexp.layer.loss import bce
-from recexp.model import Fit, Train, stages
+from recexp.model import Fit, Train, reads_history, stages
 from recexp.trainer.default import Trainer
 from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
 from recexp.trainer.recorder import NullRecorder
 
 OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
+# Below these, a good model fails as a broken one would: rows learnt by heart, rows looked at for them, events of the
+# longest history (attention over one event has no gradient), test rows of either label.
+MIN_OVERFITTED, LOOKED_AT, MIN_HISTORY, MIN_CLASS = 8, 5000, 3, 20
 Check = Callable[[Case], str | None]
 
 
@@ -74,6 +78,9 @@ def all_trained(case: Case) -> str | None:
             continue
         gradients = step(stage.model, batch)[2]
         without = [name for name, grad in gradients.items() if name.startswith(stage.trained) and not grad.any()]
+        longest = int(batch.mask.sum(1).max()) if batch.mask.numel() else 0
+        if without and reads_history(stage.model) and longest < MIN_HISTORY:
+            raise Skip(f"the longest history has {longest} events, too few to tell")
         if without:
             return f"none for {', '.join(without)} in stage {stage.name}: remove what is not used"
     return None
@@ -161,14 +168,37 @@ def bfloat16(case: Case) -> str | None:
         return unsound(step(case.make(), case.mixed))
 
 
+def different_rows(case: Case) -> torch.Tensor:
+    """Up to OVERFITTED training rows, each with a user and an item that none before it has; of a table, with a value.
+
+    Any labels of such rows can be learnt by heart, by a model that reads no more than these too.
+    """
+    log, rows = case.dataset.log, case.batches.rows["train"].cpu().numpy()
+    columns = np.stack([log.user, log.item], 1) if isinstance(log, Log) else log.context.ids
+    enough = columns.shape[1] if isinstance(log, Log) else 1
+    seen: list[set[int]] = [set() for _ in range(columns.shape[1])]
+    chosen = []
+    for number in evenly(len(rows), LOOKED_AT):
+        ids = [int(value) for value in columns[rows[number]]]
+        if sum(value not in before for value, before in zip(ids, seen, strict=True)) >= enough:
+            chosen.append(int(number))
+            for value, before in zip(ids, seen, strict=True):
+                before.add(value)
+        if len(chosen) == OVERFITTED:
+            break
+    return torch.tensor(chosen, dtype=torch.long)
+
+
 def overfits(case: Case) -> str | None:
     """32 rows are learnt by heart"""
     model = in_closed_form(without_draws(case.make()), case.batches)
     last = stages(model)[-1]
     if not isinstance(last, Train):
         raise Skip("the model is fitted in closed form")
-    rows = torch.linspace(0, len(case.batches.rows["train"]) - 1, OVERFITTED)  # mostly of different users
-    batch = case.rows(rows.long())
+    rows = different_rows(case)
+    if len(rows) < MIN_OVERFITTED:
+        raise Skip(f"only {len(rows)} training rows differ enough to tell")
+    batch = case.rows(rows)
     set_mode(last)
     weights = {name: float(weight > 0) for name, weight in case.config.model.loss_weights.items()}
     trained = [parameter for name, parameter in last.model.named_parameters() if name.startswith(last.trained)]
@@ -188,6 +218,8 @@ def shuffled_labels(case: Case) -> str | None:
     label = case.dataset.log.label
     if label.min() == label.max():
         raise Skip("all labels are equal")
+    if not case.batches.size("test"):
+        raise Skip("the data have no test rows")
     shuffled = np.random.default_rng(0).permutation(label)
     dataset = replace(case.dataset, log=replace(case.dataset.log, label=shuffled))
     config = replace(case.config.trainer, epochs=1, batch_size=min(256, case.config.trainer.batch_size))
@@ -203,6 +235,8 @@ def shuffled_labels(case: Case) -> str | None:
     n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:
         raise Skip("the test rows have one label")
+    if min(n_positive, n_negative) < MIN_CLASS:
+        raise Skip(f"the test rows have {n_positive} and {n_negative} of either label, too few to tell")
     # Four standard deviations of the AUC of random scores.
     margin = 4 * math.sqrt((n_positive + n_negative + 1) / (12 * n_positive * n_negative))
     advice = "the model or a feature sees the label it is to predict"

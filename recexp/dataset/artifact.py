@@ -42,7 +42,7 @@ def load(folder: Path) -> Dataset:
 def reduced(dataset: Dataset, config: DatasetConfig) -> Dataset:
     """The dataset without the rows that no later row needs."""
     log = dataset.log
-    kept = log.since(first_needed(log, config)) if isinstance(log, Log) else log.head(0)
+    kept = log.since(first_needed(log, config)) if isinstance(log, Log) else log.take(slice(0))
     return replace(dataset, log=kept, folder=None)
 
 

@@ -54,9 +54,9 @@ class Table:
         """The rows at some positions; users and items stay whole."""
         return replace(self, **{item.name: _taken(getattr(self, item.name), rows) for item in fields(self)})
 
-    def head(self, n_rows: int) -> "Table":
-        """The first rows."""
-        return self.take(slice(n_rows))
+    def sample(self, n_rows: int) -> "Table":
+        """About n_rows of the rows, spread evenly, so that each split is among them."""
+        return self.take(evenly(len(self), n_rows))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by dotted name, such as `label` and `context.ids`."""
@@ -92,16 +92,20 @@ class Log(Table):
         step, tied = np.diff(self.split), self.before[1:] == self.before[:-1]
         return not ((self.user[1:] == self.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()
 
-    def head(self, n_rows: int) -> "Log":
-        """The events of the first users that together have at least `n_rows`."""
-        n_rows = min(n_rows, len(self))
-        return self.take(slice(int(self.offsets[np.searchsorted(self.offsets, n_rows)])))
+    def sample(self, n_rows: int) -> "Log":
+        """All events of some users, spread evenly over the log, about n_rows in all."""
+        n_users = len(self.users.raw) - 1
+        chosen = 1 + evenly(n_users, max(1, n_users * n_rows // len(self)))
+        return self._kept(np.flatnonzero(np.isin(self.user, chosen)))
 
     def since(self, start: np.ndarray) -> "Log":
         """The log without each user's events before position start (U + 1,)."""
-        kept = np.flatnonzero(np.arange(len(self)) >= start[self.user])
-        log = self.take(kept)
-        return replace(log, before=np.searchsorted(kept, log.before).astype(np.int32))
+        return self._kept(np.flatnonzero(np.arange(len(self)) >= start[self.user]))
+
+    def _kept(self, rows: np.ndarray) -> "Log":
+        """The events at some positions, which count anew."""
+        log = self.take(rows)
+        return replace(log, before=np.searchsorted(rows, log.before).astype(np.int32))
 
     def digest(self) -> str:
         columns = (self.label, self.split, self.user, self.item, self.timestamp, self.users.raw, self.items.raw)
@@ -119,9 +123,14 @@ class Dataset:
     fingerprint: str  # equal for equal content prepared in the same way
     folder: Path | None = None  # where all this is stored as files
 
-    def head(self, n_rows: int) -> "Dataset":
-        """The data of the first users that together have at least `n_rows` events; of a table, its first rows."""
-        return replace(self, log=self.log.head(n_rows), folder=None)
+    def sample(self, n_rows: int) -> "Dataset":
+        """The data of users spread evenly who together have about n_rows events; of a table, rows spread evenly."""
+        return replace(self, log=self.log.sample(n_rows), folder=None)
+
+
+def evenly(n: int, n_chosen: int) -> np.ndarray:
+    """Positions among n, spread evenly; all of them if n_chosen is more."""
+    return np.unique(np.linspace(0, n - 1, min(n, n_chosen)).round().astype(np.int64))
 
 
 def user_offsets(user: np.ndarray, n_users: int) -> np.ndarray:

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
 
+import recexp
 from recexp import registry
 from recexp.config import Config
 from recexp.contract import case as cases
@@ -178,14 +182,31 @@ def test_history_that_holds_the_present_is_found(case: Callable[[str], Case]) ->
     assert result == "FAILED" and "events of the train split are not" in told
 
 
-def test_the_data_are_cut_to_whole_users(case: Callable[[str], Case]) -> None:
-    whole = case("fm").dataset
-    few = whole.head(100)
-    n = len(few.log)
-    assert 100 <= n < 250 and few.log.offsets[-1] == n
-    assert whole.log.user[n] != whole.log.user[n - 1]
-    rows = Batches(few, case("fm").config.dataset).epoch("test", 512)
-    assert sum(len(batch) for batch in rows) == (few.log.split == 2).sum() > 0
+def failed(typed: list[str]) -> dict[str, str]:
+    subject = build(recexp.load_config([*typed, "dataset.cache_dir=null", "trainer.threads=1", "device=cpu"]))
+    verdicts = {check.__name__: verdict(check, subject) for check in CHECKS}
+    return {name: told for name, (result, told) in verdicts.items() if result == "FAILED"}
+
+
+def test_a_log_that_is_sorted_by_user_and_time_is_checked_on_users_from_all_over_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test rows, the last in time, are of the last users."""
+    number = np.arange(6000)
+    random = np.random.default_rng(0)
+    events = {"user": number // 20, "item": random.integers(0, 50, 6000), "label": number % 2, "timestamp": number}
+    pd.DataFrame(events).to_csv(tmp_path / "log.csv", index=False)
+    monkeypatch.setattr(cases.build, "__defaults__", (2000,))
+    assert failed(["model=seq_pooling", "dataset=csv", f"dataset.path={tmp_path}/log.csv"]) == {}
+
+
+@pytest.mark.parametrize(("name", "n_users", "n"), [("din", 200, 200), ("linear", 4, 30)])
+def test_a_good_model_on_few_data_is_not_called_broken(name: str, n_users: int, n: int, tmp_path: Path) -> None:
+    number = np.arange(n)
+    events = {"user": number % n_users, "item": number % 5, "label": number // 3 % 2, "timestamp": number}
+    pd.DataFrame(events).to_csv(tmp_path / "log.csv", index=False)
+    split = "dataset.split.kind=random"
+    assert failed([f"model={name}", "dataset=csv", f"dataset.path={tmp_path}/log.csv", split]) == {}
 
 
 def test_table_is_checked_too(table: object, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

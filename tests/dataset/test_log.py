@@ -59,18 +59,24 @@ def test_splits_cover_every_row_once(dataset: Dataset, table: Table) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [1, 50, 160, 1000])
-def test_the_head_of_a_log_is_whole_users_and_of_a_table_rows(n_rows: int, dataset: Dataset, table: Table) -> None:
-    head, log = dataset.head(n_rows).log, dataset.log
-    n = len(head)
-    assert n >= min(n_rows, len(log)) and (n == len(log) or log.user[n] != log.user[n - 1])
-    last = log.user[n - 1]
-    assert n - (log.user == last).sum() < n_rows  # without its last user it would be too short
-    for name in ("label", "split", "user", "item", "timestamp", "before", "row"):
-        assert getattr(head, name).tolist() == getattr(log, name)[:n].tolist()
-    assert head.context.ids.tolist() == log.context.ids[:n].tolist()
-    assert head.users is log.users and head.items is log.items
-    assert head.offsets.tolist() == np.minimum(log.offsets, n).tolist()
-    assert len(table.head(n_rows)) == min(n_rows, len(table))
+def test_a_sample_of_a_log_is_whole_users_from_all_over_it_and_of_a_table_rows(
+    n_rows: int, dataset: Dataset, table: Table
+) -> None:
+    sample, log = dataset.sample(n_rows).log, dataset.log
+    kept = np.flatnonzero(np.isin(log.user, sample.user))
+    assert len(sample) == len(kept) > 0
+    for name in ("user", "item", "label", "timestamp", "split", "row"):
+        assert getattr(sample, name).tolist() == getattr(log, name)[kept].tolist()
+    assert sample.context.ids.tolist() == log.context.ids[kept].tolist()
+    assert sample.users is log.users and sample.items is log.items
+    assert sample.timestamp[sample.before].tolist() == sample.timestamp.tolist()  # the first event of its time
+    assert (sample.user[sample.before] == sample.user).all()
+    n_users = len(np.unique(sample.user))
+    assert n_users == min(50, max(1, 50 * n_rows // len(log)))
+    if n_users > 1:
+        assert {1, 50} <= set(sample.user.tolist())
+    rows = table.sample(n_rows).row
+    assert len(rows) == min(n_rows, len(table)) and (n_rows == 1 or rows[-1] == table.row[-1])
 
 
 def test_a_log_since_some_events_keeps_the_later_ones_of_each_user(dataset: Dataset) -> None:
