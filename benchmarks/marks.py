@@ -22,9 +22,18 @@ PUBLISHED = {  # mark: folder of its data, published test AUC
     "linear_frappe": ("frappe", 0.9356),
     "fm_frappe": ("frappe", 0.9671),
     "afm_frappe": ("frappe", 0.9697),
+    "ffm_frappe": ("frappe", 0.9786),
+    "nfm_frappe": ("frappe", 0.9804),
+    "autoint_frappe": ("frappe", 0.9831),
+    "fibinet_frappe": ("frappe", 0.9832),
     "feature_mlp_frappe": ("frappe", 0.9833),
     "wide_deep_frappe": ("frappe", 0.9841),
+    "pnn_frappe": ("frappe", 0.9841),
     "deepfm_frappe": ("frappe", 0.9842),
+    "dcnv2_frappe": ("frappe", 0.9845),
+    "xdeepfm_frappe": ("frappe", 0.9845),
+    "autoint_deep_frappe": ("frappe", 0.9848),
+    "finalmlp_frappe": ("frappe", 0.9861),
 }
 
 
