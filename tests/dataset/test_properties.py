@@ -28,7 +28,9 @@ settings.load_profile("recexp")
 
 # Any text that a file can hold in one cell; a carriage return ends a line, and NUL no CSV file has.
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=("Cs",)), min_size=1)
-EVENTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 9), st.booleans()), min_size=4, max_size=40)
+EVENTS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 9), st.booleans()), min_size=4, max_size=40
+)
 
 
 @given(rows=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), separator=st.sampled_from(",;\t|"))
