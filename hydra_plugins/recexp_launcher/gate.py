@@ -43,6 +43,7 @@ class Gate(Launcher):
     def __init__(self, chosen: DictConfig) -> None:
         self.chosen = chosen
         self.fingerprints: dict[str, str] = {}  # of the data, by dataset options
+        self.warnings: dict[str, None] = {}  # of what in the data makes metrics mislead, each once
         self.announced = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -95,7 +96,9 @@ class Gate(Launcher):
             resolve_device(job.config.device)
         options = repr(job.config.dataset)
         if options not in self.fingerprints:
-            self.fingerprints[options] = load(job.config.dataset).fingerprint
+            dataset = load(job.config.dataset)
+            self.fingerprints[options] = dataset.fingerprint
+            self.warnings |= dict.fromkeys(dataset.facts["warnings"])
         check_data(job.path, self.fingerprints[options])
 
     def _announce(self, n_jobs: int, n_left: int) -> None:
@@ -103,6 +106,9 @@ class Gate(Launcher):
             logger.info("sweep  %s", self.sweep.folder)
         if n_left < n_jobs:
             logger.info("%d of %d jobs have ended before", n_jobs - n_left, n_jobs)
+        for warning in self.warnings:
+            logger.warning("data: %s", warning)
+        self.warnings = {}
         self.announced = True
 
     def _run(self, jobs: Sequence[Job], fail_fast: bool) -> None:

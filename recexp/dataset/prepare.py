@@ -1,6 +1,5 @@
 """Turns what a reader returns into the prepared log: index, sort, split, encode."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ from recexp.tree import to_dict
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
 NO_FIELDS = Encoded(ids=np.zeros((0, 0), np.int32), values=np.zeros((0, 0), np.float32))
 
 
@@ -40,8 +38,6 @@ def load(config: Any) -> Dataset:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
-    for warning in dataset.facts["warnings"]:
-        logger.warning("data: %s", warning)
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
 

@@ -72,9 +72,10 @@ def test_a_sample_of_a_log_is_whole_users_from_all_over_it_and_of_a_table_rows(
     assert sample.timestamp[sample.before].tolist() == sample.timestamp.tolist()  # the first event of its time
     assert (sample.user[sample.before] == sample.user).all()
     n_users = len(np.unique(sample.user))
-    assert n_users == min(50, max(1, 50 * n_rows // len(log)))
+    n_all = len(log.users.raw) - 1
+    assert n_users == min(n_all, max(1, n_all * n_rows // len(log)))
     if n_users > 1:
-        assert {1, 50} <= set(sample.user.tolist())
+        assert {1, n_all} <= set(sample.user.tolist())
     rows = table.sample(n_rows).row
     assert len(rows) == min(n_rows, len(table)) and (n_rows == 1 or rows[-1] == table.row[-1])
 
