@@ -235,7 +235,7 @@ def zip_bomb(path: Path, name: str = "u.data") -> None:
 
 
 BOMBS: dict[str, tuple[str, Callable[[Path], Any]]] = {
-    "gzip": ("csv", lambda path: path.write_bytes(gzip.compress(PIECE, 1) * 128)),
+    "gzip": ("csv", lambda path: path.write_bytes(gzip.compress(PIECE) * 128)),
     "bzip2": ("csv", lambda path: path.write_bytes(bz2.compress(PIECE) * 128)),
     "xz": ("csv", lambda path: path.write_bytes(lzma.compress(PIECE, preset=0) * 128)),
     "parquet": ("parquet", parquet_bomb),

@@ -14,7 +14,7 @@ from recexp.contract.case import Case, Skip
 from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
 from recexp.dataset.batch import Batches
-from recexp.dataset.log import Log, evenly
+from recexp.dataset.log import Log
 from recexp.layer.loss import bce
 from recexp.model import Fit, Train, reads_history, stages
 from recexp.trainer.default import Trainer
@@ -178,7 +178,7 @@ def different_rows(case: Case) -> torch.Tensor:
     enough = columns.shape[1] if isinstance(log, Log) else 1
     seen: list[set[int]] = [set() for _ in range(columns.shape[1])]
     chosen = []
-    for number in evenly(len(rows), LOOKED_AT):
+    for number in np.random.default_rng(0).permutation(len(rows))[:LOOKED_AT]:  # with histories of any length
         ids = [int(value) for value in columns[rows[number]]]
         if sum(value not in before for value, before in zip(ids, seen, strict=True)) >= enough:
             chosen.append(int(number))
