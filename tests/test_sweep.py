@@ -111,10 +111,15 @@ def test_a_sweep_makes_a_directory_a_job_and_a_table_over_seeds(empty, capsys):
     lines = capsys.readouterr().out.splitlines()
     header = next(n for n, line in enumerate(lines) if line.startswith("setting"))
     assert " ".join(lines[header].split()) == "setting n valid auc test auc test gauc test logloss parameters seconds"
-    four, eight = ([metrics[n]["test"]["auc"] for n in pair] for pair in ((0, 2), (1, 3)))
-    for line, name, (a, b) in zip(lines[header + 1 :], ("=4", "=8"), (four, eight), strict=False):
-        deviation = abs(a - b) / 2**0.5
-        assert line.startswith(f"model.embedding_dim{name}  2  {(a + b) / 2:.4f} ± {deviation:.4f}")
+    expected = {}  # by the mean of valid: the beginning of a line
+    for name, pair in (("=4", (0, 2)), ("=8", (1, 3))):
+        cells = []
+        for split in ("valid", "test"):
+            a, b = (metrics[n][split]["auc"] for n in pair)
+            cells.append(f"{(a + b) / 2:.4f} ± {abs(a - b) / 2**0.5:.4f}")
+        expected[cells[0]] = f"model.embedding_dim{name}  2  {'  '.join(cells)}"
+    for line, mean in zip(lines[header + 1 :], sorted(expected, reverse=True), strict=False):
+        assert line.startswith(expected[mean])
     assert lines[-1] == "sweep"
 
     assert [(row["job"], row["model.embedding_dim"], row["seed"], row["status"]) for row in rows()] == [
