@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from recexp.metric.table import HEADLINE, TRAINING_METRICS
@@ -73,7 +74,7 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
     states = Counter(job.record.state for job in jobs if job.record.state not in ENDED)
     if states:
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        lines.append(f"of {len(jobs)} jobs {counts}; run these with: recexp resume {folder}")
+        lines.append(f"of {len(jobs)} jobs {counts}; run these with: recexp resume {quote(str(folder))}")
     return [*lines, str(folder)]
 
 

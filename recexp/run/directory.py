@@ -188,7 +188,7 @@ class Run:
             return "interrupted", message, stops
         self.log("".join(traceback.format_exception(error)))
         if isinstance(error, OSError):
-            message = f"{disk_line(error)}; go on with: recexp resume {self.path}"
+            message = f"{disk_line(error)}; go on with: recexp resume {quote(str(self.path))}"
             return "failed", message, Failure(message)
         return "failed", str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}", error
 

@@ -91,13 +91,15 @@ class Trainer:
         Raises ConfigError for a module that does not exist, Failure once numbers are no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
-        names = [stage.name for stage in stages(model)[:-1]]
+        in_order = stages(model)
         # These schedules give other learning rates from the first step on if there are more epochs.
         spread = self.config.epochs if self.config.schedule in (Schedule.linear, Schedule.cosine) else ""
         identity = f"{recorder.identity}{spread}"
-        checkpoints = Checkpoints(recorder.checkpoints, identity, [*names, "best"], self.device)
+        checkpoints = Checkpoints(
+            recorder.checkpoints, identity, [*(stage.name for stage in in_order[:-1]), "best"], self.device
+        )
         with self.numerics(), stoppable() as stop:
-            task = Task(model, batches, weights, l2, recorder, overrides, stages(model), checkpoints, stop)
+            task = Task(model, batches, weights, l2, recorder, overrides, in_order, checkpoints, stop)
             progress, tensors = self._resume(task)
             while not progress.finished:
                 progress = self._stage(task, progress, tensors)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, RunError
+from recexp.run.identity import LENGTHS
 from recexp.run.trust import require_trust
 from recexp.verb.options import Option, folder
 
@@ -15,7 +16,6 @@ logger = logging.getLogger(__name__)
 USAGE = "RUN [override...] [--trust]"
 HELP = "goes on with an interrupted run or sweep; a larger trainer.epochs or trainer.patience makes a run longer"
 OPTIONS: tuple[Option, ...] = ()
-LENGTHS = {"trainer.epochs": "epochs", "trainer.patience": "patience"}
 
 
 def run(arguments: list[str]) -> int:
@@ -48,11 +48,13 @@ def parse(override: str) -> tuple[str, Any]:
     """The name in the trainer's configuration and the value. Raises ConfigError for any other key."""
     import yaml
 
+    from recexp.storage import parse_yaml
+
     key, _, value = override.partition("=")
     if key not in LENGTHS:
         raise ConfigError(f"{override}: a run goes on as it began; only {' and '.join(LENGTHS)} may grow.")
     try:
-        return LENGTHS[key], yaml.safe_load(value)
+        return key.removeprefix("trainer."), parse_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"{override}: no value that YAML can read.") from error
 
