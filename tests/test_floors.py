@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 # Single files that import no room.
-GROUND = ("config", "error", "groups", "process", "registry", "secret", "storage", "terminal", "tree")
+GROUND = ("config", "error", "groups", "lock", "process", "registry", "secret", "storage", "terminal", "tree")
 FLOORS = (  # from the top
     ("__init__", "__main__", "cli", "verb"),
     ("hydra_plugins",),

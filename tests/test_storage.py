@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -100,25 +98,6 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).touch()
     storage.remove_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "mine.tmp"]
-
-
-def test_a_lock_ends_with_its_process(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from recexp import storage\n"
-        "with storage.locked(Path(sys.argv[1])) as mine: print(mine, flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "True\n"
-    assert storage.is_locked(tmp_path)
-    with storage.locked(tmp_path) as mine:
-        assert not mine
-    holder.kill()
-    holder.wait()
-    assert storage.is_locked(tmp_path) is False
-    with storage.locked(tmp_path) as mine:
-        assert mine and storage.is_locked(tmp_path)
 
 
 def test_the_mode_follows_the_umask(tmp_path: Path):

@@ -13,7 +13,8 @@ from typing import Any
 from recexp.dataset import store
 from recexp.dataset.log import Dataset
 from recexp.error import DamagedFile
-from recexp.storage import leftovers, lock_file, new_folder, remove
+from recexp.lock import lock_file
+from recexp.storage import leftovers, new_folder, remove
 
 LOCK = ".lock-"
 VERSION = 8  # of the preparation: raise it when the same source and options produce different files

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from enum import Enum
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,25 @@ def draw(weight: Tensor, init: WeightInit) -> None:
         nn.init.xavier_normal_(weight)
 
 
+class Options(Protocol):
+    """The options of a model's MLP, as its Config holds them."""
+
+    @property
+    def hidden_sizes(self) -> Sequence[int]: ...
+
+    @property
+    def activation(self) -> Activation: ...
+
+    @property
+    def dropout(self) -> float: ...
+
+    @property
+    def batch_norm(self) -> bool: ...
+
+    @property
+    def weight_init(self) -> WeightInit: ...
+
+
 class MLP(nn.Module):
     """For each hidden size: Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
 
@@ -66,6 +86,14 @@ class MLP(nn.Module):
             Hidden(size, activation, dropout, batch_norm) for size in hidden_sizes
         )
         self.n_out = sizes[-1]
+
+    @classmethod
+    def of(cls, options: Options, n_in: int, n_out: int | None = 1) -> "MLP":
+        """The MLP that a model's options describe."""
+        return cls(
+            n_in, options.hidden_sizes, options.activation, options.dropout, n_out, options.batch_norm,
+            options.weight_init,
+        )  # fmt: skip
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (..., n_in), mask (...) bool: the positions that count in batch statistics -> (..., n_out)."""

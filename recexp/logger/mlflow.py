@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.config import require
+from recexp.lock import lock_file
 from recexp.logger import LoggerConfig, require_package
 from recexp.registry import register
 from recexp.secret import MASK, masked
-from recexp.storage import lock_file, read_json, write_json
+from recexp.storage import read_json, write_json
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -55,10 +55,7 @@ class AutoInt(nn.Module):
         sizes = [dim] + [config.attention_size] * (config.n_layers - 1)
         self.layers = nn.ModuleList(Interacting(size, config) for size in sizes)
         self.output = linear(n_fields * config.attention_size, 1, init=init)
-        hidden, dropout = config.hidden_sizes, config.dropout
-        self.deep = (
-            MLP(n_fields * dim, hidden, config.activation, dropout, 1, config.batch_norm, init) if hidden else None
-        )
+        self.deep = MLP.of(config, n_fields * dim) if config.hidden_sizes else None
 
     def forward(self, batch: Batch) -> Output:
         x = e = self.embed.fields(batch)  # (B, F, D)

@@ -65,9 +65,7 @@ class DCNv2(nn.Module):
             self.crosses = nn.ModuleList(
                 MixtureCross(dim, config.rank, config.n_experts, init) for _ in range(config.n_layers)
             )
-        self.deep = MLP(
-            dim, config.hidden_sizes, config.activation, config.dropout, batch_norm=config.batch_norm, init=init
-        )
+        self.deep = MLP.of(config, dim, n_out=None)
         self.parallel = config.structure is Structure.parallel
         self.output = linear(dim + self.deep.n_out if self.parallel else self.deep.n_out, 1, init=init)
 

@@ -52,9 +52,7 @@ class DeepFM(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         n_in = self.embed.n_fields * config.embedding_dim
         n_out = 1 if config.combine is Combine.sum else None
-        self.deep = MLP(
-            n_in, config.hidden_sizes, config.activation, config.dropout, n_out, config.batch_norm, config.weight_init
-        )
+        self.deep = MLP.of(config, n_in, n_out)
         n_parts = 1 + config.embedding_dim + self.deep.n_out
         self.output = linear(n_parts, 1, init=config.weight_init) if config.combine is Combine.concat else None
 

@@ -36,10 +36,7 @@ class FeatureMLP(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
-        n_in = self.embed.n_fields * config.embedding_dim
-        self.mlp = MLP(
-            n_in, config.hidden_sizes, config.activation, config.dropout, 1, config.batch_norm, config.weight_init
-        )
+        self.mlp = MLP.of(config, self.embed.n_fields * config.embedding_dim)
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)

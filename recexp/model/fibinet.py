@@ -49,8 +49,7 @@ class FiBiNET(nn.Module):
         self.gate = Gate(n_fields, config.reduction, init) if config.gate else None
         n_products = 2 if config.gate else 1
         self.bilinears = nn.ModuleList(Bilinear(config.bilinear, n_fields, dim, init) for _ in range(n_products))
-        n_in, sizes = n_products * n_fields * (n_fields - 1) // 2 * dim, config.hidden_sizes
-        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+        self.mlp = MLP.of(config, n_products * n_fields * (n_fields - 1) // 2 * dim)
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)

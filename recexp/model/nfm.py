@@ -43,8 +43,7 @@ class NFM(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         self.norm = BatchNorm(config.embedding_dim) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.interaction_dropout)
-        n_in, sizes = config.embedding_dim, config.hidden_sizes
-        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, config.weight_init)
+        self.mlp = MLP.of(config, config.embedding_dim)
 
     def forward(self, batch: Batch) -> Output:
         interaction = self.dropout(self.norm(bi_interaction_of(self.embed, batch)))  # (B, D), eq. 3, 4

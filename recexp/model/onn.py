@@ -40,8 +40,7 @@ class ONN(nn.Module):
         dim, std = config.embedding_dim, config.embedding_std
         self.copy = FeatureEmbedding(schema, dim, std)
         self.pairs = FieldAwarePairs(schema, dim, std)
-        n_in, sizes, init = self.copy.n_fields * dim + self.pairs.n_pairs, config.hidden_sizes, config.weight_init
-        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+        self.mlp = MLP.of(config, self.copy.n_fields * dim + self.pairs.n_pairs)
 
     def forward(self, batch: Batch) -> Output:
         e, products = self.copy.fields(batch), self.pairs(batch)  # (B, F, D), (B, P)

@@ -55,8 +55,7 @@ class PNN(nn.Module):
         is_kernel = config.product is Product.kernel
         self.kernel = Bilinear(Kind.interaction, n_fields, dim, init) if is_kernel else None
         n_products = dim * (dim + 1) // 2 if config.product is Product.outer else n_fields * (n_fields - 1) // 2
-        n_in, sizes = n_fields * dim + n_products, config.hidden_sizes
-        self.mlp = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+        self.mlp = MLP.of(config, n_fields * dim + n_products)
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)

@@ -50,8 +50,7 @@ class XDeepFM(nn.Module):
         n_fields, init = self.embed.n_fields, config.weight_init
         self.cin = CIN(n_fields, config.cin_sizes, config.split, init)
         self.output = linear(self.cin.n_out, 1, bias=False, init=init)
-        n_in, sizes = n_fields * config.embedding_dim, config.hidden_sizes
-        self.deep = MLP(n_in, sizes, config.activation, config.dropout, 1, config.batch_norm, init)
+        self.deep = MLP.of(config, n_fields * config.embedding_dim)
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)

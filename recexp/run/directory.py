@@ -17,6 +17,7 @@ from typing import Any
 
 from recexp.config import Config
 from recexp.error import DamagedFile, Failure, RunError, UserError, disk_line, signal_behind
+from recexp.lock import locked
 from recexp.logger import guarded
 from recexp.run.folder import is_filled, make_run_folder, refuse_links, remove
 from recexp.run.identity import check_same, identity
@@ -25,7 +26,7 @@ from recexp.run.read import read_epochs, read_json, read_metrics
 from recexp.run.record import has_ended
 from recexp.run.status import read_status, write_status
 from recexp.secret import masked
-from recexp.storage import append_line, locked, open_own, remove_leftovers, write_json, write_lines, write_yaml
+from recexp.storage import append_line, open_own, remove_leftovers, write_json, write_lines, write_yaml
 from recexp.tree import to_dict
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from recexp.config import Config
 from recexp.error import RunError
-from recexp.storage import is_locked, leftovers, new_folder
+from recexp.lock import is_locked
+from recexp.storage import leftovers, new_folder
 
 Fill = Callable[[Path], None]  # writes the first files into a new directory
 TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # what renaming to a directory in use says

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recexp.error import DamagedFile
+from recexp.lock import is_locked
 from recexp.run.read import read_json
-from recexp.storage import file_digest, is_locked, write_json
+from recexp.storage import file_digest, write_json
 
 ENDED = ("finished", "pruned")  # states of runs that have their results
 RESULTS = ("metrics.json", "predictions.parquet", "curves.png")

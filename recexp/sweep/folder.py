@@ -15,12 +15,13 @@ from typing import Any
 
 from recexp.config import Config
 from recexp.error import ConfigError, DamagedFile, RunError
+from recexp.lock import locked
 from recexp.run.directory import write_config
 from recexp.run.folder import filled, is_filled, make, refuse_links, remove, run_name, unique_folder
 from recexp.run.record import has_ended
 from recexp.run.status import read_status
 from recexp.secret import masked
-from recexp.storage import locked, read_yaml, remove_leftovers, write_yaml
+from recexp.storage import read_yaml, remove_leftovers, write_yaml
 
 TYPED = "sweep.yaml"
 MULTIRUN = "multirun.yaml"  # Hydra's; sweep.yaml replaces it

@@ -65,10 +65,11 @@ def lengthen(path: Path, config: "Config", lengths: dict[str, Any]) -> None:
     Raises ConfigError or RunError, leaving all as it is, if the run would not be that of the larger lengths from its
     first epoch on.
     """
+    from recexp.lock import locked
     from recexp.run.folder import refuse_links
     from recexp.run.read import read_config
     from recexp.run.status import write_status
-    from recexp.storage import locked, write_yaml
+    from recexp.storage import write_yaml
 
     check_longer(path, config, lengths)
     raw = read_config(path)

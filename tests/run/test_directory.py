@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recexp import storage
+from recexp import lock, storage
 from recexp.config import Config
 from recexp.error import DataError, Failure, RunError, Terminated
 from recexp.run.directory import Run
@@ -127,12 +127,12 @@ def test_a_new_run_is_locked_and_whole_from_the_first_moment(config: Callable[..
 
     def look(source: Path, target: Path) -> None:
         rename(source, target)
-        seen.append((sorted(path.name for path in target.iterdir()), storage.is_locked(target)))
+        seen.append((sorted(path.name for path in target.iterdir()), lock.is_locked(target)))
 
     monkeypatch.setattr(os, "rename", look)
     with Run.open(config(), ["model=fm"]) as run:
         assert seen == [(["config.yaml", "overrides.yaml", "status.json"], True)]
-    assert not storage.is_locked(run.path)
+    assert not lock.is_locked(run.path)
 
 
 def test_an_empty_directory_is_filled_where_it_is(config: Callable[..., Config], tmp_path: Path) -> None:

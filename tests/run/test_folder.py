@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recexp import storage
+from recexp import lock
 from recexp.error import RunError
 from recexp.run.folder import filled, is_filled, make, refuse_links, remove, unique_folder
 
@@ -50,7 +50,7 @@ def test_what_a_run_killed_in_its_first_moments_left_is_removed_by_a_later_one(t
         path.mkdir()
     for path in (old, locked):
         os.utime(path, (0, 0))
-    with storage.locked(locked):
+    with lock.locked(locked):
         filled(tmp_path / "run", write)
     assert sorted(tmp_path.iterdir()) == [young, locked, tmp_path / "run"]
 

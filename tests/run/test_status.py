@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from recexp import storage
+from recexp import lock, storage
 from recexp.error import DamagedFile
 from recexp.run import status as module
 from recexp.run.status import check_results, last_status, read_status, write_status
@@ -14,7 +14,7 @@ from recexp.run.status import check_results, last_status, read_status, write_sta
 
 def test_a_running_state_counts_while_its_process_holds_the_lock(tmp_path):
     write_status(tmp_path, "running")
-    with storage.locked(tmp_path):
+    with lock.locked(tmp_path):
         assert read_status(tmp_path)["state"] == "running"
     assert read_status(tmp_path)["state"] == "interrupted"  # although this very process wrote it and lives
 
