@@ -171,9 +171,10 @@ class Sheet:
 
         if not types.is_string_dtype(self.frame[column]):
             return
-        counts = self.frame[column].value_counts()
-        if words := {word: counts[word] for word in GAPS if word and word in counts}:
-            listed = ", ".join(f"{word} {count:,} times" for word, count in words.items())
+        values = self.frame[column]
+        counts = values[values.isin(GAPS[1:])].value_counts()  # not of the empty cell, which is a gap
+        if len(counts):
+            listed = ", ".join(f"{word} {counts[word]:,} times" for word in GAPS if word in counts)
             logger.warning("%s: column %r holds %s: these %s.", self.tables[0].path, column, listed, what)
 
     def _filled(self, column: str) -> "pd.Series":

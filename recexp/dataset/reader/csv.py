@@ -111,8 +111,7 @@ class CsvTable:
 
     def _reconcile(self, n_rows: int) -> None:
         """Says aloud if cells extend over several lines. Raises DataError for a quote that is not closed."""
-        n_lines, quotes = self._count()
-        if not quotes or n_rows + (self.header is None) == n_lines:
+        if not self._holds_quotes() or n_rows + (self.header is None) == self._count_lines():
             return
         several: list[tuple[int, int]] = []
         end = 0
@@ -129,14 +128,14 @@ class CsvTable:
                 "set dataset.quoting=false.", self.path, len(several), *several[0],
             )  # fmt: skip
 
-    def _count(self) -> tuple[int, bool]:
-        """The number of lines that are not blank, and whether the file holds a quote."""
-        n_lines, quotes = 0, False
+    def _holds_quotes(self) -> bool:
         with source.open_bytes(self.path) as stream:
-            for line in stream:
-                n_lines += bool(line.strip(b"\r\n"))
-                quotes = quotes or b'"' in line
-        return n_lines, quotes
+            return any(b'"' in piece for piece in iter(lambda: stream.read(2**20), b""))
+
+    def _count_lines(self) -> int:
+        """The number of lines that are not blank."""
+        with source.open_bytes(self.path) as stream:
+            return sum(bool(line.strip(b"\r\n")) for line in stream)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """First and last line of each row, blank lines left out."""
