@@ -167,8 +167,9 @@ def _auc(label: np.ndarray, score: np.ndarray) -> float:
 
 def _ranks(values: np.ndarray) -> np.ndarray:
     """From 1, the mean rank among equal values."""
-    _, index, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[index]
+    import pandas as pd
+
+    return pd.Series(values).rank().to_numpy()
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
