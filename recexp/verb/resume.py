@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, RunError
-from recexp.run.identity import LENGTHS
 from recexp.run.trust import require_trust
 from recexp.verb.options import Option, folder
 
@@ -48,6 +47,7 @@ def parse(override: str) -> tuple[str, Any]:
     """The name in the trainer's configuration and the value. Raises ConfigError for any other key."""
     import yaml
 
+    from recexp.run.identity import LENGTHS
     from recexp.storage import parse_yaml
 
     key, _, value = override.partition("=")
