@@ -245,6 +245,11 @@ class ModelConfig:
             require(weight >= 0, f"model.loss_weights.{name}", weight, "0 or more")
         check_ranges(self, "model")
 
+    def check_untrained(self) -> None:
+        """Raises ConfigError for the weight of a loss that trains nothing: the model is fitted without steps."""
+        weight = self.loss_weights.get("target")
+        require(weight == 1, "model.loss_weights.target", weight, f"1: no parameter of {self.name} is trained by it")
+
     def label_needs(self) -> dict[str, Labels]:
         """The options that need certain labels, as `key = value`; an option whose loss is off needs none."""
         needs = {}

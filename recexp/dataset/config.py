@@ -117,3 +117,13 @@ class DatasetConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, "dataset")
+        if self.label is LabelKind.implicit and self.label_threshold is not None:
+            raise ConfigError(
+                f"dataset.label_threshold = {self.label_threshold}: with label=implicit every event is a positive, "
+                "whatever its rating; set dataset.label_threshold=null with it."
+            )
+        if self.split.column is not None and self.split.kind is not SplitKind.given:
+            raise ConfigError(
+                f"dataset.split.column = {self.split.column}: is read with split.kind=given alone, "
+                f"not with {self.split.kind.name}."
+            )

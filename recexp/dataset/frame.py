@@ -67,8 +67,7 @@ class TableConfig(DatasetConfig):
     def side_paths(self) -> dict[str, Path]:
         """The files of user and item features to read, by side."""
         given = {"user": self.user_path, "item": self.item_path}
-        read = {side: path for side, path in given.items() if path and getattr(self.features, side)}
-        return {side: Path(path).expanduser() for side, path in read.items()}
+        return {side: Path(path).expanduser() for side, path in given.items() if path}
 
 
 def _check_columns(config: TableConfig) -> None:
@@ -98,6 +97,11 @@ def _check_features(config: TableConfig) -> None:
     for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
             raise ConfigError(f"dataset.features.{side}: a table has no {side}s; use features.context.")
+        if side in config.side_paths() and not kinds:
+            raise ConfigError(
+                f"dataset.{side}_path: nothing of it is read; name its columns in dataset.features.{side}, "
+                f"or set dataset.{side}_path=null."
+            )
         for name in kinds:
             if name in roles and name != config.columns.timestamp:
                 raise ConfigError(f"dataset.features.{side}.{name}: is {roles[name]} already, so no feature.")

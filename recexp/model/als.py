@@ -44,6 +44,10 @@ class ALS(nn.Module):
         smoothing: float = above(0)
         alpha: float = above(0)
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_untrained()
+
     mean: Tensor
     user_bias: Tensor
     item_bias: Tensor

@@ -26,6 +26,10 @@ class Popularity(nn.Module):
     class Config(ModelConfig):
         smoothing: float = above(0)
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.check_untrained()
+
     score: Tensor
 
     def __init__(self, config: Config, schema: Schema) -> None:
