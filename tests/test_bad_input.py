@@ -20,6 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -264,7 +265,7 @@ TYPED = {  # words that the line must hold
     f"{OWN} dataset=typo": ["contxt"],
     f"{OWN} dataset=mine trainer.epoch=1": ["trainer.epoch=1: unknown key", "trainer.epochs"],
     "dataset=csv dataset.path=nope.csv": ["nope.csv: no such file"],
-    "dataset=csv dataset.path=sub": ["sub: is a folder"],
+    "dataset=csv dataset.path=sub": ["sub/mine.py: is empty"],
     "dataset=csv dataset.path=fifo": ["fifo: is no regular file"],
     "-m seed=0,1 trainer.epochs=0": ["trainer.epochs = 0"],
     "-m seed=0,x": ["seed = x"],
@@ -344,6 +345,10 @@ def with_x(*values: str) -> str:
     return "user,item,label,timestamp,x\n" + "\n".join(rows) + "\n"
 
 
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, "zstd", asbytes=True)
+
+
 def zipped(**members: bytes) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -383,7 +388,8 @@ CSV: dict[str, tuple[Any, ...]] = {
     "a quote not closed in between": (LOG.replace(",5\n", ',"5\n'), {}, ": a quote opens"),
     "a quote closed in a text": (f'{LOG}"1,2,0,61\n{ROWS}"x",2,0,62\n', {}, ":62: a quote opens"),
     "parquet": (b"PAR1" + bytes(40), {}, "is a parquet file"),
-    "zstd": (b"\x28\xb5\x2f\xfd" + bytes(40), {}, "is a zstd file"),
+    "half a zstd": (zstd(LOG.encode() * 99)[:40], {}, "cannot be read"),
+    "a zstd bomb": (zstd(ZEROS), {}, "expands"),
     "half a gzip": (gzip.compress(LOG.encode())[:50], {}, "cannot be read"),
     "a broken gzip": (gzip.compress(LOG.encode())[:30] + bytes(60), {}, "cannot be read"),
     "half a bzip2": (bz2.compress(LOG.encode())[:50], {}, "cannot be read"),
@@ -484,7 +490,7 @@ PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "a time of none": ({"timestamp": filled(1, 2, None)}, {}, "row 2: column 'timestamp'"),
     "a time of nan": ({"timestamp": filled(1.0, float("nan"))}, {}, "row 1: column 'timestamp'"),
     "a time of flags": ({"timestamp": filled(True)}, {}, "column 'timestamp'"),
-    "a label of text": ({"label": filled("yes")}, {}, "column 'label'"),
+    "a label of text": ({"label": filled("good")}, {}, "column 'label'"),
     "a label of 0.5": ({"label": filled(1.0, 0.5)}, {}, "row 1: column 'label' = '0.5'"),
     "a label of dates": ({"label": filled(__import__("datetime").datetime(2024, 1, 1))}, {}, "column 'label'"),
     "values of bytes": ({"x": filled(b"x")}, X, "column 'x': is binary"),

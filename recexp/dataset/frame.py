@@ -1,11 +1,12 @@
 """Turns the user's own tables into Raw: which column plays which role, and which files hold the columns."""
 
+import glob
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from io import BufferedReader, BytesIO
+from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from recexp.config import require
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
+from recexp.dataset.reader import source
 from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id
 from recexp.error import ConfigError, DataError
 from recexp.tree import to_dict
@@ -22,7 +24,8 @@ from recexp.tree import to_dict
 if TYPE_CHECKING:
     import pandas as pd
 
-RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separator", "separator", "quoting", "header"}
+RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separator", "separator", "quoting", "header",
+               "encoding", "time_format"}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -42,12 +45,15 @@ class TableConfig(DatasetConfig):
     user_path: str | None
     item_path: str | None
     multi_separator: str
+    time_format: str | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.path:
             raise ConfigError("dataset.path = null: no data; give your file with dataset.path=FILE.")
         require(bool(self.multi_separator), "dataset.multi_separator", "''", "one character or more")
+        timed = self.time_format is None or "%" in self.time_format
+        require(timed, "dataset.time_format", self.time_format, "as for strptime, such as %d/%m/%Y %H:%M, or null")
         _check_columns(self)
         _check_features(self)
 
@@ -125,14 +131,14 @@ class FileReader:
         del options["split"]["ratios"]
         sides = {side: existing(path, f"dataset.{side}_path") for side, path in config.side_paths().items()}
         paths = [*event_files(config, self.suffixes), *sides.values()]
-        return digest([options, list(sides)], (path.open("rb") for path in paths))
+        return digest([options, list(sides)], map(source.stored, paths))
 
     def read(self) -> Raw:
         return to_raw(self.config, self.open, event_files(self.config, self.suffixes))
 
 
 def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: list[Path]) -> Raw:
-    """files: the file of events, or those of train, valid and test. Raises DataError."""
+    """files: those of events, or of train, valid and test. Raises DataError."""
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
@@ -142,16 +148,15 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
     if config.label is LabelKind.explicit:
         raw["label"] = events.labels(str(columns.label), config.label_threshold)
     if config.is_log:
-        raw["timestamp"] = events.times(str(columns.timestamp))
+        raw["timestamp"] = events.times(str(columns.timestamp), config.time_format)
         for side in ("user", "item"):
             raw[side] = events.ids(getattr(columns, side))
             raw[f"{side}s"] = _side(config, side, events, raw[side], open_table)
     if context:
         raw["context"] = events.features(context)
-    if len(files) > 1:
-        raw["split"] = np.repeat(SPLITS, events.sizes)
-    elif config.split.kind is SplitKind.given:
-        raw["split"] = events.splits(str(config.split.column))
+    if config.split.kind is SplitKind.given:
+        column = config.split.column
+        raw["split"] = np.repeat(SPLITS, events.sizes) if column is None else events.splits(column)
     return Raw(**raw)
 
 
@@ -174,10 +179,10 @@ def _side(
 
 
 def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file of events, or those of train, valid and test in a folder. Raises DataError."""
+    """The files of events, or those of train, valid and test in a folder. Raises DataError."""
     path = Path(str(config.path)).expanduser()
     if config.split.kind is not SplitKind.given or config.split.column is not None:
-        return [existing(path, "dataset.path")]
+        return parts(path, "dataset.path")
     if not path.is_dir():
         files = ", ".join(split + suffixes[0] for split in SPLITS)
         raise DataError(f"dataset.path = {path}: must be a folder of {files}, or name dataset.split.column.")
@@ -185,10 +190,28 @@ def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
     return [existing(next(filter(Path.is_file, names), names[0]), "dataset.path") for names in options]
 
 
+def parts(path: Path, key: str) -> list[Path]:
+    """The file, or all files in a folder, or all that a pattern such as day-*.csv matches.
+
+    Files such as _SUCCESS and .part.crc, which Spark writes, hold no data. Raises DataError.
+    """
+    pattern = not path.exists() and any(sign in str(path) for sign in "*?[")
+    if not path.is_dir() and not pattern:
+        return [existing(path, key)]
+    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path)))
+    files = sorted(file for file in found if file.is_file() and not file.name.startswith((".", "_")))
+    if not files:
+        raise DataError(f"{key} = {path}: {'matches no file' if pattern else 'is a folder without files'}.")
+    return [existing(file, key) for file in files]
+
+
 def existing(path: Path, key: str) -> Path:
-    """Returns the path. Raises DataError unless it is a readable file."""
+    """Returns the path. Raises DataError unless it is a readable file, or one in a zip archive."""
+    if source.archive_of(path):
+        source.stored(path).close()
+        return path
     if path.is_dir():
-        raise DataError(f"{key} = {path}: is a folder, not a file (split.kind=given takes a folder of three).")
+        raise DataError(f"{key} = {path}: is a folder, not a file.")
     if not path.is_file():
         reason = "is no regular file" if path.exists() else "no such file"
         raise DataError(f"{key} = {path}: {reason}.")
@@ -197,7 +220,7 @@ def existing(path: Path, key: str) -> Path:
     return path
 
 
-def digest(options: Any, streams: Iterable[BufferedReader | BytesIO]) -> str:
+def digest(options: Any, streams: Iterable[BufferedIOBase]) -> str:
     total = hashlib.blake2b(json.dumps(options).encode(), digest_size=16)
     for stream in streams:
         with stream:

@@ -22,8 +22,12 @@ LARGEST = 1e30  # of features: squares of larger numbers are infinite in 32 bits
 GAPS = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", r"\N")  # of numeric features
 STORE = "store integers or strings"
 ID = "an id must be an integer or a string, in all rows the same of the two"
-TIME = "must be a number or an ISO date-time (2024-01-31T23:59:59Z), in all rows the same of the two"
+TIME = (
+    "must be a number or an ISO date-time (2024-01-31T23:59:59Z), in all rows the same of the two; "
+    "for other forms set dataset.time_format, as %d/%m/%Y"
+)
 LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
+WORDS = {"true": "1", "false": "0", "t": "1", "f": "0", "yes": "1", "no": "0", "y": "1", "n": "0"}  # of labels
 
 
 class TableFile(Protocol):
@@ -82,27 +86,39 @@ class Sheet:
         return values.array
 
     def labels(self, column: str, threshold: float | None) -> np.ndarray:
-        self._filled(column)
+        """Numbers; a column of words such as true and false, in any case, as 1 and 0."""
+        from pandas.api import types
+
+        given = self._filled(column)
+        if types.is_string_dtype(given) and str(given.iloc[0]).lower() in WORDS:
+            words = given.str.lower().map(WORDS)
+            self.refuse(words.isna(), column, f"must be one of {', '.join(WORDS)}, as other rows are")
+            return words.to_numpy(np.int64)
         values = self._numbers(column)
         if threshold is None:
             self.refuse(~np.isin(values, (0, 1)), column, LABEL)
         return values
 
-    def times(self, column: str) -> np.ndarray:
-        """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds."""
+    def times(self, column: str, time_format: str | None = None) -> np.ndarray:
+        """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds.
+
+        time_format: of date-times in another form than ISO's, as for strptime.
+        """
         import pandas as pd
 
         values = self._filled(column)
         if pd.api.types.is_bool_dtype(values):
             raise self.error(0, column, TIME)
-        if not pd.api.types.is_datetime64_any_dtype(values):
+        if time_format is not None:
+            values = values.astype(str)
+        elif not pd.api.types.is_datetime64_any_dtype(values):
             if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
                 return self._numbers(column, TIME)
             if not pd.api.types.is_string_dtype(values):
                 raise self.error(0, column, TIME)
             values = values.mask(values.isin(("now", "today")))  # for these pandas would read the clock
-        moments = pd.to_datetime(values, format="ISO8601", utc=True, errors="coerce")
-        self.refuse(moments.isna(), column, TIME)
+        moments = pd.to_datetime(values, format=time_format or "ISO8601", utc=True, errors="coerce")
+        self.refuse(moments.isna(), column, f"must be a time of the form {time_format}" if time_format else TIME)
         micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
         return micros if (micros % 1_000_000).any() else micros // 1_000_000
 

@@ -1,5 +1,6 @@
-"""The user's own log or table in CSV files: any separator, quoted fields, compressed or not, UTF-8."""
+"""The user's own log or table in CSV files: any separator and encoding, quoted fields, compressed or not."""
 
+import codecs
 import csv
 import io
 import logging
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from recexp.config import require
 from recexp.dataset import frame
@@ -18,7 +19,7 @@ from recexp.registry import register
 if TYPE_CHECKING:
     import pandas as pd
 
-SEPARATORS = (",", "\t", ";", "|", "^", ":", " ")  # guesses for a header of a single column
+SEPARATORS = (",", "\t", ";", "|", "^", "::", ":", " ")  # guesses for a header of a single column
 DAMAGED = (*source.FAULTS, csv.Error)
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,19 @@ class Csv(frame.FileReader):
         separator: str
         quoting: bool
         header: list[str] | None
+        encoding: str
 
         def __post_init__(self) -> None:
             super().__post_init__()
             self.separator = self.separator.replace("\\t", "\t")  # as shells pass it on
-            single = len(self.separator) == 1 and self.separator.isascii() and self.separator not in '"\r\n'
             space = f" (a space is {override('dataset.separator', ' ')})" if not self.separator else ""
-            allowed = f"one ASCII character, no quote or line end{space}"
-            require(single, "dataset.separator", repr(self.separator), allowed)
+            allowed = f"one character or more, no quote or line end{space}"
+            fit = self.separator and not set(self.separator) & set('"\r\n')
+            require(fit, "dataset.separator", repr(self.separator), allowed)
             named = self.header is None or (self.header and len(set(self.header)) == len(self.header))
             require(named, "dataset.header", self.header, "the names of all columns, each once, or null")
+            known = _is_encoding(self.encoding)
+            require(known, "dataset.encoding", self.encoding, "an encoding, such as utf-8, latin-1, cp1252 or utf-16")
 
     def open(self, path: Path) -> "CsvTable":
         return CsvTable(path, self.config)
@@ -51,8 +55,9 @@ class CsvTable:
     """All columns as strings. Arrow reads the file; rows are walked through only to find the line of an error."""
 
     def __init__(self, path: Path, config: Csv.Config) -> None:
-        self.path = path
+        self.path, self.encoding = path, config.encoding
         self.separator, self.quoting, self.header = config.separator, config.quoting, config.header
+        self.mark = self.separator if len(self.separator.encode()) == 1 else source.UNIT  # in the stream
 
     def columns(self) -> list[str]:
         try:
@@ -92,15 +97,18 @@ class CsvTable:
 
         quote = '"' if self.quoting else False
         read = arrow.ReadOptions(column_names=self.header)
-        parse = arrow.ParseOptions(delimiter=self.separator, quote_char=quote, newlines_in_values=self.quoting)
+        parse = arrow.ParseOptions(delimiter=self.mark, quote_char=quote, newlines_in_values=self.quoting)
         types = dict.fromkeys(names, pa.string())  # '007' stays, and so does 'NA'
         convert = arrow.ConvertOptions(include_columns=names, column_types=types)
         try:
-            with source.open_bytes(self.path) as stream:
+            with self._bytes() as stream:
                 table = arrow.read_csv(stream, read, parse, convert)
         except (pa.ArrowException, *DAMAGED) as error:
             raise self._damage(error) from error
-        return table.to_pandas()
+        frame = table.to_pandas()
+        if self.mark != self.separator and self.quoting:  # quoted cells may hold the separator
+            frame = frame.apply(lambda column: column.str.replace(self.mark, self.separator, regex=False))
+        return frame
 
     def location(self, row: int) -> str:
         rows = islice(self._rows(), row + (self.header is None), None)
@@ -129,31 +137,34 @@ class CsvTable:
             )  # fmt: skip
 
     def _holds_quotes(self) -> bool:
-        with source.open_bytes(self.path) as stream:
+        with self._bytes() as stream:
             return any(b'"' in piece for piece in iter(lambda: stream.read(2**20), b""))
 
     def _count_lines(self) -> int:
         """The number of lines that are not blank."""
-        with source.open_bytes(self.path) as stream:
+        with self._bytes() as stream:
             return sum(bool(line.strip(b"\r\n")) for line in stream)
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """First and last line of each row, blank lines left out."""
         with self._text() as stream:
-            reader, line = csv.reader(stream, delimiter=self.separator, strict=True), 1
+            reader, line = csv.reader(stream, delimiter=self.mark, strict=True), 1
             for fields in reader:
                 if fields:
                     yield line, reader.line_num
                 line = reader.line_num + 1
 
+    def _bytes(self) -> IO[bytes]:
+        return source.open_utf8(self.path, self.encoding, self.separator)
+
     def _text(self) -> io.TextIOWrapper:
-        return io.TextIOWrapper(source.open_bytes(self.path), encoding="utf-8-sig", errors="replace", newline="")
+        return io.TextIOWrapper(self._bytes(), encoding="utf-8-sig", errors="replace", newline="")
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """First line and fields of each row, header included, blank lines left out."""
         quotes: dict[str, Any] = {} if self.quoting else {"quoting": csv.QUOTE_NONE}
         with self._text() as stream:
-            reader, line = csv.reader(stream, delimiter=self.separator, **quotes), 1
+            reader, line = csv.reader(stream, delimiter=self.mark, **quotes), 1
             for fields in reader:
                 if fields:
                     yield line, fields
@@ -171,14 +182,14 @@ class CsvTable:
 
     def _seek_fault(self) -> None:
         offset = 0
-        with source.open_bytes(self.path) as stream:
+        with self._bytes() as stream:
             for number, line in enumerate(stream, start=1):
                 try:
                     line.decode()
                 except UnicodeDecodeError as error:
                     byte = f"byte {offset + error.start} (0x{line[error.start]:02x})"
-                    message = f"{self.path}:{number}: {byte} is no UTF-8 text; save the file as UTF-8."
-                    raise DataError(message) from error
+                    advice = "set dataset.encoding, as latin-1, or save it as UTF-8"
+                    raise DataError(f"{self.path}:{number}: {byte} is no UTF-8 text; {advice}.") from error
                 offset += len(line)
         rows = self._rows()
         _, header = next(rows, (0, []))
@@ -191,6 +202,13 @@ class CsvTable:
                         "a quote opens there that does not close in its line; double it or set dataset.quoting=false"
                     )
                 raise DataError(f"{self.path}:{number}: {message}; {advice}.")
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        return False
 
 
 def _is_number(text: str) -> bool:

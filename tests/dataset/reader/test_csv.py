@@ -219,6 +219,63 @@ def test_a_table_has_labels_and_context_alone(tmp_path: Path) -> None:
     assert raw.context is not None and raw.context["user"].tolist() == ["007", "007", "8"]
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"),
+    [("::", "utf-8"), ("||", "utf-16"), (",", "latin-1"), ("\u00a7", "cp1252"), (":|:", "utf-8")],
+)
+def test_any_separator_and_encoding_read_the_same(separator: str, encoding: str, tmp_path: Path) -> None:
+    text = LOG.replace("a,", "caf\u00e9,").replace(",", separator)
+    options = {"separator": separator, "encoding": encoding}
+    raw = reader(write(tmp_path, text.encode(encoding)), **options).read()
+    assert raw.item is not None and raw.item.tolist() == ["caf\u00e9", "b", "caf\u00e9"]
+    path = write(tmp_path, text.replace(f"{separator}0{separator}15", f"{separator}7{separator}15").encode(encoding))
+    assert f"{path}:4: column 'label' = '7'" in fault(path, **options)
+
+
+def test_a_quoted_cell_may_hold_a_long_separator(tmp_path: Path) -> None:
+    raw = reader(write(tmp_path, 'user::item::label::timestamp\nu::"a::b"::1::5\n'), separator="::").read()
+    assert raw.item is not None and raw.item.tolist() == ["a::b"]
+
+
+def test_what_does_not_fit_an_encoding_is_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, LOG.replace("007", "\u20ac"))
+    assert f"{path}: cannot be read as CSV: 'ascii' codec" in fault(path, encoding="ascii")
+    assert "holds the character 0x1f" in fault(write(tmp_path, LOG.replace("a", "\x1f")), separator="::")
+
+
+@pytest.mark.parametrize("words", [("true", "False"), ("YES", "no"), ("t", "f"), ("y", "N")])
+def test_labels_may_be_words(words: tuple[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"u,i,{word},{n}\n" for n, word in enumerate(words))
+    path = write(tmp_path, "user,item,label,timestamp\n" + rows)
+    assert reader(path).read().label.tolist() == [1, 0]
+    path = write(tmp_path, "user,item,label,timestamp\n" + rows + "u,i,maybe,3\n")
+    assert f"{path}:4: column 'label' = 'maybe': must be one of true, false" in fault(path)
+
+
+def test_times_of_another_form_need_their_format(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label,timestamp\nu,i,1,02/01/1970 00:00\nu,i,1,01/01/1970 00:01\n")
+    assert "for other forms set dataset.time_format" in fault(path)
+    assert reader(path, time_format="%d/%m/%Y %H:%M").read().timestamp.tolist() == [86400, 60]  # type: ignore[union-attr]
+    assert "log.csv:2: column 'timestamp' = '02/01/1970 00:00': must be a time of the form %Y" in fault(
+        path, time_format="%Y"
+    )
+
+
+def test_parts_in_a_folder_or_of_a_pattern_are_one_log(tmp_path: Path) -> None:
+    for n, row in enumerate(("u,i,1,1", "v,j,0,2", "w,k,1,3")):
+        write(tmp_path, f"user,item,label,timestamp\n{row}\n", f"part-{n}.csv")
+    for name in ("_SUCCESS", ".part-0.csv.crc"):
+        write(tmp_path, "", name)
+    for path in (tmp_path, tmp_path / "part-*.csv"):
+        raw = reader(path).read()
+        assert raw.user is not None and raw.user.tolist() == ["u", "v", "w"] and raw.split is None
+    raw = reader(tmp_path / "part-[12].csv").read()
+    assert raw.user is not None and raw.user.tolist() == ["v", "w"]
+    write(tmp_path, "user,item,label,timestamp\nu,i,9,1\n", "part-1.csv")
+    assert "part-1.csv:2: column 'label' = '9'" in fault(tmp_path)
+    assert "day-*.csv: matches no file." in fault(tmp_path / "day-*.csv")
+
+
 def test_a_column_names_the_splits(tmp_path: Path) -> None:
     options = {"split": {"kind": "given", "column": "part"}}
     text = "user,item,label,timestamp,part\nu,i,1,1,train\nu,i,1,2,valid\nu,i,1,3,test\n"
@@ -272,11 +329,17 @@ def test_a_column_named_twice_matters_only_where_it_is_used(tmp_path: Path) -> N
         (b"", ": is empty."),
         (b"\n\n", ": is empty."),
         (b"user,item,label,timestamp\n", ": holds a header and no rows."),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", ":1: byte 0 (0x89) is no UTF-8 text; save the file as UTF-8."),
-        ("user,item\n1,2".encode("utf-16"), ":1: byte 0 (0xff) is no UTF-8 text; save the file as UTF-8."),
+        (
+            b"\x89PNG\r\n\x1a\n\x00\x00",
+            ":1: byte 0 (0x89) is no UTF-8 text; set dataset.encoding, as latin-1, or save it as UTF-8.",
+        ),
+        (
+            "user,item\n1,2".encode("utf-16"),
+            ":1: byte 0 (0xff) is no UTF-8 text; set dataset.encoding, as latin-1, or save it as UTF-8.",
+        ),
         (
             b"user,item,label,timestamp\nu,caf\xe9,1,1\n",
-            ":2: byte 31 (0xe9) is no UTF-8 text; save the file as UTF-8.",
+            ":2: byte 31 (0xe9) is no UTF-8 text; set dataset.encoding, as latin-1, or save it as UTF-8.",
         ),
         (b"user,item,label,timestamp\nu,i,1,1\nu,i,1,1,5\n", ":3: 5 fields, the header has 4;"),
         (b"user,item,label,timestamp\nu,i,1,1\nu,i,1\n", ":3: 3 fields, the header has 4;"),
@@ -298,7 +361,7 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert fault(tmp_path / "no.csv") == f"dataset.path = {tmp_path / 'no.csv'}: no such file."
-    assert f"dataset.path = {tmp_path}: is a folder" in fault(tmp_path)
+    assert f"dataset.path = {tmp_path}: is a folder without files" in fault(tmp_path)
     path, features = write(tmp_path, LOG), {"user": {"age": "numeric"}}
     with pytest.raises(DataError, match=r"dataset\.user_path = .*no\.csv: no such file"):
         reader(path, user_path=str(tmp_path / "no.csv"), features=features).fingerprint()
@@ -314,7 +377,10 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
     ("options", "expected"),
     [
         ({"path": None}, "dataset.path = null: no data; give your file with dataset.path=FILE."),
-        ({"separator": "::"}, "dataset.separator = '::': must be one ASCII character"),
+        ({"separator": ""}, "dataset.separator = '': must be one character or more"),
+        ({"encoding": "utf8000"}, "dataset.encoding = utf8000: must be an encoding, such as utf-8"),
+        ({"encoding": "base64"}, "dataset.encoding = base64: must be an encoding"),
+        ({"time_format": "d/m/Y"}, "dataset.time_format = d/m/Y: must be as for strptime"),
         ({"multi_separator": ""}, "dataset.multi_separator = '': must be one character or more"),
         ({"columns": {"user": None}}, "dataset.columns.user = null: a log has user, item and timestamp"),
         ({"columns": {"item": None}}, "dataset.columns.item = null: a log"),

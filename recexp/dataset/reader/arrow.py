@@ -1,0 +1,75 @@
+"""Arrow tables as frames: columns keep their types; lists become text, their values joined by the separator."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.error import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def to_frame(path: Path, table: Any, separator: str) -> "pd.DataFrame":
+    """Raises DataError, which names the file and the column, for what is neither values nor lists of them."""
+    import pyarrow as pa
+
+    plain = {name: _plain(f"{path}: column '{name}'", table[name], separator) for name in table.column_names}
+    # Without integer_object_nulls integers beside gaps become floats, and long ones lose digits.
+    return pa.table(plain).to_pandas(integer_object_nulls=True, ignore_metadata=True, date_as_object=False)
+
+
+def _plain(what: str, column: Any, separator: str) -> Any:
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return column.cast(kind.value_type)
+    if pa.types.is_decimal(kind):
+        return _exact(column)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _joined(what, column, separator)
+    if pa.types.is_nested(kind) or pa.types.is_binary(kind):
+        raise DataError(f"{what}: is {kind}; it must hold strings, numbers, times or lists.")
+    return column
+
+
+def _joined(what: str, column: Any, separator: str) -> Any:
+    import pyarrow as pa
+    from pyarrow import compute
+
+    try:
+        values = column.cast(pa.list_(pa.string()))
+    except pa.ArrowException as error:
+        raise DataError(f"{what}: is {column.type}; a list must hold strings or numbers.") from error
+    flat = compute.list_flatten(values)
+    if compute.any(compute.match_substring(flat, separator)).as_py():
+        raise DataError(f"{what}: a value holds '{separator}'; set another dataset.multi_separator.")
+    return compute.binary_join(_without_nulls(values.combine_chunks()), separator)
+
+
+def _exact(column: Any) -> Any:
+    """Decimals as integers, if they are whole and not too large, or as text; floats only if they have a fraction."""
+    import pyarrow as pa
+
+    try:
+        whole = column.cast(pa.decimal256(76, 0))
+    except pa.ArrowException:
+        return column.cast(pa.float64())
+    try:
+        return whole.cast(pa.int64())
+    except pa.ArrowException:
+        return whole.cast(pa.string())
+
+
+def _without_nulls(lists: Any) -> Any:
+    """The same lists without their null elements."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if not lists.flatten().null_count:
+        return lists
+    counts = compute.fill_null(compute.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    kept = np.append(0, np.cumsum(lists.flatten().is_valid().to_numpy(zero_copy_only=False)))
+    ends = kept[np.append(0, np.cumsum(counts))].astype(np.int32)
+    return pa.ListArray.from_arrays(ends, lists.flatten().drop_null(), mask=lists.is_null())

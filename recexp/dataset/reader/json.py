@@ -1,0 +1,87 @@
+"""The user's own log or table in JSON lines: one object a line, compressed or not."""
+
+import io
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recexp.dataset import frame
+from recexp.dataset.reader import source
+from recexp.dataset.reader.arrow import to_frame
+from recexp.error import DataError
+from recexp.registry import register
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLOCK = 2**25  # bytes parsed at a time: all keys of an object are, also those that nothing asks for
+
+
+@register("json", kind="reader")
+class Json(frame.FileReader):
+    Config = frame.TableConfig
+    suffixes = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+
+    def open(self, path: Path) -> "JsonTable":
+        return JsonTable(path, self.config.multi_separator)
+
+
+class JsonTable:
+    """Columns by the keys of the objects; a key that an object lacks is a gap."""
+
+    def __init__(self, path: Path, multi_separator: str) -> None:
+        self.path = path
+        self.multi_separator = multi_separator
+
+    def columns(self) -> list[str]:
+        """The keys in the first block."""
+        _, first = next(self._blocks(), (0, None))
+        if first is None:
+            raise DataError(f"{self.path}: is empty.")
+        return first.column_names
+
+    def hint(self, columns: list[str]) -> str:
+        return ""
+
+    def read(self, names: list[str]) -> "pd.DataFrame":
+        import pyarrow as pa
+
+        blocks = [_selected(block, names) for _, block in self._blocks()]
+        try:
+            table = pa.concat_tables(blocks, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path}: a key holds values of several kinds: {error}.") from error
+        return to_frame(self.path, table, self.multi_separator)
+
+    def location(self, row: int) -> str:
+        with source.open_bytes(self.path, ("text", "JSON")) as stream:
+            rows = (number for number, line in enumerate(stream, 1) if line.strip())
+            return f"{self.path}:{next(islice(rows, row, None))}"
+
+    def _blocks(self) -> Iterator[tuple[int, Any]]:
+        """The number of lines before each block of lines, and the block as a table. Raises DataError."""
+        import pyarrow as pa
+        from pyarrow import json
+
+        before = 0
+        try:
+            with source.open_bytes(self.path, ("text", "JSON")) as stream:
+                while lines := stream.readlines(BLOCK):
+                    if any(map(bytes.strip, lines)):
+                        yield before, json.read_json(io.BytesIO(b"".join(lines)))
+                    before += len(lines)
+        except pa.ArrowException as error:
+            place = f"{self.path}: after line {before}" if before else str(self.path)
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{place}: is not one JSON object a line: {reason}.") from error
+        except source.FAULTS as error:
+            raise DataError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}.") from error
+
+
+def _selected(block: Any, names: list[str]) -> Any:
+    """The named columns of a table; one that it lacks is all gaps."""
+    import pyarrow as pa
+
+    missing = pa.nulls(block.num_rows)
+    return pa.table({name: block[name] if name in block.column_names else missing for name in names})
