@@ -65,7 +65,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     item, raw_item = _index(raw.item, f"{raw.origin}: an item")
     order = by_user_then_time(user, raw.timestamp)
     user, item, timestamp = user[order], item[order], _narrow(raw.timestamp[order], np.int32)
-    before = _group_starts(user, timestamp)
+    before = group_starts(user, timestamp)
     if config.split.kind is SplitKind.given:
         splits = by_name(raw.split)[order]
     elif config.split.kind is SplitKind.random:
@@ -177,7 +177,7 @@ def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
     return raw.label.astype(np.int8)
 
 
-def _group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
+def group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     """(N,) position of the first event of the same user and timestamp; events before it are strictly earlier."""
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1])

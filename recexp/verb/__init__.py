@@ -11,6 +11,7 @@ from types import ModuleType
 VERBS = (
     "models",
     "datasets",
+    "inspect",
     "check",
     "explain",
     "runs",

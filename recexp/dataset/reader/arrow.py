@@ -1,5 +1,6 @@
 """Arrow tables as frames: columns keep their types; lists become text, their values joined by the separator."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,18 @@ def to_frame(path: Path, table: Any, separator: str) -> "pd.DataFrame":
     plain = {name: _plain(f"{path}: column '{name}'", table[name], separator) for name in table.column_names}
     # Without integer_object_nulls integers beside gaps become floats, and long ones lose digits.
     return pa.table(plain).to_pandas(integer_object_nulls=True, ignore_metadata=True, date_as_object=False)
+
+
+def first_rows(batches: Iterable[Any], n_rows: int) -> Any:
+    """A table of the first batches that hold as many rows together."""
+    import pyarrow as pa
+
+    taken: list[Any] = []
+    for batch in batches:
+        taken.append(batch)
+        if sum(map(len, taken)) >= n_rows:
+            break
+    return pa.Table.from_batches(taken)
 
 
 def _plain(what: str, column: Any, separator: str) -> Any:

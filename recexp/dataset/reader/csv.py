@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.reader import source
+from recexp.dataset.reader.arrow import first_rows
 from recexp.error import DataError, override
 from recexp.registry import register
 
@@ -91,7 +92,11 @@ class CsvTable:
             self._reconcile(len(table))
         return table
 
-    def _parsed(self, names: list[str]) -> "pd.DataFrame":
+    def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
+        """The first rows, as many as asked for or somewhat more, without a word on cells of several lines."""
+        return self._parsed(names, n_rows)
+
+    def _parsed(self, names: list[str], n_rows: int | None = None) -> "pd.DataFrame":
         import pyarrow as pa
         from pyarrow import csv as arrow
 
@@ -102,7 +107,10 @@ class CsvTable:
         convert = arrow.ConvertOptions(include_columns=names, column_types=types)
         try:
             with self._bytes() as stream:
-                table = arrow.read_csv(stream, read, parse, convert)
+                if n_rows is None:
+                    table = arrow.read_csv(stream, read, parse, convert)
+                else:
+                    table = first_rows(arrow.open_csv(stream, read, parse, convert), n_rows)
         except (pa.ArrowException, *DAMAGED) as error:
             raise self._damage(error) from error
         frame = table.to_pandas()

@@ -45,9 +45,15 @@ class JsonTable:
         return ""
 
     def read(self, names: list[str]) -> "pd.DataFrame":
+        return self._frame([_selected(block, names) for _, block in self._blocks()])
+
+    def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
+        """The rows of the first block."""
+        return self._frame([_selected(block, names) for _, block in islice(self._blocks(), 1)])
+
+    def _frame(self, blocks: list[Any]) -> "pd.DataFrame":
         import pyarrow as pa
 
-        blocks = [_selected(block, names) for _, block in self._blocks()]
         try:
             table = pa.concat_tables(blocks, promote_options="permissive")
         except pa.ArrowException as error:

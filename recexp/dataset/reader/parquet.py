@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from recexp.dataset import frame
 from recexp.dataset.reader import source
-from recexp.dataset.reader.arrow import to_frame
+from recexp.dataset.reader.arrow import first_rows, to_frame
 from recexp.error import DataError
 from recexp.registry import register
 
@@ -45,6 +45,11 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path}: is damaged: {str(error).splitlines()[0]}.") from error
         return to_frame(self.path, table, self.multi_separator)
+
+    def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
+        """The first rows, as many as asked for or somewhat more."""
+        batches = self._open().iter_batches(batch_size=n_rows, columns=names)
+        return to_frame(self.path, first_rows(batches, n_rows), self.multi_separator)
 
     def location(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"

@@ -1,0 +1,55 @@
+"""The options with which a log trains as it is: roles, label, threshold, split and features."""
+
+from collections import Counter
+from typing import Any
+
+from recexp.dataset.inspect.facts import Label, LogFacts
+from recexp.dataset.inspect.role import Column
+
+UNSEEN = 0.5  # share of test rows of unseen users from which one moment for all users is no fair split
+
+
+def options_of(
+    columns: list[Column], facts: LogFacts | None, label: Label | None, sides: dict[str, tuple[str, list[Column]]]
+) -> dict[str, Any]:
+    """sides: file and columns of the features of users or items."""
+    named = {column.role: column for column in columns}
+    timed = facts is not None and facts.time is not None
+    options: dict[str, Any] = {"columns": {role: named[role].name if role in named else None for role in ROLES}}
+    listed = [*columns, *(column for _, listed in sides.values() for column in listed)]
+    separator = Counter(column.separator for column in listed if column.kind == "multi").most_common(1)
+    multi = separator[0][0] if separator else None
+    if multi not in (None, "|", ","):
+        options["multi_separator"] = multi
+    usable = [column for column in columns if column.kind and column.separator in (None, multi)]
+    features = {side: _kinds(usable, f"{side} feature") for side in ("user", "item", "context")}
+    for side, (path, found) in sides.items():
+        options[f"{side}_path"] = path
+        features[side] = {column.name: column.kind for column in found if column.kind}
+    if not timed:
+        ids = {named[role].name: "categorical" for role in ("user", "item", "timestamp") if role in named}
+        features = {"user": {}, "item": {}, "context": ids | features["user"] | features["item"] | features["context"]}
+        options = {key: value for key, value in options.items() if not key.endswith("_path")}
+        options["columns"] |= {"user": None, "item": None, "timestamp": None}
+    elif named["timestamp"].time_format:
+        options["time_format"] = named["timestamp"].time_format
+    if label is not None and len(label.counts) > 1:
+        options["label_threshold"] = label.threshold
+    elif timed:
+        options["label"], options["columns"]["label"] = "implicit", None
+    return options | {"features": features, "split": _split(named, facts if timed else None)}
+
+
+ROLES = ("user", "item", "label", "timestamp")
+
+
+def _kinds(columns: list[Column], role: str) -> dict[str, str]:
+    return {column.name: column.kind for column in columns if column.role == role}
+
+
+def _split(named: dict[str, Column], facts: LogFacts | None) -> dict[str, Any]:
+    if "split" in named:
+        return {"kind": "given", "column": named["split"].name}
+    if facts is None:
+        return {"kind": "random"}
+    return {"kind": "user_time" if facts.unseen["time"].user > UNSEEN else "time"}

@@ -1,0 +1,236 @@
+"""What a log holds, as numbers: sizes, labels, times, repetitions, histories, and who is unseen under each split.
+
+N events; U users and I items, numbered from 1
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recexp.dataset.config import SplitConfig, SplitKind
+from recexp.dataset.inspect.order import Order, order_of
+from recexp.dataset.log import user_offsets
+from recexp.dataset.prepare import by_user_then_time, group_starts
+from recexp.dataset.sheet import GAPS, WORDS
+from recexp.dataset.split import by_row, split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNITS = {"seconds": 1e0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+EARLIEST, LATEST = 3e8, 4e9  # seconds since 1970 that a log may hold: 1979 to 2096
+SENTINELS = (0, -1)
+PERCENTILES = (0, 10, 25, 50, 75, 90, 99, 100)
+RATIOS = [0.8, 0.1, 0.1]
+HEAVY = 3
+SPLITS = (SplitKind.user_time, SplitKind.leave_last_out, SplitKind.time, SplitKind.random)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    counts: dict[float, int]  # of each value, ascending
+    wrong: int  # neither numbers nor words such as true
+    binary: bool
+    threshold: float | None  # the one that halves the events best
+    share: float  # of events with label 1
+
+    @property
+    def mean(self) -> float:
+        return sum(value * count for value, count in self.counts.items()) / max(1, sum(self.counts.values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    unit: str  # of UNITS, `date-times`, or `numbers` that are no time since 1970
+    first: float  # in seconds, or as given
+    last: float
+    wrong: int  # neither numbers nor date-times
+    sentinels: dict[int, int] = field(default_factory=dict)  # how often 0 and -1 occur
+    other_units: dict[str, int] = field(default_factory=dict)  # events in another unit than most
+    tied: int = 0  # events that share user and time with another
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unseen:
+    """Of the test rows of a split, the shares whose user or item no training row has."""
+
+    rows: int
+    user: float
+    item: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogFacts:
+    rows: int
+    users: int
+    items: int
+    missing: dict[str, dict[str, int]]  # by role, how often each word for nothing occurs
+    copies: int  # rows equal to an earlier one in user, item and time
+    again: int  # events of a user with an item of an earlier event
+    heavy_users: list[tuple[Any, int]]
+    heavy_items: list[tuple[Any, int]]
+    lengths: dict[int, int]  # events of a user, by percentile
+    label: Label | None
+    time: Time | None
+    unseen: dict[str, Unseen]
+    order: Order | None
+
+    @property
+    def density(self) -> float:
+        return self.rows / (self.users * self.items)
+
+
+def facts_of(columns: "dict[str, pd.Series]", time_format: str | None = None) -> LogFacts:
+    """The facts of columns user and item, and label and timestamp if there are such. Columns are used up."""
+    rows = len(columns["user"])
+    missing = {role: found for role in columns if (found := gaps(columns[role]))}
+    user, users = _codes(columns.pop("user"))
+    item, items = _codes(columns.pop("item"))
+    label = label_of(columns.pop("label")) if "label" in columns else None
+    time, seconds = _time(columns.pop("timestamp"), time_format) if "timestamp" in columns else (None, None)
+    order = by_user_then_time(user, np.zeros(rows, np.int8) if seconds is None else seconds)
+    user, item = user[order], item[order]
+    counts = [np.bincount(codes, minlength=len(names) + 1) for codes, names in ((user, users), (item, items))]
+    moment = np.zeros(rows, np.int8) if seconds is None else seconds[order]
+    before = group_starts(user, moment)
+    if time is not None:
+        time = replace(time, tied=_tied(before))
+    lengths = np.percentile(counts[0][1:], PERCENTILES, method="lower").astype(int)
+    first = _first_meetings(user, item, len(items))
+    return LogFacts(
+        rows=rows,
+        users=len(users),
+        items=len(items),
+        missing=missing,
+        copies=_copies(before, item) if time is not None else 0,
+        again=rows - first,
+        heavy_users=_heaviest(counts[0], users),
+        heavy_items=_heaviest(counts[1], items),
+        lengths=dict(zip(PERCENTILES, lengths.tolist(), strict=True)),
+        label=label,
+        time=time,
+        unseen=_unseen(user, item, before, moment if time is not None else None, len(users), len(items)),
+        order=order_of(user, item, len(items)) if time is not None else None,
+    )
+
+
+def gaps(values: "pd.Series") -> dict[str, int]:
+    """How often each word for a missing value occurs; '' stands for cells that are empty or null."""
+    words = values[values.isna() | values.isin(GAPS)].fillna("").astype(str).value_counts()
+    return {str(word): int(count) for word, count in words.items()}
+
+
+def label_of(values: "pd.Series") -> Label:
+    import pandas as pd
+
+    if pd.api.types.is_string_dtype(values) and set(values.drop_duplicates().str.lower()) <= set(WORDS):
+        values = values.str.lower().map(WORDS)
+    numbers = pd.Series(pd.to_numeric(values, errors="coerce")).astype(np.float64)
+    unique, n_each = np.unique(numbers.dropna(), return_counts=True)
+    counts = dict(zip(unique.tolist(), n_each.tolist(), strict=True))
+    binary = set(counts) <= {0.0, 1.0}
+    total, shares = sum(counts.values()), {}
+    above = total
+    for value, count in counts.items():
+        shares[value] = above / max(1, total)
+        above -= count
+    threshold = 1.0 if binary else min(shares, key=lambda value: abs(shares[value] - 0.5), default=1.0)
+    return Label(
+        counts=counts,
+        wrong=int(numbers.isna().sum()),
+        binary=binary,
+        threshold=None if binary else threshold,
+        share=shares.get(threshold, 0.0),
+    )
+
+
+def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarray]:
+    """Facts of the times, and the times themselves; what is no time is taken as the earliest."""
+    import pandas as pd
+
+    numbers = None if time_format or values.dtype.kind == "M" else pd.to_numeric(values, errors="coerce")
+    if numbers is None or 2 * int(numbers.isna().sum()) > len(numbers):
+        text = values.astype(str) if time_format else values
+        moments = pd.to_datetime(text, format=time_format or "ISO8601", utc=True, errors="coerce")
+        wrong = moments.isna().to_numpy()
+        seconds = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy() / 1e6
+        seconds[wrong] = seconds[~wrong].min(initial=0)
+        first, last = float(seconds.min()), float(seconds.max())
+        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum())), seconds
+    given = numbers.to_numpy()
+    wrong = ~np.isfinite(given.astype(np.float64))
+    given = given if not wrong.any() else np.where(wrong, np.nanmin(given), given)
+    sentinels = {value: count for value in SENTINELS if (count := int((given == value).sum()))}
+    there = given[~np.isin(given, SENTINELS)] if sentinels else given
+    units = {
+        unit: int(((there >= EARLIEST * factor) & (there < LATEST * factor)).sum()) for unit, factor in UNITS.items()
+    }
+    unit = max(units, key=lambda name: units[name])
+    if not len(there) or units[unit] < len(there) / 2:
+        first, last = float(given.min()), float(given.max())
+        return Time(unit="numbers", first=first, last=last, wrong=int(wrong.sum()), sentinels=sentinels), given
+    inside = there[(there >= EARLIEST * UNITS[unit]) & (there < LATEST * UNITS[unit])] / UNITS[unit]
+    others = {name: count for name, count in units.items() if count and name != unit}
+    time = Time(unit=unit, first=float(inside.min()), last=float(inside.max()), wrong=int(wrong.sum()),
+                sentinels=sentinels, other_units=others)  # fmt: skip
+    return time, given
+
+
+def _codes(values: "pd.Series") -> tuple[np.ndarray, Any]:
+    """(N,) int32 numbers of the ids from 1, and the ids; a missing id is one of its own."""
+    import pandas as pd
+
+    codes, unique = pd.factorize(values, use_na_sentinel=False)
+    return (codes + 1).astype(np.int32), unique
+
+
+def _tied(before: np.ndarray) -> int:
+    """Events in groups of two or more. before: (N,) start of each event's group."""
+    sizes = np.bincount(before, minlength=1)
+    return int(sizes[sizes > 1].sum())
+
+
+def _copies(before: np.ndarray, item: np.ndarray) -> int:
+    """Events whose item occurs earlier in their group of equal user and time."""
+    keys = before.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
+    return len(keys) - len(np.unique(keys[_in_groups(before)])) - int((~_in_groups(before)).sum())
+
+
+def _in_groups(before: np.ndarray) -> np.ndarray:
+    """(N,) whether an event shares its group with another."""
+    return np.bincount(before, minlength=len(before))[before] > 1
+
+
+def _first_meetings(user: np.ndarray, item: np.ndarray, n_items: int) -> int:
+    """How many pairs of user and item there are."""
+    import pandas as pd
+
+    return len(pd.unique(user.astype(np.int64) * (n_items + 1) + item))
+
+
+def _heaviest(counts: np.ndarray, names: Any) -> list[tuple[Any, int]]:
+    """The names that occur most, and how often. counts: by number, from 1."""
+    top = np.argsort(-counts[1:], kind="stable")[:HEAVY]
+    return [(names[n], int(counts[1 + n])) for n in top]
+
+
+def _unseen(
+    user: np.ndarray, item: np.ndarray, before: np.ndarray, time: np.ndarray | None, n_users: int, n_items: int
+) -> dict[str, Unseen]:
+    """By split kind. Events are sorted by user, then time; without times only a random split is there."""
+    found = {}
+    for kind in SPLITS if time is not None else (SplitKind.random,):
+        if kind is SplitKind.random:
+            splits = by_row(RATIOS, len(user))
+        else:
+            assert time is not None
+            config = SplitConfig(kind=kind, ratios=RATIOS, column=None)
+            splits = split(config, user_offsets(user, n_users + 1), before, time)
+        train, test = splits == 0, splits == 2
+        shares = [
+            float((np.bincount(codes[train], minlength=size + 1)[codes[test]] == 0).mean()) if test.any() else 0.0
+            for codes, size in ((user, n_users), (item, n_items))
+        ]
+        found[kind.name] = Unseen(rows=int(test.sum()), user=shares[0], item=shares[1])
+    return found

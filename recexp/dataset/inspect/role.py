@@ -1,0 +1,232 @@
+"""Which column plays which role, guessed from names first and then from values; each guess says why."""
+
+import re
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recexp.dataset.sheet import GAPS, WORDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = {  # a role's names, lower case, without signs
+    "user": "user userid uid usr userno reviewerid customerid customer visitorid memberid accountid sessionid client",
+    "item": "item itemid iid movieid productid product asin parentasin sku goodsid articleid article businessid appid "
+    "songid trackid artistid bookid isbn videoid newsid gameid recipeid",
+    "label": "label rating ratings score stars overall click clicked isclick target islike like liked ctr "
+    "recommended y",
+    "timestamp": "timestamp time ts datetime date unixreviewtime unixtime eventtime createdat reviewtime ratedat hour "
+    "timems timesec",
+    "split": "split part fold",
+}
+ROLES = ("user", "item", "label", "timestamp", "split")
+FORMATS = (  # of times, beside numbers and ISO's
+    "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
+    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%m %d, %Y", "%b %d, %Y", "%B %d, %Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d",
+    "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y%m%d", "%y%m%d%H",
+)  # fmt: skip
+TRIED = 1000  # values that a time format is tried on
+FEW_LABELS, MANY = 11, 20  # values of a rating; values from which integers are numbers
+MAX_VALUES = 1000  # of multi-valued cells, unless a sign such as | stands between them
+MAX_CATEGORIES = 0.5  # unique values by row up to which text is a category
+EPOCH = (10**8, 4 * 10**18)  # seconds of 1973 to nanoseconds of 2096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column as the first rows show it."""
+
+    name: str
+    type: str  # integer, number, words (true and false), time, list, text or empty
+    n_unique: int
+    missing: dict[str, int]  # how often, by the word that stands for it; '' for empty cells
+    role: str = ""  # of ROLES, or `user feature`, `item feature`, `context feature`, or unused
+    kind: str = ""  # of a feature: categorical, multi, numeric
+    why: str = ""
+    time_format: str | None = None
+    separator: str | None = None  # of a multi-valued cell
+    example: str = ""
+
+
+def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
+    """The columns of a log by their roles; those of a file without header have no names to go by."""
+    columns = {name: describe(frame[name]) for name in frame.columns}
+    chosen = dict(_by_name(columns)) if headed else {}
+    taken = {name for name, _ in chosen.values()}
+    for role in ("timestamp", "label", "user", "item"):
+        if role in chosen or (headed and role in ("user", "item")):
+            continue
+        rest = {name: column for name, column in columns.items() if name not in taken}
+        if (found := _by_values(role, rest, len(frame))) is not None:
+            chosen[role] = found
+            taken.add(found[0])
+    if "user" not in chosen or "item" not in chosen:
+        chosen.pop("timestamp", None)
+    by_name = {name: (role, why) for role, (name, why) in chosen.items()}
+    ids: dict[str, np.ndarray] = {role: _codes(frame[chosen[role][0]]) for role in ("user", "item") if role in chosen}
+    result = []
+    for name, column in columns.items():
+        if name in by_name:
+            role, why = by_name[name]
+            result.append(replace(column, role=role, why=why))
+        else:
+            result.append(_feature(column, frame[name], ids))
+    return result
+
+
+def features(frame: "pd.DataFrame", ids: str, side: str) -> list[Column]:
+    """The columns of a file of a side's features, one row per id, without the ids."""
+    columns = [_feature(describe(frame[name]), frame[name], {}) for name in frame.columns if name != ids]
+    return [replace(column, role=f"{side} feature") if column.kind else column for column in columns]
+
+
+def describe(values: "pd.Series") -> Column:
+    """A column without its role."""
+    import pandas as pd
+
+    missing = values.isna() | values.isin(GAPS)
+    counts = values[missing].fillna("").astype(str).value_counts()
+    words = {str(word): int(count) for word, count in counts.items()}
+    there = values[~missing]
+    unique = there.drop_duplicates()
+    example = str(there.iloc[0]) if len(there) else ""
+    numbers = pd.to_numeric(unique, errors="coerce")
+    separator, time_format = None, None
+    if not len(there):
+        kind = "empty"
+    elif pd.api.types.is_datetime64_any_dtype(values):
+        kind = "time"
+    elif pd.api.types.is_bool_dtype(unique) or set(unique.astype(str).str.lower()) <= set(WORDS):
+        kind = "words"
+    elif np.isfinite(numbers.astype(float)).all():
+        kind = "integer" if (numbers.astype(float) % 1 == 0).all() else "number"
+        time_format = "%Y%m%d" if str(values.name).lower().endswith("date") and _parses(unique, "%Y%m%d") else None
+    elif (time_format := _time_format(unique.astype(str))) is not None:
+        kind, time_format = "time", time_format or None
+    else:
+        separator = _multi(unique.astype(str), len(there))
+        kind = "text" if separator is None else "list"
+    return Column(name=str(values.name), type=kind, n_unique=len(unique), missing=words, example=example,
+                  time_format=time_format, separator=separator)  # fmt: skip
+
+
+def _by_name(columns: dict[str, Column]) -> list[tuple[str, tuple[str, str]]]:
+    found = []
+    for role in ROLES:
+        words = NAMES[role].split()
+        names = {name: re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower()) for name in columns}
+        fitting = [name for name in names if names[name] in words and _fits(role, columns[name])]
+        if fitting:
+            best = min(fitting, key=lambda name: words.index(names[name]))
+            found.append((role, (best, "by its name")))
+    return found
+
+
+def _fits(role: str, column: Column) -> bool:
+    if role == "timestamp":
+        return column.type in ("integer", "number", "time")
+    if role == "label":
+        return column.type in ("integer", "number", "words")
+    if role == "split":
+        return column.n_unique <= 3 and column.example in ("train", "valid", "test")
+    return column.type in ("integer", "text", "number", "time")
+
+
+def _by_values(role: str, columns: dict[str, Column], n_rows: int) -> tuple[str, str] | None:
+    """The first column whose values look like a role's."""
+    for name, column in columns.items():
+        if role == "timestamp" and column.type == "time":
+            return name, "holds times"
+        if role == "timestamp" and _is_epoch(column):
+            return name, "numbers as of seconds since 1970"
+        if role == "label" and (column.type == "words" or _rating(column)):
+            return name, "few small numbers" if column.type != "words" else "true and false"
+        repeated = column.type in ("integer", "text") and 1 < column.n_unique < n_rows
+        if role in ("user", "item") and repeated:
+            return name, "ids that repeat, the first such column" if role == "user" else "ids that repeat, the next"
+    return None
+
+
+def _is_epoch(column: Column) -> bool:
+    whole = column.type == "integer" and column.example.isdigit() and column.n_unique > 1
+    return whole and EPOCH[0] < int(column.example) < EPOCH[1]
+
+
+def _rating(column: Column) -> bool:
+    return column.type in ("integer", "number") and 2 <= column.n_unique <= FEW_LABELS and len(column.example) <= 4
+
+
+def _feature(column: Column, values: "pd.Series", ids: dict[str, np.ndarray]) -> Column:
+    """The side that a feature belongs to: of the user or item if each has one value, else of the event."""
+    n_rows = len(values)
+    if column.n_unique <= 1:
+        return replace(column, role="unused", why="one value alone" if column.n_unique else "empty")
+    kind, why = _kind(column, values)
+    if column.type == "text" and column.n_unique > MAX_CATEGORIES * n_rows:
+        return replace(column, role="unused", why="an id a row" if column.n_unique == n_rows else "free text")
+    codes = _codes(values)
+    for side, owner in ids.items():
+        if _constant(owner, codes):
+            return replace(column, role=f"{side} feature", kind=kind, why=f"one value for each {side}; {why}")
+    if column.n_unique == n_rows and column.type == "integer":
+        return replace(column, role="unused", why="an id a row")
+    return replace(column, role="context feature", kind=kind, why=f"changes from event to event; {why}" if ids else why)
+
+
+def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
+    if column.type == "list":
+        return "multi", f"several values, between them {column.separator!r}"
+    if column.type == "number" or (column.type == "integer" and column.n_unique > MANY):
+        codes = "" if column.type == "number" else ", categorical if they are codes"
+        return "numeric", f"{column.n_unique:,} numbers{codes}"
+    return "categorical", f"{column.n_unique:,} values"
+
+
+def _constant(owner: np.ndarray, codes: np.ndarray) -> bool:
+    """Whether each owner has one value, in rows that show it: many owners have several."""
+    first = np.zeros(owner.max(initial=0) + 1, np.int64)
+    first[owner[::-1]] = codes[::-1]
+    return len(owner) >= 1.5 * len(np.unique(owner)) and bool((first[owner] == codes).all())
+
+
+def _codes(values: "pd.Series") -> np.ndarray:
+    import pandas as pd
+
+    return pd.factorize(values)[0] + 1  # 0 is missing
+
+
+def _time_format(unique: "pd.Series") -> str | None:
+    """'' for ISO date-times, else their format; None if they are no times."""
+    import pandas as pd
+
+    some = unique.iloc[:TRIED]
+    if not some.str.contains(r"\d\D+\d", regex=True).all():
+        return None
+    if pd.to_datetime(some, format="ISO8601", utc=True, errors="coerce").notna().all():
+        return ""
+    return next((name for name in FORMATS if _parses(some, name)), None)
+
+
+def _parses(unique: "pd.Series", time_format: str) -> bool:
+    import pandas as pd
+
+    some = unique.iloc[:TRIED].astype(str)
+    return bool(pd.to_datetime(some, format=time_format, utc=True, errors="coerce").notna().all())
+
+
+def _multi(unique: "pd.Series", n_rows: int) -> str | None:
+    """What stands between the values of cells that hold several; None if they hold one."""
+    some = unique.iloc[: 5 * TRIED]
+    if (some.str.startswith("[") & some.str.endswith("]")).all():
+        return ","
+    repeated = len(unique) < n_rows / 2  # cells of free text are not
+    for separator in ("|", ";", ", ", ",", " ") if repeated else ("|",):
+        lists = [str(cell).split(separator) for cell in some]
+        values = list(chain(*lists))
+        shared = len(set(values)) < (len(values) if separator == "|" else min(len(values) / 2, MAX_VALUES))
+        if len(values) > 1.1 * len(lists) and shared:
+            return separator
+    return None

@@ -1,0 +1,59 @@
+"""The verb `inspect`: what a log holds, how it would be read, and a dataset YAML that trains on it."""
+
+from pathlib import Path
+
+from recexp.error import ConfigError
+from recexp.verb.options import option, parse
+
+USAGE = "FILE... [--write NAME]"
+HELP = "looks at your own log: columns, roles, labels, times, what leaks; writes its YAML"
+OPTIONS = (
+    option(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="a log in csv, tsv, Parquet, JSON lines or one user a line, compressed or not, a folder or pattern of "
+        "parts, or logs.zip/log.csv; then files of users or items, told by their column of ids",
+    ),
+    option("--write", metavar="NAME", help="write DIR/dataset/NAME.yaml, with which recexp dataset=NAME trains"),
+    option("--config-dir", metavar="DIR", default="conf", help="your folder of YAML files; default: conf"),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Raises DataError for files that cannot be read, ConfigError for a name that is taken."""
+    typed = parse("inspect", OPTIONS, arguments)
+    target = None if typed.write is None else _target(Path(typed.config_dir), typed.write)
+    from recexp.dataset.inspect.look import inspect
+    from recexp.dataset.inspect.template import dataset_yaml
+    from recexp.dataset.inspect.text import report
+    from recexp.storage import write_text
+
+    seen = inspect(typed.files)
+    print("\n".join(report(seen)))
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, dataset_yaml(typed.write, seen))
+        print(f"\n{target}\nrecexp --config-dir {typed.config_dir} dataset={typed.write} {_model(seen.options)}")
+    return 0
+
+
+def _target(folder: Path, name: str) -> Path:
+    from recexp.groups import options
+
+    target = folder / "dataset" / f"{name}.yaml"
+    if name in options("dataset"):
+        raise ConfigError(f"--write {name}: is the name of one of recexp's own datasets; choose another.")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"--write {name}: must be letters, digits, - and _; it becomes the name of a dataset.")
+    if target.exists():
+        raise ConfigError(f"{target}: is there already; choose another name or remove it.")
+    return target
+
+
+def _model(options: dict) -> str:
+    """Overrides for a model that such data can train."""
+    if options.get("columns", {"user": "user"})["user"] is None:
+        return "model=deepfm"
+    implicit = "columns" not in options or options.get("label") == "implicit"
+    return "model=din model.history_labels=false" if implicit else "model=din"

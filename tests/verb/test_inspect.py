@@ -1,0 +1,48 @@
+"""The verb inspect: from one's own file to a run in two commands."""
+
+from pathlib import Path
+
+import pytest
+
+from recexp.cli import run
+
+ROWS = "".join(f"{n % 9}\t{n * 5 % 7}\t{n % 2}\t{1500000000 + n}\n" for n in range(120))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("log.tsv").write_text(ROWS)
+
+
+def test_what_is_written_is_named_and_trains(capsys):
+    assert run(["inspect", "log.tsv", "--write", "mine"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "log.tsv: CSV, separator '\\t', no header; 120 rows"
+    assert told[-2:] == ["conf/dataset/mine.yaml", "recexp --config-dir conf dataset=mine model=din"]
+    typed = ["--config-dir", "conf", "dataset=mine", "model=fm", "trainer.epochs=1", "trainer.threads=1"]
+    assert run([*typed, "dataset.cache_dir=null", "run.dir=run"]) == 0
+
+
+def test_inspecting_alone_writes_nothing(capsys):
+    assert run(["inspect", "log.tsv"]) == 0
+    assert [path.name for path in Path().iterdir()] == ["log.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("inspect", "FILE"),
+        ("inspect nope.csv", "nope.csv: no such file"),
+        ("inspect log.tsv --write csv", "--write csv: is the name of one of recexp's own datasets"),
+        ("inspect log.tsv --write a/b", "--write a/b: must be letters"),
+        ("inspect log.tsv --config-dir taken --write mine", "taken/dataset/mine.yaml: is there already"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(typed, expected, capsys):
+    Path("taken/dataset").mkdir(parents=True)
+    Path("taken/dataset/mine.yaml").write_text("name: mine\n")
+    assert run(typed.split()) == 2
+    told = capsys.readouterr().err
+    assert expected in told and told.count("\n") == 1
+    assert not Path("conf").exists()
