@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recexp.cli import run
+from recexp.metric.table import PREDICTION_METRICS, RUN_METRICS
 from recexp.verb import VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,16 @@ def test_reasons_are_handed_out_as_described():
     pairs = found["experiment"].model.pairs
     assert found["weights"].shape == (len(found["batch"]), len(pairs))
     assert (found["first"], found["second"]) in pairs
+
+
+def test_every_metric_is_defined():
+    page = (ROOT / "docs/metrics.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert rows.keys() == {*PREDICTION_METRICS, *RUN_METRICS}
+    words = {True: "up", False: "down", None: ""}
+    for name, metric in {**PREDICTION_METRICS, **RUN_METRICS}.items():
+        better = rows[name].split("|")[4 if name in PREDICTION_METRICS else 3].strip()
+        assert better == words[metric.higher_is_better], name
 
 
 def test_page_of_models_is_what_their_files_say():
