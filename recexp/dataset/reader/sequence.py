@@ -33,9 +33,8 @@ class Sequence:
             super().__post_init__()
             if not self.path:
                 raise ConfigError("dataset.path = null: no data; give your file with dataset.path=FILE.")
-            implicit, whole = self.label is LabelKind.implicit, self.label_threshold is None
+            implicit = self.label is LabelKind.implicit
             require(implicit, "dataset.label", self.label.name, "implicit; these files hold no labels")
-            require(whole, "dataset.label_threshold", self.label_threshold, "null; these files hold no labels")
             ordered = self.split.kind not in (SplitKind.time, SplitKind.given)
             allowed = "leave_last_out, user_time or random; these files hold no times and no splits"
             require(ordered, "dataset.split.kind", self.split.kind.name, allowed)

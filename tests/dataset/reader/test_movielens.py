@@ -130,7 +130,7 @@ def test_a_year_that_is_none_gives_way_to_that_of_the_title(tmp_path: Path) -> N
 
 
 def test_implicit_feedback_makes_every_rating_a_positive(tmp_path: Path) -> None:
-    raw = reader(folder(tmp_path, original()), label="implicit").read()
+    raw = reader(folder(tmp_path, original()), label="implicit", label_threshold=None).read()
     assert raw.label.tolist() == [1, 1, 1]
 
 

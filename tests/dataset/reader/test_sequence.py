@@ -81,7 +81,7 @@ def test_a_damaged_file_is_one_line(content: bytes, expected: str, tmp_path: Pat
     ("options", "expected"),
     [
         ({"label": "explicit"}, "dataset.label = explicit: must be implicit"),
-        ({"label_threshold": 4}, "dataset.label_threshold = 4.0: must be null"),
+        ({"label_threshold": 4}, "dataset.label_threshold = 4.0: with label=implicit"),
         ({"split": {"kind": "time"}}, "dataset.split.kind = time: must be leave_last_out, user_time"),
         ({"features": {"item": {"genre": "multi"}}}, "dataset.features.item.genre: these files hold ids alone."),
         ({"separator": ""}, "dataset.separator = ''"),
