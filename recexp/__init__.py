@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what type checkers see
     from recexp.compose import load_config
-    from recexp.experiment import build, train
+    from recexp.experiment import build, load_run, train
     from recexp.registry import register
     from recexp.run.record import load_runs
 
 _MODULES = {
     "build": "recexp.experiment",
     "load_config": "recexp.compose",
+    "load_run": "recexp.experiment",
     "load_runs": "recexp.run.record",
     "register": "recexp.registry",
     "train": "recexp.experiment",
 }
-__all__ = ["build", "load_config", "load_runs", "register", "train"]
+__all__ = ["build", "load_config", "load_run", "load_runs", "register", "train"]
 
 
 def __getattr__(name: str) -> object:

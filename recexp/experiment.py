@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,11 +24,14 @@ from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
 from recexp.run.read import read_epochs
+from recexp.run.trained import Trained
 from recexp.trainer.default import Trainer
 from recexp.trainer.memory import Bounded, memory_explained, require_memory
-from recexp.validate import recheck
+from recexp.validate import read, recheck
 
 logger = logging.getLogger(__name__)
+# Options of where and how fast a trained model works, by name.
+PLACED = {"device": "device", "threads": "trainer.threads", "eval_batch_size": "trainer.eval_batch_size"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,17 @@ def train_checked(config: Config, overrides: list[str] | None = None) -> dict[st
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         with memory_explained(config, experiment.model):
             return _fill(experiment, run)
+
+
+def load_run(folder: str | Path, **options: Any) -> Trained:
+    """The trained model of a run directory. options: `device`, `threads` or `eval_batch_size` in place of the run's.
+
+    Runs the plugins that the run's configuration names. Raises RunError or ConfigError.
+    """
+    if wrong := options.keys() - PLACED.keys():
+        raise ConfigError(f"{min(wrong)}: no option of how a run is used. {choices(min(wrong), PLACED)}")
+    config = read(Path(folder), {PLACED[name]: value for name, value in options.items()})
+    return Trained(Path(folder), config, resolve_device(config.device))
 
 
 def resolve_device(name: str) -> torch.device:

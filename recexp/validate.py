@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -75,13 +76,19 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     )
 
 
-def read(path: Path) -> Config:
-    """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError."""
+def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError.
+
+    options: values by dotted key that replace the run's.
+    """
     tree = read_config(path)
     if isinstance(tree.get("run"), dict):
         tree["run"] |= {"dir": str(path), "resume": True}
     try:
-        return check(OmegaConf.create(tree))
+        raw = OmegaConf.create(tree)
+        for key, value in options.items():
+            OmegaConf.update(raw, key, value)
+        return check(raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
     except ConfigError as error:

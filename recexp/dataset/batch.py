@@ -46,18 +46,25 @@ class Batch:
 class Batches:
     """All batches of a dataset, on one device, which holds the whole log."""
 
-    def __init__(self, dataset: Dataset, config: DatasetConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        config: DatasetConfig,
+        device: torch.device | str = "cpu",
+        known: np.ndarray | None = None,
+    ) -> None:
+        """known: (N,) bool, the events that histories may hold, where not all rows are; no negatives are drawn then."""
         log = dataset.log
         self.device = torch.device(device)
         self.max_history = dataset.schema.max_history  # 0 for a table
         self.vocabulary = {side: getattr(dataset.schema, side).vocabulary for side in ("user", "item", "context")}
         self.rows = {split: self._tensor(log.rows(split).astype(np.int32)) for split in SPLITS}
         self.context = Features(self._tensor(log.context.ids), self._tensor(log.context.values))
-        self.negatives = config.negatives if config.label is LabelKind.implicit else 0
+        self.negatives = config.negatives if config.label is LabelKind.implicit and known is None else 0
         if isinstance(log, Log):
             self.columns = Columns.of(log, self.device)
             self.label = self.columns.label
-            self.histories = Histories(log, self.columns, config, self.max_history, self.device)
+            self.histories = Histories(log, self.columns, config, self.max_history, self.device, known)
             pool = self.columns.item[self.rows["train"]]
             self.catalogue = Catalogue(self._features(log.users), self._features(log.items), pool)
             if self.negatives:

@@ -25,15 +25,21 @@ if TYPE_CHECKING:
 MISSING = -1  # the code of a missing value
 
 
-def derive(log: Log, items: "pd.DataFrame", config: DatasetConfig) -> "dict[str, pd.Categorical]":
-    """The derived fields by name, each (N,). items: the feature columns, one row per item from 1 on."""
+def derive(
+    log: Log, items: "pd.DataFrame", config: DatasetConfig, known: np.ndarray | None = None
+) -> "dict[str, pd.Categorical]":
+    """The derived fields by name, each (N,). items: the feature columns, one row per item from 1 on.
+
+    known: (N,) bool, the events that count; all of them by default.
+    """
     import pandas as pd
 
     features, train = config.features, log.split == 0
     n_last = features.derived.last_items
     columns = [values_of(items[name], features.item[name]) for name in features.derived.most_liked]
     until_split = config.history_until is HistoryUntil.split
-    codes = _codes(log, train if until_split else np.ones(len(log), bool), n_last, columns)
+    known = np.ones(len(log), bool) if known is None else known
+    codes = _codes(log, known & train if until_split else known, n_last, columns)
     if not until_split and not log.chronological:
         of_train = _codes(log, train, n_last, columns)
         codes = [np.where(train, *pair) for pair in zip(of_train, codes, strict=True)]

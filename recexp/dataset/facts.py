@@ -19,11 +19,12 @@ def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
         facts["rows"][split] = len(rows)
         facts["label_rate"][split] = round(float(log.label[rows].mean()), 6) if len(rows) else None
         if split != "train" and len(rows):
-            facts["unknown_rate"][split] = dict(_unknown_rates(log, rows, sides))
+            facts["unknown_rate"][split] = dict(unknown_rates(log, rows, sides))
     return facts
 
 
-def _unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
+def unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
+    """The share of some rows whose value is unknown, for each field but numbers."""
     tables = {"context": (log.context.ids, rows)}
     if isinstance(log, Log):
         tables = {"user": (log.users.ids, log.user[rows]), "item": (log.items.ids, log.item[rows])} | tables

@@ -52,9 +52,20 @@ class View:
 class Histories:
     """Gathers the histories of any rows of a log, of at most `longest` events each."""
 
-    def __init__(self, log: Log, columns: Columns, config: DatasetConfig, longest: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        log: Log,
+        columns: Columns,
+        config: DatasetConfig,
+        longest: int,
+        device: torch.device,
+        known: np.ndarray | None = None,
+    ) -> None:
+        """known: (N,) bool, the events that may be in a history; all of them by default."""
         self.columns, self.longest = columns, longest
-        visible = log.label > 0 if config.history is HistoryKind.liked else np.ones(len(log), bool)
+        visible = np.ones(len(log), bool) if known is None else known
+        if config.history is HistoryKind.liked:
+            visible = visible & (log.label > 0)
         until_split = config.history_until is HistoryUntil.split
         whole = View.of(visible, device)
         # A training row sees only training events; in chronological splits there are no others before it.

@@ -99,6 +99,10 @@ class Sheet:
             self.refuse(~np.isin(values, (0, 1)), column, LABEL)
         return values
 
+    def known_labels(self, column: str) -> np.ndarray:
+        """Labels as float64, NaN where they are missing."""
+        return self._numbers(column, "must be a number, or empty if it is unknown", gaps=GAPS).astype(np.float64)
+
     def times(self, column: str, time_format: str | None = None) -> np.ndarray:
         """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds.
 

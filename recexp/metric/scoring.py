@@ -1,5 +1,6 @@
 """Scoring a model over a split."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recexp.dataset.batch import Batches
+from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, Predictions, best_threshold, evaluate
 from recexp.metric.table import PREDICTION_METRICS
@@ -43,6 +44,33 @@ def score(
     if broken := int((~np.isfinite(columns[1])).sum()):
         raise FloatingPointError(f"{broken:,} of {len(columns[1]):,} scores of {split} are not finite")
     return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
+
+
+def predict(model: nn.Module, batches: Iterable[Batch], precision: AbstractContextManager | None = None) -> np.ndarray:
+    """The model's logits for all samples of some batches, in evaluation mode, as float64.
+
+    Raises FloatingPointError if some are not finite.
+    """
+    model.eval()
+    with torch.inference_mode(), precision or nullcontext():
+        logits = np.concatenate([model(batch).logits.double().cpu().numpy() for batch in batches])
+    if broken := int((~np.isfinite(logits)).sum()):
+        raise FloatingPointError(f"{broken:,} of {len(logits):,} scores are not finite")
+    return logits
+
+
+def probability(logits: np.ndarray) -> np.ndarray:
+    """What predictions.parquet and all later predictions hold as the score."""
+    return 1 / (1 + np.exp(-logits))
+
+
+def evaluate_held_out(
+    model: nn.Module, batches: Batches, batch_size: int, precision: AbstractContextManager | None = None
+) -> tuple[Metrics | None, Metrics, Scores]:
+    """Metrics of valid and, at the threshold that is best on valid, of test; and the scores of test."""
+    valid, threshold = evaluate_split(model, batches, "valid", batch_size, precision)
+    scores = score(model, batches, "test", batch_size, precision)
+    return valid, evaluate(scores.labels, scores.logits, scores.users, threshold), scores
 
 
 def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:

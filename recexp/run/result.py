@@ -13,7 +13,7 @@ from torch import nn
 from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
-from recexp.metric.scoring import Scores
+from recexp.metric.scoring import Scores, probability
 from recexp.storage import replacing
 from recexp.trainer.default import Result
 
@@ -101,7 +101,7 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
         }
     else:
         columns = {"row": log.row[rows]}
-    columns |= {"label": scores.labels.astype(np.int8), "score": 1 / (1 + np.exp(-scores.logits))}
+    columns |= {"label": scores.labels.astype(np.int8), "score": probability(scores.logits)}
     with replacing(path / "predictions.parquet") as file:
         pq.write_table(pa.table(columns), file)
 

@@ -157,6 +157,18 @@ def read_document(path: Path) -> Document:
     return document
 
 
+def load_trained(folder: Path, model: nn.Module, device: torch.device) -> Progress:
+    """Loads the last stage's best weights; returns how far training had come. Raises RunError if there are none."""
+    path = folder / "best.json"
+    try:
+        document = read_document(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: is missing, so there is no trained model yet.") from None
+    tensors = folder / document["tensors"]
+    load_model(model, tensor_files.read(tensors, document, device), tensors)
+    return Progress.load(document["progress"], path)
+
+
 def read_progress(folder: Path) -> Progress | None:
     """How far the newest state that can be read has come; its tensors are not looked at."""
     for name in STATES:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from recexp.config import Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batches
 from recexp.error import Failure, Terminated
-from recexp.metric.binary import Metrics, evaluate
-from recexp.metric.scoring import Scores, evaluate_split, score
+from recexp.metric.binary import Metrics
+from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split
 from recexp.metric.table import MONITORED
 from recexp.model import Fit, Stage, Train, stages
 from recexp.process import Stop, stoppable
@@ -195,9 +195,8 @@ class Trainer:
     def _result(self, task: Task, progress: Progress) -> Result:
         size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
         with self._explained(task, progress), finite_scores(task.model, task.batches, "test", size):
-            valid, threshold = evaluate_split(task.model, task.batches, "valid", size, precision)
-            scores = score(task.model, task.batches, "test", size, precision)
-        return Result(progress, valid, evaluate(scores.labels, scores.logits, scores.users, threshold), scores)
+            valid, test, scores = evaluate_held_out(task.model, task.batches, size, precision)
+        return Result(progress, valid, test, scores)
 
     @property
     def _on_graph(self) -> bool:

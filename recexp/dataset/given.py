@@ -1,0 +1,177 @@
+"""Rows given to a trained model, n of them: read from a frame or a file, and checked."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
+from recexp.dataset.encoder import SideEncoder
+from recexp.dataset.field import Categorical
+from recexp.dataset.frame import existing
+from recexp.dataset.log import Dataset, Log
+from recexp.dataset.raw import MULTI_SEPARATOR, Ids
+from recexp.dataset.reader.csv import CsvTable
+from recexp.dataset.reader.parquet import ParquetTable
+from recexp.dataset.reader.source import format_of
+from recexp.dataset.sheet import Sheet, TableFile
+from recexp.error import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROLES = ("user", "item", "timestamp")
+SCORE = "score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """n rows as they were given; a column that is not there is None."""
+
+    frame: "pd.DataFrame"  # what was read, unchanged
+    user: "Ids | None" = None
+    item: "Ids | None" = None
+    timestamp: np.ndarray | None = None
+    label: np.ndarray | None = None  # (n,) 0 or 1, NaN where it is unknown
+    features: "dict[str, pd.DataFrame]"  # the feature columns that are there, by side
+
+
+class FrameTable:
+    """A pandas.DataFrame, read as a file of named columns is."""
+
+    path = Path("frame")
+
+    def __init__(self, frame: "pd.DataFrame") -> None:
+        self.frame = frame.set_axis(list(map(str, frame.columns)), axis=1).reset_index(drop=True)
+
+    def columns(self) -> list[str]:
+        return list(self.frame.columns)
+
+    def hint(self, columns: list[str]) -> str:
+        return ""
+
+    def read(self, names: list[str]) -> "pd.DataFrame":
+        import pandas as pd
+
+        frame = self.frame[names]
+        coded = {
+            name: kind.categories.dtype for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)
+        }
+        return frame.astype(coded)
+
+    def location(self, row: int) -> str:
+        return f"{self.path}, row {row} (counted from 0)"
+
+
+def open_table(path: Path, config: Any, key: str) -> TableFile:
+    """A file of rows, Parquet or CSV as the run's own CSV files are. Raises DataError, naming `key`."""
+    existing(path, key)
+    if format_of(path) == "parquet":
+        return ParquetTable(path, _separator(config))
+    options = {"separator": ",", "quoting": True} | {
+        name: getattr(config, name) for name in ("separator", "quoting") if hasattr(config, name)
+    }
+    csv: Any = SimpleNamespace(**options, header=None)
+    header = getattr(config, "header", None)
+    if header and not set(column_names(config).values()) & set(CsvTable(path, csv).columns()):
+        csv.header = header
+    return CsvTable(path, csv)
+
+
+def column_names(config: Any) -> dict[str, str]:
+    """Role -> column, named as in the run's own data, or as in its predictions if the reader names no columns."""
+    columns = getattr(config, "columns", None)
+    names = vars(columns) if columns else {role: role for role in (*ROLES, "label")}
+    return {role: name for role, name in names.items() if name is not None}
+
+
+def read_rows(
+    table: TableFile,
+    dataset: Dataset,
+    config: Any,
+    roles: Sequence[str] = ROLES,
+    sides: Sequence[str] = ("user", "item", "context"),
+    optional: Sequence[str] = ("label",),
+) -> Rows:
+    """The columns of some roles, and the features of some sides: those of the context all, others as far as there.
+
+    Raises DataError for a missing column or the first wrong cell.
+    """
+    names, there = column_names(config), table.columns()
+    if not isinstance(dataset.log, Log):
+        roles = ()
+    keyed = hasattr(config, "columns")
+    wanted = {names[role]: f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles}
+    wanted |= {names[role]: role for role in optional if names.get(role) in there}
+    kinds = {side: _kinds(config, side, there) for side in sides}
+    for side, columns in kinds.items():
+        wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
+    sheet = Sheet([table], wanted, _separator(config))
+    read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
+    parsed: dict[str, Any] = {}
+    for side in ("user", "item"):
+        if side in read:
+            parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
+    if "timestamp" in read:
+        parsed["timestamp"] = sheet.times(read["timestamp"])
+    if "label" in read:
+        parsed["label"] = _labels(sheet, read["label"], config)
+    features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}
+    return Rows(frame=sheet.frame, features=features, **parsed)
+
+
+def _separator(config: Any) -> str:
+    return getattr(config, "multi_separator", MULTI_SEPARATOR)
+
+
+def _kinds(config: DatasetConfig, side: str, there: Collection[str]) -> dict[str, FeatureKind]:
+    kinds = config.features.sides[side]
+    return kinds if side == "context" else {name: kind for name, kind in kinds.items() if name in there}
+
+
+def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:
+    """Ids in the type of those kept with the run. Raises DataError for text where those are integers."""
+    import pandas as pd
+
+    ids: Any = pd.Series(sheet.ids(column))
+    text = pd.api.types.is_string_dtype(ids)
+    if kept.dtype.kind in "iu" and text:
+        sheet.refuse(~ids.str.fullmatch(r"-?\d{1,18}"), column, "must be an integer, as the ids of the run's data are")
+        return ids.astype(np.int64).to_numpy()
+    return ids.astype(str).array if kept.dtype.kind not in "iu" and not text else ids.array
+
+
+def _labels(sheet: Sheet, column: str, config: DatasetConfig) -> np.ndarray:
+    labels = sheet.known_labels(column)
+    if config.label_threshold is not None:
+        return np.where(np.isnan(labels), np.nan, labels >= config.label_threshold)
+    if config.label is LabelKind.explicit:
+        sheet.refuse(~np.isin(labels, (0, 1)) & ~np.isnan(labels), column, "must be 0 or 1, or empty if it is unknown")
+    return labels
+
+
+def _as_learnt(frame: "pd.DataFrame", encoder: SideEncoder) -> "pd.DataFrame":
+    """Categorical values, read as text, in the type that the encoder has learnt them in."""
+    for name, field in encoder.fields.items():
+        if name in frame and isinstance(field, Categorical):
+            values = [value for value in field.vocabulary.tolist() if not isinstance(value, str)]
+            if values:
+                frame = frame.assign(**{name: frame[name].map({_text(value): value for value in values})})
+    return frame
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def require_labels(rows: Rows, config: Any) -> np.ndarray:
+    """The labels (n,) of rows that must all have one. Raises DataError."""
+    column = column_names(config).get("label", "label")
+    if rows.label is None:
+        raise DataError(f"no column '{column}' of labels; metrics need them.")
+    if (missing := np.isnan(rows.label)).any():
+        raise DataError(f"column '{column}': the label is missing in row {int(missing.argmax())}, counted from 0.")
+    return rows.label

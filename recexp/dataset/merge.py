@@ -1,0 +1,164 @@
+"""Rows given to a trained model, set among the events that its run has kept.
+
+n rows given, N events and rows together
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, LabelKind
+from recexp.dataset.derive import derive
+from recexp.dataset.encoder import SideEncoder
+from recexp.dataset.field import Encoded, objects
+from recexp.dataset.given import Rows
+from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
+from recexp.dataset.prepare import by_user_then_time, group_starts
+from recexp.dataset.raw import MULTI_SEPARATOR
+from recexp.dataset.schema import FIRST
+from recexp.error import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class History(Enum):
+    saved = "the events kept with the run"
+    given = "the rows given that have a label"
+    both = "the events kept with the run, and the rows given that have a label"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows set among the kept events."""
+
+    dataset: Dataset
+    row: np.ndarray  # (n,) positions in the log, in the order given
+    known: np.ndarray | None  # (N,) bool, the events that histories may hold; None for a table
+
+
+def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History = History.both) -> Given:
+    """Sets rows among the events that a run has kept. New users and items join with their features.
+
+    A row with a label is an event too, which later rows of its user may see, unless it is among the kept ones; where
+    labels are implicit, a row without one is. Raises ConfigError if `history` contradicts the data's.
+    """
+    log, n = dataset.log, len(rows.frame)
+    label = np.zeros(n) if rows.label is None else np.nan_to_num(rows.label)
+    columns: dict[str, np.ndarray] = {
+        "label": label.astype(np.int8),
+        "split": np.full(n, SPLITS.index("test"), np.int8),
+        "row": np.arange(n, dtype=np.int32),
+    }
+    if not isinstance(log, Log):
+        table = Table(**columns, context=dataset.encoder.context.transform(rows.features["context"]))
+        return Given(replace(dataset, log=table), np.arange(n), None)
+    if history is History.given and config.history_until is HistoryUntil.split:
+        raise ConfigError(
+            "history = given: dataset.history_until is split, so only events of the run's training count."
+        )
+    users, user = extended(log.users, dataset.encoder.user, "user", rows.user, rows.features.get("user"))
+    items, item = log.items, np.zeros(n, np.int32)
+    if rows.item is not None:
+        items, item = extended(log.items, dataset.encoder.item, "item", rows.item, rows.features.get("item"))
+    assert rows.timestamp is not None
+    columns |= {"user": user, "item": item, "timestamp": rows.timestamp}
+    known = np.concatenate(
+        [np.full(len(log), history is not History.given), _events(log, rows, columns, config, history)]
+    )
+    columns = {name: np.concatenate([getattr(log, name), column]) for name, column in columns.items()}
+    order = by_user_then_time(columns["user"], columns["timestamp"])
+    columns = {name: column[order] for name, column in columns.items()}
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    merged = Log(
+        **columns,
+        before=group_starts(columns["user"], columns["timestamp"]),
+        context=Encoded(ids=np.zeros((len(order), 0), np.int32), values=np.zeros((len(order), 0), np.float32)),
+        users=users,
+        items=items,
+    )
+    merged = replace(merged, context=_context(dataset, merged, rows, known[order], position, config))
+    return Given(replace(dataset, log=merged, folder=None), position[len(log) :], known[order])
+
+
+def extended(
+    entities: Entities, encoder: SideEncoder, name: str, ids: Any, features: "pd.DataFrame | None"
+) -> tuple[Entities, np.ndarray]:
+    """Users or items with new ones below, and the row (n,) of each id given; a new one has its first features."""
+    import pandas as pd
+
+    index = entities.index_of(ids)
+    new = np.flatnonzero(index == 0)
+    if not len(new):
+        return entities, index.astype(np.int32)
+    codes, unique = pd.factorize(pd.Series(ids).iloc[new])
+    index[new] = len(entities.raw) + codes
+    raw = np.asarray(unique).astype(entities.raw.dtype.kind if entities.raw.dtype.kind == "U" else entities.raw.dtype)
+    first = new[~pd.Series(codes).duplicated()]
+    frame = pd.DataFrame(index=range(len(first))) if features is None else features.iloc[first].reset_index(drop=True)
+    encoded = encoder.transform(frame.reindex(columns=list(encoder.fields)).assign(**{name: raw}))
+    return Entities(
+        ids=np.concatenate([entities.ids, encoded.ids]),
+        values=np.concatenate([entities.values, encoded.values]),
+        raw=np.concatenate([entities.raw, raw]),
+    ), index.astype(np.int32)
+
+
+def _events(
+    log: Log, rows: Rows, columns: dict[str, np.ndarray], config: DatasetConfig, history: History
+) -> np.ndarray:
+    """(n,) bool: the rows that later ones may see."""
+    import pandas as pd
+
+    n = len(rows.frame)
+    if history is History.saved:
+        return np.zeros(n, bool)
+    if config.label is LabelKind.implicit:
+        event = np.ones(n, bool) if rows.label is None else rows.label > 0
+    else:
+        event = np.zeros(n, bool) if rows.label is None else ~np.isnan(rows.label)
+    if history is History.both and event.any():
+        key = ("user", "item", "timestamp")
+        kept = pd.MultiIndex.from_arrays([getattr(log, name) for name in key])
+        event &= ~pd.MultiIndex.from_arrays([columns[name] for name in key]).isin(kept)
+    return event
+
+
+def _context(
+    dataset: Dataset, merged: Log, rows: Rows, known: np.ndarray, position: np.ndarray, config: DatasetConfig
+) -> Encoded:
+    """The fields (N, .) of all rows: derived ones of the rows given from the known events before them."""
+    kept, frame = dataset.log.context, rows.features["context"]
+    row = position[len(dataset.log) :]
+    if names := config.features.derived.names:
+        items = decoded(dataset.encoder.item, merged.items, config.features.derived.most_liked)
+        columns = derive(merged, items, config, known)
+        frame = frame.assign(**{name: columns[name][row] for name in names})
+    given = dataset.encoder.context.transform(frame)
+    order = np.empty_like(position)
+    order[position] = np.arange(len(position))
+    return Encoded(
+        ids=np.concatenate([kept.ids, given.ids])[order], values=np.concatenate([kept.values, given.values])[order]
+    )
+
+
+def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "pd.DataFrame":
+    """Categorical and multi-valued fields as values again, one row per item from 1 on, without unknown values."""
+    import pandas as pd
+
+    columns = {}
+    for field in encoder.side.fields:
+        if field.name in names:
+            vocabulary: Any = getattr(encoder.fields[field.name], "vocabulary")  # noqa: B009
+            values = objects([None] * FIRST + vocabulary.tolist())
+            ids = encoded.ids[1:, field.column : field.column + field.width]
+            cells = values[np.where(ids >= FIRST, ids - field.offset, 0)]
+            if field.kind is FeatureKind.multi:
+                columns[field.name] = [MULTI_SEPARATOR.join(filter(None, row)) or None for row in cells]
+            else:
+                columns[field.name] = cells[:, 0].tolist()
+    return pd.DataFrame(columns)

@@ -1,0 +1,164 @@
+"""A trained model loaded back from its run directory, which alone is enough to predict and evaluate on raw ids."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from recexp.config import Config
+from recexp.dataset import artifact
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.config import LabelKind
+from recexp.dataset.facts import unknown_rates
+from recexp.dataset.given import FrameTable, Rows, read_rows, require_labels
+from recexp.dataset.log import Dataset, Log
+from recexp.dataset.merge import Given, History, merge
+from recexp.dataset.prepare import load
+from recexp.error import ConfigError, Failure, choices
+from recexp.metric.binary import evaluate
+from recexp.metric.scoring import evaluate_held_out, evaluate_split, predict, probability
+from recexp.model import create, reads_history
+from recexp.run.directory import check_data
+from recexp.run.record import read
+from recexp.run.status import ENDED
+from recexp.trainer.checkpoint import load_trained
+from recexp.trainer.loop import numerics, progress_bar
+from recexp.trainer.step import autocast
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+class Trained:
+    """The model of a run, with the weights of its best epoch."""
+
+    def __init__(self, path: Path, config: Config, device: torch.device) -> None:
+        """Raises RunError if the run has no trained model, or a file of it is damaged."""
+        self.path, self.config, self.device = path, config, device
+        self.record = read(path)
+        self.dataset: Dataset = artifact.load(path / "encoder")
+        self.model: nn.Module = create(config.model, self.dataset.schema).to(device)
+        progress = load_trained(path / "checkpoints", self.model, device)
+        if self.record.state not in ENDED:
+            logger.warning("%s is %s: its best epoch so far is %d.", path, self.record.state, progress.best_epoch)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """Of metrics.json, by dotted name as test.auc."""
+        return self.record.metrics
+
+    @cached_property
+    def epochs(self) -> "pd.DataFrame":
+        """One row per epoch: its stage, losses, validation metrics and time."""
+        import pandas as pd
+
+        return pd.json_normalize(self.record.epochs())
+
+    @cached_property
+    def predictions(self) -> "pd.DataFrame | None":
+        """The scores of the test rows; None if the run wrote none."""
+        return self.record.predictions()
+
+    def predict(self, frame: "pd.DataFrame", history: str = "both") -> "pd.Series":
+        """The probability of label 1 for each row of a frame, whose columns are named as in the run's own data.
+
+        history: `saved`, a row's history is of the events kept with the run; `given`, of the frame's own rows that have
+        a label; or `both`. A history holds only what is strictly before the row. Raises ConfigError or DataError.
+        """
+        import pandas as pd
+
+        if frame.empty:
+            return pd.Series(np.zeros(0), frame.index, name="score")
+        rows = read_rows(FrameTable(frame), self.dataset, self.config.dataset)
+        return pd.Series(self.scores(rows, history), frame.index, name="score")
+
+    def scores(self, rows: Rows, history: str = "both") -> np.ndarray:
+        """The probability of label 1 of each row."""
+        return probability(self._logits(merge(self.dataset, rows, self.config.dataset, history_of(history))))
+
+    def evaluate(
+        self, frame: "pd.DataFrame | None" = None, split: str = "test", history: str = "both"
+    ) -> dict[str, float | None]:
+        """All metrics: of a split as the run had it, or of a frame of rows that have labels.
+
+        A table keeps no rows with the run, nor are sampled negatives kept: their splits are read from the source again.
+        Raises ConfigError, DataError or RunError.
+        """
+        if frame is None:
+            return self._evaluate_split(split)
+        return self.evaluate_rows(read_rows(FrameTable(frame), self.dataset, self.config.dataset), history)
+
+    def evaluate_rows(self, rows: Rows, history: str = "both") -> dict[str, float | None]:
+        """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split."""
+        labels = require_labels(rows, self.config.dataset)
+        given = merge(self.dataset, rows, self.config.dataset, history_of(history))
+        logits, log = self._logits(given), given.dataset.log
+        users = log.user[given.row] if isinstance(log, Log) else None
+        return evaluate(labels, logits, users, self._threshold()).values
+
+    def _evaluate_split(self, split: str) -> dict[str, float | None]:
+        if split not in ("valid", "test"):
+            raise ConfigError(f"split = {split}: no split with metrics. {choices(split, ('valid', 'test'))}")
+        with numerics(self.config.trainer):
+            batches, size = self._held_out(), self.config.trainer.eval_batch_size
+            if split == "valid":
+                metrics = evaluate_split(self.model, batches, split, size, self._precision())[0]
+            else:
+                metrics = evaluate_held_out(self.model, batches, size, self._precision())[1]
+        return metrics.values if metrics else {}
+
+    def _threshold(self) -> float | None:
+        with numerics(self.config.trainer):
+            size = self.config.trainer.eval_batch_size
+            return evaluate_split(self.model, self._held_out(), "valid", size, self._precision())[1]
+
+    def _held_out(self) -> Batches:
+        dataset, config = self.dataset, self.config.dataset
+        if not isinstance(dataset.log, Log) or config.label is LabelKind.implicit:
+            dataset = load(config)
+            check_data(self.path, dataset.fingerprint)
+        return Batches(dataset, config, self.device)
+
+    def _logits(self, given: Given) -> np.ndarray:
+        """The logit of each row given."""
+        self._tell(given)
+        batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
+        rows = torch.from_numpy(given.row.astype(np.int32)).to(self.device)
+        longest = None if reads_history(self.model) else 0
+        with numerics(self.config.trainer), progress_bar(0, len(rows), "predict") as bar:
+
+            def gathered() -> Iterator[Batch]:
+                for part in rows.split(self.config.trainer.eval_batch_size):
+                    yield batches.gather(Samples(part), "test", longest)
+                    bar.update(len(part))
+
+            try:
+                return predict(self.model, gathered(), self._precision())
+            except FloatingPointError as error:
+                raise Failure(str(error)) from error
+
+    def _precision(self) -> AbstractContextManager:
+        return autocast(self.config.trainer, self.device)
+
+    def _tell(self, given: Given) -> None:
+        """Says how many of the values are unknown to the model."""
+        schema = self.dataset.schema
+        sides = {"user": schema.user, "item": schema.item, "context": schema.context}
+        rates = unknown_rates(given.dataset.log, given.row, sides)
+        if unknown := [f"{name} in {rate * len(given.row):,.0f}" for name, rate in rates if rate]:
+            logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))
+
+
+def history_of(name: str) -> History:
+    """Raises ConfigError for any other name."""
+    if name not in History.__members__:
+        raise ConfigError(f"history = {name}: no such choice. {choices(name, History.__members__)}")
+    return History[name]

@@ -1,0 +1,172 @@
+"""A trained model loaded back: it predicts as it did when it was trained, and new rows by what is known before them."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recexp
+from recexp import registry
+from recexp.dataset.prepare import load
+from recexp.error import ConfigError, DataError, RunError
+from recexp.run.trained import Trained
+
+SMALL = ("dataset.n_users=40", "dataset.n_items=30", "dataset.n_events=800", "dataset.cache_dir=null", "device=cpu",
+         "trainer.threads=1", "trainer.batch_size=256", "trainer.epochs=1", "trainer.eval_batch_size=64")  # fmt: skip
+DERIVED = ("dataset.features.derived.last_items=2", "dataset.features.derived.most_liked=[category,tags]")
+RUNS = {
+    "din": ("model=din",),
+    "din_split": ("model=din", "dataset.history_until=split"),
+    "dien": ("model=dien",),
+    "bst": ("model=bst", "dataset.history=liked", "model.history_labels=false"),
+    "deepfm": ("model=deepfm", *DERIVED),
+    "fnn": ("model=fnn",),
+    "als": ("model=als",),
+    "implicit": ("model=din", "dataset.label=implicit", "model.history_labels=false"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Trained]]:
+    """trained("din"): the run of that name, trained once, without its picture, and loaded anew."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def trained(name: str) -> Trained:
+        if not (path := folder / name).exists():
+            recexp.train(recexp.load_config([*SMALL, *RUNS[name], f"run.dir={path}"]))
+        return recexp.load_run(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recexp.run.picture.draw", lambda path: None)
+        yield trained
+
+
+def held_out(run: Trained) -> pd.DataFrame:
+    """The test rows as they were predicted, with their context."""
+    config = run.config.dataset
+    raw, frame = registry.get("reader", config.reader)(config).read(), run.predictions
+    log = load(config).log
+    rows = np.repeat(log.row[log.rows("test")], len(frame) // len(log.rows("test")))
+    return frame.assign(**{name: column.to_numpy()[rows] for name, column in raw.context.items()})
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_runs_own_test_rows_get_the_scores_and_metrics_that_they_had_to_the_bit(
+    trained: Callable[[str], Trained], name: str
+) -> None:
+    run = trained(name)
+    frame, metrics = held_out(run), json.loads((run.path / "metrics.json").read_text())
+    for history in ("saved", "both"):
+        assert run.predict(frame, history).tolist() == frame.score.tolist()
+    if name != "implicit":  # there, each row is an event unless its label says no
+        assert run.predict(frame.drop(columns="label")).tolist() == frame.score.tolist()
+    assert run.evaluate() == metrics["test"] and run.evaluate(split="valid") == metrics["valid"]
+    assert run.evaluate(frame, history="saved") == metrics["test"]
+    assert run.epochs.last_stage.sum() == metrics["epochs"] and run.metrics["test.auc"] == metrics["test"]["auc"]
+
+
+def without_test_rows(run: Trained) -> Trained:
+    run.dataset = replace(run.dataset, log=run.dataset.log._kept(np.flatnonzero(run.dataset.log.split < 2)))
+    return run
+
+
+@pytest.mark.parametrize("name", ["din", "deepfm", "bst"])
+def test_rows_with_labels_are_history_of_later_rows_whatever_their_order(
+    trained: Callable[[str], Trained], name: str
+) -> None:
+    run = without_test_rows(trained(name))
+    frame = held_out(run)
+    shuffled = frame.sample(frac=1, random_state=0).sort_values("timestamp")
+    if name == "deepfm":  # which of two events of the same time came last, the order of the rows says
+        shuffled = frame.sort_values("user", ascending=False, kind="stable")
+    assert np.allclose(run.predict(shuffled), shuffled.score, atol=1e-6)
+    assert not np.allclose(run.predict(frame, history="saved"), frame.score, atol=1e-6)
+    assert not np.allclose(run.predict(frame.drop(columns="label")), frame.score, atol=1e-6)
+    once_more = trained(name)  # kept events and rows given are the same events: none counts twice
+    assert np.allclose(once_more.predict(shuffled), shuffled.score, atol=1e-6)
+    assert not np.allclose(once_more.predict(frame, history="given"), frame.score, atol=1e-6)
+
+
+def test_a_model_that_serves_without_updates_sees_no_given_rows(trained: Callable[[str], Trained]) -> None:
+    run = without_test_rows(trained("din_split"))
+    frame = held_out(run)
+    assert np.allclose(run.predict(frame), frame.score, atol=1e-6)
+    with pytest.raises(ConfigError, match="history_until is split"):
+        run.predict(frame, history="given")
+
+
+def test_new_users_and_items_score_through_the_unknown_id_and_their_features_and_are_counted(
+    trained: Callable[[str], Trained], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="recexp")
+    run = trained("deepfm")
+    known = held_out(run).iloc[[0]].drop(columns=["label", "score"])
+    new = pd.concat([known] * 5, ignore_index=True).assign(user=[10**6, 10**6 + 1, 10**6 + 2, 10**6 + 3, known.user[0]])
+    new["segment"], new["age"] = [0, 0, 1, None, 0], [0.5, 0.5, 0.5, None, 9.0]
+    new["item"] = [*[known.item[0]] * 3, 10**7, known.item[0]]
+    scores = run.predict(new)
+    assert scores[0] == scores[1] and len({*scores}) == 4
+    assert np.isclose(scores[4], run.predict(known).iloc[0], atol=1e-6)  # a known user has the features kept
+    assert "unknown to the model, of 5 rows: user in 4, user.segment in 1, item in 1" in caplog.text
+
+
+def test_ids_and_values_are_the_same_as_text_or_as_numbers(trained: Callable[[str], Trained]) -> None:
+    run = trained("deepfm")
+    frame = held_out(run)
+    as_text = frame.assign(**{name: frame[name].astype(str) for name in ("user", "item", "timestamp", "device")})
+    assert run.predict(as_text).tolist() == frame.score.tolist()
+    coded = frame.assign(device=frame.device.astype("category"), item=frame.item.astype("category"))
+    assert run.predict(coded.set_index("user", drop=False)).tolist() == frame.score.tolist()
+
+
+def test_a_wrong_frame_is_one_line_that_names_column_and_row(trained: Callable[[str], Trained]) -> None:
+    run = trained("din")
+    frame = held_out(run).drop(columns="score")
+    for changed, message in (
+        (frame.drop(columns="item"), "frame: no column 'item' .the item of each row.. Did you mean 'time|Choices"),
+        (frame.drop(columns="device"), "no column 'device' .dataset.features.context."),
+        (frame.assign(user=[*frame.user[:-1], None]), f"row {len(frame) - 1} .*column 'user' = 'nan': must not be"),
+        (frame.assign(user="a"), "row 0 .*column 'user' = 'a': must be an integer"),
+        (frame.assign(timestamp="soon"), "column 'timestamp' = 'soon': must be"),
+        (frame.assign(label=3), "row 0 .*column 'label' = '3': must be 0 or 1, or empty"),
+    ):
+        with pytest.raises(DataError, match=message):
+            run.predict(changed)
+    with pytest.raises(ConfigError, match="history = all: no such choice"):
+        run.predict(frame, history="all")
+    with pytest.raises(DataError, match="label is missing in row 0"):
+        run.evaluate(frame.assign(label=[None, *frame.label[1:]]))
+    assert run.predict(frame[:0]).empty
+
+
+def test_a_table_predicts_its_test_rows_and_is_evaluated_on_its_source(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"label": random.integers(2, size=400), "site": random.integers(8, size=400),
+                          "app": random.integers(30, size=400).astype(str), "hour": random.random(400)})  # fmt: skip
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    columns = [f"dataset.columns.{role}=null" for role in ("user", "item", "timestamp")]
+    kinds = "dataset.features.context={site: categorical, app: categorical, hour: numeric}"
+    data = [*columns, kinds, f"dataset.path={tmp_path / 'table.csv'}", "dataset.split.kind=random"]
+    train = [option for option in SMALL if not option.startswith("dataset.n_")]
+    metrics = recexp.train(
+        recexp.load_config(["model=deepfm", "dataset=csv", *train, *data, f"run.dir={tmp_path / 'run'}"])
+    )
+    run = recexp.load_run(tmp_path / "run")
+    test = frame.iloc[run.predictions.row]
+    assert run.predict(test.drop(columns="label")).tolist() == run.predictions.score.tolist()
+    assert run.evaluate() == metrics["test"]
+    (tmp_path / "table.csv").unlink()
+    assert run.predict(test).tolist() == run.predictions.score.tolist()
+    with pytest.raises(DataError, match="no such file"):
+        run.evaluate()
+
+
+def test_what_is_no_run_says_so() -> None:
+    with pytest.raises(RunError, match="no run directory"):
+        recexp.load_run("nowhere")
+    with pytest.raises(ConfigError, match=r"thread: no option of how a run is used\. Did you mean 'threads'"):
+        recexp.load_run("nowhere", thread=1)
