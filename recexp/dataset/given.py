@@ -18,13 +18,13 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
 from recexp.dataset.sheet import Sheet, TableFile
-from recexp.error import DataError
+from recexp.groups import conf_folder
+from recexp.storage import parse_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("user", "item", "timestamp")
-SCORE = "score"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +71,9 @@ def open_table(path: Path, config: Any, key: str) -> TableFile:
     existing(path, key)
     if format_of(path) == "parquet":
         return ParquetTable(path, _separator(config))
-    options = {"separator": ",", "quoting": True} | {
-        name: getattr(config, name) for name in ("separator", "quoting") if hasattr(config, name)
-    }
-    csv: Any = SimpleNamespace(**options, header=None)
+    defaults = parse_yaml((conf_folder() / "dataset" / "csv.yaml").read_text("utf-8"))
+    csv: Any = SimpleNamespace(**{name: getattr(config, name, value) for name, value in defaults.items()})
+    csv.header = None
     header = getattr(config, "header", None)
     if header and not set(column_names(config).values()) & set(CsvTable(path, csv).columns()):
         csv.header = header
@@ -95,16 +94,21 @@ def read_rows(
     roles: Sequence[str] = ROLES,
     sides: Sequence[str] = ("user", "item", "context"),
     optional: Sequence[str] = ("label",),
+    labelled: bool = False,
 ) -> Rows:
     """The columns of some roles, and the features of some sides: those of the context all, others as far as there.
 
-    Raises DataError for a missing column or the first wrong cell.
+    labelled: each row must have a label. Raises DataError for a missing column or the first wrong cell.
     """
     names, there = column_names(config), table.columns()
     if not isinstance(dataset.log, Log):
         roles = ()
+    if labelled:
+        roles = (*roles, "label")
     keyed = hasattr(config, "columns")
-    wanted = {names[role]: f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles}
+    wanted = {
+        names.get(role, role): f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles
+    }
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
     kinds = {side: _kinds(config, side, there) for side in sides}
     for side, columns in kinds.items():
@@ -119,8 +123,10 @@ def read_rows(
         parsed["timestamp"] = sheet.times(read["timestamp"])
     if "label" in read:
         parsed["label"] = _labels(sheet, read["label"], config)
+        if labelled:
+            sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
     features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}
-    return Rows(frame=sheet.frame, features=features, **parsed)
+    return Rows(frame=sheet.frame[[name for name in there if name in wanted]], features=features, **parsed)
 
 
 def _separator(config: Any) -> str:
@@ -165,13 +171,3 @@ def _as_learnt(frame: "pd.DataFrame", encoder: SideEncoder) -> "pd.DataFrame":
 
 def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def require_labels(rows: Rows, config: Any) -> np.ndarray:
-    """The labels (n,) of rows that must all have one. Raises DataError."""
-    column = column_names(config).get("label", "label")
-    if rows.label is None:
-        raise DataError(f"no column '{column}' of labels; metrics need them.")
-    if (missing := np.isnan(rows.label)).any():
-        raise DataError(f"column '{column}': the label is missing in row {int(missing.argmax())}, counted from 0.")
-    return rows.label

@@ -16,7 +16,7 @@ from recexp.dataset import artifact
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.config import LabelKind
 from recexp.dataset.facts import unknown_rates
-from recexp.dataset.given import FrameTable, Rows, read_rows, require_labels
+from recexp.dataset.given import FrameTable, Rows, read_rows
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, merge
 from recexp.dataset.prepare import load
@@ -94,15 +94,16 @@ class Trained:
         """
         if frame is None:
             return self._evaluate_split(split)
-        return self.evaluate_rows(read_rows(FrameTable(frame), self.dataset, self.config.dataset), history)
+        rows = read_rows(FrameTable(frame), self.dataset, self.config.dataset, labelled=True)
+        return self.evaluate_rows(rows, history)
 
     def evaluate_rows(self, rows: Rows, history: str = "both") -> dict[str, float | None]:
         """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split."""
-        labels = require_labels(rows, self.config.dataset)
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
+        assert rows.label is not None
         logits, log = self._logits(given), given.dataset.log
         users = log.user[given.row] if isinstance(log, Log) else None
-        return evaluate(labels, logits, users, self._threshold()).values
+        return evaluate(rows.label, logits, users, self._threshold()).values
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:
         if split not in ("valid", "test"):

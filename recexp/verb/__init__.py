@@ -18,6 +18,8 @@ VERBS = (
     "show",
     "compare",
     "report",
+    "evaluate",
+    "predict",
     "resume",
     "replay",
 )  # in order of --help

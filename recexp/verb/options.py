@@ -4,9 +4,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from recexp.error import ConfigError, RunError, choices
+from recexp.run.trust import require_trust
+
+if TYPE_CHECKING:
+    from recexp.run.trained import Trained
 
 FORMATS = ("table", "csv", "json", "markdown", "latex")
 
@@ -49,6 +53,29 @@ COLUMNS = option("--columns", metavar="A,B", help="figures and keys to show; def
 OUTPUT = option("-o", "--output", metavar="FILE", help="write there, whole or not at all, not to the terminal")
 
 
+RUN = option("run", metavar="RUN", help="run directory, as outputs/2026-01-31/12-00-00-dien-synthetic-s0")
+# Arguments of the verbs that use a trained model; `load_trained` reads them.
+TRAINED = (
+    option(
+        "options",
+        metavar="override",
+        nargs="*",
+        help="device=cpu, trainer.threads=N or trainer.eval_batch_size=N in place of the run's",
+    ),
+    option("--trust", action="store_true", help="use a run of another user: this runs the plugins that it names"),
+)
+HISTORY = option(
+    "--history",
+    metavar="FROM",
+    default="both",
+    help="a row's history is of the events kept with the run (saved), of rows of FILE that have a label (given) or of "
+    "both, always strictly before the row's time; default: both",
+)
+TABLE = option(
+    "-o", "--output", metavar="OUT", required=True, help="CSV or Parquet file, by its ending: .csv, .parquet"
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises a one-line error, where argparse would print two lines and exit."""
 
@@ -61,6 +88,33 @@ def folder(typed: str) -> Path:
     path = Path(typed)
     if not path.is_dir():
         raise RunError(f"{path}: {'is a file, no run directory' if path.exists() else 'no such directory'}.")
+    return path
+
+
+def load_trained(typed: argparse.Namespace) -> "Trained":
+    """The trained model of the RUN that was typed. Raises ConfigError or RunError."""
+    path = folder(typed.run)
+    require_trust(path, typed.trust)
+    from recexp.experiment import PLACED, load_run
+    from recexp.storage import parse_yaml
+
+    names = {key: name for name, key in PLACED.items()}
+    options: dict[str, Any] = {}
+    for word in typed.options:
+        key, equals, value = word.partition("=")
+        if not equals or key not in names:
+            raise ConfigError(f"{word}: a trained model is used as it is. {choices(key, names)}")
+        options[names[key]] = parse_yaml(value)
+    return load_run(path, **options)
+
+
+def table_path(typed: str) -> Path:
+    """The file that -o names. Raises ConfigError before anything is computed in vain."""
+    path = Path(typed)
+    if path.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"-o {path}: must end in .csv or .parquet.")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"-o {path}: {'is a directory' if path.is_dir() else 'is in no directory that is there'}.")
     return path
 
 

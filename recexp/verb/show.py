@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from recexp.error import RunError
-from recexp.verb.options import folder, option, parse
+from recexp.verb.options import RUN, folder, parse
 
 Content = TypeVar("Content")
 logger = logging.getLogger(__name__)
 
 USAGE = "RUN"
 HELP = "one run: its configuration, epochs and figures"
-OPTIONS = (option("run", metavar="RUN", help="run directory, as outputs/2026-01-31/12-00-00-dien-synthetic-s0"),)
+OPTIONS = (RUN,)
 
 
 def run(arguments: list[str]) -> int:

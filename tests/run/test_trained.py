@@ -138,7 +138,7 @@ def test_a_wrong_frame_is_one_line_that_names_column_and_row(trained: Callable[[
             run.predict(changed)
     with pytest.raises(ConfigError, match="history = all: no such choice"):
         run.predict(frame, history="all")
-    with pytest.raises(DataError, match="label is missing in row 0"):
+    with pytest.raises(DataError, match=r"row 0 .*column 'label' = 'nan': must not be empty"):
         run.evaluate(frame.assign(label=[None, *frame.label[1:]]))
     assert run.predict(frame[:0]).empty
 

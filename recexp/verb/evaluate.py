@@ -1,0 +1,45 @@
+"""The verb `evaluate`: the metrics of a trained model, again or on other rows."""
+
+from pathlib import Path
+
+from recexp.verb.options import HISTORY, OUTPUT, RUN, TRAINED, load_trained, option, parse
+
+USAGE = "RUN [--rows FILE] [override...]"
+HELP = "metrics of a trained model: of its test split again, or of labelled rows"
+OPTIONS = (
+    RUN,
+    option("--split", metavar="SPLIT", default="test", help="test or valid, from the best checkpoint; default: test"),
+    option("--rows", metavar="FILE", help="evaluate these instead: a CSV or Parquet file of rows that have labels"),
+    HISTORY,
+    OUTPUT,
+    *TRAINED,
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the metrics, or writes them as JSON. Raises ConfigError, DataError or RunError."""
+    import json
+
+    typed = parse("evaluate", OPTIONS, arguments)
+    trained = load_trained(typed)
+    from recexp.dataset.given import open_table, read_rows
+    from recexp.metric.table import format_value
+    from recexp.report.format import put
+    from recexp.terminal import columns
+
+    if typed.rows:
+        config = trained.config.dataset
+        rows = read_rows(open_table(Path(typed.rows), config, "--rows"), trained.dataset, config, labelled=True)
+        metrics = trained.evaluate_rows(rows, typed.history)
+    else:
+        metrics = trained.evaluate(split=typed.split)
+    if typed.output:
+        put(json.dumps(metrics, indent=1) + "\n", typed.output)
+        return 0
+    print("\n".join(columns([[name, format_value(f"test.{name}", value)] for name, value in metrics.items()])))
+    if not typed.rows:
+        before = {name: trained.metrics.get(f"{typed.split}.{name}") for name in metrics}
+        print(
+            "the same as in metrics.json" if before == metrics else "not the same as in metrics.json, to the last bit"
+        )
+    return 0

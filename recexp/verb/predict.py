@@ -1,0 +1,38 @@
+"""The verb `predict`: scores the rows of a file by a trained model."""
+
+import logging
+from pathlib import Path
+
+from recexp.error import DataError
+from recexp.verb.options import HISTORY, RUN, TABLE, TRAINED, load_trained, option, parse, table_path
+
+logger = logging.getLogger(__name__)
+USAGE = "RUN FILE -o OUT"
+HELP = "scores rows by a trained model: their probability of label 1"
+FILE = option(
+    "file",
+    metavar="FILE",
+    help="CSV or Parquet file with columns named as in the run's data; labels are not needed. OUT has its rows in the "
+    "same order: the columns that the run's data name, unchanged, and a last one, score",
+)
+OPTIONS = (RUN, FILE, TABLE, HISTORY, *TRAINED)
+
+
+def run(arguments: list[str]) -> int:
+    """Raises ConfigError, DataError or RunError."""
+    typed = parse("predict", OPTIONS, arguments)
+    output = table_path(typed.output)
+    trained = load_trained(typed)
+    from recexp.dataset.given import open_table, read_rows
+    from recexp.run.table import table_writer
+
+    dataset, config = trained.dataset, trained.config.dataset
+    table = open_table(Path(typed.file), config, "FILE")
+    rows = read_rows(table, dataset, config)
+    if "score" in rows.frame:
+        raise DataError(f"{typed.file}: column 'score' is of the run's data; OUT needs that name for the scores.")
+    scores = trained.scores(rows, typed.history)
+    with table_writer(output) as put:
+        put(rows.frame.assign(score=scores))
+    logger.info("%s: %s rows, mean score %.4f", output, f"{len(scores):,}", scores.mean())
+    return 0
