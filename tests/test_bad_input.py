@@ -308,6 +308,8 @@ VERBS = [
     "resume", "resume nope", "resume a b", "resume FILE", "resume EMPTY", "resume --trust", "resume --nope RUN",
     "predict", "predict RUN", "predict RUN FILE", "predict RUN FILE -o x.json", "predict RUN FILE -o nope/x.csv",
     "predict RUN FILE -o x.csv", "predict nope FILE -o x.csv", "predict FILE FILE -o x.csv", "predict RUN FILE -o",
+    "recommend", "recommend RUN", "recommend RUN -o x.csv", "recommend RUN -o x.csv -k 0",
+    "recommend RUN -o x.csv -k x",
     "evaluate", "evaluate nope", "evaluate RUN", "evaluate RUN RUN", "evaluate RUN --rows nope", "evaluate RUN --x",
     "show", "show nope", "show FILE", "show EMPTY", "show RUN RUN", "show RUN --x",
     "runs nope", "runs FILE", "runs RUN --sort nope", "runs RUN --filter nope", "runs RUN --filter nope=1",

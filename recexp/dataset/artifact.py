@@ -1,8 +1,9 @@
 """What a run keeps of its data, so that its directory alone is enough to use the model.
 
 The folder holds a dataset like any prepared one: the fitted encoder, the encoded users and items, and each user's
-events from the last `max_history` before the first held-out row onwards. It keeps no rows of a table. Runs on the same
-prepared data share the files through hard links if the file system has them.
+events from the last `max_history` before the first held-out row onwards; of earlier ones the pairs of user and item, so
+that recommendations can leave out what a user has seen. It keeps no rows of a table. Runs on the same prepared data
+share the files through hard links if the file system has them.
 """
 
 import logging
@@ -42,8 +43,17 @@ def load(folder: Path) -> Dataset:
 def reduced(dataset: Dataset, config: DatasetConfig) -> Dataset:
     """The dataset without the rows that no later row needs."""
     log = dataset.log
-    kept = log.since(first_needed(log, config)) if isinstance(log, Log) else log.take(slice(0))
-    return replace(dataset, log=kept, folder=None)
+    if not isinstance(log, Log):
+        return replace(dataset, log=log.take(slice(0)), folder=None)
+    start = first_needed(log, config)
+    return replace(dataset, log=log.since(start), earlier=_pairs_before(log, start), folder=None)
+
+
+def _pairs_before(log: Log, start: np.ndarray) -> np.ndarray:
+    """(M, 2) unique user and item of the events before each user's position start (U + 1,), sorted."""
+    dropped = np.arange(len(log)) < start[log.user]
+    pairs = np.unique(log.user[dropped].astype(np.int64) * len(log.items.raw) + log.item[dropped])
+    return np.stack([pairs // len(log.items.raw), pairs % len(log.items.raw)], 1).astype(np.int32)
 
 
 def first_needed(log: Log, config: DatasetConfig) -> np.ndarray:

@@ -17,7 +17,7 @@ from recexp.lock import lock_file
 from recexp.storage import leftovers, new_folder, remove
 
 LOCK = ".lock-"
-VERSION = 8  # of the preparation: raise it when the same source and options produce different files
+VERSION = 9  # of the preparation: raise it when the same source and options produce different files
 logger = logging.getLogger(__name__)
 
 

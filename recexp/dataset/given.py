@@ -42,9 +42,8 @@ class Rows:
 class FrameTable:
     """A pandas.DataFrame, read as a file of named columns is."""
 
-    path = Path("frame")
-
-    def __init__(self, frame: "pd.DataFrame") -> None:
+    def __init__(self, frame: "pd.DataFrame", name: str = "frame") -> None:
+        self.path = Path(name)
         self.frame = frame.set_axis(list(map(str, frame.columns)), axis=1).reset_index(drop=True)
 
     def columns(self) -> list[str]:

@@ -121,6 +121,7 @@ class Dataset:
     encoder: Encoder
     facts: dict[str, Any]  # sizes, label rates, unknown rates by column: for the run directory and the terminal
     fingerprint: str  # equal for equal content prepared in the same way
+    earlier: np.ndarray | None = None  # (M, 2) unique user and item of events that the log no longer holds, sorted
     folder: Path | None = None  # where all this is stored as files
 
     def sample(self, n_rows: int) -> "Dataset":

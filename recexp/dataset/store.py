@@ -15,13 +15,14 @@ from recexp.process import cores
 from recexp.storage import file_digest, read_json, write_json
 
 ABOUT = "dataset.json"
+EARLIER = "earlier"
 # What wrong content raises where it is used, if nothing has told before.
 STRANGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write(folder: Path, dataset: Dataset) -> None:
     """Writes a dataset's files into a folder."""
-    arrays = dataset.log.arrays()
+    arrays = dataset.log.arrays() | ({} if dataset.earlier is None else {EARLIER: dataset.earlier})
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     dataset.encoder.save(folder)
@@ -42,8 +43,10 @@ def read(folder: Path) -> Dataset:
     try:
         # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in saved["arrays"]}
+        earlier = arrays.pop(EARLIER, None)
         return Dataset(
             log=from_arrays(arrays),
+            earlier=earlier,
             schema=Schema.from_dict(saved["schema"]),
             encoder=Encoder.load(folder),
             facts=saved["facts"],

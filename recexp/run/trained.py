@@ -1,8 +1,9 @@
 """A trained model loaded back from its run directory, which alone is enough to predict and evaluate on raw ids."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,17 @@ from recexp.dataset import artifact
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.config import LabelKind
 from recexp.dataset.facts import unknown_rates
-from recexp.dataset.given import FrameTable, Rows, read_rows
+from recexp.dataset.given import FrameTable, Rows, column_names, read_rows
 from recexp.dataset.log import Dataset, Log
-from recexp.dataset.merge import Given, History, merge
+from recexp.dataset.merge import Given, History, extended, merge
 from recexp.dataset.prepare import load
+from recexp.dataset.sheet import TableFile
 from recexp.error import ConfigError, Failure, choices
 from recexp.metric.binary import evaluate
 from recexp.metric.scoring import evaluate_held_out, evaluate_split, predict, probability
 from recexp.model import create, reads_history
 from recexp.run.directory import check_data
+from recexp.run.recommend import LARGEST, Best, best_items, seen_items
 from recexp.run.record import read
 from recexp.run.status import ENDED
 from recexp.trainer.checkpoint import load_trained
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
+NO_PAIRS = np.zeros((0, 2), np.int32)
+NOTHING = NO_PAIRS.T  # seen
 
 
 class Trained:
@@ -104,6 +109,91 @@ class Trained:
         logits, log = self._logits(given), given.dataset.log
         users = log.user[given.row] if isinstance(log, Log) else None
         return evaluate(rows.label, logits, users, self._threshold()).values
+
+    def recommend(
+        self,
+        users: "pd.DataFrame | Sequence[Any] | None" = None,
+        k: int = 10,
+        items: "pd.DataFrame | Sequence[Any] | None" = None,
+        keep_seen: bool = False,
+    ) -> "pd.DataFrame":
+        """The k best items of each user: user, item, rank from 1, and score, the probability of label 1.
+
+        users: ids, or a frame with a column of them and, if there are, one for each feature of the context; a column of
+        times says when each is asked for, otherwise after all known events. All users by default. items: the ones to
+        choose from, ids or a frame of new ones with features; all by default. keep_seen: recommend what a user has
+        already had too. Raises ConfigError or DataError.
+        """
+        import pandas as pd
+
+        tables = [self._table(given, side) for given, side in ((users, "user"), (items, "item"))]
+        pieces = self.recommendations(tables[0], k, tables[1], keep_seen)
+        return pd.concat(list(pieces), ignore_index=True)
+
+    def recommendations(
+        self, users: TableFile | None, k: int, items: TableFile | None = None, keep_seen: bool = False
+    ) -> "Iterator[pd.DataFrame]":
+        """As `recommend`, a block of users at a time."""
+        import pandas as pd
+
+        given, candidates = self._requests(users, items)
+        log, earlier = given.dataset.log, self.dataset.earlier
+        assert isinstance(log, Log)
+        batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
+        block = max(1, LARGEST // len(candidates))
+        with progress_bar(0, len(given.row), "recommend") as bar:
+            for start in range(0, len(given.row), block):
+                rows = given.row[start : start + block]
+                seen = NOTHING if keep_seen else seen_items(log, NO_PAIRS if earlier is None else earlier, rows)
+                best = self._best(batches, rows, candidates, k, seen)
+                yield pd.DataFrame({
+                    "user": log.users.raw[log.user[rows[best.user]]], "item": log.items.raw[best.item],
+                    "rank": best.rank, "score": probability(best.logit),
+                })  # fmt: skip
+                bar.update(len(rows))
+
+    def _best(self, batches: Batches, rows: np.ndarray, candidates: np.ndarray, k: int, seen: Any) -> Best:
+        with numerics(self.config.trainer), self._precision():
+            row, chosen = (torch.from_numpy(index).to(self.device) for index in (rows.astype(np.int32), candidates))
+            try:
+                return best_items(self.model, batches, row, chosen, k, self.config.trainer.eval_batch_size, seen)
+            except FloatingPointError as error:
+                raise Failure(str(error)) from error
+
+    def _requests(self, users: TableFile | None, items: TableFile | None) -> tuple[Given, np.ndarray]:
+        """The users set among the kept events, and the rows (N,) of the items to choose from."""
+        config, dataset = self.config.dataset, self.dataset
+        log = dataset.log
+        if not isinstance(log, Log):
+            raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
+        if users is None and config.features.context:
+            names = ", ".join(config.features.context)
+            raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
+        asked = read_rows(users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",))
+        if asked.timestamp is None:
+            asked = replace(asked, timestamp=np.repeat(log.timestamp.max() + 1, len(asked.frame)))
+        candidates = np.arange(1, len(log.items.raw))
+        if items is not None:
+            chosen = read_rows(items, dataset, config, ("item",), ("item",), ())
+            table, index = extended(log.items, dataset.encoder.item, "item", chosen.item, chosen.features["item"])
+            dataset, candidates = replace(dataset, log=replace(log, items=table)), np.unique(index)
+        given = merge(dataset, asked, config, History.saved)
+        self._tell(given)
+        return given, candidates.astype(np.int64)
+
+    def _all_users(self) -> FrameTable:
+        assert isinstance(self.dataset.log, Log)
+        table = self._table(self.dataset.log.users.raw[1:], "user")
+        assert isinstance(table, FrameTable)
+        return table
+
+    def _table(self, given: Any, side: str) -> FrameTable | None:
+        """Ids, or a frame with a column of them, as a table."""
+        import pandas as pd
+
+        if given is None or isinstance(given, pd.DataFrame):
+            return given if given is None else FrameTable(given, f"{side}s")
+        return FrameTable(pd.DataFrame({column_names(self.config.dataset)[side]: given}), f"{side}s")
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:
         if split not in ("valid", "test"):

@@ -20,6 +20,7 @@ VERBS = (
     "report",
     "evaluate",
     "predict",
+    "recommend",
     "resume",
     "replay",
 )  # in order of --help

@@ -95,6 +95,17 @@ def test_events_are_kept_from_the_last_few_before_the_first_held_out_row(
         )
 
 
+def test_of_events_that_are_not_kept_the_users_and_items_are(
+    tiny_config: MakeConfig, tiny_log: MakeRaw, tmp_path: Path
+) -> None:
+    config = tiny_config(max_history=1)
+    dataset = prepare(tiny_log(), config)
+    found = kept(dataset, config, tmp_path / "encoder")
+    left = np.isin(dataset.log.row, found.log.row)
+    pairs = set(zip(dataset.log.user[~left].tolist(), dataset.log.item[~left].tolist(), strict=True))
+    assert pairs and found.earlier is not None and list(map(tuple, found.earlier.tolist())) == sorted(pairs)
+
+
 def test_counts_over_all_events_keep_all_of_them(tiny_config: MakeConfig, tiny_log: MakeRaw, tmp_path: Path) -> None:
     config = tiny_config(most_liked=["brand"], max_history=1)
     dataset = prepare(tiny_log(), config)

@@ -1,0 +1,59 @@
+"""The verb `recommend`: the best items for users, by a trained model."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from recexp.verb.options import RUN, TABLE, TRAINED, load_trained, option, parse, table_path
+
+logger = logging.getLogger(__name__)
+
+
+def count(typed: str) -> int:
+    if not (typed.isascii() and typed.isdecimal() and 0 < int(typed) < 10**6):
+        raise argparse.ArgumentTypeError(f"{typed}: must be a number from 1 to 999999")
+    return int(typed)
+
+
+USAGE = "RUN -k K -o OUT [--users FILE] [--items FILE]"
+HELP = "the best items for each user, out of all or of some"
+OPTIONS = (
+    RUN,
+    option("-k", metavar="K", type=count, default=10, help="items for each user; default: 10"),
+    TABLE,
+    option(
+        "--users",
+        metavar="FILE",
+        help="CSV or Parquet file of users, one a row: the column of their ids; one for each feature of the context, "
+        "if the data have any; features of new users, if known; and the time of asking, by default after all known "
+        "events. Default: all users of the run",
+    ),
+    option(
+        "--items",
+        metavar="FILE",
+        help="file of the items to choose from: the column of their ids, and features of new items; default: all",
+    ),
+    option("--keep-seen", action="store_true", help="recommend also what a user has had before"),
+    *TRAINED,
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Writes user, item, rank and score. Raises ConfigError, DataError or RunError."""
+    typed = parse("recommend", OPTIONS, arguments)
+    output = table_path(typed.output)
+    trained = load_trained(typed)
+    from recexp.dataset.given import open_table
+    from recexp.run.table import table_writer
+
+    users, items = (
+        open_table(Path(path), trained.config.dataset, flag) if path else None
+        for path, flag in ((typed.users, "--users"), (typed.items, "--items"))
+    )
+    n = 0
+    with table_writer(output) as put:
+        for frame in trained.recommendations(users, typed.k, items, typed.keep_seen):
+            put(frame)
+            n += len(frame)
+    logger.info("%s: %s recommendations", output, f"{n:,}")
+    return 0
