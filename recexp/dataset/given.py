@@ -15,6 +15,7 @@ from recexp.dataset.frame import existing
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.dataset.reader.csv import CsvTable
+from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
 from recexp.dataset.sheet import Sheet, TableFile
@@ -66,10 +67,10 @@ class FrameTable:
 
 
 def open_table(path: Path, config: Any, key: str) -> TableFile:
-    """A file of rows, Parquet or CSV as the run's own CSV files are. Raises DataError, naming `key`."""
+    """A file of rows: Parquet, JSON lines, or CSV as the run's own CSV files are. Raises DataError, naming `key`."""
     existing(path, key)
-    if format_of(path) == "parquet":
-        return ParquetTable(path, _separator(config))
+    if (kind := format_of(path)) in ("parquet", "JSON"):
+        return (ParquetTable if kind == "parquet" else JsonTable)(path, _separator(config))
     defaults = parse_yaml((conf_folder() / "dataset" / "csv.yaml").read_text("utf-8"))
     csv: Any = SimpleNamespace(**{name: getattr(config, name, value) for name, value in defaults.items()})
     csv.header = None
@@ -119,7 +120,7 @@ def read_rows(
         if side in read:
             parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
     if "timestamp" in read:
-        parsed["timestamp"] = sheet.times(read["timestamp"])
+        parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
     if "label" in read:
         parsed["label"] = _labels(sheet, read["label"], config)
         if labelled:

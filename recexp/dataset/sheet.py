@@ -91,17 +91,26 @@ class Sheet:
 
         given = self._filled(column)
         if types.is_string_dtype(given) and str(given.iloc[0]).lower() in WORDS:
-            words = given.str.lower().map(WORDS)
-            self.refuse(words.isna(), column, f"must be one of {', '.join(WORDS)}, as other rows are")
-            return words.to_numpy(np.int64)
+            return self._words(column, np.zeros(len(given), bool)).astype(np.int64)
         values = self._numbers(column)
         if threshold is None:
             self.refuse(~np.isin(values, (0, 1)), column, LABEL)
         return values
 
     def known_labels(self, column: str) -> np.ndarray:
-        """Labels as float64, NaN where they are missing."""
+        """As `labels` in float64, NaN where they are missing."""
+        from pandas.api import types
+
+        given = self.frame[column]
+        missing = _missing(given) | given.isin(GAPS)
+        if not missing.all() and types.is_string_dtype(given) and str(given[~missing].iloc[0]).lower() in WORDS:
+            return self._words(column, missing.to_numpy(bool))
         return self._numbers(column, "must be a number, or empty if it is unknown", gaps=GAPS).astype(np.float64)
+
+    def _words(self, column: str, missing: np.ndarray) -> np.ndarray:
+        words = self.frame[column].str.lower().map(WORDS).mask(missing)
+        self.refuse(words.isna() & ~missing, column, f"must be one of {', '.join(WORDS)}, as other rows are")
+        return words.to_numpy(np.float64, na_value=np.nan)
 
     def times(self, column: str, time_format: str | None = None) -> np.ndarray:
         """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds.

@@ -240,7 +240,16 @@ class Trained:
         return autocast(self.config.trainer, self.device)
 
     def _tell(self, given: Given) -> None:
-        """Says how many of the values are unknown to the model."""
+        """Says how many of the values are unknown to the model, and if times seem to be in another unit."""
+        kept, log = self.dataset.log, given.dataset.log
+        if isinstance(kept, Log) and isinstance(log, Log) and len(kept):
+            (low, high), (first, last) = (
+                (times.min(), times.max()) for times in (kept.timestamp, log.timestamp[given.row])
+            )
+            if last > 100 * abs(high) or 100 * abs(last) < low:
+                logger.warning(
+                    "times reach from %s to %s, those of the run from %s to %s: another unit?", first, last, low, high
+                )
         schema = self.dataset.schema
         sides = {"user": schema.user, "item": schema.item, "context": schema.context}
         rates = unknown_rates(given.dataset.log, given.row, sides)

@@ -4,12 +4,16 @@ from pathlib import Path
 
 from recexp.verb.options import HISTORY, OUTPUT, RUN, TRAINED, load_trained, option, parse
 
-USAGE = "RUN [--rows FILE] [override...]"
+USAGE = "RUN [--rows FILE]"
 HELP = "metrics of a trained model: of its test split again, or of labelled rows"
 OPTIONS = (
     RUN,
     option("--split", metavar="SPLIT", default="test", help="test or valid, from the best checkpoint; default: test"),
-    option("--rows", metavar="FILE", help="evaluate these instead: a CSV or Parquet file of rows that have labels"),
+    option(
+        "--rows",
+        metavar="FILE",
+        help="evaluate these instead: a CSV, Parquet or JSON lines file of rows that have labels",
+    ),
     HISTORY,
     OUTPUT,
     *TRAINED,

@@ -12,8 +12,8 @@ HELP = "scores rows by a trained model: their probability of label 1"
 FILE = option(
     "file",
     metavar="FILE",
-    help="CSV or Parquet file with columns named as in the run's data; labels are not needed. OUT has its rows in the "
-    "same order: the columns that the run's data name, unchanged, and a last one, score",
+    help="CSV, Parquet or JSON lines file with columns named as in the run's data; labels are not needed. OUT has its "
+    "rows in the same order: the columns that the run's data name, unchanged, and a last one, score",
 )
 OPTIONS = (RUN, FILE, TABLE, HISTORY, *TRAINED)
 

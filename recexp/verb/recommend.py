@@ -15,7 +15,7 @@ def count(typed: str) -> int:
     return int(typed)
 
 
-USAGE = "RUN -k K -o OUT [--users FILE] [--items FILE]"
+USAGE = "RUN -k K -o OUT"
 HELP = "the best items for each user, out of all or of some"
 OPTIONS = (
     RUN,
@@ -24,9 +24,9 @@ OPTIONS = (
     option(
         "--users",
         metavar="FILE",
-        help="CSV or Parquet file of users, one a row: the column of their ids; one for each feature of the context, "
-        "if the data have any; features of new users, if known; and the time of asking, by default after all known "
-        "events. Default: all users of the run",
+        help="CSV, Parquet or JSON lines file of users, one a row: the column of their ids; one for each feature of "
+        "the context, if the data have any; features of new users, if known; and the time of asking, by default after "
+        "all known events. Default: all users of the run",
     ),
     option(
         "--items",

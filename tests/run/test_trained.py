@@ -123,6 +123,17 @@ def test_ids_and_values_are_the_same_as_text_or_as_numbers(trained: Callable[[st
     assert run.predict(coded.set_index("user", drop=False)).tolist() == frame.score.tolist()
 
 
+def test_times_in_another_unit_are_warned_of(
+    trained: Callable[[str], Trained], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = trained("din")
+    frame = held_out(run)
+    run.predict(frame.assign(timestamp=frame.timestamp + 10**7))
+    assert "another unit?" not in caplog.text
+    run.predict(frame.assign(timestamp=frame.timestamp * 10**6))
+    assert "another unit?" in caplog.text
+
+
 def test_a_wrong_frame_is_one_line_that_names_column_and_row(trained: Callable[[str], Trained]) -> None:
     run = trained("din")
     frame = held_out(run).drop(columns="score")

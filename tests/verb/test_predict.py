@@ -69,6 +69,19 @@ def test_of_rows_in_the_order_of_the_runs_own_predictions_the_scores_are_the_sam
     assert [float(line.rpartition(",")[2]) for line in lines] == saved.score.tolist()
 
 
+def test_json_lines_words_as_labels_and_rows_without_one_are_read() -> None:
+    rows = pd.read_csv("test.csv").astype({"item": str})
+    rows["label"] = np.where(rows.label >= 3, "Yes", "no")
+    rows.to_json("rows.json", orient="records", lines=True)
+    rows.loc[[0, 3], "label"] = None
+    rows.to_csv("words.csv", index=False)
+    for file in ("rows.json", "words.csv"):
+        assert run(["predict", "run", file, "-o", "words.parquet"]) == 0
+        assert run(["predict", "run", "test.csv", "-o", "out.parquet"]) == 0
+        found, expected = (pd.read_parquet(name).score for name in ("words.parquet", "out.parquet"))
+        assert np.allclose(found, expected, rtol=0, atol=1e-7)
+
+
 def test_metrics_are_those_of_the_run_and_of_any_labelled_rows(capsys: pytest.CaptureFixture) -> None:
     for split in ("test", "valid"):
         assert run(["evaluate", "run", "--split", split]) == 0
