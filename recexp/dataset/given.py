@@ -19,6 +19,7 @@ from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
 from recexp.dataset.sheet import Sheet, TableFile
+from recexp.error import DataError, choices
 from recexp.groups import conf_folder
 from recexp.storage import parse_yaml
 
@@ -127,6 +128,15 @@ def read_rows(
             sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
     features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}
     return Rows(frame=sheet.frame[[name for name in there if name in wanted]], features=features, **parsed)
+
+
+def names_by_id(table: TableFile, config: Any) -> "pd.DataFrame":
+    """All other columns of a file of items, such as their titles, by the id as text. Raises DataError."""
+    column, there = column_names(config)["item"], table.columns()
+    if column not in there:
+        raise DataError(f"{table.path}: no column '{column}' of item ids. {choices(column, there)}")
+    frame = table.read(there)
+    return frame.set_axis(frame.pop(column).astype(str)).loc[lambda names: ~names.index.duplicated()]
 
 
 def _separator(config: Any) -> str:

@@ -3,8 +3,12 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recexp.verb.options import RUN, TABLE, TRAINED, load_trained, option, parse, table_path
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +37,20 @@ OPTIONS = (
         metavar="FILE",
         help="file of the items to choose from: the column of their ids, and features of new items; default: all",
     ),
+    option(
+        "--names",
+        metavar="FILE",
+        help="file of items with the column of their ids; OUT gets all its other columns, such as titles, too",
+    ),
     option("--keep-seen", action="store_true", help="recommend also what a user has had before"),
     *TRAINED,
 )
+
+
+def named(frame: "pd.DataFrame", names: "pd.DataFrame") -> "pd.DataFrame":
+    """Recommendations with the names of their items; one called as a column of theirs becomes NAME_of_item."""
+    found = names.reindex(frame.item.astype(str)).set_axis(frame.index)
+    return frame.assign(**{f"{name}_of_item" if name in frame else str(name): found[name] for name in found})
 
 
 def run(arguments: list[str]) -> int:
@@ -43,17 +58,19 @@ def run(arguments: list[str]) -> int:
     typed = parse("recommend", OPTIONS, arguments)
     output = table_path(typed.output)
     trained = load_trained(typed)
-    from recexp.dataset.given import open_table
+    from recexp.dataset.given import names_by_id, open_table
     from recexp.run.table import table_writer
 
     users, items = (
         open_table(Path(path), trained.config.dataset, flag) if path else None
         for path, flag in ((typed.users, "--users"), (typed.items, "--items"))
     )
+    config = trained.config.dataset
+    names = names_by_id(open_table(Path(typed.names), config, "--names"), config) if typed.names else None
     n = 0
     with table_writer(output) as put:
         for frame in trained.recommendations(users, typed.k, items, typed.keep_seen):
-            put(frame)
+            put(frame if names is None else named(frame, names))
             n += len(frame)
     logger.info("%s: %s recommendations", output, f"{n:,}")
     return 0

@@ -141,6 +141,12 @@ def test_the_verb_writes_them(load: Callable[..., Trained], tmp_path: Path, monk
         assert command(["recommend", str(run.path), "-k", "2", "-o", file]) == 0
         found = pd.read_csv(file) if file.endswith("csv") else pd.read_parquet(file)
         assert np.allclose(found, run.recommend(k=2), atol=1e-12) and list(found) == ["user", "item", "rank", "score"]
+    Path("names.csv").write_text('item,title,user\n1,"One, or first",x\n2,Two,y\n1,again,z\n')
+    assert command(["recommend", str(run.path), "-k", "2", "-o", "named.csv", "--names", "names.csv"]) == 0
+    named = pd.read_csv("named.csv")
+    assert list(named) == ["user", "item", "rank", "score", "title", "user_of_item"]
+    titles = {1: "One, or first", 2: "Two"}
+    assert named.title.fillna("").tolist() == [titles.get(item, "") for item in named.item] and len(named) == 60
     Path("few.csv").write_text("user\n3\n1\n")
     assert command(["recommend", str(run.path), "-k", "1", "-o", "few.parquet", "--users", "few.csv"]) == 0
     assert pd.read_parquet("few.parquet").user.tolist() == [3, 1]
