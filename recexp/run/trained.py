@@ -243,12 +243,11 @@ class Trained:
         """Says how many of the values are unknown to the model, and if times seem to be in another unit."""
         kept, log = self.dataset.log, given.dataset.log
         if isinstance(kept, Log) and isinstance(log, Log) and len(kept):
-            (low, high), (first, last) = (
-                (times.min(), times.max()) for times in (kept.timestamp, log.timestamp[given.row])
-            )
+            times = (kept.timestamp, log.timestamp[given.row])
+            low, high, first, last = (float(bound) for column in times for bound in (column.min(), column.max()))
             if last > 100 * abs(high) or 100 * abs(last) < low:
                 logger.warning(
-                    "times reach from %s to %s, those of the run from %s to %s: another unit?", first, last, low, high
+                    "times reach from %g to %g, those of the run from %g to %g: another unit?", first, last, low, high
                 )
         schema = self.dataset.schema
         sides = {"user": schema.user, "item": schema.item, "context": schema.context}
