@@ -4,6 +4,7 @@ b users of the block, N candidates, n recommendations
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,10 +56,20 @@ def best_items(
 
 @torch.inference_mode()
 def score_all(model: nn.Module, batches: Batches, rows: Tensor, candidates: Tensor, size: int) -> Tensor:
-    """The logits (b, N) of all candidates for the users of some rows (b,), in the memory of the CPU."""
+    """The logits (b, N) of all candidates for the users of some rows (b,), in the memory of the CPU.
+
+    A model whose logit is a product of what a user asks for and a vector of the item's id has query(batch) (B, D) and
+    item_vectors() (V, D); one that computes what is the user's once has score(batch, items); others score each pair.
+    """
     n, longest = len(candidates), None if reads_history(model) else 0
-    scores = torch.empty(len(rows), n)
-    if score := getattr(model, "score", None):  # what is the user's is computed once
+    scores, ranker = torch.empty(len(rows), n), cast(Any, model)
+    if item_vectors := getattr(model, "item_vectors", None):
+        vectors = item_vectors().float()[batches.catalogue.items.ids[candidates, 0]]  # (N, D)
+        for start in range(0, len(rows), size):
+            batch = batches.gather(Samples(rows[start : start + size]), "test", longest)
+            scores[start : start + size] = ranker.query(batch).float() @ vectors.T
+        return scores
+    if score := getattr(model, "score", None):
         group = max(1, size // n)
         for start in range(0, len(rows), group):
             batch = batches.gather(Samples(rows[start : start + group]), "test", longest)

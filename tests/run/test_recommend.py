@@ -7,12 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 import recexp
 from recexp import registry
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.log import Dataset
 from recexp.error import ConfigError, DataError
+from recexp.model import Output
 from recexp.run import trained
-from recexp.run.recommend import top
+from recexp.run.recommend import score_all, top
 from recexp.run.trained import Trained
 
 SMALL = ("dataset.n_users=30", "dataset.n_items=25", "dataset.n_events=900", "dataset.max_history=4",
@@ -129,6 +134,32 @@ def test_a_model_that_scores_many_items_at_once_scores_as_pair_by_pair(
     monkeypatch.delattr(type(run.model), "score")
     by_pair = run.recommend(requests(run), k=99)
     assert np.allclose(at_once.score, by_pair.score, atol=1e-6)
+
+
+class Product(nn.Module):
+    """A user's own model: the product of the mean of past events and the target."""
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(n_items, 8)
+
+    def item_vectors(self) -> torch.Tensor:
+        return self.table.weight
+
+    def query(self, batch: Batch) -> torch.Tensor:
+        return self.table(batch.catalogue.items.ids[batch.history, 0]).mul(batch.mask[..., None]).sum(1)
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(logits=(self.query(batch) * self.table(batch.catalogue.items.ids[batch.target, 0])).sum(1))
+
+
+def test_a_model_that_gives_vectors_scores_as_pair_by_pair(dataset: Dataset, batches: Batches) -> None:
+    model = Product(dataset.schema.n_items)
+    rows, items = batches.rows["test"][::7], torch.arange(1, 41)
+    at_once = score_all(model, batches, rows, items, 16)
+    pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
+    assert torch.allclose(at_once.flatten(), model(batches.gather(pairs, "test")).logits, atol=1e-5)
 
 
 def test_the_verb_writes_them(load: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
