@@ -1,0 +1,96 @@
+"""Presets over the readers, each on rows made up in the original format."""
+
+import gzip
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import recexp
+from recexp.dataset.log import Log
+from recexp.dataset.prepare import load
+
+N = 40
+TIMES = [1_260_759_144 + 1000 * n for n in range(N)]
+
+
+def rows(separator: str, *columns: Callable[[int], object], header: str = "") -> bytes:
+    lines = [separator.join(str(column(n)) for column in columns) for n in range(N)]
+    return ("\n".join([header, *lines] if header else lines) + "\n").encode("latin-1")
+
+
+def user(n: int) -> str:
+    return f"A{n % 4}SUAM1J3GNN3B"
+
+
+def number(n: int) -> int:
+    return n % 4 + 1
+
+
+def item(n: int) -> str:
+    return f"{1000 + n * 3 % 7}"
+
+
+def stars(n: int) -> float:
+    return n % 5 + 1.0
+
+
+def time(n: int) -> int:
+    return TIMES[n]
+
+
+def reviews() -> bytes:
+    lines = [
+        {"overall": stars(n), "verified": True, "reviewTime": "05 3, 2011", "reviewerID": user(n), "asin": item(n),
+         "style": {"Format:": " MP3"}, "reviewText": "Good, \"really\"\n", "unixReviewTime": time(n)}
+        for n in range(N)
+    ]  # fmt: skip
+    return gzip.compress("\n".join(map(json.dumps, lines)).encode())
+
+
+CRITEO = [lambda n: n % 2, *([lambda n: "" if n % 3 else n - 1] * 13), *([lambda n: f"{n % 5:08x}"] * 26)]
+AVAZU = [lambda n: 10**18 + n, lambda n: n % 2, lambda n: 14102100 + n % 24, *([lambda n: f"{n % 5:08x}"] * 21)]
+NAMES = (
+    "C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,device_ip,device_model,"
+    "device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21"
+)
+SAMPLES = {  # preset: file, content, share of label 1
+    "ml-latest": ("ratings.csv", rows(",", number, item, stars, time, header="userId,movieId,rating,timestamp"), 0.4),
+    "ml-1m": ("ratings.dat", rows("::", number, item, lambda n: int(stars(n)), time), 0.4),
+    "amazon": ("Digital_Music.csv", rows(",", item, user, stars, time), 0.4),
+    "amazon-reviews": ("Digital_Music_5.json.gz", reviews(), 0.4),
+    "taobao": ("UserBehavior.csv", rows(",", number, item, lambda n: n * 3 % 7, lambda n: "pv", time), 1.0),
+    "criteo": ("train.txt", rows("\t", *CRITEO), 0.5),
+    "avazu": ("train.csv", rows(",", *AVAZU, header=f"id,click,hour,{NAMES}"), 0.5),
+}
+
+
+def prepared(*overrides: str):
+    return load(recexp.load_config(["model=popularity", "dataset.cache_dir=null", *overrides]).dataset)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_preset_reads_the_original_format(name: str, tmp_path: Path) -> None:
+    file, content, share = SAMPLES[name]
+    (tmp_path / file).write_bytes(content)
+    dataset = prepared(f"dataset={name}", f"dataset.path={tmp_path / file}")
+    log = dataset.log
+    assert len(log) == N and log.label.mean() == share
+    if isinstance(log, Log):
+        assert (dataset.facts["users"], dataset.facts["items"]) == (4, 7)
+        assert sorted(log.timestamp) == TIMES
+    else:
+        assert len(dataset.schema.context.fields) == (39 if name == "criteo" else 22)
+
+
+def test_genres_of_a_movielens_archive_are_item_features(tmp_path: Path) -> None:
+    path = tmp_path / "ml-latest-small.zip"
+    movies = "".join(f'{1000 + n},"Film, The ({1990 + n})",Drama|Crime\n' for n in range(7))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ml-latest-small/ratings.csv", SAMPLES["ml-latest"][1])
+        archive.writestr("ml-latest-small/movies.csv", "movieId,title,genres\n" + movies)
+    typed = [f"dataset.path={path}/ratings.csv", f"dataset.item_path={path}/movies.csv"]
+    dataset = prepared("dataset=ml-latest", *typed, "+dataset.features.item.genres=multi")
+    assert [(field.name, field.width) for field in dataset.schema.item.fields] == [("item", 1), ("genres", 2)]
