@@ -5,9 +5,11 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from recexp.cli import run
 from recexp.metric.table import PREDICTION_METRICS, RUN_METRICS
@@ -130,3 +132,21 @@ def test_every_command_in_a_document_composes(document, tmp_path, monkeypatch, c
 def test_links_between_documents_lead_somewhere(document):
     for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text("utf-8")):
         assert (document.parent / target).exists(), target
+
+
+def test_own_data_train_as_described(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    log = "".join(f"{n % 9},{n * 5 % 31},{n % 5 + 0.5},{10**9 + n}\n" for n in range(200))
+    movies = "".join(f'{n},"Film, The ({1990 + n})",Drama|Crime\n' for n in range(31))
+    with zipfile.ZipFile("ml-latest-small.zip", "w") as archive:
+        archive.writestr("ml-latest-small/ratings.csv", "userId,movieId,rating,timestamp\n" + log)
+        archive.writestr("ml-latest-small/movies.csv", "movieId,title,genres\n" + movies)
+    Path("lastfm.txt").write_text("".join(f"{n} {' '.join(str(n + k) for k in range(4 + n % 3))}\n" for n in range(9)))
+    document = ROOT / "docs" / "own-data.md"
+    commands = [line.removeprefix("$ recexp ") for text in blocks(document, "console") for line in text.splitlines()]
+    assert len(commands) == 4
+    for command in commands:
+        quick = [] if command.startswith("inspect") else ["trainer.threads=1", "trainer.epochs=1"]
+        assert run([*shlex.split(command), *quick]) == 0
+    (described,) = blocks(document, "yaml")
+    assert set(yaml.safe_load(described)) <= set(yaml.safe_load(Path("conf/dataset/movies.yaml").read_text("utf-8")))

@@ -73,7 +73,7 @@ def _sampled(seen: Inspection) -> list[str]:
 def _log(facts: LogFacts) -> Iterator[tuple[str, str]]:
     low, tenth, _, median, _, ninth, _, top = facts.lengths.values()
     users, items = (", ".join(f"{name} ({n:,})" for name, n in most) for most in (facts.heavy_users, facts.heavy_items))
-    yield "users", f"{facts.users:,}; {facts.density:.2%} of all pairs with an item; most events: {users}"
+    yield "users", f"{facts.users:,}; density {facts.density:.2%}; most events: {users}"
     yield "items", f"{facts.items:,}; most events: {items}"
     yield (
         "events",

@@ -160,6 +160,9 @@ def test_the_yaml_gives_reasons(folder: Path) -> None:
 def test_movielens_in_full() -> None:
     seen = inspect([str(REAL / f"ml-100k.{name}") for name in ("inter", "user", "item")])
     told = "\n".join(report(seen))
-    assert "users    943; 6.30% of all pairs" in told and "75,772 events (75.8%) share user and time" in told
+    assert (
+        "users    943; density 6.30%; most events: 405 (737)" in told
+        and "75,772 events (75.8%) share user and time" in told
+    )
     assert "carries something: 10.6%" in told and "label_threshold=4 makes 55.4%" in told
     assert seen.options["split"] == {"kind": "user_time"} and set(seen.sides) == {"user", "item"}
