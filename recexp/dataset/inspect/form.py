@@ -48,6 +48,8 @@ def guess(path: Path) -> Form:
         raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from error
     if start.lstrip().startswith(b"{"):
         return Form(reader="json")
+    if start.lstrip().startswith(b"[{"):
+        raise DataError(f"{path}: is one JSON array; write one object a line.")
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start).removeprefix("\ufeff")
     lines = [line for line in re.split(r"\r?\n|\r", text) if line.strip()]
     if not lines or "\0" in text:
@@ -67,7 +69,7 @@ def guess_text(lines: list[str], encoding: str) -> Form:
             if all(ID.fullmatch(cell) for line in cells for cell in line) and sum(map(len, cells)) > len(lines):
                 return Form(reader="sequence", options={} if separator is None else {"separator": separator})
     rows = [row for row in found.rows if len(row) == found.n_columns]
-    if found.separator != ",":
+    if found.separator != "," and found.n_columns > 1:
         options["separator"] = found.separator
     if not found.quoting:
         options["quoting"] = False
@@ -80,7 +82,7 @@ def guess_text(lines: list[str], encoding: str) -> Form:
 
 def is_header(first: list[str], body: list[list[str]]) -> bool:
     """Whether a row holds names: more columns of numbers begin with none than with one, or no name occurs again."""
-    columns = list(zip(*body, strict=True))
+    columns = list(zip(*body, strict=True)) or [()] * len(first)
     numeric = [n for n, cells in enumerate(columns) if any(cells) and all(map(is_number, filter(None, cells)))]
     if numeric:
         return 2 * sum(is_number(first[n]) for n in numeric) < len(numeric)

@@ -24,6 +24,7 @@ from recexp.groups import conf_folder
 if TYPE_CHECKING:
     import pandas as pd
 
+QUOTES = "dataset.quoting=false"  # what the reader advises where a quote is text
 HEAD = 200_000  # rows from which types, roles and leaks are told
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,16 @@ def inspect(typed: list[str]) -> Inspection:
     found = form.guess(files[0])
     if found.reader == "sequence":
         return _sequence(path, found)
+    try:
+        return _inspect(path, files, others, found)
+    except DataError as error:
+        if QUOTES not in str(error) or "quoting" in found.options:
+            raise
+        logger.warning("%s Here quotes are taken as text.", error)
+        return _inspect(path, files, others, replace(found, options=found.options | {"quoting": False}))
+
+
+def _inspect(path: str, files: list[Path], others: list[Path], found: Form) -> Inspection:
     opened = _opened(files, found)
     found = replace(found, columns=tuple(opened[0].columns()))
     head = _head(opened, list(found.columns))
@@ -213,6 +224,10 @@ class _Rows:
 
 def _tried(seen: Inspection, head: "pd.DataFrame", opened: list[Any]) -> list[str]:
     """What training on the first rows would stop at or warn of; if there are more rows, only what leaks in these."""
+    if seen.label is None and (seen.facts is None or seen.facts.time is None):
+        return [
+            "training would stop: no column looks like a label, and without users, items and times none is implied."
+        ]
     try:
         config = config_of(seen.form.reader, seen.options)
         files = {Path(side.path): side.head for side in seen.sides.values()}

@@ -26,8 +26,9 @@ ROLES = ("user", "item", "label", "timestamp", "split")
 FORMATS = (  # of times, beside numbers and ISO's
     "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
     "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%m %d, %Y", "%b %d, %Y", "%B %d, %Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d",
-    "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y%m%d", "%y%m%d%H",
+    "%Y-%m-%d %H:%M:%S UTC", "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y%m%d", "%y%m%d%H",
 )  # fmt: skip
+FEW_COLUMNS = 8  # up to which users and items are guessed from values: among more, most columns look like ids
 TRIED = 1000  # values that a time format is tried on
 FEW_LABELS, MANY = 11, 20  # values of a rating; values from which integers are numbers
 MAX_VALUES = 1000  # of multi-valued cells, unless a sign such as | stands between them
@@ -56,8 +57,12 @@ def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
     columns = {name: describe(frame[name]) for name in frame.columns}
     chosen = dict(_by_name(columns)) if headed else {}
     taken = {name for name, _ in chosen.values()}
+    named = {"user", "item"} <= chosen.keys()
     for role in ("timestamp", "label", "user", "item"):
-        if role in chosen or (headed and role in ("user", "item")):
+        if role in chosen or (named and role == "label"):
+            continue
+        timed = "timestamp" in chosen and _is_time(columns[chosen["timestamp"][0]])
+        if role in ("user", "item") and (len(columns) > FEW_COLUMNS or (headed and not timed)):
             continue
         rest = {name: column for name, column in columns.items() if name not in taken}
         if (found := _by_values(role, rest, len(frame))) is not None:
@@ -148,6 +153,10 @@ def _by_values(role: str, columns: dict[str, Column], n_rows: int) -> tuple[str,
         if role in ("user", "item") and repeated:
             return name, "ids that repeat, the first such column" if role == "user" else "ids that repeat, the next"
     return None
+
+
+def _is_time(column: Column) -> bool:
+    return column.type == "time" or column.time_format is not None or _is_epoch(column)
 
 
 def _is_epoch(column: Column) -> bool:

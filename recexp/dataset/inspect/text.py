@@ -10,7 +10,7 @@ from recexp.dataset.inspect.role import Column
 
 BAR = 30  # characters of the longest bar
 VALUES = 12  # label values up to which each has a bar
-WIDE = 46  # characters of a reason or example
+WIDE = 40  # characters of a reason or example
 
 
 def report(seen: Inspection) -> list[str]:

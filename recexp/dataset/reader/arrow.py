@@ -28,7 +28,7 @@ def first_rows(batches: Iterable[Any], n_rows: int) -> Any:
         taken.append(batch)
         if sum(map(len, taken)) >= n_rows:
             break
-    return pa.Table.from_batches(taken)
+    return pa.Table.from_batches(taken) if taken else pa.table({})
 
 
 def _plain(what: str, column: Any, separator: str) -> Any:

@@ -125,6 +125,17 @@ def test_a_column_that_tells_the_label_is_named(folder: Path) -> None:
     assert any("watched alone predicts the label" in warning for warning in inspect(["log.csv"]).warnings)
 
 
+def test_a_quote_that_is_text_far_below_is_told_and_taken_as_text(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = log().assign(title="film").to_csv(index=False).splitlines()
+    lines[250] = lines[250].replace("film", '"film')
+    Path("log.csv").write_text("\n".join(lines))
+    _, dataset, config = trained_on(folder, "log.csv")
+    assert len(dataset.log) == 300 and config.quoting is False
+    assert "Here quotes are taken as text" in caplog.text
+
+
 def test_nested_columns_are_left_out_aloud(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [row | {"style": {"size": "L"}} for row in log().to_dict("records")]
     Path("log.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -138,10 +149,14 @@ def test_nested_columns_are_left_out_aloud(folder: Path, caplog: pytest.LogCaptu
         (["nope.csv"], "nope.csv = nope.csv: no such file"),
         (["log.csv", "other.csv"], "other.csv: is no part of the log, and no file of its users or items"),
         (["log.csv", "users.tsv"], "users.tsv: is CSV, separator"),
+        (["array.json"], "array.json: is one JSON array; write one object a line."),
+        (["header.csv"], "header.csv: holds a header and no rows."),
     ],
 )
 def test_a_wrong_file_is_one_line(typed: list[str], expected: str, folder: Path) -> None:
     log().to_csv("log.csv", index=False)
+    Path("array.json").write_text('[{"user": 1}]')
+    Path("header.csv").write_text("user,item,rating,timestamp\n")
     Path("other.csv").write_text("a,b\n1,2\n3,4\n")
     Path("users.tsv").write_text("userId\tage\n1\t30\n2\t40\n")
     with pytest.raises(DataError) as caught:

@@ -30,6 +30,18 @@ def test_without_names_values_tell_roles() -> None:
     assert [wanted for wanted, _ in found.values()] == ["user", "item", "label", "timestamp"]
 
 
+def test_names_that_nobody_knows_leave_values_to_tell() -> None:
+    found = roles(dict(zip(["Kunde", "Artikel", "Bewertung", "Wann"], LOG.values(), strict=True)))
+    assert [wanted for wanted, _ in found.values()] == ["user", "item", "label", "timestamp"]
+
+
+def test_what_only_looks_like_a_label_or_a_user_is_none() -> None:
+    log = {name: values for name, values in LOG.items() if name != "rating"}
+    assert roles(log | {"category_id": [str(n % 5) for n in range(N)]})["category_id"][0] == "context feature"
+    table = {"click": ["0", "1"] * (N // 2)} | {f"C{n}": USER for n in range(9)}
+    assert {wanted for wanted, _ in roles(table).values()} == {"label", "context feature"}
+
+
 def test_a_feature_belongs_to_whom_it_is_constant_for() -> None:
     features = {
         "city": [{"u0": "A", "u1": "B"}.get(user, "C") for user in USER],
@@ -61,6 +73,7 @@ def test_a_feature_belongs_to_whom_it_is_constant_for() -> None:
         (["2020-01-31", "2020-02-01T10:00:00Z"], ("time", None)),
         (["31/01/2020", "01/02/2020"], ("time", "%d/%m/%Y")),
         (["01/31/2020", "02/01/2020"], ("time", "%m/%d/%Y")),
+        (["2019-10-01 00:00:00 UTC", "2019-10-02 10:00:00 UTC"], ("time", "%Y-%m-%d %H:%M:%S UTC")),
         (["05 3, 2011", "11 12, 2012"], ("time", "%m %d, %Y")),
         (["Toy Story (1995)", "Heat (1995)"], ("text", None)),
         (["", "NULL"], ("empty", None)),
