@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from recexp.cli import run
 from recexp.dataset.log import SPLITS
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
@@ -98,14 +97,6 @@ def test_the_last_item_of_each_line_is_tested(tmp_path: Path) -> None:
     test = log.row[log.rows("test")]
     assert {events(raw)[row] for row in test} == {("b", "8", 4), ("a", "8", 3)}
     assert [len(log.rows(split)) for split in SPLITS] == [3, 2, 2]
-
-
-def test_one_user_a_line_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [f"u{n} " + " ".join(str((n + k) % 9) for k in range(6)) for n in range(12)]
-    Path("log.txt").write_text("\n".join(lines))
-    typed = "model=seq_pooling model.history_labels=false dataset=sequence dataset.path=log.txt trainer.epochs=1"
-    assert run([*typed.split(), "dataset.cache_dir=null", "trainer.threads=1", "run.dir=run"]) == 0
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the data of S3-Rec are not beside the repository")
