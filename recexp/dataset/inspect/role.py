@@ -235,7 +235,7 @@ def _multi(unique: "pd.Series", n_rows: int) -> str | None:
     for separator in ("|", ";", ", ", ",", " ") if repeated else ("|",):
         lists = [str(cell).split(separator) for cell in some]
         values = list(chain(*lists))
-        shared = len(set(values)) < (len(values) if separator == "|" else min(len(values) / 2, MAX_VALUES))
+        shared = separator == "|" or len(set(values)) < min(len(values) / 2, MAX_VALUES)
         if len(values) > 1.1 * len(lists) and shared:
             return separator
     return None

@@ -111,6 +111,17 @@ def test_a_log_without_time_trains_as_a_table(folder: Path) -> None:
     assert dataset.schema.max_history == 0 and seen.facts is not None
 
 
+def test_lists_of_a_spark_folder_are_multi_valued(folder: Path) -> None:
+    Path("log").mkdir()
+    for n in range(2):
+        tags = [["a", "b"], ["c"]] * 75
+        log()[n::2].assign(tags=tags).to_parquet(f"log/part-{n}.snappy.parquet")
+    Path("log/_SUCCESS").touch()
+    _, dataset, config = trained_on(folder, "log")
+    assert config.reader == "parquet" and len(dataset.log) == 300
+    assert [(field.name, field.width) for field in dataset.schema.context.fields] == [("tags", 2)]
+
+
 def test_positives_alone_are_implicit(folder: Path) -> None:
     log().assign(rating=1).to_csv("log.csv", index=False)
     _, _, config = trained_on(folder, "log.csv")
