@@ -67,6 +67,41 @@ def parse(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
+def changed(tree: dict[str, Any], overrides: list[str]) -> "DictConfig":
+    """A configuration that was composed before, changed by overrides; a group gets all of its new choice.
+
+    Raises ConfigError.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from recexp.loader import apply_overrides
+
+    check_overrides(overrides)
+    for word in overrides:
+        if word.lstrip("+~").partition("=")[0].split(".")[0] in (*ADDED, "hydra"):
+            raise ConfigError(f"{word}: is no key of a run's configuration; give the keys to change.")
+    raw = OmegaConf.create(tree)
+    OmegaConf.set_struct(raw, True)
+    chosen = [word for word in overrides if word.partition("=")[0] in GROUPS]
+    if chosen:
+        composed, _ = compose(chosen)
+        for word in chosen:
+            group = word.partition("=")[0]
+            raw[group] = composed[group]
+    try:
+        parsed = OverridesParser.create().parse_overrides([word for word in overrides if word not in chosen])
+        for override in parsed:
+            if override.is_sweep_override():
+                raise ConfigError(f"{override.input_line}: is for a sweep, recexp -m; here it takes one value.")
+        apply_overrides(parsed, raw)
+    except UserError:
+        raise
+    except Exception as error:
+        raise one_line(error, overrides) from error
+    return raw
+
+
 def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[tuple[str, str]]:
     """(file without .yaml, its package) of all files of a composition, in the order they are merged."""
     from hydra.core.global_hydra import GlobalHydra

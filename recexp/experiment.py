@@ -68,23 +68,28 @@ def train(config: Config) -> dict[str, Any]:
     return train_checked(config)
 
 
-@terminable()
 def train_checked(config: Config, overrides: list[str] | None = None) -> dict[str, Any]:
     """Trains, evaluates and writes one run directory; returns the content of metrics.json.
 
     Raises UserError, leaving nothing behind if training had not begun; a run's status.json says how it ended.
     """
+    return train_in_directory(config, overrides or [])[1]
+
+
+@terminable()
+def train_in_directory(config: Config, overrides: list[str]) -> tuple[Path, dict[str, Any]]:
+    """As `train_checked`; returns the run directory too."""
     resolve_device(config.device)
-    with Run.open(config, overrides or []) as run:
+    with Run.open(config, overrides) as run:
         if metrics := run.finished():
             logger.info("%s is %s; nothing to do", run.path, metrics["status"])
-            return metrics
+            return run.path, metrics
         with memory_explained(config):
             experiment = _build(config)
         _announce(experiment, run)
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
         with memory_explained(config, experiment.model):
-            return _fill(experiment, run)
+            return run.path, _fill(experiment, run)
 
 
 def load_run(folder: str | Path, **options: Any) -> Trained:

@@ -17,23 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 # The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
 MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
+HYDRAS = ConfigLoaderImpl._apply_overrides_to_config
 
 
 class Loader(ConfigLoaderImpl):
     def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:
-        original = ConfigLoaderImpl._apply_overrides_to_config
-
-        def apply(overrides: list[Override], cfg: DictConfig) -> None:
-            for override in overrides:
-                if not (override.is_add() or override.is_delete()):
-                    _replace(cfg, override.key_or_group, override.value())
-                original([override], cfg)
-
-        ConfigLoaderImpl._apply_overrides_to_config = apply  # type: ignore[method-assign]  # Hydra calls it by its class
+        # Hydra calls it by its class.
+        ConfigLoaderImpl._apply_overrides_to_config = apply_overrides  # type: ignore[method-assign]
         try:
             return super()._load_configuration_impl(*arguments, **named)
         finally:
-            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(original)  # type: ignore[method-assign]
+            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(HYDRAS)  # type: ignore[method-assign]
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.loaded: list[Any] = []
@@ -47,6 +41,14 @@ class Loader(ConfigLoaderImpl):
         if not (default.config_path or "").startswith("hydra/"):
             self.loaded.append(OmegaConf.to_container(result.config))
         return result
+
+
+def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
+    """Changes a configuration by overrides, one after another."""
+    for override in overrides:
+        if not (override.is_add() or override.is_delete()):
+            _replace(cfg, override.key_or_group, override.value())
+        HYDRAS([override], cfg)
 
 
 def mappings(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -94,7 +94,17 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_written(typed, empty
 
 @pytest.mark.parametrize(
     "typed",
-    ["resume", "resume nope", "show", "show nope", "runs nope", "explain", "explain trainer.epoch", "models dinn"],
+    [
+        "resume",
+        "resume nope",
+        "reproduce nope",
+        "show",
+        "show nope",
+        "runs nope",
+        "explain",
+        "explain trainer.epoch",
+        "models dinn",
+    ],
 )
 def test_a_mistake_after_a_verb_is_one_line_too(typed, empty, capsys):
     assert run(typed.split()) == 2

@@ -304,13 +304,14 @@ def test_a_device_in_a_run_directory_is_not_read(name, folder):
 # What somebody else's directory may do.
 
 
-def test_another_users_directory_is_asked_about_before_its_plugin_runs(folder, write_run, monkeypatch, capsys):
+@pytest.mark.parametrize("verb", ["resume", "rerun", "reproduce"])
+def test_another_users_directory_is_asked_about_before_its_plugin_runs(verb, folder, write_run, monkeypatch, capsys):
     path = write_run("run")
     Path("plugin.py").write_text(f"open({str(folder / 'canary')!r}, 'w')\n")
     text = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(f"{text}plugins: [{Path('plugin.py').absolute()}]\n")
     monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
-    assert cli.run(["resume", str(path)]) == 2
+    assert cli.run([verb, str(path)]) == 2
     assert "add --trust" in capsys.readouterr().err
 
 

@@ -22,6 +22,8 @@ VERBS = (
     "predict",
     "recommend",
     "resume",
+    "rerun",
+    "reproduce",
     "replay",
 )  # in order of --help
 
