@@ -141,6 +141,14 @@ def remove(path: Path) -> None:
             path.unlink()
 
 
+def discard(folder: Path) -> None:
+    """Removes a folder, which loses its name at once, so that nobody finds a part of it. Raises OSError."""
+    temporary = _temporary(folder)
+    with _naming(folder):
+        os.rename(folder, temporary)
+    remove(temporary)
+
+
 # Reading
 
 

@@ -28,11 +28,9 @@ def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
     if _is_whole(folder, alone=True):
         return
     with new_folder(folder) as temporary:
-        if (shared := _shared(dataset, config)) is None:
+        shared = _shared(dataset, config)
+        if shared is None or not _linked(shared, temporary):
             store.write(temporary, reduced(dataset, config))
-        else:
-            for file in shared.iterdir():
-                _link(file, temporary / file.name)
 
 
 def load(folder: Path) -> Dataset:
@@ -86,6 +84,8 @@ def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
     if not _is_whole(shared):
         try:
             with cache.alone(dataset.folder):
+                if not dataset.folder.is_dir():  # cleared since it was read
+                    return None
                 remove_leftovers(dataset.folder)
                 if not _is_whole(shared, alone=True):
                     with new_folder(shared) as temporary:
@@ -104,6 +104,18 @@ def _is_whole(folder: Path, alone: bool = False) -> bool:
         if alone and os.path.lexists(folder):
             logger.warning("%s It is written anew.", error)
             remove(folder)
+        return False
+
+
+def _linked(shared: Path, folder: Path) -> bool:
+    """Puts the shared files into a folder; False, leaving none, if they have just been cleared from the cache."""
+    try:
+        for file in shared.iterdir():
+            _link(file, folder / file.name)
+        return True
+    except FileNotFoundError:
+        for file in folder.iterdir():
+            file.unlink()
         return False
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,23 @@ from recexp.dataset import store
 from recexp.dataset.log import Dataset
 from recexp.error import DamagedFile
 from recexp.lock import lock_file
-from recexp.storage import leftovers, new_folder, remove
+from recexp.storage import discard, leftovers, new_folder, read_json, remove, remove_leftovers
 
 LOCK = ".lock-"
+PREPARED = "prepared"  # the folder of a cache directory that holds the entries
 VERSION = 9  # of the preparation: raise it when the same source and options produce different files
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Prepared data that are kept."""
+
+    path: Path
+    source: dict[str, Any]  # of its first preparation: name, reader, paths, columns; empty if it was not recorded
+    rows: int | None  # None if it is damaged
+    n_bytes: int
+    used: float  # when a run last read it, in seconds since 1970
 
 
 def key(options: dict[str, Any], content: str) -> str:
@@ -35,7 +47,10 @@ def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
     if folder is None or not os.path.lexists(path := _entry(folder, key)):
         return None
     try:
-        return store.read(path)
+        dataset = store.read(path)
+        with contextlib.suppress(OSError):  # a folder of somebody else
+            os.utime(path)
+        return dataset
     except DamagedFile as error:
         if alone:
             logger.warning("%s The data are prepared anew.", error)
@@ -43,14 +58,14 @@ def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
         return None
 
 
-def write(folder: str | None, dataset: Dataset) -> Dataset:
-    """Writes the dataset; returns it with the folder that then holds it, if there is one."""
+def write(folder: str | None, dataset: Dataset, source: dict[str, Any]) -> Dataset:
+    """Writes the dataset and from what it was prepared; returns it with the folder that then holds it, if any."""
     if folder is None:
         return dataset
     path = _entry(folder, dataset.fingerprint)
     try:
         with new_folder(path) as temporary:
-            store.write(temporary, dataset)
+            store.write(temporary, dataset, source)
     except OSError as error:
         # Another run wrote the same data first, or the disk is full: either way this run goes on.
         if not path.exists():
@@ -70,24 +85,72 @@ def alone(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock_file(path.with_name(f"{LOCK}{path.name}")))
-            _remove_leftovers(path)
+            stack.enter_context(lock_file(_lock(path)))
+            _remove_leftovers(path.parent, path.name)
         yield
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Whoever fills a folder holds the lock of its name: what has a lock that is to be had was left by a killed one."""
-    for leftover in leftovers(path.parent):
+def entries(folder: Path) -> list[Entry]:
+    """What is kept in a cache directory, the last used first; removes what killed processes have left there."""
+    prepared = folder / PREPARED
+    with contextlib.suppress(OSError):  # a folder that may only be read
+        _remove_leftovers(prepared)
+    paths = [path for path in prepared.glob("*") if path.is_dir() and not path.name.startswith(".")]
+    for path in paths:
+        with contextlib.suppress(OSError), lock_file(_lock(path), wait=False) as mine:
+            if mine:
+                remove_leftovers(path)
+                _remove_locks(path)
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # another process has just cleared it
+            found.append(_read_entry(path))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def clear(entry: Entry) -> bool:
+    """Removes an entry; False if a process is making it just now. Runs that have read it go on. Raises OSError."""
+    with lock_file(_lock(entry.path), wait=False) as mine:
+        if mine and os.path.lexists(entry.path):
+            discard(entry.path)
+        return mine
+
+
+def _read_entry(path: Path) -> Entry:
+    saved: dict[str, Any] = {}
+    rows = None
+    with contextlib.suppress(DamagedFile, *store.STRANGE):
+        saved = read_json(path / store.ABOUT)
+        rows = sum(saved["facts"]["rows"].values())
+    sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
+    return Entry(path, saved.get("source", {}), rows, sum(sizes), path.stat().st_mtime)
+
+
+def _remove_leftovers(folder: Path, held: str = "") -> None:
+    """Whoever fills a folder holds the lock of its name: what has a lock that is to be had was left by a killed one.
+
+    held: the name whose lock this process holds.
+    """
+    for leftover in leftovers(folder):
         name = leftover.name.split(".")[1]
-        lock = lock_file(path.with_name(f"{LOCK}{name}"), wait=False)
-        with contextlib.nullcontext(True) if name == path.name else lock as mine:
+        lock = lock_file(_lock(folder / name), wait=False)
+        with contextlib.nullcontext(True) if name == held else lock as mine:
             if mine:
                 remove(leftover)
-    for file in path.parent.glob(f"{LOCK}*"):
-        if file.name != f"{LOCK}{path.name}":
+    _remove_locks(folder, held)
+
+
+def _remove_locks(folder: Path, held: str = "") -> None:
+    """Removes the files of locks that nobody holds."""
+    for file in folder.glob(f"{LOCK}*"):
+        if file.name != f"{LOCK}{held}":
             with lock_file(file, wait=False):  # removes it, if it is to be had
                 pass
 
 
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{LOCK}{path.name}")
+
+
 def _entry(folder: str, key: str) -> Path:
-    return Path(folder).expanduser() / "prepared" / key
+    return Path(folder).expanduser() / PREPARED / key

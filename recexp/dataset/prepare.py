@@ -37,7 +37,7 @@ def load(config: Any) -> Dataset:
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
-                dataset = cache.write(config.cache_dir, prepare(reader.read(), config, fingerprint=key))
+                dataset = cache.write(config.cache_dir, prepare(reader.read(), config, key), _source(config))
     return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
 
 
@@ -256,3 +256,10 @@ def _preparation(config: DatasetConfig) -> dict[str, Any]:
     if config.features.derived.names:  # arrays; histories are gathered
         kept["history_until"] = tree["history_until"]
     return kept | {"features": features}
+
+
+def _source(config: DatasetConfig) -> dict[str, Any]:
+    """Where the data are from, for `recexp cache`."""
+    tree = to_dict(config)
+    names = ("name", "reader", "path", "user_path", "item_path", "columns")
+    return {name: tree[name] for name in names if tree.get(name)}

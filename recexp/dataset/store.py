@@ -20,8 +20,8 @@ EARLIER = "earlier"
 STRANGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def write(folder: Path, dataset: Dataset) -> None:
-    """Writes a dataset's files into a folder."""
+def write(folder: Path, dataset: Dataset, source: dict[str, Any] | None = None) -> None:
+    """Writes a dataset's files into a folder. source: what it was prepared from, to be told to people."""
     arrays = dataset.log.arrays() | ({} if dataset.earlier is None else {EARLIER: dataset.earlier})
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -32,6 +32,7 @@ def write(folder: Path, dataset: Dataset) -> None:
         "schema": dataset.schema.to_dict(),
         "facts": dataset.facts,
         "arrays": sorted(arrays),
+        "source": source or {},
         "digests": dict(zip(names, _digests(folder, names), strict=True)),
     }
     write_json(folder / ABOUT, saved)

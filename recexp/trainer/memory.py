@@ -14,6 +14,7 @@ from recexp.config import Config, ModelConfig, Optimizer
 from recexp.error import ConfigError, Failure
 from recexp.model import Fit, stages
 from recexp.process import memory_bytes
+from recexp.terminal import size
 
 # Numbers that an optimizer keeps for each weight.
 STATE = {"adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "adagrad": 1, "sgd": 0}
@@ -82,14 +83,6 @@ def largest_part(model: nn.Module) -> str:
 
 def shape(tensor: Tensor) -> str:
     return " x ".join(f"{n:,}" for n in tensor.shape)
-
-
-def size(n_bytes: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:,.3g} TB"
 
 
 @contextlib.contextmanager

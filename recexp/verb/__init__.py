@@ -25,6 +25,7 @@ VERBS = (
     "rerun",
     "reproduce",
     "replay",
+    "cache",
 )  # in order of --help
 
 

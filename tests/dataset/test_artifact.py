@@ -127,7 +127,7 @@ def test_of_a_table_the_encoder_stays_and_no_row(tiny_config: MakeConfig, tiny_t
 @pytest.fixture
 def cached(tiny_config: MakeConfig, tiny_log: MakeRaw, tmp_path: Path) -> tuple[Dataset, DatasetConfig]:
     config = tiny_config(cache_dir=str(tmp_path / "cache"))
-    return cache.write(config.cache_dir, prepare(tiny_log(), config, fingerprint="key")), config
+    return cache.write(config.cache_dir, prepare(tiny_log(), config, fingerprint="key"), {}), config
 
 
 def inodes(folder: Path) -> dict[str, int]:
@@ -154,6 +154,27 @@ def test_runs_on_the_same_prepared_data_share_their_files(
     assert len(artifact.load(tmp_path / "longer").log) > len(artifact.load(tmp_path / "a").log)
     artifact.save(dataset, replace(config, history_until=HistoryUntil.split), tmp_path / "split")
     assert not set(inodes(tmp_path / "split").values()) & set(inodes(tmp_path / "a").values())
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_cache_that_is_cleared_while_a_run_begins_costs_it_nothing(
+    when: str, cached: tuple[Dataset, DatasetConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, config = cached
+    artifact.save(replace(dataset, folder=None), config, tmp_path / "wanted")
+
+    def clear() -> None:
+        for entry in cache.entries(tmp_path / "cache"):
+            assert cache.clear(entry)
+
+    if when == "before":
+        clear()
+    else:
+        link = artifact._link
+        monkeypatch.setattr(artifact, "_link", lambda source, target: (clear(), link(source, target)))
+    artifact.save(dataset, config, tmp_path / "found")
+    assert contents(tmp_path / "found") == contents(tmp_path / "wanted")
+    assert list((tmp_path / "cache" / "prepared").iterdir()) == []
 
 
 def test_the_files_stay_when_the_cache_goes(cached: tuple[Dataset, DatasetConfig], tmp_path: Path) -> None:

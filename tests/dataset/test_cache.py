@@ -1,6 +1,7 @@
 """The cache through `load`, with a reader that counts how often it is asked."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -223,6 +224,54 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_fill_stays(
     assert [path.name for path in prepared.iterdir()] == [load(config).fingerprint]
 
 
+def test_locks_and_leftovers_that_a_power_loss_left_are_gone_once_entries_are_listed(
+    config: DatasetConfig, tmp_path: Path
+) -> None:
+    load(config)
+    (entry,) = entries(config)
+    (tmp_path / "prepared" / ".lock-run-all-target-4").touch()
+    (entry / ".lock-run-all-target-4").touch()
+    (entry / ".run-all-target-4.0123456789abcdef.tmp").mkdir()
+    with cache.one_at_a_time(config.cache_dir, "alive"):
+        assert [kept.path for kept in cache.entries(tmp_path)] == [entry]
+        assert [path.name for path in (tmp_path / "prepared").glob(".*")] == [".lock-alive"]
+    assert list(entry.glob(".*")) == []
+
+
+def test_entries_tell_what_they_were_prepared_from_and_the_last_used_comes_first(
+    config: DatasetConfig, tiny_config: Callable, tmp_path: Path
+) -> None:
+    first, second = load(config), load(tiny_config(reader="tiny_counted", cache_dir=config.cache_dir, n_bins=7))
+    for age, dataset in enumerate((second, first)):
+        assert dataset.folder is not None
+        os.utime(dataset.folder, (age, age))
+    assert [entry.path for entry in cache.entries(tmp_path)] == [first.folder, second.folder]
+    load(tiny_config(reader="tiny_counted", cache_dir=config.cache_dir, n_bins=7))
+    listed = cache.entries(tmp_path)
+    assert [entry.path for entry in listed] == [second.folder, first.folder]
+    assert listed[0].source == {"name": config.name, "reader": "tiny_counted"}
+    assert (listed[0].rows, listed[0].used > 1e9) == (len(first.log), True)
+    assert second.folder is not None
+    (second.folder / "dataset.json").write_text("[]")
+    assert {entry.path: entry.rows for entry in cache.entries(tmp_path)}[second.folder] is None
+
+
+def test_what_a_process_makes_just_now_is_not_cleared_and_what_it_has_read_stays_readable(
+    config: DatasetConfig, tmp_path: Path
+) -> None:
+    dataset = load(config)
+    (entry,) = cache.entries(tmp_path)
+    with cache.one_at_a_time(config.cache_dir, entry.path.name):
+        assert not cache.clear(entry)
+    before = {name: array.copy() for name, array in load(config).log.arrays().items()}
+    assert cache.clear(entry)
+    assert cache.clear(entry)  # by another process, just before
+    assert list((tmp_path / "prepared").iterdir()) == []
+    assert all(np.array_equal(before[name], array) for name, array in dataset.log.arrays().items())
+    load(config)
+    assert Counted.reads == 2
+
+
 def test_a_lock_is_not_followed_through_a_link(config: DatasetConfig, tmp_path: Path) -> None:
     (tmp_path / "prepared").mkdir()
     (tmp_path / "outside").write_text("mine")
@@ -239,7 +288,7 @@ def test_writers_at_the_same_time_leave_one_whole_entry(
 
     def write() -> None:
         barrier.wait()
-        cache.write(config.cache_dir, dataset)
+        cache.write(config.cache_dir, dataset, {})
 
     threads = [threading.Thread(target=write) for _ in range(8)]
     for thread in threads:
@@ -267,11 +316,11 @@ def test_an_interrupted_writer_leaves_nothing(
 
     monkeypatch.setattr(np, "save", fail)
     if isinstance(error, OSError):
-        cache.write(config.cache_dir, dataset)
+        cache.write(config.cache_dir, dataset, {})
         assert "cannot be written (disk full); preparing anew each time" in warnings.text
     else:
         with pytest.raises(KeyboardInterrupt):
-            cache.write(config.cache_dir, dataset)
+            cache.write(config.cache_dir, dataset, {})
     assert entries(config) == []
 
 

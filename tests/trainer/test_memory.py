@@ -15,9 +15,10 @@ from recexp.config import Config, Optimizer
 from recexp.dataset.log import Dataset
 from recexp.error import ConfigError, Failure
 from recexp.model import create
+from recexp.terminal import size
 from recexp.trainer import memory
 from recexp.trainer.default import Trainer
-from recexp.trainer.memory import Bounded, memory_explained, require_memory, size, training_bytes
+from recexp.trainer.memory import Bounded, memory_explained, require_memory, training_bytes
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
