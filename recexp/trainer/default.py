@@ -124,7 +124,7 @@ class Trainer:
                 self._train(stage, task, progress, tensors)
         if progress.stopped:
             return progress
-        following = progress.after_stage(len(task.stages), cut=self._cut(progress, self._epochs(stage)))
+        following = progress.after_stage(len(task.stages), cut=self._cut(progress, self.n_epochs(stage)))
         if not following.finished:
             task.checkpoints.save_last(model_tensors(task.model), following)
         return following
@@ -149,13 +149,13 @@ class Trainer:
     def _train(self, stage: Train, task: Task, progress: Progress, tensors: dict[str, Tensor]) -> None:
         """Trains a stage by gradient descent, then reloads its best epoch."""
         config, best = self.config, task.checkpoints.stages[progress.stage]
-        epochs = self._epochs(stage)
+        epochs = self.n_epochs(stage)
         step = Step(stage, task.weights, task.l2, config, task.batches, epochs, task.overrides)
         interval = every(config.checkpoint_every)
         assert interval is not None
         saving = Saving(task.checkpoints, interval, task.stop, task.model, step.optimizers, progress)
         saving.restore(tensors)
-        take = Replay(step, config.batch_size).take if self._on_graph else Watched(step).take
+        take = self.taking(step)
         while not self._over(progress, epochs):
             if progress.epoch and not progress.taken and task.recorder.stopped():
                 progress.stopped = True
@@ -202,7 +202,11 @@ class Trainer:
     def _on_graph(self) -> bool:
         return self.config.cuda_graph and self.device.type == "cuda"
 
-    def _epochs(self, stage: Stage) -> int:
+    def taking(self, step: Step) -> Take:
+        """How the steps of a stage are taken on this device."""
+        return Replay(step, self.config.batch_size).take if self._on_graph else Watched(step).take
+
+    def n_epochs(self, stage: Stage) -> int:
         return 1 if isinstance(stage, Fit) else stage.epochs or self.config.epochs
 
     def _over(self, progress: Progress, epochs: int) -> bool:

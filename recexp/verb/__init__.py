@@ -12,6 +12,7 @@ VERBS = (
     "models",
     "datasets",
     "inspect",
+    "plan",
     "check",
     "explain",
     "runs",
