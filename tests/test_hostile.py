@@ -304,7 +304,7 @@ def test_a_device_in_a_run_directory_is_not_read(name, folder):
 # What somebody else's directory may do.
 
 
-@pytest.mark.parametrize("verb", ["resume", "rerun", "reproduce"])
+@pytest.mark.parametrize("verb", ["resume", "rerun", "reproduce", "importance", "calibrate"])
 def test_another_users_directory_is_asked_about_before_its_plugin_runs(verb, folder, write_run, monkeypatch, capsys):
     path = write_run("run")
     Path("plugin.py").write_text(f"open({str(folder / 'canary')!r}, 'w')\n")

@@ -25,6 +25,8 @@ VERBS = (
     "resume",
     "rerun",
     "reproduce",
+    "importance",
+    "calibrate",
     "replay",
     "cache",
 )  # in order of --help

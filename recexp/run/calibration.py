@@ -1,0 +1,68 @@
+"""A map from a model's scores to probabilities, fitted on the validation split by scikit-learn and kept with the run.
+
+isotonic   a non-decreasing function of the score, linear between corners (Zadrozny and Elkan, 2002)
+platt      sigmoid(slope * score + intercept) (Platt, 1999)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recexp.error import DamagedFile, RunError, choices
+from recexp.metric.binary import evaluate
+from recexp.run.held_out import HeldOut
+from recexp.run.read import read_json
+
+FILE = "calibration.json"
+METHODS = {"isotonic": ("score", "probability"), "platt": ("slope", "intercept")}  # and what is kept of each
+
+
+def calibrate(held: HeldOut, method: str) -> dict[str, Any]:
+    """What calibration.json holds: the fitted map, and test metrics before and after. Raises RunError."""
+    if method not in METHODS:
+        raise RunError(f"--method {method}: no such method. {choices(method, METHODS)}")
+    held.require_rows("valid")
+    valid, test = held.scores("valid"), held.scores("test")
+    if len(set(valid.labels.tolist())) < 2:
+        raise RunError(f"{held.path}: the validation split has labels of one class alone, which calibrate nothing.")
+    fitted = fit(method, valid.logits, valid.labels)
+    after = evaluate(test.labels, calibrated(test.logits, fitted), test.users).values
+    return {**fitted, "before": evaluate(test.labels, test.logits, test.users).values, "after": after}
+
+
+def fit(method: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The map that fits some rows: logits (n,) and labels (n,) of 0 and 1."""
+    return {"method": method, **(_isotonic if method == "isotonic" else _platt)(logits, labels)}
+
+
+def calibrated(logits: np.ndarray, fitted: dict[str, Any]) -> np.ndarray:
+    """Calibrated logits (n,) of a model's logits (n,)."""
+    if fitted["method"] == "platt":
+        return fitted["slope"] * logits + fitted["intercept"]
+    p = np.interp(logits, fitted["score"], fitted["probability"])
+    return np.log(p) - np.log1p(-p)
+
+
+def read_calibration(path: Path) -> dict[str, Any] | None:
+    """The calibration of a run; None if it has none. Raises DamagedFile."""
+    fitted = read_json(path / FILE)
+    if fitted is not None and not {*METHODS.get(str(fitted.get("method")), ("method",))} <= fitted.keys():
+        raise DamagedFile(f"{path / FILE}: damaged (it holds no calibration).")
+    return fitted
+
+
+def _isotonic(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Probabilities stay off 0 and 1 by what n rows cannot tell from them, so that no row costs an infinite logloss."""
+    from sklearn.isotonic import IsotonicRegression
+
+    least = 1 / (len(logits) + 2)
+    fitted = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip").fit(logits, labels)
+    return {"score": fitted.X_thresholds_.tolist(), "probability": fitted.y_thresholds_.tolist()}
+
+
+def _platt(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(logits[:, None], labels)
+    return {"slope": float(fitted.coef_[0, 0]), "intercept": float(fitted.intercept_[0])}

@@ -1,0 +1,166 @@
+"""Permutation importance: how much worse a metric becomes where a feature is that of another row (Breiman, 2001).
+
+A row gets the feature of a random row of the same split; all else stays. Features that tell the same stand in for each
+other, so each of them may show little; a history is one feature, with its labels and times.
+
+B rows of a batch, n rows of the split
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recexp.dataset.batch import Batch, Features, Samples
+from recexp.dataset.schema import Schema
+from recexp.error import RunError
+from recexp.metric.binary import Predictions, best_threshold
+from recexp.metric.scoring import Scores
+from recexp.metric.table import PREDICTION_METRICS, format_value
+from recexp.model import reads_history
+from recexp.run.held_out import HeldOut
+from recexp.run.picture import COLOURS, INK, MUTED, PAPER
+from recexp.storage import replacing
+from recexp.trainer.loop import numerics, progress_bar
+from recexp.trainer.step import autocast
+
+HISTORY = "history"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A field of one side of the data, or the history."""
+
+    name: str
+    side: str  # user, item, context or history
+    first: int = 0  # of its columns, among the side's ids, or its values if it is numeric
+    width: int = 1
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a metric loses by each feature, of each permutation."""
+
+    split: str
+    metric: str
+    value: float  # of the metric as it is
+    lost: dict[str, list[float]]  # by feature, the greatest mean first
+
+    def rows(self) -> list[tuple[str, float, float]]:
+        """(feature, mean, standard deviation)."""
+        return [(name, float(np.mean(lost)), float(np.std(lost, ddof=1))) for name, lost in self.lost.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def importance(held: HeldOut, split: str, metric: str, repeats: int) -> Importance:
+    """Raises RunError if the metric cannot be computed. The permutations are the same each time."""
+    held.require_rows(split)
+    scores = held.scores(split)
+    threshold = None
+    if PREDICTION_METRICS[metric].at_best and held.batches.size("valid"):
+        valid = held.scores("valid")
+        threshold = best_threshold(valid.labels, valid.logits)
+    value = _computed(metric, scores, threshold)
+    if isinstance(value, str):
+        raise RunError(f"{held.path}: {split} {metric} cannot be computed: {value}.")
+    sign = PREDICTION_METRICS[metric].sign
+    lost: dict[str, list[float]] = {}
+    with numerics(held.config.trainer), progress_bar(0, repeats * len(scores.labels), "importance") as bar:
+        for seed in range(repeats):
+            pieces: dict[str, list[np.ndarray]] = {}
+            for name, logits in _permuted(held, split, seed):
+                pieces.setdefault(name, []).append(logits)
+                bar.update(len(logits) if len(pieces) == 1 else 0)
+            for name, parts in pieces.items():
+                permuted = _computed(metric, replace(scores, logits=np.concatenate(parts)), threshold)
+                lost.setdefault(name, []).append(sign * (value - float(permuted)))
+    return Importance(split, metric, value, dict(sorted(lost.items(), key=lambda item: -float(np.mean(item[1])))))
+
+
+def features(schema: Schema, history: bool) -> list[Feature]:
+    """All fields, named as in environment.json, and the history if the model reads it."""
+    found = [Feature(HISTORY, HISTORY)] if history else []
+    for side in ("user", "item", "context"):
+        for field in getattr(schema, side).fields:
+            name = field.name if field.name == side else f"{side}.{field.name}"
+            found.append(Feature(name, side, field.column, field.width, field.numeric))
+    return found
+
+
+def mixed(batch: Batch, other: Batch, feature: Feature) -> Batch:
+    """The batch, with one feature of each row of the other."""
+    if feature.side == HISTORY:
+        names = ("history", "history_label", "history_age", "mask")
+        return replace(batch, **{name: getattr(other, name) for name in names})
+    if feature.side == "context":
+        return replace(batch, context=_mixed(batch.context, other.context, feature))
+    catalogue, rows = batch.catalogue, torch.arange(len(batch), device=batch.label.device)
+    if feature.side == "user":
+        own = _mixed(catalogue.users.at(batch.user), catalogue.users.at(other.user), feature)
+        users, user = _below(catalogue.users, own), len(catalogue.users.ids) + rows
+        return replace(batch, user=user, catalogue=replace(catalogue, users=users))
+    own = _mixed(catalogue.items.at(batch.target), catalogue.items.at(other.target), feature)
+    items, target = _below(catalogue.items, own), len(catalogue.items.ids) + rows
+    return replace(batch, target=target, catalogue=replace(catalogue, items=items))
+
+
+def _below(table: Features, rows: Features) -> Features:
+    """A table with further rows."""
+    return Features(torch.cat([table.ids, rows.ids]), torch.cat([table.values, rows.values]))
+
+
+def draw(found: Importance, path: Path) -> None:
+    """A bar for each feature, with its standard deviation over the permutations."""
+    from matplotlib.figure import Figure
+
+    rows = found.rows()[::-1]
+    figure = Figure(figsize=(7, 1.2 + 0.3 * len(rows)), facecolor=PAPER, layout="constrained")
+    axis = figure.subplots()
+    names, means, deviations = zip(*rows, strict=True)
+    axis.barh(names, means, xerr=deviations, color=COLOURS[0], ecolor=MUTED, height=0.65)
+    axis.axvline(0, color=MUTED, linewidth=0.8)
+    value = format_value(f"{found.split}.{found.metric}", found.value)
+    axis.set_title(f"{found.split} {found.metric} {value}: worse by, if permuted", loc="left", color=INK, fontsize=10)
+    axis.tick_params(colors=INK, labelsize=8)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=130)
+
+
+def _permuted(held: HeldOut, split: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Logits of each batch in order, for each feature permuted over the whole split."""
+    batches, trainer = held.batches, held.config.trainer
+    longest = None if reads_history(held.model) else 0
+    samples: Samples = next(batches.samples(split, batches.size(split)))
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).to(batches.device)
+    chosen = features(held.schema, history=longest is None)
+    held.model.eval()
+    for start in range(0, len(samples), trainer.eval_batch_size):
+        at = slice(start, start + trainer.eval_batch_size)
+        with torch.inference_mode(), autocast(trainer, batches.device):
+            batch = batches.gather(samples.take(at), split, longest)
+            other = batches.gather(samples.take(order[at]), split, longest)
+            for feature in chosen:
+                yield feature.name, held.model(mixed(batch, other, feature)).logits.double().cpu().numpy()
+
+
+def _mixed(own: Features, other: Features, feature: Feature) -> Features:
+    columns = slice(feature.first, feature.first + feature.width)
+    ids, values = own.ids.clone(), own.values.clone()
+    if feature.numeric:
+        values[:, columns] = other.values[:, columns]
+    else:
+        ids[:, columns] = other.ids[:, columns]
+    return Features(ids, values)
+
+
+def _computed(metric: str, scores: Scores, threshold: float | None) -> float | str:
+    at_best = PREDICTION_METRICS[metric].at_best
+    predictions = Predictions(scores.labels == 1, scores.logits, scores.users, threshold if at_best else 0.0)
+    return PREDICTION_METRICS[metric].compute(predictions)

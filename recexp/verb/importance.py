@@ -1,0 +1,60 @@
+"""The verb `importance`: what each feature is worth to a trained model, as a table and a picture."""
+
+import argparse
+import re
+
+from recexp.error import ConfigError, choices
+from recexp.run.trust import require_trust
+from recexp.verb.options import folder, option, parse
+
+MOST = 1000
+
+
+def repeats(typed: str) -> int:
+    if not (re.fullmatch(r"[0-9]{1,4}", typed) and 2 <= int(typed) <= MOST):
+        raise argparse.ArgumentTypeError(f"{typed}: must be a number, 2 to {MOST}")
+    return int(typed)
+
+
+USAGE = "RUN [--split SPLIT]"
+HELP = "what each feature is worth to a trained model, by permuting it"
+OPTIONS = (
+    option("run", metavar="RUN", help="run directory, as outputs/2026-01-31/12-00-00-dien-synthetic-s0"),
+    option("--split", metavar="SPLIT", default="valid", help="valid or test; default: valid"),
+    option("--metric", metavar="NAME", help="metric that is to suffer; default: the one that the run monitored"),
+    option("--repeats", metavar="N", type=repeats, default=5, help="permutations of each feature; default: 5"),
+    option("--trust", action="store_true", help="use a run of another user: this runs the plugins that it names"),
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Writes importance.json and importance.png into the run directory. Raises RunError or ConfigError."""
+    from recexp.experiment import resolve_device
+    from recexp.metric.table import MONITORED, format_value
+    from recexp.run.folder import refuse_links
+    from recexp.run.held_out import HeldOut
+    from recexp.run.importance import draw, importance
+    from recexp.storage import write_json
+    from recexp.terminal import columns
+    from recexp.validate import read
+
+    typed = parse("importance", OPTIONS, arguments)
+    path = folder(typed.run)
+    require_trust(path, typed.trust)
+    config = read(path)
+    metric = typed.metric or config.trainer.monitor
+    if metric not in MONITORED:
+        raise ConfigError(
+            f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, MONITORED)}"
+        )
+    refuse_links(path, ["importance.json", "importance.png"])
+    found = importance(HeldOut.of(path, config, resolve_device(config.device)), typed.split, metric, typed.repeats)
+    name = f"{typed.split}.{metric}"
+    value = format_value(name, found.value)
+    print(f"{typed.split} {metric} {value}; how much worse if permuted, {typed.repeats} times each:\n")
+    rows = [[feature, format_value(name, mean, "+"), format_value(name, sd)] for feature, mean, sd in found.rows()]
+    print("\n".join(columns([["feature", "mean", "deviation"], *rows])))
+    write_json(path / "importance.json", found.to_dict())
+    draw(found, path / "importance.png")
+    print(f"\n{path / 'importance.png'}")
+    return 0

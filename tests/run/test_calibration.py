@@ -1,0 +1,76 @@
+"""Calibration: a fitted map is what scikit-learn says, it mends scores that were distorted, and it is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.isotonic import IsotonicRegression
+
+from recexp.cli import run
+from recexp.error import DamagedFile
+from recexp.metric.binary import evaluate
+from recexp.run.calibration import calibrated, fit, read_calibration
+from recexp.storage import write_json
+
+
+@pytest.fixture
+def distorted() -> tuple[np.ndarray, np.ndarray]:
+    """Logits three times too sure and shifted by 1, and labels."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=20_000)
+    labels = (rng.random(len(true)) < 1 / (1 + np.exp(-true))).astype(np.float32)
+    return 3 * true + 1, labels
+
+
+def test_platt_finds_the_line_that_distorted_the_scores(distorted: tuple[np.ndarray, np.ndarray]) -> None:
+    found = fit("platt", *distorted)
+    assert (found["slope"], found["intercept"]) == pytest.approx((1 / 3, -1 / 3), abs=0.03)
+
+
+def test_isotonic_is_scikit_learns_within_its_bounds(distorted: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = distorted
+    found = fit("isotonic", logits, labels)
+    asked = np.append(np.linspace(-20, 20, 999), logits[:99])
+    wanted = IsotonicRegression(out_of_bounds="clip").fit(logits, labels).predict(asked)
+    least = 1 / (len(logits) + 2)
+    p = 1 / (1 + np.exp(-calibrated(asked, found)))
+    assert np.allclose(p, wanted.clip(least, 1 - least), atol=1e-3)
+    assert p.min() > 0 and p.max() < 1
+
+
+@pytest.mark.parametrize("method", ["isotonic", "platt"])
+def test_calibrated_scores_of_other_rows_are_right_and_in_the_same_order(
+    method: str, distorted: tuple[np.ndarray, np.ndarray]
+) -> None:
+    logits, labels = distorted
+    fitted = fit(method, logits[:10_000], labels[:10_000])
+    before = evaluate(labels[10_000:], logits[10_000:]).values
+    after = evaluate(labels[10_000:], calibrated(logits[10_000:], fitted)).values
+    assert before["ece"] and after["ece"] and after["ece"] < 0.02 < before["ece"] / 5
+    assert after["logloss"] and before["logloss"] and after["logloss"] < before["logloss"]
+    assert after["auc"] == pytest.approx(before["auc"], abs=0.002)
+
+
+def test_a_calibration_is_kept_with_the_run_beside_what_it_was_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["+experiment=tiny", "model=popularity", "trainer.threads=1", "run.dir=a"]) == 0
+    assert run(["calibrate", "a", "--method", "platt"]) == 0
+    kept, metrics = read_calibration(Path("a")), json.loads(Path("a/metrics.json").read_text())
+    assert kept and kept["method"] == "platt"
+    assert {name: kept["before"][name] for name in ("ece", "logloss", "auc")} == {
+        name: metrics["test"][name] for name in ("ece", "logloss", "auc")
+    }
+    told = capsys.readouterr().out
+    assert f"{kept['after']['logloss']:.4f}" in told
+    assert run(["calibrate", "a", "--method", "plat"]) == 2
+    assert "Did you mean 'platt'?" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_calibration_is_damaged(tmp_path: Path) -> None:
+    assert read_calibration(tmp_path) is None
+    write_json(tmp_path / "calibration.json", {"method": "platt", "slope": 1.0})
+    with pytest.raises(DamagedFile, match="holds no calibration"):
+        read_calibration(tmp_path)
