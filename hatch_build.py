@@ -1,16 +1,18 @@
-"""Compiles recexp/kernel/*.c when a wheel is built or recexp is installed for editing.
+"""Compiles recexp/kernel/*.c when a wheel is built or recexp is installed for editing; takes the README's links out.
 
 Without a C compiler, or on systems other than Linux, nothing is compiled and torch does the work of the kernels.
 """
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 FOLDER = Path("recexp", "kernel")
 # Per processor, each library's name and target architecture; library.py takes what the machine at hand can run.
@@ -42,6 +44,20 @@ class Kernels(BuildHookInterface):
         if done.returncode:
             self.app.display_warning(f"{path.name} is not built, and training will be slower: {done.stderr.strip()}")
         return None if done.returncode else path
+
+
+class Readme(MetadataHookInterface):
+    """The package's description, where a link to a file of the repository would lead nowhere: its text stays."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        text = Path(self.root, "README.md").read_text("utf-8")
+        metadata["readme"] = {"content-type": "text/markdown", "text": without_links(text)}
+
+
+def without_links(text: str) -> str:
+    """Markdown without the pictures and links whose targets are no addresses."""
+    text = re.sub(r"!\[[^]]*\]\((?!https?://)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^]]*)\]\((?!https?://)[^)]*\)", r"\1", text)
 
 
 def machine() -> str:

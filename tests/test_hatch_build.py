@@ -1,7 +1,8 @@
-"""What installing compiles, and that it installs without a compiler too."""
+"""What installing compiles, that it installs without a compiler too, and what the package says of itself."""
 
 import importlib.util
 import platform
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def build(tmp_path):
-    """Builds what `target` needs in a copy: what it adds to the build, and the warnings it gave."""
+def module():
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def build(tmp_path, module):
+    """Builds what `target` needs in a copy: what it adds to the build, and the warnings it gave."""
     folder = tmp_path / module.FOLDER
     folder.mkdir(parents=True)
     for source in (ROOT / module.FOLDER).glob("*.[ch]"):
@@ -58,3 +64,12 @@ def test_what_cannot_be_compiled_is_left_out_with_the_compilers_words(build):
 
 def test_a_source_distribution_has_no_libraries(build):
     assert build("sdist") == ({"artifacts": [], "pure_python": True}, [])
+
+
+def test_the_packages_readme_has_no_link_into_the_repository(module):
+    metadata = {}
+    module.Readme(str(ROOT), {}).update(metadata)
+    text, original = metadata["readme"]["text"], (ROOT / "README.md").read_text("utf-8")
+    assert not [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
+    assert "docs/sweeps.md: each job in its own process" in text and "](docs/sweeps.md)" in original
+    assert module.without_links("[a](https://b.c) ![d](e.png)\n\n[f](g.md#h)") == "[a](https://b.c) f"
