@@ -91,7 +91,8 @@ def times(stages: "list[Estimate]") -> list[list[str]]:
         else [stage.stage, "-", "-", "-", "-", "1", "fitted in closed form: not measured"]
         for stage in stages
     ]
-    return [head, *rows, ["all", "", "", "", "", "", duration(sum(stage.seconds for stage in stages))]]
+    total = ["all", "", "", "", "", "", duration(sum(stage.seconds for stage in stages))]
+    return [head, *rows, total] if len(stages) > 1 else [head, *rows]
 
 
 def duration(seconds: float) -> str:
