@@ -4,6 +4,7 @@ isotonic   a non-decreasing function of the score, linear between corners (Zadro
 platt      sigmoid(slope * score + intercept) (Platt, 1999)
 """
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,19 @@ import numpy as np
 
 from recexp.error import DamagedFile, RunError, choices
 from recexp.metric.binary import evaluate
-from recexp.run.held_out import HeldOut
+from recexp.metric.scoring import Scores
 from recexp.run.read import read_json
 
 FILE = "calibration.json"
 METHODS = {"isotonic": ("score", "probability"), "platt": ("slope", "intercept")}  # and what is kept of each
 
 
-def calibrate(held: HeldOut, method: str) -> dict[str, Any]:
+def calibrate(valid: Scores, test: Scores, method: str) -> dict[str, Any]:
     """What calibration.json holds: the fitted map, and test metrics before and after. Raises RunError."""
     if method not in METHODS:
         raise RunError(f"--method {method}: no such method. {choices(method, METHODS)}")
-    held.require_rows("valid")
-    valid, test = held.scores("valid"), held.scores("test")
     if len(set(valid.labels.tolist())) < 2:
-        raise RunError(f"{held.path}: the validation split has labels of one class alone, which calibrate nothing.")
+        raise RunError("calibrate: the validation split has no labels of both classes, so nothing can be fitted.")
     fitted = fit(method, valid.logits, valid.labels)
     after = evaluate(test.labels, calibrated(test.logits, fitted), test.users).values
     return {**fitted, "before": evaluate(test.labels, test.logits, test.users).values, "after": after}
@@ -44,10 +43,12 @@ def calibrated(logits: np.ndarray, fitted: dict[str, Any]) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def read_calibration(path: Path) -> dict[str, Any] | None:
-    """The calibration of a run; None if it has none. Raises DamagedFile."""
+def require_calibration(path: Path) -> dict[str, Any]:
+    """The calibration of a run. Raises RunError if it has none, DamagedFile."""
     fitted = read_json(path / FILE)
-    if fitted is not None and not {*METHODS.get(str(fitted.get("method")), ("method",))} <= fitted.keys():
+    if fitted is None:
+        raise RunError(f"{path}: is not calibrated; do that with: recexp calibrate {shlex.quote(str(path))}")
+    if not {*METHODS.get(str(fitted.get("method")), ("method",))} <= fitted.keys():
         raise DamagedFile(f"{path / FILE}: damaged (it holds no calibration).")
     return fitted
 

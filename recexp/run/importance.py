@@ -21,8 +21,8 @@ from recexp.metric.binary import Predictions, best_threshold
 from recexp.metric.scoring import Scores
 from recexp.metric.table import PREDICTION_METRICS, format_value
 from recexp.model import reads_history
-from recexp.run.held_out import HeldOut
 from recexp.run.picture import COLOURS, INK, MUTED, PAPER
+from recexp.run.trained import Trained
 from recexp.storage import replacing
 from recexp.trainer.loop import numerics, progress_bar
 from recexp.trainer.step import autocast
@@ -58,23 +58,22 @@ class Importance:
         return vars(self)
 
 
-def importance(held: HeldOut, split: str, metric: str, repeats: int) -> Importance:
+def importance(trained: Trained, split: str, metric: str, repeats: int) -> Importance:
     """Raises RunError if the metric cannot be computed. The permutations are the same each time."""
-    held.require_rows(split)
-    scores = held.scores(split)
+    scores = trained.split_scores(split)
     threshold = None
-    if PREDICTION_METRICS[metric].at_best and held.batches.size("valid"):
-        valid = held.scores("valid")
+    if PREDICTION_METRICS[metric].at_best and trained.held_out.size("valid"):
+        valid = trained.split_scores("valid")
         threshold = best_threshold(valid.labels, valid.logits)
     value = _computed(metric, scores, threshold)
     if isinstance(value, str):
-        raise RunError(f"{held.path}: {split} {metric} cannot be computed: {value}.")
+        raise RunError(f"{trained.path}: {split} {metric} cannot be computed: {value}.")
     sign = PREDICTION_METRICS[metric].sign
     lost: dict[str, list[float]] = {}
-    with numerics(held.config.trainer), progress_bar(0, repeats * len(scores.labels), "importance") as bar:
+    with numerics(trained.config.trainer), progress_bar(0, repeats * len(scores.labels), "importance") as bar:
         for seed in range(repeats):
             pieces: dict[str, list[np.ndarray]] = {}
-            for name, logits in _permuted(held, split, seed):
+            for name, logits in _permuted(trained, split, seed):
                 pieces.setdefault(name, []).append(logits)
                 bar.update(len(logits) if len(pieces) == 1 else 0)
             for name, parts in pieces.items():
@@ -133,21 +132,21 @@ def draw(found: Importance, path: Path) -> None:
         figure.savefig(file, format="png", dpi=130)
 
 
-def _permuted(held: HeldOut, split: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+def _permuted(trained: Trained, split: str, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Logits of each batch in order, for each feature permuted over the whole split."""
-    batches, trainer = held.batches, held.config.trainer
-    longest = None if reads_history(held.model) else 0
+    batches, trainer = trained.held_out, trained.config.trainer
+    longest = None if reads_history(trained.model) else 0
     samples: Samples = next(batches.samples(split, batches.size(split)))
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).to(batches.device)
-    chosen = features(held.schema, history=longest is None)
-    held.model.eval()
+    chosen = features(trained.dataset.schema, history=longest is None)
+    trained.model.eval()
     for start in range(0, len(samples), trainer.eval_batch_size):
         at = slice(start, start + trainer.eval_batch_size)
         with torch.inference_mode(), autocast(trainer, batches.device):
             batch = batches.gather(samples.take(at), split, longest)
             other = batches.gather(samples.take(order[at]), split, longest)
             for feature in chosen:
-                yield feature.name, held.model(mixed(batch, other, feature)).logits.double().cpu().numpy()
+                yield feature.name, trained.model(mixed(batch, other, feature)).logits.double().cpu().numpy()
 
 
 def _mixed(own: Features, other: Features, feature: Feature) -> Features:

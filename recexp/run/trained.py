@@ -24,8 +24,9 @@ from recexp.dataset.prepare import load
 from recexp.dataset.sheet import TableFile
 from recexp.error import ConfigError, Failure, choices
 from recexp.metric.binary import evaluate
-from recexp.metric.scoring import evaluate_held_out, evaluate_split, predict, probability
+from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split, predict, probability, score
 from recexp.model import create, reads_history
+from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
 from recexp.run.recommend import LARGEST, Best, best_items, seen_items
 from recexp.run.record import read
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 NO_PAIRS = np.zeros((0, 2), np.int32)
 NOTHING = NO_PAIRS.T  # seen
+HELD_OUT = ("valid", "test")
 
 
 class Trained:
@@ -72,22 +74,46 @@ class Trained:
         """The scores of the test rows; None if the run wrote none."""
         return self.record.predictions()
 
-    def predict(self, frame: "pd.DataFrame", history: str = "both") -> "pd.Series":
+    def predict(self, frame: "pd.DataFrame", history: str = "both", calibrate: bool = False) -> "pd.Series":
         """The probability of label 1 for each row of a frame, whose columns are named as in the run's own data.
 
         history: `saved`, a row's history is of the events kept with the run; `given`, of the frame's own rows that have
-        a label; or `both`. A history holds only what is strictly before the row. Raises ConfigError or DataError.
+        a label; or `both`. A history holds only what is strictly before the row. calibrate: by what `recexp calibrate`
+        has kept. Raises ConfigError, DataError or RunError.
         """
         import pandas as pd
 
         if frame.empty:
             return pd.Series(np.zeros(0), frame.index, name="score")
         rows = read_rows(FrameTable(frame), self.dataset, self.config.dataset)
-        return pd.Series(self.scores(rows, history), frame.index, name="score")
+        return pd.Series(self.scores(rows, history, calibrate), frame.index, name="score")
 
-    def scores(self, rows: Rows, history: str = "both") -> np.ndarray:
-        """The probability of label 1 of each row."""
-        return probability(self._logits(merge(self.dataset, rows, self.config.dataset, history_of(history))))
+    def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> np.ndarray:
+        """The probability of label 1 of each row. calibrate: by what `recexp calibrate` has kept; raises RunError."""
+        logits = self._logits(merge(self.dataset, rows, self.config.dataset, history_of(history)))
+        return probability(calibrated(logits, require_calibration(self.path)) if calibrate else logits)
+
+    @cached_property
+    def held_out(self) -> Batches:
+        """The validation and test rows as the run had them.
+
+        The run keeps no rows of a table and no sampled negatives, so these are read from their source again.
+        """
+        dataset, config = self.dataset, self.config.dataset
+        if not isinstance(dataset.log, Log) or config.label is LabelKind.implicit:
+            dataset = load(config)
+            check_data(self.path, dataset.fingerprint)
+        return Batches(dataset, config, self.device)
+
+    def split_scores(self, split: str) -> Scores:
+        """The logits of valid or test, as in evaluation after training. Raises ConfigError for any other split."""
+        require_held_out(split)
+        try:
+            with numerics(self.config.trainer):
+                size = self.config.trainer.eval_batch_size
+                return score(self.model, self.held_out, split, size, self._precision())
+        except FloatingPointError as error:
+            raise Failure(str(error)) from error
 
     def evaluate(
         self, frame: "pd.DataFrame | None" = None, split: str = "test", history: str = "both"
@@ -196,10 +222,9 @@ class Trained:
         return FrameTable(pd.DataFrame({column_names(self.config.dataset)[side]: given}), f"{side}s")
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:
-        if split not in ("valid", "test"):
-            raise ConfigError(f"split = {split}: no split with metrics. {choices(split, ('valid', 'test'))}")
+        require_held_out(split)
         with numerics(self.config.trainer):
-            batches, size = self._held_out(), self.config.trainer.eval_batch_size
+            batches, size = self.held_out, self.config.trainer.eval_batch_size
             if split == "valid":
                 metrics = evaluate_split(self.model, batches, split, size, self._precision())[0]
             else:
@@ -209,14 +234,7 @@ class Trained:
     def _threshold(self) -> float | None:
         with numerics(self.config.trainer):
             size = self.config.trainer.eval_batch_size
-            return evaluate_split(self.model, self._held_out(), "valid", size, self._precision())[1]
-
-    def _held_out(self) -> Batches:
-        dataset, config = self.dataset, self.config.dataset
-        if not isinstance(dataset.log, Log) or config.label is LabelKind.implicit:
-            dataset = load(config)
-            check_data(self.path, dataset.fingerprint)
-        return Batches(dataset, config, self.device)
+            return evaluate_split(self.model, self.held_out, "valid", size, self._precision())[1]
 
     def _logits(self, given: Given) -> np.ndarray:
         """The logit of each row given."""
@@ -254,6 +272,12 @@ class Trained:
         rates = unknown_rates(given.dataset.log, given.row, sides)
         if unknown := [f"{name} in {rate * len(given.row):,.0f}" for name, rate in rates if rate]:
             logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))
+
+
+def require_held_out(split: str) -> None:
+    """Raises ConfigError for another split than valid and test."""
+    if split not in HELD_OUT:
+        raise ConfigError(f"split = {split}: no split with metrics. {choices(split, HELD_OUT)}")
 
 
 def history_of(name: str) -> History:

@@ -4,8 +4,7 @@ import argparse
 import re
 
 from recexp.error import ConfigError, choices
-from recexp.run.trust import require_trust
-from recexp.verb.options import folder, option, parse
+from recexp.verb.options import RUN, TRAINED, load_ended, option, parse
 
 MOST = 1000
 
@@ -19,36 +18,31 @@ def repeats(typed: str) -> int:
 USAGE = "RUN [--split SPLIT]"
 HELP = "what each feature is worth to a trained model, by permuting it"
 OPTIONS = (
-    option("run", metavar="RUN", help="run directory, as outputs/2026-01-31/12-00-00-dien-synthetic-s0"),
+    RUN,
     option("--split", metavar="SPLIT", default="valid", help="valid or test; default: valid"),
     option("--metric", metavar="NAME", help="metric that is to suffer; default: the one that the run monitored"),
     option("--repeats", metavar="N", type=repeats, default=5, help="permutations of each feature; default: 5"),
-    option("--trust", action="store_true", help="use a run of another user: this runs the plugins that it names"),
+    *TRAINED,
 )
 
 
 def run(arguments: list[str]) -> int:
     """Writes importance.json and importance.png into the run directory. Raises RunError or ConfigError."""
-    from recexp.experiment import resolve_device
     from recexp.metric.table import MONITORED, format_value
     from recexp.run.folder import refuse_links
-    from recexp.run.held_out import HeldOut
     from recexp.run.importance import draw, importance
     from recexp.storage import write_json
     from recexp.terminal import columns
-    from recexp.validate import read
 
     typed = parse("importance", OPTIONS, arguments)
-    path = folder(typed.run)
-    require_trust(path, typed.trust)
-    config = read(path)
-    metric = typed.metric or config.trainer.monitor
+    trained = load_ended(typed)
+    path, metric = trained.path, typed.metric or trained.config.trainer.monitor
     if metric not in MONITORED:
         raise ConfigError(
             f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, MONITORED)}"
         )
     refuse_links(path, ["importance.json", "importance.png"])
-    found = importance(HeldOut.of(path, config, resolve_device(config.device)), typed.split, metric, typed.repeats)
+    found = importance(trained, typed.split, metric, typed.repeats)
     name = f"{typed.split}.{metric}"
     value = format_value(name, found.value)
     print(f"{typed.split} {metric} {value}; how much worse if permuted, {typed.repeats} times each:\n")

@@ -1,6 +1,7 @@
 """How the verbs that read runs declare, parse and explain their arguments, and the arguments that several share."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,17 @@ def load_trained(typed: argparse.Namespace) -> "Trained":
             raise ConfigError(f"{word}: a trained model is used as it is. {choices(key, names)}")
         options[names[key]] = parse_yaml(value)
     return load_run(path, **options)
+
+
+def load_ended(typed: argparse.Namespace) -> "Trained":
+    """As `load_trained`, of a run to which something is added. Raises RunError if it has not ended."""
+    from recexp.run.record import has_ended
+
+    path = folder(typed.run)
+    require_trust(path, typed.trust)
+    if not has_ended(path):
+        raise RunError(f"{path}: has not ended; go on with: recexp resume {shlex.quote(str(path))}")
+    return load_trained(typed)
 
 
 def table_path(typed: str) -> Path:

@@ -15,7 +15,8 @@ FILE = option(
     help="CSV, Parquet or JSON lines file with columns named as in the run's data; labels are not needed. OUT has its "
     "rows in the same order: the columns that the run's data name, unchanged, and a last one, score",
 )
-OPTIONS = (RUN, FILE, TABLE, HISTORY, *TRAINED)
+CALIBRATED = option("--calibrated", action="store_true", help="as recexp calibrate has fitted, which comes first")
+OPTIONS = (RUN, FILE, TABLE, HISTORY, CALIBRATED, *TRAINED)
 
 
 def run(arguments: list[str]) -> int:
@@ -31,7 +32,7 @@ def run(arguments: list[str]) -> int:
     rows = read_rows(table, dataset, config)
     if "score" in rows.frame:
         raise DataError(f"{typed.file}: column 'score' is of the run's data; OUT needs that name for the scores.")
-    scores = trained.scores(rows, typed.history)
+    scores = trained.scores(rows, typed.history, typed.calibrated)
     with table_writer(output) as put:
         put(rows.frame.assign(score=scores))
     logger.info("%s: %s rows, mean score %.4f", output, f"{len(scores):,}", scores.mean())

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.isotonic import IsotonicRegression
 
+import recexp
 from recexp.cli import run
-from recexp.error import DamagedFile
+from recexp.error import DamagedFile, RunError
 from recexp.metric.binary import evaluate
-from recexp.run.calibration import calibrated, fit, read_calibration
+from recexp.run.calibration import calibrated, fit, require_calibration
 from recexp.storage import write_json
 
 
@@ -56,10 +58,16 @@ def test_a_calibration_is_kept_with_the_run_beside_what_it_was_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["+experiment=tiny", "model=popularity", "trainer.threads=1", "run.dir=a"]) == 0
+    assert (
+        run(["+experiment=tiny", "model=popularity", "trainer.threads=1", "dataset.features.context={}", "run.dir=a"])
+        == 0
+    )
     assert run(["calibrate", "a", "--method", "platt"]) == 0
-    kept, metrics = read_calibration(Path("a")), json.loads(Path("a/metrics.json").read_text())
-    assert kept and kept["method"] == "platt"
+    kept, metrics = require_calibration(Path("a")), json.loads(Path("a/metrics.json").read_text())
+    assert kept["method"] == "platt"
+    plain, fitted = (recexp.load_run("a").predict(rows(Path("a")), calibrate=calibrate) for calibrate in (False, True))
+    logit = np.log(plain / (1 - plain))
+    assert np.allclose(np.log(fitted / (1 - fitted)), kept["slope"] * logit + kept["intercept"])
     assert {name: kept["before"][name] for name in ("ece", "logloss", "auc")} == {
         name: metrics["test"][name] for name in ("ece", "logloss", "auc")
     }
@@ -69,8 +77,13 @@ def test_a_calibration_is_kept_with_the_run_beside_what_it_was_before(
     assert "Did you mean 'platt'?" in capsys.readouterr().err
 
 
+def rows(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(path / "predictions.parquet").drop(columns=["label", "score"]).head(20)
+
+
 def test_a_file_that_holds_no_calibration_is_damaged(tmp_path: Path) -> None:
-    assert read_calibration(tmp_path) is None
+    with pytest.raises(RunError, match="is not calibrated; do that with: recexp calibrate"):
+        require_calibration(tmp_path)
     write_json(tmp_path / "calibration.json", {"method": "platt", "slope": 1.0})
     with pytest.raises(DamagedFile, match="holds no calibration"):
-        read_calibration(tmp_path)
+        require_calibration(tmp_path)

@@ -173,7 +173,7 @@ def test_a_table_predicts_its_test_rows_and_is_evaluated_on_its_source(tmp_path:
     (tmp_path / "table.csv").unlink()
     assert run.predict(test).tolist() == run.predictions.score.tolist()
     with pytest.raises(DataError, match="no such file"):
-        run.evaluate()
+        recexp.load_run(run.path).evaluate()
 
 
 def test_what_is_no_run_says_so() -> None:
