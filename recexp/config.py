@@ -26,6 +26,9 @@ class Optimizer(Enum):
     ftrl = "FTRL-proximal: steps as in AdaGrad, an L1 term that sets weights to exactly 0"
 
 
+EXACT = (Optimizer.adam, Optimizer.adamw)  # by row too, whatever decays the whole table
+
+
 class Schedule(Enum):
     constant = "the same learning rate throughout"
     linear = "down to 0 in a straight line"
@@ -140,15 +143,10 @@ def require(condition: object, key: str, value: object, allowed: str) -> None:
         raise ConfigError(f"{key} = {value}: must be {allowed}.")
 
 
-def require_rowwise(key: str, optimizer: Optimizer, sparse: bool) -> None:
+def require_rowwise(key: str, optimizer: Optimizer, sparse: bool | None) -> None:
     """Raises ConfigError if the optimizer set at a dotted key is incompatible with trainer.sparse."""
-    if sparse and optimizer in (Optimizer.adam, Optimizer.adamw):
-        raise ConfigError(
-            f"trainer.sparse = true: {key} = {optimizer.name} has no exact row-wise form; "
-            "use optimizer ftrl, sgd, adagrad or lazy_adam."
-        )
-    if optimizer is Optimizer.lazy_adam and not sparse:
-        raise ConfigError(f"{key} = lazy_adam: updates rows alone; set trainer.sparse=true with it.")
+    if optimizer is Optimizer.lazy_adam and sparse is False:
+        raise ConfigError(f"{key} = lazy_adam: updates rows alone, which trainer.sparse=false forbids; set it to null.")
 
 
 @dataclass(kw_only=True)
@@ -182,7 +180,7 @@ class TrainerConfig:
     weight_decay: float = at_least(0)
     network_l2: float = at_least(0)
     ftrl: FTRLConfig
-    sparse: bool
+    sparse: bool | None
     l2_rows: L2Rows
     schedule: Schedule
     plateau: PlateauConfig
@@ -204,9 +202,10 @@ class TrainerConfig:
         require_rowwise("trainer.optimizer", self.optimizer, self.sparse)
         if self.optimizer is Optimizer.ftrl and self.weight_decay:
             raise ConfigError(f"trainer.weight_decay = {self.weight_decay}: ftrl has none; use trainer.ftrl.l2.")
-        if self.sparse and self.weight_decay:
+        by_row = self.sparse or self.optimizer is Optimizer.lazy_adam
+        if by_row and self.weight_decay and self.optimizer not in EXACT:
             raise ConfigError(
-                "trainer.weight_decay: decays whole tables, which trainer.sparse=true does not touch; "
+                f"trainer.weight_decay: decays whole tables, which {self.optimizer.name} by row does not touch; "
                 "use model.embedding_l2 with trainer.l2_rows=batch."
             )
 

@@ -24,7 +24,18 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import Config, L2Rows, Labels, ModelConfig, RunConfig, Schedule, TrainerConfig, require
+from recexp.config import (
+    EXACT,
+    Config,
+    L2Rows,
+    Labels,
+    ModelConfig,
+    Optimizer,
+    RunConfig,
+    Schedule,
+    TrainerConfig,
+    require,
+)
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED
@@ -241,9 +252,12 @@ def _check_metric(key: str, name: str) -> None:
 
 
 def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
-    if trainer.sparse and model.embedding_l2 and trainer.l2_rows is L2Rows.all:
+    by_row = {trainer.optimizer, *model.optimizers.values()} & {Optimizer.lazy_adam}
+    if trainer.sparse and trainer.optimizer not in EXACT:
+        by_row.add(trainer.optimizer)
+    if by_row and model.embedding_l2 and trainer.l2_rows is L2Rows.all:
         raise ConfigError(
-            "trainer.l2_rows = all: decays whole tables, which trainer.sparse=true does not touch; "
+            f"trainer.l2_rows = all: decays whole tables, which {by_row.pop().name} by row does not touch; "
             "set trainer.l2_rows=batch or model.embedding_l2=0."
         )
 

@@ -7,6 +7,7 @@
 #ifndef KERNEL_H
 #define KERNEL_H
 
+#include <immintrin.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ typedef unsigned uvec __attribute__((vector_size(4 * LANES), aligned(4), may_ali
 #define EACH(j, width) for (long j = 0; j < (width); j += LANES)
 
 /* A kernel's structure, and its members as text for library.py, which fills them by name. A member is a pointer to
-   float, long or unsigned char (const if it is only read), a long, a double, a `struct sum`, or an array of these. Only
+   float, double, int, long or unsigned char (const if it is only read), a long, a double, a `struct sum`, or an array of these. Only
    OPTIONAL pointers, and entries of an array beyond those given, may be null. */
 
 #define EXPORT __attribute__((visibility("default")))
@@ -121,6 +122,21 @@ INLINE vec sum_of(vec x) { /* in every lane */
     x += exchanged(x, 2);
     return x + exchanged(x, 1);
 }
+
+/* The first n numbers, or LANES if n is more, in rows of any width: 0 in the other lanes, which are not stored. */
+#if defined(__AVX512F__)
+#define SOME(n) ((__mmask16)((1u << ((n) < 16 ? (n) : 16)) - 1))
+INLINE vec load_some(const float *p, long n) { return (vec)_mm512_maskz_loadu_ps(SOME(n), p); }
+INLINE void store_some(float *p, vec x, long n) { _mm512_mask_storeu_ps(p, SOME(n), (__m512)x); }
+INLINE vec square_root(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
+INLINE int any(ivec condition) { return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0; }
+#else
+#define SOME(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (int)((n) < 8 ? (n) : 8)))
+INLINE vec load_some(const float *p, long n) { return (vec)_mm256_maskload_ps(p, SOME(n)); }
+INLINE void store_some(float *p, vec x, long n) { _mm256_maskstore_ps(p, SOME(n), (__m256)x); }
+INLINE vec square_root(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
+INLINE int any(ivec condition) { return !_mm256_testz_si256((__m256i)condition, (__m256i)condition); }
+#endif
 
 INLINE vec larger(vec x, vec y) { return either(x > y, x, y); }
 

@@ -23,8 +23,11 @@ from torch import Tensor
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
 # The libraries that a processor, by torch's name for it, can run; widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
-TYPES = {"float": torch.float32, "long": torch.int64, "unsigned char": torch.bool}  # what C's pointers point to
-DECLARATION = re.compile(r"(const )?(unsigned char|float|long|double|struct sum) (.*)")
+TYPES = {  # what C's pointers point to
+    "float": torch.float32, "double": torch.float64, "long": torch.int64, "int": torch.int32,
+    "unsigned char": torch.bool,
+}  # fmt: skip
+DECLARATION = re.compile(r"(const )?(unsigned char|float|int|long|double|struct sum) (.*)")
 NAME = re.compile(r"(\*?)(OPTIONAL )?(\w+)(?:\[(\d+)\])?")
 
 Value = Tensor | float | None | Sequence[Tensor | float | None]

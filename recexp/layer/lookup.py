@@ -3,7 +3,7 @@
 n rows of a table, E its width, ids of any shape (...); B batch, L history length
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.kernel import lookup as kernel
+from recexp.kernel.device import waits
 from recexp.kernel.lookup import lookup
+from recexp.kernel.unique import grouped, lookup_grouped
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Table(nn.Embedding):
 
     rowwise = False  # whether optimizers may update only the rows that a batch holds
     origin: Origin | None = None  # set if rows stand for ids of the data
+    n_ids = 0  # of a sample, histories aside, that are looked up; 0 if unknown
+    before_read: Callable[[Tensor], None] | None = None  # called with unique rows (n,) that are about to be read
 
     @property
     def decayed(self) -> bool:
@@ -35,7 +39,12 @@ class Table(nn.Embedding):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) int64 -> (..., E)."""
-        return lookup(self.weight, ids, self.padding_idx, self.sparse)
+        if not self.sparse or (waits(self.weight) and self.before_read is None):
+            return lookup(self.weight, ids, self.padding_idx, self.sparse)
+        groups = grouped(ids, len(self.weight))
+        if self.before_read is not None:
+            self.before_read(groups.rows)
+        return lookup_grouped(self.weight, ids, groups, self.padding_idx)
 
 
 @dataclass(frozen=True)

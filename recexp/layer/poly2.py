@@ -37,6 +37,7 @@ class Poly2(nn.Module):
         apart = field[first] != field[second]
         self.register_buffer("field", field, persistent=False)
         self.register_buffer("first", first[apart], persistent=False)  # (P,)
+        self.table.n_ids = len(self.first)
         self.register_buffer("second", second[apart], persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:

@@ -53,7 +53,9 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            counted = cast("Batches", Counted(named("counts.", tensors), batch.label.device))
+            counted = cast(
+                "Batches", Counted(named("counts.", tensors), batch.label.device, config.dataset.max_history)
+            )
             options = config.model
             step = Step(stage, options.loss_weights, options.embedding_l2, config.trainer, counted, 1, overrides)
             load_optimizers(step.optimizers, tensors)
@@ -64,10 +66,10 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
 
 
 class Counted:
-    """Stands for the batches of a Step, of which only the counts are known."""
+    """Stands for the batches of a Step, of which only the counts and the longest history are known."""
 
-    def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device) -> None:
-        self.counts_by_side, self.device = counts_by_side, device
+    def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device, max_history: int) -> None:
+        self.counts_by_side, self.device, self.max_history = counts_by_side, device, max_history
 
     def counts(self, side: str) -> Tensor:
         return self.counts_by_side[side]

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from recexp.error import DamagedFile, RunError
+from recexp.kernel.adam import COLUMNS
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
+from recexp.trainer.deferred_adam import KEPT
 from recexp.trainer.state import Progress
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ OPTIMIZER_STATE = {
     "Adam": {"step", "exp_avg", "exp_avg_sq"},
     "AdamW": {"step", "exp_avg", "exp_avg_sq"},
     "SparseAdam": {"step", "exp_avg", "exp_avg_sq"},
+    "DeferredAdam": {"step", "exp_avg", "exp_avg_sq", "last", "past", "reach"},
     "Adagrad": {"step", "sum"},
     "FTRL": {"n", "r"},
 }
@@ -211,18 +214,28 @@ def load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[s
         for name, tensor in named(f"optimizer.{which}.", tensors).items():
             index, _, key = name.partition(".")
             known = index in map(str, range(len(shapes))) and key in OPTIMIZER_STATE.get(type(optimizer).__name__, ())
-            if not known or not (
-                tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape == shapes[int(index)])
-            ):
+            if not known or not _fits(key, tensor, shapes[int(index)]):
                 raise DamagedFile(
                     f"the checkpoint is of another optimizer: it has a state {name} {tuple(tensor.shape)}."
                 )
             # SparseAdam counts steps in an int.
-            state.setdefault(int(index), {})[key] = tensor if tensor.is_floating_point() else tensor.item()
+            is_count = tensor.dim() == 0 and not tensor.is_floating_point()
+            state.setdefault(int(index), {})[key] = tensor.item() if is_count else tensor
         for number, kept in state.items():
             if missing := OPTIMIZER_STATE[type(optimizer).__name__] - kept.keys():
                 raise DamagedFile(f"the checkpoint lacks the optimizer's {sorted(missing)[0]} of parameter {number}.")
         optimizer.load_state_dict(fresh | {"state": state})
+
+
+def _fits(key: str, tensor: Tensor, shape: torch.Size) -> bool:
+    """Whether an optimizer may keep a tensor under this name for a parameter of this shape."""
+    match key:
+        case "last":
+            return tensor.dtype is torch.int32 and tensor.shape == shape[:1]
+        case "past":
+            return tensor.dtype is torch.float64 and tensor.shape[1:] == (len(COLUMNS),) and len(tensor) <= KEPT
+        case _:
+            return tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape == shape)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

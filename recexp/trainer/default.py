@@ -160,17 +160,21 @@ class Trainer:
             if progress.epoch and not progress.taken and task.recorder.stopped():
                 progress.stopped = True
                 break
-            self._epoch(stage, take, task, progress, saving)
+            self._epoch(stage, step, take, task, progress, saving)
             if progress.best_epoch == progress.epoch:
                 task.checkpoints.save_best(best, task.model, progress)
             saving.after_epoch(last=self._over(progress, epochs))
+        step.release()
         task.checkpoints.load_best(best, task.model)
 
-    def _epoch(self, stage: Train, take: Take, task: Task, progress: Progress, saving: Saving) -> None:
+    def _epoch(self, stage: Train, step: Step, take: Take, task: Task, progress: Progress, saving: Saving) -> None:
         """Trains an epoch, or the rest of one, validates and records it."""
         monitor, batches = self.config.monitor, task.batches
         losses = epoch(stage, take, batches, self.config.batch_size, self.seed, progress, saving.after_step)
-        seconds, began = progress.epoch_seconds, time.perf_counter()
+        began = time.perf_counter()
+        step.catch_up()
+        seconds = progress.epoch_seconds + time.perf_counter() - began
+        began = time.perf_counter()
         require_finite(stage.model)
         try:
             with task.stop.at_once():

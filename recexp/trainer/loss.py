@@ -35,7 +35,10 @@ def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None)
     if grad is None:
         return
     if rows is L2Rows.all:
-        grad.add_(weight, alpha=strength)
+        if grad.is_sparse:  # the optimizer knows the term for all other rows
+            grad.values().add_(weight[grad.indices()[0]], alpha=strength)
+        else:
+            grad.add_(weight, alpha=strength)
         return
     assert counts is not None
     if grad.is_sparse:
@@ -47,6 +50,8 @@ def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None)
 
 
 @torch.no_grad()
-def clip(gradients: list[Tensor], norm: Tensor, max_norm: float) -> None:
-    """Scales all gradients together, of a norm (), so that it is at most `max_norm`."""
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+def clip(gradients: list[Tensor], norm: Tensor, max_norm: float) -> Tensor:
+    """Scales all gradients together, of a norm (), so that it is at most `max_norm`; returns the factor ()."""
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(gradients, factor)
+    return factor

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Optimizer, Schedule, TrainerConfig, require_rowwise
+from recexp.config import EXACT, Optimizer, Schedule, TrainerConfig, require_rowwise
 from recexp.error import ConfigError, choices
+from recexp.kernel.adam import available
 from recexp.layer.lookup import Table
+from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.ftrl import FTRL
+
+LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
+ROWS_PER_ID = 4  # of a table, for updates by row to cost less
 
 
 def optimizer_overrides(
@@ -34,17 +39,38 @@ def optimizer_overrides(
     return overrides
 
 
+def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: int, l2: float) -> bool:
+    """Whether a table's optimizer updates the rows of a batch alone, which makes no difference but for lazy Adam.
+
+    n_ids: of a batch, at most. l2: strength of an L2 term on the whole table. By row costs as much per id as a whole
+    table does per few rows; small tables stay in the cache. SGD, AdaGrad and FTRL with a term that changes every row
+    have no exact form by row. Adam has, and then takes each row's steps one by one in registers, which are full from
+    8 numbers on.
+    """
+    decay = bool(l2 or config.weight_decay)
+    if kind is Optimizer.lazy_adam:
+        return True
+    if decay and kind not in EXACT:
+        return False
+    if config.sparse is not None:
+        return config.sparse
+    if not available(table.weight) or (decay and table.embedding_dim < 8):
+        return False
+    return table.weight.numel() >= LARGE and 0 < ROWS_PER_ID * n_ids <= len(table.weight)
+
+
 def make_optimizers(
     config: TrainerConfig,
     parameters: Sequence[nn.Parameter],
     tables: Iterable[Table],
     overrides: Mapping[Tensor, Optimizer] = MappingProxyType({}),
+    l2: Mapping[Tensor, float] = MappingProxyType({}),
 ) -> list[torch.optim.Optimizer]:
     """One optimizer for each kind in use, and a second one for those tables that are updated by row.
 
-    overrides: per-parameter optimizer overrides. Row-wise SGD, AdaGrad and FTRL are exact: without momentum or decay, a
-    row whose gradient is 0 stays as it is. Lazy Adam is not Adam: a row absent from the batch keeps its moments, while
-    Adam would let them decay and update the row.
+    overrides: per-parameter optimizer overrides. l2: strengths of L2 terms on whole tables. Row-wise SGD, AdaGrad and
+    FTRL are exact: without momentum or decay, a row whose gradient is 0 stays as it is. So are Adam and AdamW, which
+    update rows absent from a batch later. Lazy Adam is not Adam: these rows keep their moments, and stay.
     """
     rowwise = {table.weight for table in tables if table.sparse}
     kinds = {parameter: overrides.get(parameter, config.optimizer) for parameter in parameters}
@@ -55,7 +81,7 @@ def make_optimizers(
         if dense:
             optimizers.append(_dense(config, kind, dense))
         if rows:
-            optimizers.append(_rowwise(config, kind, rows))
+            optimizers.append(_rowwise(config, kind, rows, l2))
     return optimizers
 
 
@@ -76,8 +102,13 @@ def _dense(config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter
             return _ftrl(config, parameters)
 
 
-def _rowwise(config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _rowwise(
+    config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter], l2: Mapping[Tensor, float]
+) -> torch.optim.Optimizer:
     match kind:
+        case Optimizer.adam | Optimizer.adamw:
+            groups = [{"params": [parameter], "l2": l2.get(parameter, 0.0)} for parameter in parameters]
+            return DeferredAdam(groups, config.learning_rate, config.weight_decay, kind is Optimizer.adamw)
         case Optimizer.sgd:
             return torch.optim.SGD(parameters, lr=config.learning_rate)
         case Optimizer.adagrad:

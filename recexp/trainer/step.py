@@ -1,6 +1,7 @@
 """An optimizer step: losses and gradients, then the update."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from recexp import model as models
 from recexp.config import L2Rows, Optimizer, Precision, TrainerConfig
 from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.kernel.unique import coalesced
 from recexp.layer.lookup import Table
 from recexp.model import Train, reads_history
+from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.loss import add_l2, clip, joint
-from recexp.trainer.optimizer import learning_rate_factor, make_optimizers
+from recexp.trainer.optimizer import learning_rate_factor, make_optimizers, updated_by_row
 from recexp.trainer.state import Progress
 
 
@@ -39,14 +42,27 @@ class Step:
         self.trained = trained_parameters(stage)
         tables = [table for table in rowwise_tables(stage.model) if table.weight.requires_grad]
         by_ftrl = {table for table in tables if overrides.get(table.weight) is Optimizer.ftrl}
-        for table in tables:
-            table.sparse = config.sparse or table in by_ftrl
         decayed = [table for table in tables if table.decayed and table not in by_ftrl] if l2 else []
+        whole_l2: dict[Tensor, float] = {}
+        for table in tables:
+            strength = 0.0 if table.decayed else config.network_l2
+            if table in decayed and config.l2_rows is L2Rows.all:
+                strength = l2
+            n_ids = config.batch_size * table.n_ids * self._reads_per_sample(table)
+            kind = overrides.get(table.weight, config.optimizer)
+            table.sparse = table in by_ftrl or updated_by_row(config, kind, table, n_ids, strength)
+            whole_l2[table.weight] = strength
         self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
         of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
         self.network = [parameter for parameter in self.trained if parameter not in of_data]
-        self.optimizers = make_optimizers(config, self.trained, tables, overrides)
+        self.optimizers = make_optimizers(config, self.trained, tables, overrides, whole_l2)
+        self.deferred = [optimizer for optimizer in self.optimizers if isinstance(optimizer, DeferredAdam)]
+        self.tables = tables
+        for optimizer in self.deferred:
+            for table in tables:
+                if table.weight in optimizer.tables:
+                    table.before_read = partial(optimizer.catch_up, table.weight)
         self.learning_rates = [float(optimizer.defaults["lr"]) for optimizer in self.optimizers]
 
     def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:
@@ -92,25 +108,53 @@ class Step:
         total.backward()
         for parameter in self.trained:
             if parameter.grad is not None and parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()  # one value per row, however often it was looked up
+                parameter.grad = coalesced(parameter.grad)  # one value per row, however often it was looked up
         for weight, counts in self.decayed:
             add_l2(weight, self.l2, self.config.l2_rows, counts)
         if self.config.network_l2:
-            pairs = [(weight.grad, weight.detach()) for weight in self.network if weight.grad is not None]
+            network = [weight for weight in self.network if weight.grad is not None]
+            by_row = [weight for weight in network if weight.grad.is_sparse]  # type: ignore[union-attr]
+            pairs = [(weight.grad, weight.detach()) for weight in network if weight not in set(by_row)]
             torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=self.config.network_l2)
+            for weight in by_row:
+                add_l2(weight, self.config.network_l2, L2Rows.all, None)
         return {name: loss.detach() for name, loss in losses.items() if self.weights[name]}
 
     def gradient_norm(self) -> Tensor:
-        """The norm of all gradients together: ()."""
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients())))
+        """The norm of all gradients together: ().
+
+        Without what the L2 term adds to rows that the batch lacks, where that cannot lead to clipping.
+        """
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients())))
+        for optimizer in self.deferred:
+            if self.config.clip_norm:
+                norm = torch.hypot(norm, optimizer.absent_norm(self.config.clip_norm - float(norm)))
+        return norm
 
     def update(self, norm: Tensor | None) -> None:
         """Clips the gradients if so configured, which needs their norm, and updates the parameters."""
         if self.config.clip_norm:
             assert norm is not None
-            clip(self._gradients(), norm, self.config.clip_norm)
+            factor = clip(self._gradients(), norm, self.config.clip_norm)
+            for deferred in self.deferred:
+                deferred.clipping = float(factor)
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def catch_up(self) -> None:
+        """Takes the steps that rows absent from the last batches have missed."""
+        for optimizer in self.deferred:
+            optimizer.catch_up_all()
+
+    def release(self) -> None:
+        """Frees what the model holds of the optimizers."""
+        for table in self.tables:
+            table.before_read = None
+
+    def _reads_per_sample(self, table: Table) -> int:
+        """How many users, items or events of a sample are looked up."""
+        of_items = table.origin is not None and table.origin.side == "item"
+        return 1 + self.batches.max_history if of_items and reads_history(self.model) else 1
 
     def _gradients(self) -> list[Tensor]:
         """All gradients, of the rows of the batch alone if they are sparse."""

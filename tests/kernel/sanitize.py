@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from recexp.kernel import adam, linear
 from recexp.kernel import library as module
-from recexp.kernel import linear
 from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.fields import field_sums, split_sums
@@ -20,6 +20,7 @@ from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, total, weighted_sum
 from recexp.kernel.mlp import tail
 from recexp.kernel.sublayer import sublayer
+from recexp.kernel.unique import grouped, lookup_grouped
 
 WIDTH, N = 16, 7  # a width that every library takes, rows of tables
 Operation = Callable[[], Tensor | tuple[Tensor, ...]]
@@ -41,6 +42,9 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     norm = (leaf(WIDTH), leaf(WIDTH), 1e-5)
 
     yield lambda: lookup(tables[0], indices[0])
+    for table in (tables[0], leaf(N, 3)):
+        yield lambda table=table: lookup_grouped(table, indices[0], grouped(indices[0], N), 0)
+        yield lambda table=table: adam_steps(table, indices[0])
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
     for weight in (square[0], single):
@@ -70,6 +74,20 @@ def operations(n: int, length: int) -> Iterator[Operation]:
 def evaluated(x: Tensor, alpha: Tensor, running: Running) -> Tensor:
     with torch.no_grad():
         return dice_in_evaluation(x, alpha, running)
+
+
+def adam_steps(table: Tensor, index: Tensor) -> Tensor:
+    """Steps of all ways: of a batch's rows, of those missed at once or one by one, and of all rows."""
+    betas, past, present = (0.9, 0.999), torch.zeros(4, len(adam.COLUMNS), dtype=torch.float64), index.unique()
+    rows = adam.Rows(*(table.detach().abs() for _ in range(3)), torch.zeros(N, dtype=torch.int32), betas)
+    powers, grad = adam.powers(4, betas), torch.ones(len(present), table.shape[1])
+    for n in range(4):
+        step = adam.Step.of(n + 1, 0.1, betas, (1e-8, 1e3)[n % 2], 0.1, 0.9)
+        adam.missed(rows, present, past[:n], n, powers, decays=n == 2)
+        adam.update(rows, present, grad, step)
+        adam.remember(past, n, step, powers)
+    adam.missed(rows, None, past, 4, powers, decays=True)
+    return rows.weight
 
 
 def main(path: str) -> None:

@@ -31,7 +31,7 @@ class SideEmbedding(nn.Module):
         self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
         self.shifted = any(shifts)
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
-        self.table.rowwise, self.table.origin = True, Origin(name, _source(side))
+        self.table.rowwise, self.table.n_ids, self.table.origin = True, len(columns), Origin(name, _source(side))
         nn.init.normal_(self.table.weight, std=std)
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0

@@ -1,0 +1,137 @@
+"""Adam of a table's rows: those that a batch holds, and the steps that a row has missed since it was last read.
+
+n rows of W weights w with moments m and v; step t, learning rate a_t; r = b1 / sqrt(b2)
+    m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2,  w <- w - c_t m / (sqrt(v) + e_t)
+    c_t = a_t sqrt(1 - b2^t) / (1 - b1^t),  e_t = eps sqrt(1 - b2^t)
+In the j-th step without a gradient, w moves by c_t r^j m / (sqrt(v) + q_t), q_t = e_t b2^(-j/2), with m and v of its
+last step with one. With S = sum c_t r^j, and q and s^2 the mean and variance of q_t weighted by c_t r^j, that is
+    w <- w - S m / (sqrt(v) + q) (1 + s^2 / (sqrt(v) + q)^2)
+up to terms in s^3, which is why steps are taken one by one where sqrt(v) + q < 200 s. With an L2 term on the whole
+table g is not 0, and they always are: for each row in one pass over memory.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recexp.kernel.library import installed, library
+
+REACH = 250  # steps after which r^j leaves nothing: 0.9^250 is 4e-12
+# What is kept of a step: c_t, e_t, the factor of w in g, that of decoupled weight decay; and for a row whose last
+# gradient was in the step before, S and the weighted sums of q_t and q_t^2 over all steps since.
+COLUMNS = RATE, EPS, DECAY, SHRINK, SUM, MOMENT, SQUARE = range(7)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The numbers of a step t, counted from 1."""
+
+    step: int
+    rate: float  # c_t
+    eps: float  # e_t
+    decay: float = 0.0  # the part of the gradient that is proportional to the weight
+    shrink: float = 1.0  # decoupled weight decay multiplies weights by it
+
+    @classmethod
+    def of(cls, step: int, lr: float, betas: tuple[float, float], eps: float, decay: float, shrink: float) -> "Step":
+        root = math.sqrt(1 - betas[1] ** step)
+        return cls(step, lr * root / (1 - betas[0] ** step), eps * root, decay, shrink)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table's weights and moments (n, W), and the step up to which each row is updated: (n,) int32.
+
+    That is 0 before a row's first gradient.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    square: Tensor
+    last: Tensor
+    betas: tuple[float, float]
+
+
+def available(weight: Tensor) -> bool:
+    """Whether kernels do the work; without them, missed steps take about as long as if none had been put off."""
+    return library(weight) is not None
+
+
+def powers(n: int, betas: tuple[float, float]) -> Tensor:
+    """b1^j and b2^j of j = 0 to n: (n + 1, 2) float64."""
+    return torch.tensor(betas, dtype=torch.float64) ** torch.arange(n + 1)[:, None]
+
+
+def remember(past: Tensor, n: int, step: Step, powers: Tensor) -> None:
+    """Writes a step as row n of the past ones (steps, 7) float64, and adds it to the sums of those before."""
+    past[n] = torch.tensor([step.rate, step.eps, step.decay, step.shrink, 0, 0, 0], dtype=torch.float64)
+    reach = min(n + 1, REACH)
+    power = powers[1 : reach + 1].flip(0)  # of a row that has missed j steps, the longest first
+    root = power[:, 1].sqrt()
+    share, q = step.rate * power[:, 0] / root, step.eps / root
+    past[n + 1 - reach : n + 1, SUM:] += torch.stack([share, share * q, share * q * q], 1)
+
+
+def missed_reference(rows: Rows, index: Tensor, past: Tensor, step: int, decays: bool) -> None:
+    """Takes, one by one, the steps up to `step` that rows at an index (m,) have missed; `past` ends with that step."""
+    last = rows.last[index].long()
+    index = index[(last < step) & (decays | (last > 0))]
+    if not len(index):
+        return
+    index = index[rows.last[index].argsort(stable=True)]
+    past = past[len(past) - step + int(rows.last[index[0]]) :]
+    n_behind = torch.searchsorted(
+        rows.last[index], torch.arange(step - len(past), step, device=index.device), right=True
+    )
+    w, m, v = (tensor[index] for tensor in (rows.weight, rows.mean, rows.square))
+    for numbers, n in zip(past.tolist(), n_behind.tolist(), strict=True):
+        taken = Step(step, *numbers[:SUM])
+        w[:n], m[:n], v[:n] = _adam(w[:n], m[:n], v[:n], torch.zeros_like(w[:n]), taken, rows.betas)
+    rows.weight[index], rows.mean[index], rows.square[index], rows.last[index] = w, m, v, step
+
+
+def update_reference(rows: Rows, index: Tensor, grad: Tensor, step: Step) -> None:
+    """A step of rows at an index (m,) that have missed none, with gradients (m, W)."""
+    kept = (rows.weight, rows.mean, rows.square)
+    w, m, v = (tensor[index] for tensor in kept)
+    for tensor, new in zip(kept, _adam(w, m, v, grad, step, rows.betas), strict=True):
+        tensor[index] = new
+    rows.last[index] = step.step
+
+
+def _adam(
+    w: Tensor, m: Tensor, v: Tensor, grad: Tensor, step: Step, betas: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad = grad + step.decay * w
+    m, v = betas[0] * m + (1 - betas[0]) * grad, betas[1] * v + (1 - betas[1]) * grad.square()
+    return step.shrink * w - step.rate * m / (v.sqrt() + step.eps), m, v
+
+
+def missed(rows: Rows, index: Tensor | None, past: Tensor, step: int, powers: Tensor, decays: bool) -> None:
+    """`missed_reference`; an index of None is all rows. decays: whether gradients of absent rows are not 0."""
+    if not available(rows.weight):
+        index = torch.arange(len(rows.last), device=rows.last.device) if index is None else index
+        missed_reference(rows, index, past, step, decays)
+        return
+    n = len(rows.last) if index is None else len(index)
+    installed()[0]["adam_missed"](
+        **_tensors(rows), rows=index, past=past, powers=powers, n=n, width=rows.weight.shape[1], step=step,
+        n_past=len(past), decays=int(decays), n_left=REACH, beta1=rows.betas[0], beta2=rows.betas[1],
+    )  # fmt: skip
+
+
+def update(rows: Rows, index: Tensor, grad: Tensor, step: Step) -> None:
+    """`update_reference`."""
+    if not available(rows.weight):
+        update_reference(rows, index, grad, step)
+        return
+    installed()[0]["adam_update"](
+        **_tensors(rows), rows=index, grad=grad, n=len(index), width=rows.weight.shape[1],
+        beta1=rows.betas[0], beta2=rows.betas[1], **vars(step),
+    )  # fmt: skip
+
+
+def _tensors(rows: Rows) -> dict[str, Tensor]:
+    return {"weight": rows.weight, "mean": rows.mean, "square": rows.square, "last": rows.last}
