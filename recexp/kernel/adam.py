@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recexp.kernel.library import installed, library
+from recexp.kernel.library import library
 
 REACH = 250  # steps after which r^j leaves nothing: 0.9^250 is 4e-12
 # What is kept of a step: c_t, e_t, the factor of w in g, that of decoupled weight decay; and for a row whose last
@@ -111,12 +111,13 @@ def _adam(
 
 def missed(rows: Rows, index: Tensor | None, past: Tensor, step: int, powers: Tensor, decays: bool) -> None:
     """`missed_reference`; an index of None is all rows. decays: whether gradients of absent rows are not 0."""
-    if not available(rows.weight):
+    kernels = library(rows.weight)
+    if kernels is None:
         index = torch.arange(len(rows.last), device=rows.last.device) if index is None else index
         missed_reference(rows, index, past, step, decays)
         return
     n = len(rows.last) if index is None else len(index)
-    installed()[0]["adam_missed"](
+    kernels["adam_missed"](
         **_tensors(rows), rows=index, past=past, powers=powers, n=n, width=rows.weight.shape[1], step=step,
         n_past=len(past), decays=int(decays), n_left=REACH, beta1=rows.betas[0], beta2=rows.betas[1],
     )  # fmt: skip
@@ -124,10 +125,11 @@ def missed(rows: Rows, index: Tensor | None, past: Tensor, step: int, powers: Te
 
 def update(rows: Rows, index: Tensor, grad: Tensor, step: Step) -> None:
     """`update_reference`."""
-    if not available(rows.weight):
+    kernels = library(rows.weight)
+    if kernels is None:
         update_reference(rows, index, grad, step)
         return
-    installed()[0]["adam_update"](
+    kernels["adam_update"](
         **_tensors(rows), rows=index, grad=grad, n=len(index), width=rows.weight.shape[1],
         beta1=rows.betas[0], beta2=rows.betas[1], **vars(step),
     )  # fmt: skip

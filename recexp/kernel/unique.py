@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recexp.kernel.library import installed, library
+from recexp.kernel.library import library
 from recexp.kernel.lookup import gathered, require_rows
 
 LARGEST = 2**31  # rows and entries: both stand in half of a word
@@ -36,15 +36,15 @@ def sum_reference(x: Tensor, groups: Groups) -> Tensor:
     return x.new_zeros(len(groups.rows), x.shape[1]).index_add_(0, group, x[groups.order])
 
 
-def grouped(index: Tensor, n_rows: int) -> Groups:
-    """The groups of an index (...) of values below `n_rows`. Raises IndexError for one that is none of them."""
-    kernels, n = installed() if index.is_cpu else [], index.numel()
-    if not kernels or max(n, n_rows) >= LARGEST:
+def grouped(index: Tensor, table: Tensor) -> Groups:
+    """The groups of an index (...) of rows of a table (n_rows, .). Raises IndexError for one that is none of them."""
+    kernels, n, n_rows = library(table), index.numel(), len(table)
+    if kernels is None or max(n, n_rows) >= LARGEST:
         return reference(index)
     index = index.long()
     rows, order, start, count = (index.new_empty(size) for size in (n, n, n + 1, 1))
     require_rows(
-        kernels[0]["group"](index=index, rows=rows, order=order, start=start, count=count, n=n, n_rows=n_rows),
+        kernels["group"](index=index, rows=rows, order=order, start=start, count=count, n=n, n_rows=n_rows),
         index,
         n_rows,
     )
@@ -54,9 +54,10 @@ def grouped(index: Tensor, n_rows: int) -> Groups:
 
 def summed(x: Tensor, groups: Groups) -> Tensor:
     """`sum_reference`, by a kernel where there is one."""
-    if not (library(x) and x.shape[1]):
+    kernels = library(x)
+    if kernels is None:
         return sum_reference(x, groups)
-    out, kernels = x.new_empty(len(groups.rows), x.shape[1]), installed()[0]
+    out = x.new_empty(len(groups.rows), x.shape[1])
     kernels["sum_groups"](x=x, order=groups.order, start=groups.start, out=out, n=len(out), width=x.shape[1])
     return out
 
@@ -73,7 +74,7 @@ def coalesced(grad: Tensor) -> Tensor:
     """A sparse gradient of a table with one value per row. Torch forgets that that of a single look-up is so."""
     rows, values, shape = grad._indices()[0], grad._values(), grad.shape
     if not bool((rows[1:] > rows[:-1]).all()):
-        groups = grouped(rows, len(grad))
+        groups = grouped(rows, grad)
         rows, values = groups.rows, summed(values, groups)
     return torch.sparse_coo_tensor(rows[None], values, shape, is_coalesced=True, check_invariants=False)
 

@@ -41,7 +41,7 @@ class Table(nn.Embedding):
         """ids (...) int64 -> (..., E)."""
         if not self.sparse or (waits(self.weight) and self.before_read is None):
             return lookup(self.weight, ids, self.padding_idx, self.sparse)
-        groups = grouped(ids, len(self.weight))
+        groups = grouped(ids, self.weight)
         if self.before_read is not None:
             self.before_read(groups.rows)
         return lookup_grouped(self.weight, ids, groups, self.padding_idx)

@@ -43,7 +43,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
 
     yield lambda: lookup(tables[0], indices[0])
     for table in (tables[0], leaf(N, 3)):
-        yield lambda table=table: lookup_grouped(table, indices[0], grouped(indices[0], N), 0)
+        yield lambda table=table: lookup_grouped(table, indices[0], grouped(indices[0], table), 0)
         yield lambda table=table: adam_steps(table, indices[0])
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
