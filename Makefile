@@ -45,6 +45,7 @@ bench: install  ## figures measured side by side, recexp and other libraries; an
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/size.py
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/coin.py
 
@@ -56,6 +57,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
+	$(BIN)/python benchmarks/size.py --rows 20000 --steps 4
 	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
 	$(BIN)/python benchmarks/coin.py --events 5000
 
