@@ -16,7 +16,7 @@ from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.ftrl import FTRL
 
 LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
-ROWS_PER_ID = 4  # of a table, for updates by row to cost less
+ROWS_PER_ID = 8  # of a table, for updates by row to cost less
 
 
 def optimizer_overrides(

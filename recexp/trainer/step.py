@@ -147,9 +147,9 @@ class Step:
             optimizer.catch_up_all()
 
     def release(self) -> None:
-        """Frees what the model holds of the optimizers."""
+        """Tables are as before training: they no longer hold on to an optimizer."""
         for table in self.tables:
-            table.before_read = None
+            table.sparse, table.before_read = False, None
 
     def _reads_per_sample(self, table: Table) -> int:
         """How many users, items or events of a sample are looked up."""
