@@ -88,7 +88,7 @@ VALUES = {
     "trainer.optimizer": "adamm null 1 [adam]",
     "trainer.schedule": "step null",
     "trainer.precision": "fp16 null",
-    "trainer.sparse": "maybe 2",
+    "trainer.sparse": "maybe",
     "trainer.name": "nope null [a] ../x",
     "run.resume": "maybe null",
     "run.name": "a/b .. . '' ../../x a\\b [a]",
