@@ -210,6 +210,54 @@ class TrainerConfig:
             )
 
 
+class NextItemLoss(Enum):
+    cross_entropy = "softmax over all items"
+    sampled_softmax = "softmax over the target and sampled negatives"
+    bce = "binary cross-entropy of the target and sampled negatives"
+    gbce = "bce whose overconfidence in sampled negatives is taken back, as calibration says"
+    bpr = "the target above each sampled negative"
+    bpr_max = "the target above the highest sampled negatives, softly, as in GRU4Rec"
+
+
+@dataclass(kw_only=True)
+class NegativesConfig:
+    n: int = between(1, 2**16, "each query has as many scores")
+    shared: bool
+    popular: float = option(lambda value: 0 <= value <= 1, "0 to 1")
+    logq: bool
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "trainer.negatives")
+
+
+@dataclass(kw_only=True)
+class RankingConfig:
+    cutoffs: list[int] = option(lambda ks: ks and all(1 <= k < 10**5 for k in ks), "a list of one or more K")
+    exclude_seen: bool
+    valid_users: int | None = at_least(1, optional=True)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "trainer.ranking")
+
+
+@dataclass(kw_only=True)
+class NextItemConfig(TrainerConfig):
+    loss: NextItemLoss
+    negatives: NegativesConfig
+    calibration: float = option(lambda value: 0 <= value <= 1, "0 to 1")
+    score_l2: float = at_least(0)
+    ranking: RankingConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sparse:
+            raise ConfigError("trainer.sparse = true: trainer=next_item scores whole tables; use trainer.sparse=false.")
+
+
+# The options of a trainer that has more than all trainers have, here so that a mistake is told without torch.
+TRAINERS: Mapping[str, type[TrainerConfig]] = {"next_item": NextItemConfig}
+
+
 @dataclass(kw_only=True)
 class RunConfig:
     dir: str | None = option(

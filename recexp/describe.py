@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 
 from recexp import registry
-from recexp.config import TrainerConfig
+from recexp.config import TRAINERS, TrainerConfig
 from recexp.error import ConfigError, choices
 from recexp.groups import conf_folder
 from recexp.terminal import columns
@@ -57,7 +57,7 @@ def schema(group: str, tree: dict[str, Any]) -> type:
     """The dataclass that types a YAML file of a group."""
     match group:
         case "trainer":
-            return TrainerConfig
+            return TRAINERS.get(tree["name"], TrainerConfig)
         case "dataset":
             return registry.get("reader", tree["reader"]).Config
         case "logger":

@@ -138,11 +138,12 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     batches = Batches(dataset, config.dataset, experiment.trainer.device)
     options = config.model
-    trained = experiment.trainer.fit(
-        model, batches, options.loss_weights, options.embedding_l2, run, options.optimizers
-    )
+    weights = experiment.trainer.weights(options)
+    trained = experiment.trainer.fit(model, batches, weights, options.embedding_l2, run, options.optimizers)
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)
+    if config.trainer.predictions and trained.top:
+        result.write_recommendations(run.path, dataset, trained.top)
     metrics = result.collect_metrics(config, dataset, model, trained)
     epochs, _ = read_epochs(run.path)
     if reason := result.epoch_reason(epochs, config.trainer.monitor, metrics["best_epoch"]):

@@ -26,10 +26,12 @@ from omegaconf.errors import (
 from recexp import registry
 from recexp.config import (
     EXACT,
+    TRAINERS,
     Config,
     L2Rows,
     Labels,
     ModelConfig,
+    NextItemConfig,
     Optimizer,
     RunConfig,
     Schedule,
@@ -38,7 +40,7 @@ from recexp.config import (
 )
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
-from recexp.metric.table import MONITORED
+from recexp.metric.table import MONITORED, rank_metric, rank_names
 from recexp.process import cores
 from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
@@ -63,10 +65,14 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
         if isinstance(raw.model.loss_weights, DictConfig):
             _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
     dataset = _absolute(typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
-    trainer = typed(TrainerConfig, raw.trainer, "trainer")
+    trainer = typed(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
-    _check_metric("trainer.monitor", trainer.monitor)
+    _check_metric("trainer.monitor", trainer.monitor, trainer)
+    if raw.objective is not None:
+        _check_metric("objective", raw.objective, trainer)
+    if isinstance(trainer, NextItemConfig):
+        _check_next_item(raw.model.name, dataset)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
@@ -242,13 +248,27 @@ def _check_scalars(raw: DictConfig) -> None:
     ):
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
-    if raw.objective is not None:
-        _check_metric("objective", raw.objective)
 
 
-def _check_metric(key: str, name: str) -> None:
-    if name not in MONITORED:
-        raise ConfigError(f"{key} = {name}: no such metric. {choices(name, MONITORED)}")
+def _check_metric(key: str, name: str, trainer: TrainerConfig) -> None:
+    allowed = rank_names(trainer.ranking.cutoffs) if isinstance(trainer, NextItemConfig) else list(MONITORED)
+    if name not in allowed:
+        ranked = rank_metric(name) is not None or name in MONITORED
+        why = f"trainer={trainer.name} does not compute it" if ranked else "no such metric"
+        raise ConfigError(f"{key} = {name}: {why}. {choices(name, allowed)}")
+
+
+def _check_next_item(model: str, dataset: DatasetConfig) -> None:
+    """Raises ConfigError for data or a model that cannot be trained on next items."""
+    if dataset.label is not LabelKind.implicit:
+        raise ConfigError(
+            "dataset.label = explicit: trainer=next_item takes every event for a positive; set dataset.label=implicit."
+        )
+    if not hasattr(registry.get("model", model, "model.name"), "item_vectors"):
+        raise ConfigError(
+            f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
+            "train it with trainer=default."
+        )
 
 
 def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial
 
-from recexp.metric.table import MONITORED
+from recexp.metric.table import higher_is_better
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running elsewhere"}
 
@@ -21,6 +21,6 @@ def count(trials: Sequence[FrozenTrial]) -> str:
 def best_trial(trials: Sequence[FrozenTrial], objective: str) -> FrozenTrial | None:
     """The best of the finished trials, including one that finished before it saw that it was pruned."""
     key = f"valid.{objective}"
-    sign = MONITORED[objective].sign
+    sign = 1 if higher_is_better(key) else -1
     finished = [trial for trial in trials if trial.user_attrs.get("state") == "finished" and key in trial.user_attrs]
     return max(finished, key=lambda trial: (sign * trial.user_attrs[key], -trial.number), default=None)

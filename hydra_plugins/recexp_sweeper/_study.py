@@ -14,7 +14,7 @@ from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions
 from hydra_plugins.recexp_sweeper._space import Space
 from recexp.config import Config
 from recexp.error import ConfigError, RunError
-from recexp.metric.table import MONITORED
+from recexp.metric.table import higher_is_better
 from recexp.tree import flat, to_dict
 
 SEARCHED = "searched"  # the study's attribute that holds what it searches
@@ -38,7 +38,7 @@ def open_study(
             storage=url,
             study_name=name,
             pruner=_pruner(options.pruner),
-            direction="maximize" if MONITORED[objective].higher_is_better else "minimize",
+            direction="maximize" if higher_is_better(f"valid.{objective}") else "minimize",
             load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:

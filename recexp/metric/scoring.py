@@ -10,8 +10,8 @@ from torch import nn
 
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset, Log
-from recexp.metric.binary import Metrics, Predictions, best_threshold, evaluate
-from recexp.metric.table import PREDICTION_METRICS
+from recexp.metric.binary import NO_ROWS, NO_USERS, Metrics, Predictions, best_threshold, evaluate
+from recexp.metric.table import PREDICTION_METRICS, rank_metric
 from recexp.model import reads_history
 
 
@@ -80,6 +80,8 @@ def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
     """
     log = dataset.log
     rows = log.rows("valid")
+    if rank_metric(name):
+        return (None if len(rows) else NO_ROWS) if isinstance(log, Log) else NO_USERS
     label = np.repeat(log.label[rows], 2) * np.tile([1, 0], len(rows)) if sampled else log.label[rows]
     user = np.repeat(log.user[rows], 1 + sampled) if isinstance(log, Log) else None
     score = np.zeros(len(label))

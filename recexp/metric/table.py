@@ -5,6 +5,8 @@ function it names. Imports neither numpy nor torch, so that `recexp --help` star
 """
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeGuard
@@ -25,6 +27,7 @@ class Metric:
     headline: bool = False  # shown after every epoch, in curves and in leaderboards
     summary: bool = False  # shown with the headline metrics when a run ends
     cost: bool = False  # what a run took; shown in leaderboards
+    cutoff: int | None = None  # K of a metric of rankings
 
     @property
     def sign(self) -> int:
@@ -32,10 +35,11 @@ class Metric:
         return 1 if self.higher_is_better else -1
 
     def compute(self, predictions: Any) -> float | str:
-        """The metric's value, or the reason why it has none."""
+        """The metric's value, or the reason why it has none. predictions: Ranks, for a metric of rankings."""
         assert self.function is not None
-        module, _, function = self.function.partition(":")
-        return getattr(import_module(f"recexp.metric.{module}"), function)(predictions)
+        module, _, name = self.function.partition(":")
+        function = getattr(import_module(f"recexp.metric.{module}"), name)
+        return function(predictions) if self.cutoff is None else function(predictions, self.cutoff)
 
 
 PREDICTION_METRICS = {
@@ -74,7 +78,33 @@ MONITORED = {name: metric for name, metric in PREDICTION_METRICS.items() if metr
 HEADLINE = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline)
 SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline or metric.summary)
 MAIN = HEADLINE[0]  # the default where none is chosen
+# Metrics of rankings of all known items, as in ndcg@10/all.
+RANKED = ("hr", "recall", "ndcg", "mrr", "map")
+RANK_NAME = re.compile(rf"({'|'.join(RANKED)})@([1-9]\d{{0,4}})/all")
 COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
+
+
+def rank_metric(name: str) -> Metric | None:
+    """The metric of rankings of this name; None if it is no such name."""
+    if not (match := RANK_NAME.fullmatch(name)):
+        return None
+    headline = match[1] in ("hr", "ndcg")
+    return Metric(name, f"ranking:{match[1]}", higher_is_better=True, headline=headline, cutoff=int(match[2]))
+
+
+def rank_names(cutoffs: Iterable[int]) -> list[str]:
+    """The metrics of rankings at some cutoffs."""
+    return [f"{name}@{k}/all" for k in sorted(set(cutoffs)) for name in RANKED]
+
+
+def prediction_metric(name: str) -> Metric | None:
+    """The metric of this name that is computed on a split; None if there is none."""
+    return PREDICTION_METRICS.get(name) or rank_metric(name)
+
+
+def headline(names: Iterable[str]) -> list[str]:
+    """Those of the names that stand for a split as a whole."""
+    return [name for name in names if (metric := prediction_metric(name)) and metric.headline]
 
 
 def find(name: str) -> Metric | None:
@@ -84,7 +114,7 @@ def find(name: str) -> Metric | None:
         return RUN_METRICS.get(name)
     if prefix == "train":
         return Metric(last, higher_is_better=False)
-    return PREDICTION_METRICS.get(last, Metric(last)) if prefix in SCORED else None
+    return (prediction_metric(last) or Metric(last)) if prefix in SCORED else None
 
 
 def higher_is_better(name: str) -> bool | None:

@@ -8,7 +8,7 @@ reads, `forward(batch)` returns an Output. A model may have `losses(output, batc
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from recexp import registry
 from recexp.config import ModelConfig, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.dataset.window import Packed
 from recexp.error import ConfigError
 from recexp.layer.loss import bce
 
@@ -70,6 +71,25 @@ class Fit:
 
 
 Stage = Train | Fit
+
+
+class Ranker(Protocol):
+    """A model whose score is a product of a query and an item's vector, so that all items are one matrix product.
+
+    trainer=next_item takes such models. `states` is needed only by those that are trained by gradient.
+    """
+
+    def query(self, batch: Batch) -> Tensor:
+        """What each user of a batch asks for after the history: (B, D)."""
+
+    def states(self, events: Packed) -> Tensor:
+        """The query after each of T events: (T, D)."""
+
+    def item_vectors(self) -> Tensor:
+        """The vector of each item id, those of padding and unknown included, which are never ranked: (FIRST + V, D)."""
+
+    def eval(self) -> Any:
+        """Sets evaluation mode, as nn.Module's."""
 
 
 def create(config: ModelConfig, schema: Schema) -> nn.Module:

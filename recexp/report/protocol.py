@@ -14,9 +14,10 @@ N_SHOWN = 3
 
 
 def protocol(record: Record) -> Hashable:
-    """Equal for runs with the same events, labels, splits, end of histories and number of sampled negatives."""
+    """Equal for runs with the same events, labels, splits, end of histories, sampled negatives and items left out."""
     sampled = record.config.get("dataset.label") == "implicit"
-    return record.events, until(record), record.config.get("dataset.negatives") if sampled else None
+    negatives = record.config.get("dataset.negatives") if sampled else None
+    return record.events, until(record), negatives, record.config.get("trainer.ranking.exclude_seen")
 
 
 def until(record: Record) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from recexp.metric.table import HEADLINE, TRAINING_METRICS
+from recexp.metric.table import HEADLINE, TRAINING_METRICS, rank_metric
 from recexp.report.format import Table, to_csv
 from recexp.report.leaderboard import Row, grouped, on_seeds, ranked
 from recexp.report.protocol import mixture
@@ -61,7 +61,9 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
     elif best := best_setting(jobs):
         valid = _objective(jobs)
         seeds = f"{best.metrics[valid].n} seeds" if best.metrics[valid].n > 1 else "one seed"
-        test = "  ".join(f"{name} {mean_cell(f'test.{name}', best.metrics.get(f'test.{name}'))}" for name in HEADLINE)
+        objective = valid.partition(".")[2]
+        names = (objective,) if rank_metric(objective) else HEADLINE
+        test = "  ".join(f"{name} {mean_cell(f'test.{name}', best.metrics.get(f'test.{name}'))}" for name in names)
         value = f"{valid.replace('.', ' ')} {mean_cell(valid, best.metrics[valid])}"
         job = _best_run(best, jobs)
         lines += [

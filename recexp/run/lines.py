@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.metric.table import HEADLINE, SUMMARY
+from recexp.metric.table import HEADLINE, SUMMARY, rank_metric
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,8 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
     """The closing table, and the run directory."""
     columns = [column for column in ("valid", "test", "oracle") if metrics.get(column)]
     lines = ["", f"{'':14}" + "".join(f"{column:>10}" for column in columns)]
-    for name in SUMMARY:
+    measured = dict.fromkeys(name for column in columns for name in metrics[column])
+    for name in [*(name for name in SUMMARY if name in measured), *(name for name in measured if rank_metric(name))]:
         lines.append(f"{name:14}" + "".join(f"{number(metrics[column].get(name)):>10}" for column in columns))
     if (share := metrics.get("share_of_oracle")) is not None:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")

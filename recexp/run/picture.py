@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from recexp.metric.table import HEADLINE
+from recexp.metric.table import headline
 from recexp.run.read import read_epochs, read_json
 from recexp.storage import replacing
 
@@ -20,7 +20,8 @@ def draw(path: Path) -> None:
         return
     metrics = read_json(path / "metrics.json") or {}
     losses = list(dict.fromkeys(name for line in epochs for name in line["losses"]))
-    valid = [name for name in HEADLINE if any(line["valid"].get(name) is not None for line in epochs)]
+    measured = dict.fromkeys(name for line in epochs for name, value in line["valid"].items() if value is not None)
+    valid = headline(measured)
     panels = [("loss", name) for name in losses] + [("valid", name) for name in valid]
     if not panels:
         return

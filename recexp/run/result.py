@@ -13,6 +13,7 @@ from torch import nn
 from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
+from recexp.metric.full_ranking import Top
 from recexp.metric.scoring import Scores, probability
 from recexp.storage import replacing
 from recexp.trainer.default import Result
@@ -103,6 +104,25 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
         columns = {"row": log.row[rows]}
     columns |= {"label": scores.labels.astype(np.int8), "score": probability(scores.logits)}
     with replacing(path / "predictions.parquet") as file:
+        pq.write_table(pa.table(columns), file)
+
+
+def write_recommendations(path: Path, dataset: Dataset, top: Top) -> None:
+    """recommendations.parquet: raw user and item, rank (from 1) and score of the best items of each test user."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    log = dataset.log
+    assert isinstance(log, Log)
+    n_users, k = top.item.shape
+    ranked = top.item.ravel() > 0
+    columns = {
+        "user": log.users.raw[np.repeat(top.user, k)[ranked]],
+        "item": log.items.raw[top.item.ravel()[ranked]],
+        "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), n_users)[ranked],
+        "score": top.score.ravel()[ranked],
+    }
+    with replacing(path / "recommendations.parquet") as file:
         pq.write_table(pa.table(columns), file)
 
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, cast, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import DamagedFile, RunError
-from recexp.model import stages
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_model, load_optimizers, model_tensors, named, optimizer_tensors
@@ -48,16 +48,16 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
     try:
         tensors = tensor_files.read(folder / FILE, document, device)
         load_model(model, tensors, path)
-        stage = stages(model)[document["stage"]]
-        batch = restored(Batch, "batch", tensors)
+        trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
+        stage = trainer.stages(model)[document["stage"]]
+        batch = restored(trainer.batch_type if document["learning_rates"] else Batch, "batch", tensors)
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            counted = cast(
-                "Batches", Counted(named("counts.", tensors), batch.label.device, config.dataset.max_history)
-            )
+            counted = cast("Batches", Counted(named("counts.", tensors), device, config.dataset.max_history))
             options = config.model
-            step = Step(stage, options.loss_weights, options.embedding_l2, config.trainer, counted, 1, overrides)
+            weights = trainer.weights(options)
+            step = Step(stage, weights, options.embedding_l2, config.trainer, counted, 1, overrides)
             load_optimizers(step.optimizers, tensors)
             step.use_learning_rates(document["learning_rates"])
         return document["where"], document["what"], Cause(stage.model, step, batch, tensors)

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Optimizer, Schedule, TrainerConfig, every
-from recexp.dataset.batch import Batches
+from recexp.config import ModelConfig, Optimizer, Schedule, TrainerConfig, every
+from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure, Terminated
 from recexp.metric.binary import Metrics
+from recexp.metric.full_ranking import Top
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split
-from recexp.metric.table import MONITORED
+from recexp.metric.table import prediction_metric
 from recexp.model import Fit, Stage, Train, stages
 from recexp.process import Stop, stoppable
 from recexp.registry import register
@@ -67,10 +68,13 @@ class Result:
     valid: Metrics | None
     test: Metrics | None  # None if training was stopped early, like its scores
     test_scores: Scores | None
+    top: Top | None = None  # the best items of each test user, where a run ranks
 
 
 @register("default", kind="trainer")
 class Trainer:
+    batch_type: type = Batch  # what a step is taken on
+
     def __init__(self, config: TrainerConfig, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
 
@@ -91,7 +95,7 @@ class Trainer:
         Raises ConfigError for a module that does not exist, Failure once numbers are no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
-        in_order = stages(model)
+        in_order = self.stages(model)
         # These schedules give other learning rates from the first step on if there are more epochs.
         spread = self.config.epochs if self.config.schedule in (Schedule.linear, Schedule.cosine) else ""
         identity = f"{recorder.identity}{spread}"
@@ -110,6 +114,14 @@ class Trainer:
                 result = self._result(task, progress)
             checkpoints.finish()
             return result
+
+    def stages(self, model: nn.Module) -> list[Stage]:
+        """The stages of a model, as they are trained."""
+        return stages(model)
+
+    def weights(self, options: ModelConfig) -> dict[str, float]:
+        """The weights of the named losses. options: of the model."""
+        return options.loss_weights
 
     def numerics(self) -> contextlib.AbstractContextManager[None]:
         return numerics(self.config)
@@ -184,7 +196,9 @@ class Trainer:
             raise
         progress.speeds.append(batches.size("train") / seconds)
         progress.seconds += seconds + time.perf_counter() - began
-        progress.end_epoch(valid.values[monitor] if valid else None, MONITORED[monitor].sign, losses)
+        metric = prediction_metric(monitor)
+        assert metric is not None
+        progress.end_epoch(valid.values[monitor] if valid else None, metric.sign, losses)
         plateau = self.config.plateau
         if self.config.schedule is Schedule.plateau and progress.bad_epochs:
             progress.learning_rate_scale *= plateau.factor if progress.bad_epochs % plateau.patience == 0 else 1

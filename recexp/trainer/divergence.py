@@ -145,7 +145,7 @@ class Finding:
 
 def examine(cause: Cause) -> Finding:
     """Does again what gave numbers that are not finite. Weights and optimizers stay as they are."""
-    restore_random_states(cause.random, cause.batch.label.device)
+    restore_random_states(cause.random, next(tensors_in(cause.batch)).device)
     weight = next(iter(broken_weights(cause.model)), None)
     with first_broken_output(cause.model) as modules:
         if cause.step is None:

@@ -102,7 +102,7 @@ class Step:
         """Sets the gradients, before clipping; returns the named losses whose weight is above 0, unweighted."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        with autocast(self.config, batch.label.device):
+        with autocast(self.config, self.batches.device):
             losses = models.losses(self.model, self.model(batch), batch)
             total = joint(losses, self.weights)
         total.backward()

@@ -1,0 +1,127 @@
+"""Windows of users' training events, in which every position predicts the item of the next event.
+
+T events of B windows, one window after another without padding, the longest first; P pairs of an event and its target
+
+A target's input is what the user did strictly earlier: events of the same user and timestamp (tie mates) are all
+predicted from the last event before them, none of them is another's input, and their order is never a target. If all
+timestamps of a user differ, each event predicts the one that follows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.catalogue import Catalogue
+from recexp.dataset.column import pick
+from recexp.dataset.sample import Samples
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Events of B sequences, one sequence after another, the longest sequence first.
+
+    Or padded on the right to one length L, in any order, as a GPU would have to wait for the number of events: T = B L.
+    """
+
+    item: Tensor  # (T,) rows of items, oldest first in each sequence; (B, L) if padded
+    length: Tensor  # (B,) int64; 0 for a sequence without events
+    user: Tensor  # (B,) rows of users
+    catalogue: Catalogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowBatch:
+    """B windows, and which of their events predicts which item."""
+
+    events: Packed
+    query: Tensor  # (P,) position among the T events of the last one strictly before the target
+    target: Tensor  # (P,) rows of items
+
+    def __len__(self) -> int:
+        return len(self.events.length)
+
+
+class Windows:
+    """The windows of the users who have training events of two timestamps or more, one window a user.
+
+    A window's input is the user's last `max_history` training events before the latest timestamp. It stands in the
+    place of `Batches` where a trainer walks over batches; `batches` are those of rows, which evaluation reads.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.device, self.negatives = batches, batches.device, 0
+        columns, rows = batches.columns, batches.rows["train"]
+        user, time = columns.user[rows], columns.timestamp[rows]
+        self.item, position = columns.item[rows], torch.arange(len(rows), device=self.device)
+        new_user = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        new_user[1:] = user[1:] != user[:-1]
+        new_time = new_user.clone()
+        new_time[1:] |= time[1:] != time[:-1]
+        self.group = torch.where(new_time, position, 0).cummax(0).values  # (N,) first event of the same timestamp
+        first = position[new_user]  # of each user
+        end = torch.cat([first[1:], first.new_tensor([len(rows)])])
+        stop = self.group[end - 1]
+        kept = stop > first
+        self.user, self.stop, self.end = user[first[kept]].long(), stop[kept], end[kept]
+        self.begin = torch.maximum(first[kept], self.stop - batches.max_history)
+        self.n_targets = int((self.group > first.repeat_interleave(end - first)).sum())
+        self.n_tied = int(((self.group > first.repeat_interleave(end - first)) & ~new_time).sum())
+
+    def size(self, split: str) -> int:
+        """Windows of the training split; rows of another."""
+        return len(self.begin) if split == "train" else self.batches.size(split)
+
+    def steps(self, split: str, batch_size: int) -> int:
+        return -(-self.size(split) // batch_size)
+
+    def counts(self, side: str) -> Tensor:
+        return self.batches.counts(side)
+
+    def training(self) -> Batch:
+        return self.batches.training()
+
+    def samples(
+        self, split: str, batch_size: int, seed: int, histories: bool = True, skip: int = 0
+    ) -> Iterator[Samples]:
+        """The windows of each training batch, shuffled, without the first `skip` batches."""
+        order = torch.randperm(len(self.begin), generator=torch.Generator().manual_seed(seed)).to(self.device)
+        for start in range(skip * batch_size, len(order), batch_size):
+            yield Samples(order[start : start + batch_size])
+
+    def gather(self, samples: Samples, split: str = "train", longest: int | None = None) -> WindowBatch:
+        """The batch of some windows, the longest first."""
+        window = samples.row[(self.begin - self.stop)[samples.row].argsort(stable=True)]
+        begin, stop, end = self.begin[window], self.stop[window], self.end[window]
+        length = stop - begin
+        target, of = ranges(begin + 1, end)
+        kept = self.group[target] > begin[of]  # a tie mate of the window's first event has no input
+        target, of = target[kept], of[kept]
+        events = Packed(
+            item=pick(self.item, ranges(begin, stop)[0]).long(),
+            length=length,
+            user=self.user[window],
+            catalogue=self.batches.catalogue,
+        )
+        first = length.cumsum(0) - length - begin  # what to add to a position of the log
+        return WindowBatch(events=events, query=self.group[target] - 1 + first[of], target=self.item[target].long())
+
+
+def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """start_0, ..., end_0 - 1, start_1, ... of ranges (B,), and the number of the range of each: (T,) both."""
+    length = end - start
+    of = torch.arange(len(start), device=start.device).repeat_interleave(length)
+    return torch.arange(len(of), device=start.device) + (start - length.cumsum(0) + length)[of], of
+
+
+def packed(batch: Batch) -> tuple[Packed, Tensor]:
+    """The histories of a batch, packed, on a GPU padded, and the number (B,) of the sample that each belongs to."""
+    if batch.mask.device.type != "cpu" and batch.mask.shape[1]:
+        order = torch.arange(len(batch.mask), device=batch.mask.device)
+        events = Packed(item=batch.history, length=batch.mask.sum(1), user=batch.user, catalogue=batch.catalogue)
+        return events, order
+    order = batch.mask.sum(1).argsort(descending=True, stable=True)
+    history, mask = batch.history[order], batch.mask[order]
+    return Packed(item=history[mask], length=mask.sum(1), user=batch.user[order], catalogue=batch.catalogue), order

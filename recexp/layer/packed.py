@@ -1,0 +1,79 @@
+"""Causal attention over packed sequences: padding costs nothing, as there is none outside attention.
+
+T events of B sequences, one after another, the longest first; D model size, h heads of size d = D / h
+Only attention looks at more than one event. It cuts the sequences into a few rectangles (b, l) of similar lengths.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from recexp.kernel.attention import softmax_attention
+from recexp.kernel.lookup import lookup
+
+
+class Layout:
+    """Where the events of sequences stand, worked out once per batch."""
+
+    def __init__(self, length: Tensor, padded_to: int | None = None) -> None:
+        """length (B,) int64, descending unless the sequences are padded on the right."""
+        self.length, self.padded, device = length, padded_to is not None, length.device
+        if padded_to is None:
+            self.start = length.cumsum(0) - length  # (B,)
+            end = (self.start + length).repeat_interleave(length)  # (T,)
+            self.from_end = end - 1 - torch.arange(len(end), device=device)  # how many events follow in the sequence
+            self.rectangles = list(self._rectangles())
+        else:
+            step = torch.arange(padded_to, device=device)
+            self.start = torch.arange(len(length), device=device) * padded_to
+            self.from_end = (length[:, None] - 1 - step).clamp(min=0).flatten()
+            seen = (step < length[:, None]) | (step == 0)  # some event, for a sequence without any
+            self.rectangles = [(self.start[:, None] + step, seen)] if padded_to else []
+
+    def _rectangles(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions among the T events (b, l), any where there is none, and a mask (b, l)."""
+        lengths = self.length.tolist()
+        number = [n.bit_length() for n in lengths]
+        for bits in sorted(set(number) - {0}, reverse=True):
+            first, size = number.index(bits), number.count(bits)
+            rows = slice(first, first + size)
+            step = torch.arange(lengths[first], device=self.length.device)
+            mask = step < self.length[rows, None]
+            yield torch.where(mask, self.start[rows, None] + step, 0), mask
+
+    @property
+    def last(self) -> Tensor:
+        """The position (n,) of the last event of each sequence that has one, of padded ones of each."""
+        if self.padded:
+            return self.start + (self.length - 1).clamp(min=0)
+        kept = self.length > 0
+        return (self.start + self.length - 1)[kept]
+
+
+def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:
+    """Each event attends to itself and those before it: q, k and v side by side (T, 3 D) -> (T, D)."""
+    heads = []
+    for index, mask in layout.rectangles:
+        q, k, v = _heads(qkv, index, 3, n_heads)  # (b, h, l, d)
+        seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+        out = softmax_attention(q, k, v, seen[None, None].expand(len(q), 1, -1, -1), p)
+        every = out.transpose(1, 2).reshape(mask.numel(), -1)
+        heads.append(every if layout.padded else lookup(every, mask.flatten().nonzero()[:, 0]))
+    return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
+
+
+def attend_last(q: Tensor, kv: Tensor, layout: Layout, n_heads: int) -> Tensor:
+    """The last event of each sequence alone: q (n, D), k and v side by side (T, 2 D) -> (n, D)."""
+    heads, first = [], 0
+    for index, mask in layout.rectangles:
+        k, v = _heads(kv, index, 2, n_heads)  # (b, h, l, d)
+        rows = q[first : first + len(index)].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
+        heads.append(softmax_attention(rows, k, v, mask[:, None, None], 0.0).flatten(1))
+        first += len(index)
+    return torch.cat(heads) if heads else q
+
+
+def _heads(x: Tensor, index: Tensor, n: int, n_heads: int) -> tuple[Tensor, ...]:
+    """n tensors side by side (T, n D), at an index (b, l): n times (b, h, l, d)."""
+    return tuple(part.transpose(1, 2) for part in lookup(x, index).unflatten(2, (n, n_heads, -1)).unbind(2))

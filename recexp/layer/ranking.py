@@ -1,0 +1,120 @@
+"""Losses of the next item, by name, and the negatives that some of them sample.
+
+P queries q, each with a target item; V items with vectors e; S negatives a query, drawn by q; s = <q, e>
+    cross_entropy    -log(e^s+ / sum_i e^s_i)                                              over all items
+    sampled_softmax  -log(e^s+ / (e^s+ + sum_j e^(s_j - log(S q_j))))                       (Bengio & Senecal, 2008)
+    bce              (softplus(-s+) + sum_j softplus(s_j)) / (1 + S)                        (Kang & McAuley, 2018)
+    gbce             bce with sigma(s+)^b: b softplus(-s+),  b = a (t (1 - 1/a) + 1/a),  a = S / (V - 1)
+                                                                                            (Petrov & Macdonald, 2023)
+    bpr              sum_j softplus(s_j - s+) / S                                           (Rendle et al., 2009)
+    bpr_max          -log sum_j w_j sigma(s+ - s_j) + r sum_j w_j s_j^2,  w = softmax(s_j)  (Hidasi & Karatzoglou, 2018)
+A negative that is the target itself is left out. A loss is the mean over queries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recexp.dataset.batch import Catalogue
+from recexp.dataset.schema import FIRST
+from recexp.kernel.candidates import scores
+from recexp.kernel.cross_entropy import cross_entropy
+from recexp.kernel.linear import product
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of targets and negatives, and what losses need beside them."""
+
+    target: Tensor  # (P,)
+    negative: Tensor  # (P, S)
+    hit: Tensor  # (P, S) bool: the negative is the target
+    log_expected: Tensor | None  # log(S q), (P, S) or (S,); None for no correction
+    n_items: int
+
+
+def sampled_softmax(scored: Scored) -> Tensor:
+    """(P,)."""
+    negative = scored.negative if scored.log_expected is None else scored.negative - scored.log_expected
+    others = negative.masked_fill(scored.hit, -torch.inf).logsumexp(1)  # (P,)
+    return torch.logaddexp(scored.target, others) - scored.target
+
+
+def bce(scored: Scored, power: float = 1.0) -> Tensor:
+    """power: of the target's probability, below 1 for gbce. (P,)."""
+    negative = F.softplus(scored.negative).masked_fill(scored.hit, 0.0)
+    return (power * F.softplus(-scored.target) + negative.sum(1)) / (1 + negative.shape[1])
+
+
+def gbce(scored: Scored, calibration: float) -> Tensor:
+    """calibration: t, 0 for bce, 1 for scores that are probabilities. (P,)."""
+    rate = scored.negative.shape[1] / (scored.n_items - 1)
+    return bce(scored, power=rate * (calibration * (1 - 1 / rate) + 1 / rate))
+
+
+def bpr(scored: Scored) -> Tensor:
+    """(P,)."""
+    return F.softplus(scored.negative - scored.target[:, None]).masked_fill(scored.hit, 0.0).mean(1)
+
+
+def bpr_max(scored: Scored, score_l2: float) -> Tensor:
+    """(P,)."""
+    hit, negative = scored.hit, scored.negative
+    log_weight = negative.masked_fill(hit, torch.finfo(negative.dtype).min).log_softmax(1)  # (P, S)
+    won = (log_weight + F.logsigmoid(scored.target[:, None] - negative)).logsumexp(1)
+    return -won + score_l2 * (log_weight.exp() * negative.square()).sum(1)
+
+
+class Negatives:
+    """Draws n items for each query, or once for all of them.
+
+    popular: the fraction of them drawn by frequency in training; the others are drawn uniformly from all known items.
+    """
+
+    def __init__(self, n: int, shared: bool, popular: float, corrected: bool) -> None:
+        self.n_popular = round(n * popular)
+        self.n, self.shared, self.corrected = n, shared, corrected
+        self.catalogue: Catalogue | None = None
+        self.log_expected = torch.zeros(0)  # by id, how often a draw of n holds each item
+
+    def __call__(self, n_queries: int, catalogue: Catalogue, n_items: int) -> tuple[Tensor, Tensor | None]:
+        """Ids, (P, S) or (S,) if shared, and log(S q) of each, None without the correction."""
+        rows = (self.n,) if self.shared else (n_queries, self.n)
+        drawn = torch.randint(FIRST, FIRST + n_items, rows, device=catalogue.items.ids.device)
+        if self.n_popular:
+            popular = catalogue.draw_items(drawn[..., : self.n_popular])
+            drawn[..., : self.n_popular] = catalogue.items.ids[popular, 0]
+        if not self.corrected:
+            return drawn, None
+        if self.catalogue is not catalogue:
+            self.catalogue, self.log_expected = catalogue, self._log_expected(catalogue, n_items)
+        return drawn, self.log_expected[drawn]
+
+    def _log_expected(self, catalogue: Catalogue, n_items: int) -> Tensor:
+        count = torch.bincount(catalogue.items.ids[catalogue.sampling_pool, 0], minlength=FIRST + n_items).float()
+        popular = self.n_popular * count / len(catalogue.sampling_pool)
+        return (popular + (self.n - self.n_popular) / n_items).log()
+
+
+Sampled = Callable[[Scored], Tensor]
+
+
+def next_item_loss(
+    query: Tensor, items: Tensor, target: Tensor, catalogue: Catalogue, negatives: Negatives, loss: Sampled | None
+) -> Tensor:
+    """The mean loss of queries (P, D) whose targets (P,) are ids, rows of items (FIRST + V, D); 0 if there are none.
+
+    loss: of sampled negatives; None for cross-entropy over all items.
+    """
+    query, items, n_items = query.float(), items.float(), len(items) - FIRST
+    if loss is None:
+        return cross_entropy(query, items, target, FIRST).sum() / max(1, len(query))
+    drawn, log_expected = negatives(len(query), catalogue, n_items)
+    if negatives.shared:
+        own, negative = scores(query, items, target[:, None]), product(query, items[drawn])
+    else:  # looked up and scored in one pass
+        own, negative = scores(query, items, torch.cat([target[:, None], drawn], 1)).split([1, negatives.n], 1)
+    return loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, n_items)).sum() / max(1, len(query))

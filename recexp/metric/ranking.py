@@ -1,0 +1,57 @@
+"""Metrics of rankings, from the ranks of each user's relevant items. numpy alone.
+
+A user is asked once; R of the user's items are relevant, a rank counts from 1, an item that is not ranked at all (one
+that training has not seen, or that was left out) counts in R and has no rank. A metric is the mean over users of
+    hr@K       1 if any relevant item has a rank up to K
+    recall@K   relevant items of a rank up to K, over R
+    ndcg@K     sum of 1 / log2(1 + rank) of those, over the largest sum that R items could have
+    mrr@K      1 / the lowest rank, 0 beyond K
+    map@K      sum over those of (relevant items up to the rank) / rank, over min(K, R)
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of n relevant items of U users."""
+
+    user: np.ndarray  # (n,) 0 to U - 1, ascending
+    rank: np.ndarray  # (n,) int64, ascending in each user
+    n_relevant: np.ndarray  # (U,) 1 or more, those without a rank included
+
+    @cached_property
+    def number(self) -> np.ndarray:
+        """(n,) which of the user's ranked relevant items it is, from 1."""
+        first = np.searchsorted(self.user, self.user)
+        return np.arange(len(self.user)) - first + 1
+
+
+def hr(ranks: Ranks, k: int) -> float:
+    return float((_summed(ranks, k, np.ones(len(ranks.rank))) > 0).mean())
+
+
+def recall(ranks: Ranks, k: int) -> float:
+    return float((_summed(ranks, k, np.ones(len(ranks.rank))) / ranks.n_relevant).mean())
+
+
+def ndcg(ranks: Ranks, k: int) -> float:
+    best = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+    gain = _summed(ranks, k, 1 / np.log2(1 + ranks.rank))
+    return float((gain / best[np.minimum(ranks.n_relevant, k) - 1]).mean())
+
+
+def mrr(ranks: Ranks, k: int) -> float:
+    return float(_summed(ranks, k, (ranks.number == 1) / ranks.rank).mean())
+
+
+def map(ranks: Ranks, k: int) -> float:
+    return float((_summed(ranks, k, ranks.number / ranks.rank) / np.minimum(ranks.n_relevant, k)).mean())
+
+
+def _summed(ranks: Ranks, k: int, value: np.ndarray) -> np.ndarray:
+    """The sum (U,) of a value (n,) over each user's items of a rank up to K."""
+    return np.bincount(ranks.user, np.where(ranks.rank <= k, value, 0.0), minlength=len(ranks.n_relevant))

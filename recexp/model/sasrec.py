@@ -1,0 +1,115 @@
+"""Self-Attentive Sequential Recommendation. Kang & McAuley, ICDM 2018.
+
+B batch, T events of all its sequences, D model size; E the item vectors, P those of positions
+    x_s = E_s + P_s                       positions counted from the last event of the sequence
+    x <- x + Attention(LN x),  x <- x + FFN(LN x)                              form=pre
+    y = LN x,  x <- y + Attention(q = y, k = v = x),  z = LN x,  x <- z + FFN(z)     form=original
+    score of item i after event s = <LN x_s, E_i>
+Attention is causal. A user without history has the query 0.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.dataset.window import Packed, packed
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SideEmbedding
+from recexp.layer.mlp import MLP, drop_probability, linear
+from recexp.layer.packed import Layout, attend, attend_last
+from recexp.layer.position import LearntPosition
+from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.registry import register
+
+
+class Form(Enum):
+    pre = "pre-norm: LayerNorm on the way into each sublayer, residuals past it"
+    original = "the paper's code: residuals from the normalised input, keys and values of the input itself"
+
+
+class Block(nn.Module):
+    """Causal attention and FFN."""
+
+    def __init__(self, dim: int, n_heads: int, hidden_size: int, activation: Activation, dropout: float, form: Form):
+        super().__init__()
+        self.n_heads, self.form = n_heads, form
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.query, self.key_value, self.output = linear(dim, dim), linear(dim, 2 * dim), linear(dim, dim)
+        self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
+        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        y = self.norms[0](x)
+        kv = self.key_value(y if self.form is Form.pre else x)
+        if last:
+            x, y = x[layout.last], y[layout.last]
+            heads = attend_last(self.query(y), kv, layout, self.n_heads)
+        else:
+            heads = attend(torch.cat([self.query(y), kv], 1), layout, self.n_heads, drop_probability(self.dropout))
+        x = (x if self.form is Form.pre else y) + self.dropout(self.output(heads))
+        y = self.norms[1](x)
+        return (x if self.form is Form.pre else y) + self.dropout(self.transform(y))
+
+
+@register("sasrec")
+class SASRec(nn.Module):
+    needs = Needs(Inputs.sequence)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = size()
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        n_layers: int = at_least(1)
+        n_heads: int = at_least(1)
+        hidden_size: int = size()
+        activation: Activation
+        dropout: float = fraction()
+        form: Form
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        dim = config.embedding_dim
+        require_divisor(config.n_heads, dim)
+        self.item = SideEmbedding("item", schema.ids.item, dim, config.embedding_std)
+        self.position = LearntPosition(schema.max_history, dim, config.embedding_std)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.n_heads, config.hidden_size, config.activation, config.dropout, config.form)
+            for _ in range(config.n_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, batch: Batch) -> Output:
+        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
+        return Output(logits=(self.query(batch).float() * target).sum(1))
+
+    def query(self, batch: Batch) -> Tensor:
+        """What a batch's users ask for after their histories: (B, D)."""
+        events, order = packed(batch)
+        last = self.encode(events, last=True)  # (n, D), n = B or only those with events, which come first
+        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
+        return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
+
+    def states(self, events: Packed) -> Tensor:
+        """The query after each event: (T, D)."""
+        return self.encode(events, last=False)
+
+    def item_vectors(self) -> Tensor:
+        """The vector of each id: (FIRST + V, D)."""
+        return self.item.table.weight
+
+    def encode(self, events: Packed, last: bool) -> Tensor:
+        layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
+        ids = events.catalogue.items.ids[events.item.flatten(), 0]
+        x = self.item.table(ids) + self.position(layout.from_end)  # (T, D)
+        x = self.dropout(x)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, layout, last and number == len(self.blocks))
+        return self.norm(x)

@@ -1,0 +1,135 @@
+"""The trainer of next items: a sample is a user's window, every event of which predicts the item of the next one.
+
+It trains models that give a vector for each event's state and for each known item, and validates by ranking all items.
+All else is the default trainer's.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import cast
+
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, NextItemConfig, NextItemLoss, Optimizer
+from recexp.dataset.batch import Batches
+from recexp.dataset.window import WindowBatch, Windows
+from recexp.error import DataError
+from recexp.layer.lookup import lookup
+from recexp.layer.ranking import Negatives, Sampled, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
+from recexp.metric.binary import Metrics
+from recexp.metric.full_ranking import Top, evaluate_ranking
+from recexp.metric.table import rank_names
+from recexp.model import Fit, Ranker, Stage, stages
+from recexp.registry import register
+from recexp.trainer.default import Result, Task, Trainer
+from recexp.trainer.divergence import Diverged
+from recexp.trainer.recorder import Recorder
+from recexp.trainer.state import Progress
+from recexp.trainer.step import autocast
+
+logger = logging.getLogger(__name__)
+
+
+class NextItem(nn.Module):
+    """A ranking model with the loss of next items, in the place of a model and its own losses."""
+
+    def __init__(self, model: nn.Module, config: NextItemConfig) -> None:
+        super().__init__()
+        self.model, self.name, self.sampled = model, config.loss.name, sampled(config)
+        of = config.negatives
+        self.negatives = Negatives(of.n, of.shared, of.popular, of.logq)
+
+    def forward(self, batch: WindowBatch) -> Tensor:
+        """The query of each pair: (P, D)."""
+        return lookup(self.ranker.states(batch.events), batch.query)
+
+    @property
+    def ranker(self) -> Ranker:
+        return cast("Ranker", self.model)
+
+    def losses(self, query: Tensor, batch: WindowBatch) -> dict[str, Tensor]:
+        catalogue = batch.events.catalogue
+        target = catalogue.items.ids[batch.target, 0]
+        items = self.ranker.item_vectors()
+        return {self.name: next_item_loss(query, items, target, catalogue, self.negatives, self.sampled)}
+
+
+def sampled(config: NextItemConfig) -> Sampled | None:
+    """The configured loss of sampled negatives; None if it is over all items."""
+    match config.loss:
+        case NextItemLoss.cross_entropy:
+            return None
+        case NextItemLoss.sampled_softmax:
+            return sampled_softmax
+        case NextItemLoss.bce:
+            return bce
+        case NextItemLoss.gbce:
+            return partial(gbce, calibration=config.calibration)
+        case NextItemLoss.bpr:
+            return bpr
+        case NextItemLoss.bpr_max:
+            return partial(bpr_max, score_l2=config.score_l2)
+
+
+@register("next_item", kind="trainer")
+class NextItemTrainer(Trainer):
+    batch_type = WindowBatch
+    config: NextItemConfig
+
+    def fit(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        weights: dict[str, float],
+        l2: float,
+        recorder: Recorder,
+        optimizers: Mapping[str, Optimizer] = MappingProxyType({}),
+    ) -> Result:
+        """As the default trainer, on windows. Raises DataError if no user has two events to learn from."""
+        windows = Windows(batches)
+        if not windows.n_targets:
+            raise DataError("no user has training events of two timestamps, so there is no next item to learn.")
+        tied = f", {windows.n_tied:,} of them not told apart from the event before by time" if windows.n_tied else ""
+        logger.info("next   %s windows, %s next items%s", f"{len(windows.begin):,}", f"{windows.n_targets:,}", tied)
+        # To the loop, windows are batches.
+        return super().fit(model, cast("Batches", windows), weights, l2, recorder, optimizers)
+
+    def stages(self, model: nn.Module) -> list[Stage]:
+        """The model's stages, those trained by gradient with the loss of next items."""
+        return [stage if isinstance(stage, Fit) else self._next(stage) for stage in stages(model)]
+
+    def _next(self, stage: Stage) -> Stage:
+        assert not isinstance(stage, Fit)
+        trained = tuple(f"model.{prefix}" for prefix in stage.trained)
+        return replace(stage, model=NextItem(stage.model, self.config), trained=trained)
+
+    def weights(self, options: ModelConfig) -> dict[str, float]:
+        return {self.config.loss.name: 1.0}
+
+    def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
+        return self._ranked(model, batches, "valid")[0] if batches.size("valid") else None
+
+    def _result(self, task: Task, progress: Progress) -> Result:
+        with self._explained(task, progress):
+            valid = self._validate(task.model, task.batches)
+            test, top = self._ranked(task.model, task.batches, "test")
+        return Result(progress, valid, test, None, top)
+
+    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> tuple[Metrics, Top | None]:
+        """Metrics of a split; of test also the best items of each user, if they are to be written."""
+        ranking, of_rows = self.config.ranking, cast("Windows", batches).batches
+        n_users = ranking.valid_users if split == "valid" else None
+        k = max(ranking.cutoffs) if split == "test" and self.config.predictions else 0
+        ranker = cast("Ranker", model.model if isinstance(model, NextItem) else model)
+        precision = autocast(self.config, self.device)
+        try:
+            return evaluate_ranking(ranker, of_rows, split, ranking, rank_names(ranking.cutoffs), precision, n_users, k)
+        except FloatingPointError as error:
+            raise Diverged(str(error)) from error
+
+    @property
+    def _on_graph(self) -> bool:
+        return False

@@ -1,0 +1,132 @@
+"""Ranking all items for each user of a split, against a loop over users and items."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recexp.config import Config, RankingConfig
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.config import HistoryUntil
+from recexp.dataset.log import Log
+from recexp.dataset.prepare import load
+from recexp.dataset.schema import FIRST
+from recexp.metric import full_ranking
+from recexp.metric.full_ranking import evaluate_ranking
+from recexp.metric.ranking import Ranks
+from recexp.metric.table import rank_metric, rank_names
+
+NAMES = rank_names([1, 3, 5])
+
+
+class Taste(nn.Module):
+    """Scores that depend on the user and, if asked, are rounded so that many tie."""
+
+    def __init__(self, n_users: int, n_ids: int, ties: bool) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        round_if = torch.round if ties else lambda x: x
+        self.users = round_if(torch.randn(n_users, 3, generator=generator))
+        self.vectors = round_if(torch.randn(n_ids, 3, generator=generator))
+
+    def query(self, batch: Batch) -> Tensor:
+        return self.users[batch.user]
+
+    def item_vectors(self) -> Tensor:
+        return self.vectors
+
+
+def by_loops(log: Log, model: Taste, split: str, exclude_seen: bool, until: HistoryUntil) -> Ranks:
+    """One item after another, from the definitions."""
+    number = ("train", "valid", "test").index(split)
+    ids = log.items.ids[:, 0]
+    found, n_relevant = [], []
+    for user in range(1, len(log.users.raw)):
+        rows = np.flatnonzero((log.user == user) & (log.split == number))
+        if not len(rows):
+            continue
+        earlier = [row for row in np.flatnonzero(log.user == user) if log.timestamp[row] < log.timestamp[rows[0]]]
+        if until is HistoryUntil.split:
+            earlier = [row for row in earlier if log.split[row] == 0]
+        seen = {ids[log.item[row]] for row in earlier} if exclude_seen else set()
+        candidates = [i for i in range(FIRST, int(ids.max()) + 1) if i not in seen]
+        score = {i: float(model.users[user] @ model.vectors[i]) for i in candidates}
+        relevant = {int(item) for item in log.item[rows]}
+        ranked = sorted(score[ids[item]] for item in relevant if ids[item] in score)[::-1]
+        others = [i for i in candidates if i not in {ids[item] for item in relevant}]
+        for place, own in enumerate(ranked, 1):
+            found.append((len(n_relevant), place + sum(score[i] >= own for i in others)))
+        n_relevant.append(len(relevant))
+    user, rank = np.array(sorted(found)).T
+    return Ranks(user, rank, np.array(n_relevant))
+
+
+@pytest.fixture
+def case(compose: Callable[..., Config]) -> Callable[..., Any]:
+    def case(ties: bool = False, *options: str) -> tuple[Log, Batches, Taste]:
+        typed = ("dataset.label=implicit", "dataset.n_items=300", "dataset.n_events=600", *options)
+        config = compose("model=fm", *typed).dataset
+        dataset = load(config)
+        assert isinstance(dataset.log, Log)
+        model = Taste(len(dataset.log.users.raw), int(dataset.log.items.ids[:, 0].max()) + 1, ties)
+        return dataset.log, Batches(dataset, config), model
+
+    return case
+
+
+@pytest.mark.parametrize(
+    ("ties", "exclude_seen", "until", "split"),
+    [(False, False, HistoryUntil.target, "valid"), (True, True, HistoryUntil.target, "test"),
+     (False, True, HistoryUntil.split, "test"), (True, False, HistoryUntil.split, "valid")],
+)  # fmt: skip
+def test_metrics_equal_loops(
+    case: Callable, ties: bool, exclude_seen: bool, until: HistoryUntil, split: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(full_ranking, "LARGEST", 0)
+    monkeypatch.setattr(full_ranking, "SMALLEST", 4)
+    log, batches, model = case(ties, f"dataset.history_until={until.name}")
+    assert (log.items.ids[1:, 0] < FIRST).any()  # items that training has not seen
+    config = RankingConfig(cutoffs=[1], exclude_seen=exclude_seen, valid_users=None)
+    metrics, _ = evaluate_ranking(model, batches, split, config, NAMES)
+    expected = by_loops(log, model, split, exclude_seen, until)
+    for name in NAMES:
+        assert metrics.values[name] == pytest.approx(rank_metric(name).compute(expected)), name
+
+
+def test_equal_scores_of_all_items_are_no_hit(case: Callable) -> None:
+    _, batches, model = case()
+    model.users.zero_()
+    config = RankingConfig(cutoffs=[1], exclude_seen=False, valid_users=None)
+    assert evaluate_ranking(model, batches, "test", config, ["hr@1/all"])[0].values["hr@1/all"] == 0
+
+
+def test_the_best_items_of_each_user_are_those_of_a_sort(case: Callable) -> None:
+    log, batches, model = case()
+    config = RankingConfig(cutoffs=[1], exclude_seen=False, valid_users=None)
+    _, top = evaluate_ranking(model, batches, "test", config, NAMES, k=4)
+    assert sorted(top.user) == sorted(set(log.user[log.split == 2]))
+    ids = log.items.ids[:, 0]
+    for user, items in zip(top.user, top.item, strict=True):
+        score = (model.users[user] @ model.vectors.t())[FIRST:]
+        assert ids[items].tolist() == (score.argsort(descending=True)[:4] + FIRST).tolist()
+
+
+def test_a_sample_of_users_is_the_same_each_time_and_no_larger(case: Callable) -> None:
+    _, batches, _ = case()
+    every, some = full_ranking.questions(batches, "test"), full_ranking.questions(batches, "test", 5)
+    assert len(some) == 5 and set(some.user.tolist()) < set(every.user.tolist())
+    for number, user in enumerate(some.user.tolist()):
+        own = every.item[every.of == every.user.tolist().index(user)]
+        assert torch.equal(some.item[some.of == number], own)
+    assert torch.equal(full_ranking.questions(batches, "test", 5).row, some.row)
+
+
+def test_scores_that_are_not_finite_are_told(case: Callable) -> None:
+    _, batches, model = case()
+    model.users[5] = torch.nan
+    config = RankingConfig(cutoffs=[1], exclude_seen=True, valid_users=None)
+    with pytest.raises(FloatingPointError, match="scores of test"):
+        evaluate_ranking(model, batches, "test", config, NAMES)

@@ -1,0 +1,117 @@
+"""Training on next items: what is learnt, recorded, written, resumed and refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recexp
+from recexp.cli import run
+from recexp.config import NextItemLoss
+from recexp.dataset.batch import Batches
+from recexp.dataset.sample import Samples
+from recexp.dataset.window import Windows
+from recexp.error import ConfigError
+from recexp.experiment import build
+from recexp.metric.table import rank_names
+
+RING = 12  # items, each always followed by the next
+TYPED = ("model=sasrec", "trainer=next_item", "dataset.label=implicit", "device=cpu", "trainer.threads=1")
+
+
+@pytest.fixture
+def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """The overrides of a log in which item n is followed by n + 1 around a ring."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    rows = [
+        (f"u{user}", f"i{(start + step) % RING}", step)
+        for user, start in enumerate(random.integers(RING, size=60))
+        for step in range(random.integers(5, 9))
+    ]
+    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv("ring.csv", index=False)
+    return (*TYPED, "dataset=csv", "dataset.path=ring.csv", "dataset.split.kind=leave_last_out",
+            "dataset.cache_dir=null", "model.embedding_dim=16", "trainer.batch_size=16", "trainer.learning_rate=2e-2",
+            "trainer.negatives.n=8", "trainer.ranking.cutoffs=[1,3]", "trainer.monitor=hr@1/all")  # fmt: skip
+
+
+def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) -> None:
+    metrics = recexp.train(recexp.load_config([*ring, "trainer.epochs=8", "run.dir=run"]))
+    assert metrics["test"]["hr@1/all"] > 0.9
+    assert metrics["train"].keys() == {"sampled_softmax"}
+    assert list(metrics["valid"]) == rank_names([1, 3])
+    top = pd.read_parquet("run/recommendations.parquet")
+    assert list(top.columns) == ["user", "item", "rank", "score"]
+    assert top.groupby("user").size().eq(3).all() and top.user.nunique() == 60
+    assert top.groupby("user")["score"].apply(lambda score: score.is_monotonic_decreasing).all()
+    last = pd.read_csv("ring.csv").groupby("user").item.last()
+    first = top[top["rank"] == 1].set_index("user").item
+    assert (first == last).mean() == pytest.approx(metrics["test"]["hr@1/all"])
+    assert not Path("run/predictions.parquet").exists()
+
+
+@pytest.mark.parametrize("loss", NextItemLoss)
+def test_each_loss_is_named_finite_and_reaches_every_weight(loss: NextItemLoss, compose: Callable) -> None:
+    config = compose(*TYPED, f"trainer.loss={loss.name}", "trainer.negatives.n=8")
+    experiment = build(config)
+    windows = Windows(Batches(experiment.dataset, config.dataset))
+    (stage,) = experiment.trainer.stages(experiment.model)
+    batch = windows.gather(Samples(torch.arange(windows.size("train"))))
+    losses = stage.model.losses(stage.model(batch), batch)
+    assert losses.keys() == experiment.trainer.weights(config.model).keys() == {loss.name}
+    losses[loss.name].backward()
+    assert losses[loss.name].isfinite()
+    for name, parameter in experiment.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_going_on_ends_as_one_run(ring: tuple[str, ...]) -> None:
+    whole = recexp.train(recexp.load_config([*ring, "trainer.epochs=2", "run.dir=whole"]))
+    recexp.train(recexp.load_config([*ring, "trainer.epochs=1", "run.dir=parts"]))
+    assert run(["resume", "parts", "trainer.epochs=2"]) == 0
+    parts = json.loads(Path("parts/metrics.json").read_text())
+    assert (parts["test"], parts["train"]) == (whole["test"], whole["train"])
+
+
+def test_a_step_that_diverges_is_kept_and_run_again(ring: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    assert run([*ring, "trainer.learning_rate=1e30", "run.dir=run"]) == 1
+    assert "recexp replay run" in capsys.readouterr().err
+    assert run(["replay", "run"]) == 0
+    assert "damaged" not in capsys.readouterr().err
+
+
+REFUSED = {
+    "dataset.label=explicit": "trainer=next_item takes every event for a positive; set dataset.label=implicit",
+    "model=din": "model = din: scores rows, not the vectors of all items",
+    "trainer.monitor=auc": "trainer.monitor = auc: trainer=next_item does not compute it",
+    "trainer.monitor=ndgc@10/all": "no such metric. Did you mean 'ndcg@10/all'?",
+    "objective=ndcg@7/all": "objective = ndcg@7/all: trainer=next_item does not compute it",
+    "trainer.sparse=true": "trainer.sparse = true",
+    "trainer.negatives.popular=2": "trainer.negatives.popular = 2.0: must be 0 to 1",
+    "trainer.ranking.cutoffs=[]": "trainer.ranking.cutoffs = []: must be a list of one or more K",
+    "trainer.loss=hinge": "trainer.loss = hinge",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_what_cannot_be_trained_is_refused_in_one_line(typed: str) -> None:
+    overrides = [word for word in TYPED if word.partition("=")[0] != typed.partition("=")[0]]
+    options = ("model.history_labels=false", "model.embedding_l2=0") if typed == "model=din" else ()
+    with pytest.raises(ConfigError) as told:
+        recexp.load_config([*overrides, typed, *options])
+    assert REFUSED[typed] in str(told.value) and "\n" not in str(told.value)
+
+
+def test_other_trainers_do_not_rank() -> None:
+    with pytest.raises(ConfigError, match=r"trainer=default does not compute it"):
+        recexp.load_config(["model=din", "trainer.monitor=ndcg@10/all"])
+
+
+def test_a_ranker_also_predicts_labels(compose: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = recexp.load_config(["+experiment=tiny", "model=sasrec", "device=cpu", "trainer.threads=1", "run.dir=run"])
+    assert 0 < recexp.train(config)["test"]["auc"] < 1
