@@ -40,6 +40,14 @@ class Popularity(nn.Module):
     def forward(self, batch: Batch) -> Output:
         return Output(logits=self.score[batch.catalogue.items.ids[batch.target, 0]])
 
+    def query(self, batch: Batch) -> Tensor:
+        """Every user asks for the same: (B, 1)."""
+        return self.score.new_ones(len(batch), 1)
+
+    def item_vectors(self) -> Tensor:
+        """(n_items, 1)."""
+        return self.score[:, None]
+
     def stages(self) -> list[Stage]:
         return [Fit(name="count", model=self, fit=self.count)]
 

@@ -13,7 +13,7 @@ from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Features
 from recexp.dataset.config import LabelKind
 from recexp.dataset.log import Dataset
-from recexp.dataset.schema import UNKNOWN
+from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.error import ConfigError
 from recexp.model import Fit, stages
 
@@ -98,3 +98,9 @@ def test_smoothing_of_0_is_refused(make: Make) -> None:
 def test_table_is_refused(make: Make, table: Dataset) -> None:
     with pytest.raises(ConfigError, match="this dataset is a table"):
         make("popularity", schema=table.schema)
+
+
+def test_every_user_is_recommended_the_most_frequent_items(make, mixed, batches):
+    model = fit(make("popularity"), batches)
+    ranked = (model.query(mixed) @ model.item_vectors().t())[:, FIRST:]
+    assert torch.equal(ranked, model.score[FIRST:].expand(len(mixed), -1))
