@@ -7,10 +7,11 @@ Only attention looks at more than one event. It cuts the sequences into a few re
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recexp.kernel.attention import softmax_attention
 from recexp.kernel.lookup import lookup
+from recexp.layer.mlp import drop_probability, linear
 
 
 class Layout:
@@ -49,6 +50,26 @@ class Layout:
             return self.start + (self.length - 1).clamp(min=0)
         kept = self.length > 0
         return (self.start + self.length - 1)[kept]
+
+
+class CausalAttention(nn.Module):
+    """Attention of each event to itself and those before it."""
+
+    def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.query, self.key_value, self.output = linear(dim, dim), linear(dim, 2 * dim), linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)  # of the weights
+
+    def forward(self, query: Tensor, memory: Tensor, layout: Layout, last: bool) -> Tensor:
+        """query and memory (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        key_value = self.key_value(memory)
+        if last:
+            heads = attend_last(self.query(query[layout.last]), key_value, layout, self.n_heads)
+        else:
+            qkv = torch.cat([self.query(query), key_value], 1)
+            heads = attend(qkv, layout, self.n_heads, drop_probability(self.dropout))
+        return self.output(heads)
 
 
 def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:

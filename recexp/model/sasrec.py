@@ -8,10 +8,10 @@ B batch, T events of all its sequences, D model size; E the item vectors, P thos
 Attention is causal. A user without history has the query 0.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-import torch
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
@@ -20,8 +20,8 @@ from recexp.dataset.schema import Schema
 from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
-from recexp.layer.mlp import MLP, drop_probability, linear
-from recexp.layer.packed import Layout, attend, attend_last
+from recexp.layer.mlp import MLP
+from recexp.layer.packed import CausalAttention, Layout
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
@@ -37,24 +37,53 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, hidden_size: int, activation: Activation, dropout: float, form: Form):
         super().__init__()
-        self.n_heads, self.form = n_heads, form
+        self.form = form
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.query, self.key_value, self.output = linear(dim, dim), linear(dim, 2 * dim), linear(dim, dim)
+        self.attention = CausalAttention(dim, n_heads, dropout)
         self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
         y = self.norms[0](x)
-        kv = self.key_value(y if self.form is Form.pre else x)
-        if last:
-            x, y = x[layout.last], y[layout.last]
-            heads = attend_last(self.query(y), kv, layout, self.n_heads)
-        else:
-            heads = attend(torch.cat([self.query(y), kv], 1), layout, self.n_heads, drop_probability(self.dropout))
-        x = (x if self.form is Form.pre else y) + self.dropout(self.output(heads))
+        heads = self.attention(y, y if self.form is Form.pre else x, layout, last)
+        past = x if self.form is Form.pre else y
+        x = (past[layout.last] if last else past) + self.dropout(heads)
         y = self.norms[1](x)
         return (x if self.form is Form.pre else y) + self.dropout(self.transform(y))
+
+
+class Backbone(nn.Module):
+    """Item and position vectors, blocks and a last LayerNorm, whose output is multiplied by the item vectors."""
+
+    def __init__(self, schema: Schema, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.item = SideEmbedding("item", schema.ids.item, dim, std)
+        self.position = LearntPosition(schema.max_history, dim, std)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, events: Packed, last: bool) -> Tensor:
+        """The query after each event (T, D), or (n, D) after the last one of each sequence."""
+        layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
+        ids = events.catalogue.items.ids[events.item.flatten(), 0]
+        x = self.dropout(self.item.table(ids) + self.position(layout.from_end))  # (T, D)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, layout, last and number == len(self.blocks))
+        return self.norm(x)
+
+    def query(self, batch: Batch) -> Tensor:
+        """What the users of a batch ask for after their histories: (B, D)."""
+        events, order = packed(batch)
+        last = self(events, last=True)  # (n, D), n = B or only those with events, which come first
+        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
+        return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """The score of each target: (B,)."""
+        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
+        return (self.query(batch).float() * target).sum(1)
 
 
 @register("sasrec")
@@ -77,39 +106,20 @@ class SASRec(nn.Module):
         super().__init__()
         dim = config.embedding_dim
         require_divisor(config.n_heads, dim)
-        self.item = SideEmbedding("item", schema.ids.item, dim, config.embedding_std)
-        self.position = LearntPosition(schema.max_history, dim, config.embedding_std)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(
+        blocks = (
             Block(dim, config.n_heads, config.hidden_size, config.activation, config.dropout, config.form)
             for _ in range(config.n_layers)
         )
-        self.norm = nn.LayerNorm(dim)
+        self.backbone = Backbone(schema, dim, config.embedding_std, config.dropout, blocks)
 
     def forward(self, batch: Batch) -> Output:
-        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
-        return Output(logits=(self.query(batch).float() * target).sum(1))
+        return Output(logits=self.backbone.logits(batch))
 
     def query(self, batch: Batch) -> Tensor:
-        """What a batch's users ask for after their histories: (B, D)."""
-        events, order = packed(batch)
-        last = self.encode(events, last=True)  # (n, D), n = B or only those with events, which come first
-        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
-        return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
+        return self.backbone.query(batch)
 
     def states(self, events: Packed) -> Tensor:
-        """The query after each event: (T, D)."""
-        return self.encode(events, last=False)
+        return self.backbone(events, last=False)
 
     def item_vectors(self) -> Tensor:
-        """The vector of each id: (FIRST + V, D)."""
-        return self.item.table.weight
-
-    def encode(self, events: Packed, last: bool) -> Tensor:
-        layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
-        ids = events.catalogue.items.ids[events.item.flatten(), 0]
-        x = self.item.table(ids) + self.position(layout.from_end)  # (T, D)
-        x = self.dropout(x)
-        for number, block in enumerate(self.blocks, 1):
-            x = block(x, layout, last and number == len(self.blocks))
-        return self.norm(x)
+        return self.backbone.item.table.weight

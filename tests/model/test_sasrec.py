@@ -19,13 +19,14 @@ Make = Callable[..., nn.Module]
 def by_hand(model: nn.Module, items: Tensor, form: Form) -> Tensor:
     """The states of one sequence of item vectors (L, D)."""
     length, dim = items.shape
+    model = model.backbone
     x = items + model.position.table.weight[:length].flip(0)
     for block in model.blocks:
         y = F.layer_norm(x, (dim,), block.norms[0].weight, block.norms[0].bias)
-        k, v = block.key_value(y if form is Form.pre else x).chunk(2, 1)
-        scores = (block.query(y) @ k.t()) / dim**0.5
+        k, v = block.attention.key_value(y if form is Form.pre else x).chunk(2, 1)
+        scores = (block.attention.query(y) @ k.t()) / dim**0.5
         scores = scores.masked_fill(~torch.ones(length, length).tril().bool(), -torch.inf)
-        x = (x if form is Form.pre else y) + block.output(scores.softmax(1) @ v)
+        x = (x if form is Form.pre else y) + block.attention.output(scores.softmax(1) @ v)
         z = F.layer_norm(x, (dim,), block.norms[1].weight, block.norms[1].bias)
         first, second = block.transform.linears
         x = (x if form is Form.pre else z) + second(first(z).relu())
@@ -43,9 +44,9 @@ def test_states_and_logits_are_those_of_the_equations(form: Form, make: Make, mi
         if not len(history):
             assert logits[sample] == 0
             continue
-        expected = by_hand(model, model.item.table.weight[ids[history]], form)
+        expected = by_hand(model, model.item_vectors()[ids[history]], form)
         torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
-        target = model.item.table.weight[ids[mixed.target[sample]]]
+        target = model.item_vectors()[ids[mixed.target[sample]]]
         torch.testing.assert_close(logits[sample], expected[-1] @ target, rtol=1e-4, atol=1e-4)
 
 
