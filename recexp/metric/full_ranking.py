@@ -125,20 +125,27 @@ def _blocks(
             scores[_seen(batches, split, row, user)] = -torch.inf
         relevant = slice(int(bound[number]), int(bound[number + 1]))
         of, item = asked.of[relevant] - start, asked.item[relevant]
-        own = scores[of, item]
-        of, own = of[own > -torch.inf], own[own > -torch.inf]
-        ahead = at_least(scores, of, own)  # the user's relevant items among them
-        order = torch.argsort(own, descending=True, stable=True)
-        order = order[torch.argsort(of[order], stable=True)]
-        of, own, ahead = of[order], own[order], ahead[order]
-        place = torch.arange(len(of), device=of.device) - torch.searchsorted(of, of)  # among the relevant, from 0
-        alike = torch.ones_like(of, dtype=torch.bool)  # starts a tie of relevant items
-        alike[1:] = (of[1:] != of[:-1]) | (own[1:] != own[:-1])
-        tie = alike.cumsum(0) - 1
-        last = torch.searchsorted(tie, tie, right=True) - 1  # of its tie
-        rank = ahead - (place[last] + 1) + place + 1
-        best = scores.topk(k, dim=1) if k else (scores[:, :0], of.new_zeros(len(row), 0))
+        of, rank = _ranks(scores, of, item)
+        best = scores.topk(k, dim=1) if k else (scores.new_zeros(len(row), 0), of.new_zeros(len(row), 0))
         yield of + start, rank, torch.where(best[0] > -torch.inf, best[1], 0), best[0]
+
+
+def _ranks(scores: Tensor, of: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+    """The user and the rank of the relevant items (n,) that have a score (b, V) above minus infinity.
+
+    Items that are relevant to the same user do not count against each other, however close their scores.
+    """
+    own = scores[of, item]
+    of, own = of[own > -torch.inf], own[own > -torch.inf]
+    order = torch.argsort(own, descending=True, stable=True)
+    order = order[torch.argsort(of[order], stable=True)]
+    of, own = of[order], own[order]
+    place = torch.arange(len(of), device=of.device) - torch.searchsorted(of, of)  # among the relevant, from 0
+    new = torch.ones_like(of, dtype=torch.bool)  # starts a tie of relevant items
+    new[1:] = (of[1:] != of[:-1]) | (own[1:] != own[:-1])
+    tie = new.cumsum(0) - 1
+    relevant = place[torch.searchsorted(tie, tie, right=True) - 1] + 1  # whose score is as high
+    return of, at_least(scores, of, own) - relevant + place + 1
 
 
 def _seen(batches: Batches, split: str, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:

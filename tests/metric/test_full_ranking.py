@@ -1,6 +1,6 @@
 """Ranking all items for each user of a split, against a loop over users and items."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -130,3 +130,20 @@ def test_scores_that_are_not_finite_are_told(case: Callable) -> None:
     config = RankingConfig(cutoffs=[1], exclude_seen=True, valid_users=None)
     with pytest.raises(FloatingPointError, match="scores of test"):
         evaluate_ranking(model, batches, "test", config, NAMES)
+
+
+@pytest.mark.parametrize("k", [0, 3])
+def test_no_block_of_scores_is_kept(case: Callable, k: int, monkeypatch) -> None:
+    monkeypatch.setattr(full_ranking, "LARGEST", 0)
+    blocks, held = full_ranking._blocks, []
+
+    def watched(*args: Any) -> Iterator[tuple[Tensor, ...]]:
+        for block in blocks(*args):
+            held.append(max(part.untyped_storage().nbytes() for part in block))
+            yield block
+
+    monkeypatch.setattr(full_ranking, "_blocks", watched)
+    _, batches, model = case()
+    config = RankingConfig(cutoffs=[1], exclude_seen=True, valid_users=None)
+    evaluate_ranking(model, batches, "test", config, NAMES, k=k)
+    assert len(held) > 2 and max(held) < 4 * full_ranking.SMALLEST * len(model.vectors)
