@@ -65,7 +65,11 @@ def test_other_formats_are_told_by_their_content(tmp_path: Path) -> None:
     assert guess(tmp_path, "1,2,3,4\n2,5,6\n3,4\n").options == {"separator": ","}
 
 
-@pytest.mark.parametrize("content", [b"", b" \n\n", b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(b"1 2 3\n" * 999)[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b" \n\n", b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(b"1 2 3\n" * 999)[:-9]],
+    ids=["empty", "blank", "png", "cut"],
+)
 def test_what_is_no_log_is_one_line(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         guess(tmp_path, content)
