@@ -137,7 +137,7 @@ def test_links_between_documents_lead_somewhere(document):
 def test_own_data_train_as_described(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     log = "".join(f"{n % 9},{n * 5 % 31},{n % 5 + 0.5},{10**9 + n}\n" for n in range(200))
-    movies = "".join(f'{n},"Film, The ({1990 + n})",Drama|Crime\n' for n in range(31))
+    movies = "".join(f'{n},"Film, The ({1990 + n})",{"Drama|Crime" if n % 3 else "Comedy"}\n' for n in range(31))
     with zipfile.ZipFile("ml-latest-small.zip", "w") as archive:
         archive.writestr("ml-latest-small/ratings.csv", "userId,movieId,rating,timestamp\n" + log)
         archive.writestr("ml-latest-small/movies.csv", "movieId,title,genres\n" + movies)

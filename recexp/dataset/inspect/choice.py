@@ -24,8 +24,9 @@ def options_of(
     usable = [column for column in columns if column.kind and column.separator in (None, multi)]
     features = {side: _kinds(usable, f"{side} feature") for side in ("user", "item", "context")}
     for side, (path, found) in sides.items():
-        options[f"{side}_path"] = path
         features[side] = {column.name: column.kind for column in found if column.kind}
+        if features[side]:
+            options[f"{side}_path"] = path
     if not timed:
         ids = {named[role].name: "categorical" for role in ("user", "item", "timestamp") if role in named}
         features = {"user": {}, "item": {}, "context": ids | features["user"] | features["item"] | features["context"]}
