@@ -50,6 +50,8 @@ def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
         dataset = store.read(path)
         with contextlib.suppress(OSError):  # a folder of somebody else
             os.utime(path)
+            if _lock(path).exists():  # of a process at work, or left by one that was killed at its very end
+                _remove_lock(_lock(path))
         return dataset
     except DamagedFile as error:
         if alone:
@@ -144,8 +146,13 @@ def _remove_locks(folder: Path, held: str = "") -> None:
     """Removes the files of locks that nobody holds."""
     for file in folder.glob(f"{LOCK}*"):
         if file.name != f"{LOCK}{held}":
-            with lock_file(file, wait=False):  # removes it, if it is to be had
-                pass
+            _remove_lock(file)
+
+
+def _remove_lock(file: Path) -> None:
+    """Removes the file of a lock if it is to be had: lock_file does so at its end."""
+    with lock_file(file, wait=False):
+        pass
 
 
 def _lock(path: Path) -> Path:

@@ -224,6 +224,16 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_fill_stays(
     assert [path.name for path in prepared.iterdir()] == [load(config).fingerprint]
 
 
+def test_the_lock_of_a_process_that_was_killed_at_its_very_end_goes_when_its_data_are_read(
+    config: DatasetConfig,
+) -> None:
+    load(config)
+    (path,) = entries(config)
+    (path.parent / f".lock-{path.name}").touch()
+    load(config)
+    assert entries(config) == [path]
+
+
 def test_locks_and_leftovers_that_a_power_loss_left_are_gone_once_entries_are_listed(
     config: DatasetConfig, tmp_path: Path
 ) -> None:
