@@ -75,7 +75,7 @@ CHANGES = {  # what Python code sets: what the error must say; None: nothing
     ("trainer.epochs", "3"): "trainer.epochs = '3': must be 3.",
     ("trainer.epochs", np.int64(3)): "trainer.epochs: Value 'int64' is not a supported primitive type.",
     ("trainer.optimizer", "sgd"): "trainer.optimizer = 'sgd': must be Optimizer.sgd.",
-    ("trainer.optimizer", Optimizer.lazy_adam): "set trainer.sparse=true",
+    ("trainer.optimizer", Optimizer.lazy_adam): "set trainer.l2_rows=batch",
     ("trainer.ftrl.beta", 0): "trainer.ftrl.beta = 0.0: must be above 0.",
     ("trainer.monitor", "au"): "Did you mean 'auc'?",
     ("dataset.features.derived.last_items", 101): "last_items = 101: must be 0 to 100.",

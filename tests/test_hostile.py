@@ -203,7 +203,8 @@ from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.movielens import _contents
 from recexp.storage import read_yaml
 read = {
-    'csv': lambda path: CsvTable(path, SimpleNamespace(separator=',', quoting=True, header=list('abcd'))).read(['a']),
+    'csv': lambda path: CsvTable(path, SimpleNamespace(
+        separator=',', quoting=True, header=list('abcd'), encoding='utf-8')).read(['a']),
     'parquet': lambda path: ParquetTable(path, '|').read(['a']),
     'movielens': _contents,
     'yaml': read_yaml,

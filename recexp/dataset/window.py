@@ -53,6 +53,7 @@ class Windows:
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.device, self.negatives = batches, batches.device, 0
+        self.max_history = batches.max_history
         columns, rows = batches.columns, batches.rows["train"]
         user, time = columns.user[rows], columns.timestamp[rows]
         self.item, position = columns.item[rows], torch.arange(len(rows), device=self.device)
@@ -66,7 +67,7 @@ class Windows:
         stop = self.group[end - 1]
         kept = stop > first
         self.user, self.stop, self.end = user[first[kept]].long(), stop[kept], end[kept]
-        self.begin = torch.maximum(first[kept], self.stop - batches.max_history)
+        self.begin = torch.maximum(first[kept], self.stop - self.max_history)
         self.n_targets = int((self.group > first.repeat_interleave(end - first)).sum())
         self.n_tied = int(((self.group > first.repeat_interleave(end - first)) & ~new_time).sum())
 

@@ -59,6 +59,7 @@ class Backbone(nn.Module):
     def __init__(self, schema: Schema, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
+        self.item.table.read_whole = True
         self.position = LearntPosition(schema.max_history, dim, std)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)

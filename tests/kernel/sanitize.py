@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from recexp.kernel import adam, linear
+from recexp.kernel import adam, candidates, linear
 from recexp.kernel import library as module
 from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
@@ -19,6 +19,7 @@ from recexp.kernel.gru import attention_gru, gru
 from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, total, weighted_sum
 from recexp.kernel.mlp import tail
+from recexp.kernel.rank import at_least
 from recexp.kernel.sublayer import sublayer
 from recexp.kernel.unique import grouped, lookup_grouped
 
@@ -45,6 +46,8 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     for table in (tables[0], leaf(N, 3)):
         yield lambda table=table: lookup_grouped(table, indices[0], grouped(indices[0], table), 0)
         yield lambda table=table: adam_steps(table, indices[0])
+    yield lambda: candidates.scores(x, tables[0], indices[0])
+    yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
     for weight in (square[0], single):
