@@ -73,9 +73,10 @@ def open_table(path: Path, config: Any, key: str) -> TableFile:
     if (kind := format_of(path)) in ("parquet", "JSON"):
         return (ParquetTable if kind == "parquet" else JsonTable)(path, _separator(config))
     defaults = parse_yaml((conf_folder() / "dataset" / "csv.yaml").read_text("utf-8"))
-    csv: Any = SimpleNamespace(**{name: getattr(config, name, value) for name, value in defaults.items()})
+    own = config if config.reader == "csv" else None
+    csv: Any = SimpleNamespace(**{name: getattr(own, name, value) for name, value in defaults.items()})
     csv.header = None
-    header = getattr(config, "header", None)
+    header = getattr(own, "header", None)
     if header and not set(column_names(config).values()) & set(CsvTable(path, csv).columns()):
         csv.header = header
     return CsvTable(path, csv)

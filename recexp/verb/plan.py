@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from recexp.error import ConfigError
 from recexp.verb.options import Option
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 USAGE = "[override...]"
 HELP = "what training will take: parameters, memory, and seconds an epoch from a few real steps"
 OPTIONS: tuple[Option, ...] = ()
+MEASURED = "default"  # the trainer whose steps are measured
 
 
 def run(arguments: list[str]) -> int:
@@ -29,6 +31,8 @@ def run(arguments: list[str]) -> int:
     from recexp.trainer.memory import memory_explained
 
     config = load_config(*split_flags(arguments))
+    if config.trainer.name != MEASURED:
+        raise ConfigError(f"trainer = {config.trainer.name}: plan measures steps of trainer={MEASURED} alone.")
     with memory_explained(config):
         experiment = build(config)
     model, trainer, options = experiment.model, experiment.trainer, config.model

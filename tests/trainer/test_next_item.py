@@ -52,7 +52,7 @@ def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) ->
     first = top[top["rank"] == 1].set_index("user").item
     assert (first == last).mean() == pytest.approx(metrics["test"]["hr@1/all"])
     assert not Path("run/predictions.parquet").exists()
-    assert run(["evaluate", "run"]) == 2
+    assert run(["evaluate", "run"]) == run(["plan", *ring]) == 2
 
 
 @pytest.mark.parametrize("loss", NextItemLoss)

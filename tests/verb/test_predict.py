@@ -113,3 +113,14 @@ def test_a_mistake_is_one_line_and_leaves_no_file(typed: list[str], told: str, c
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and told in lines[0], lines
     assert not Path("x.csv").exists()
+
+
+def test_rows_of_a_run_on_files_of_another_form_are_given_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("".join(f"{user} {' '.join(str((user + n) % 12) for n in range(8))}\n" for user in range(40)))
+    typed = ["model=fm", "dataset=sequence", f"dataset.path={log}", "dataset.cache_dir=null", "device=cpu"]
+    assert run([*typed, "trainer.threads=1", "trainer.epochs=1", f"run.dir={tmp_path / 'run'}"]) == 0
+    (tmp_path / "rows.csv").write_text("user,item,timestamp\n1,3,20\nnew,4,20\n")
+    code = run(["predict", str(tmp_path / "run"), str(tmp_path / "rows.csv"), "-o", str(tmp_path / "scores.csv")])
+    assert code == 0, capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "scores.csv").columns.tolist() == ["user", "item", "timestamp", "score"]
