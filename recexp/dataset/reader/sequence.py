@@ -49,7 +49,7 @@ class Sequence:
 
     def fingerprint(self) -> str:
         options = [to_dict(self.config)[key] for key in ("reader", "separator")]
-        return frame.digest(options, [self._path().open("rb")])
+        return frame.digest(options, [source.stored(self._path())])
 
     def read(self) -> Raw:
         """Raises DataError."""

@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,13 @@ def test_last_fm_has_its_published_sizes() -> None:
     raw = Sequence(config(REAL)).read()
     assert raw.user is not None and raw.item is not None
     assert (len(set(raw.user)), len(set(raw.item)), len(raw.label)) == (1090, 3646, 52551)
+
+
+def test_a_member_of_an_archive_is_read_as_the_file_it_was(tmp_path: Path) -> None:
+    text = "1 5 6 7\n2 6 5 7\n"
+    (tmp_path / "log.txt").write_text(text)
+    with zipfile.ZipFile(tmp_path / "logs.zip", "w") as archive:
+        archive.writestr("log.txt", text)
+    readers = [Sequence(config(path)) for path in (tmp_path / "log.txt", tmp_path / "logs.zip" / "log.txt")]
+    assert len({reader.fingerprint() for reader in readers}) == 1
+    assert events(readers[0].read()) == events(readers[1].read())
