@@ -249,9 +249,16 @@ class NextItemConfig(TrainerConfig):
     ranking: RankingConfig
 
     def __post_init__(self) -> None:
+        if self.optimizer is Optimizer.lazy_adam:
+            raise ConfigError(
+                "trainer.optimizer = lazy_adam: updates rows alone; trainer=next_item scores whole tables."
+            )
         super().__post_init__()
-        if self.sparse:
-            raise ConfigError("trainer.sparse = true: trainer=next_item scores whole tables; use trainer.sparse=false.")
+        if self.sparse is not False:
+            shown = "null" if self.sparse is None else "true"
+            raise ConfigError(
+                f"trainer.sparse = {shown}: trainer=next_item scores whole tables; use trainer.sparse=false."
+            )
 
 
 # The options of a trainer that has more than all trainers have, here so that a mistake is told without torch.

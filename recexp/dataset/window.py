@@ -68,8 +68,8 @@ class Windows:
         kept = stop > first
         self.user, self.stop, self.end = user[first[kept]].long(), stop[kept], end[kept]
         self.begin = torch.maximum(first[kept], self.stop - self.max_history)
-        self.n_targets = int((self.group > first.repeat_interleave(end - first)).sum())
-        self.n_tied = int(((self.group > first.repeat_interleave(end - first)) & ~new_time).sum())
+        target = self.group > first.repeat_interleave(end - first)
+        self.n_targets, self.n_tied = int(target.sum()), int((target & ~new_time).sum())
 
     def size(self, split: str) -> int:
         """Windows of the training split; rows of another."""

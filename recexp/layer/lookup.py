@@ -28,7 +28,6 @@ class Table(nn.Embedding):
     """An nn.Embedding read by `lookup`. Its attributes tell the trainer what it may do with the table."""
 
     rowwise = False  # whether optimizers may update only the rows that a batch holds
-    read_whole = False  # whether losses may read all rows at once; rowwise is then for the L2 term alone
     origin: Origin | None = None  # set if rows stand for ids of the data
     n_ids = 0  # of a sample, histories aside, that are looked up; 0 if unknown
     before_read: Callable[[Tensor], None] | None = None  # called with unique rows (n,) that are about to be read

@@ -12,12 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
-from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.dataset.window import Packed
 from recexp.layer.mlp import linear
 from recexp.layer.packed import CausalAttention, Layout
-from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.model import Inputs, Needs, require_divisor
 from recexp.model.sasrec import Backbone
 from recexp.registry import register
 
@@ -44,7 +42,7 @@ class Block(nn.Module):
 
 
 @register("esasrec")
-class ESASRec(nn.Module):
+class ESASRec(Backbone):
     needs = Needs(Inputs.sequence)
 
     @dataclass(frozen=True, kw_only=True)
@@ -58,20 +56,7 @@ class ESASRec(nn.Module):
         dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
-        super().__init__()
         dim = config.embedding_dim
         require_divisor(config.n_heads, dim)
         blocks = (Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers))
-        self.backbone = Backbone(schema, dim, config.embedding_std, config.dropout, blocks)
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(logits=self.backbone.logits(batch))
-
-    def query(self, batch: Batch) -> Tensor:
-        return self.backbone.query(batch)
-
-    def states(self, events: Packed) -> Tensor:
-        return self.backbone(events, last=False)
-
-    def item_vectors(self) -> Tensor:
-        return self.backbone.item.table.weight
+        super().__init__(schema, dim, config.embedding_std, config.dropout, blocks)

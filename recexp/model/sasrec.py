@@ -59,13 +59,30 @@ class Backbone(nn.Module):
     def __init__(self, schema: Schema, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
-        self.item.table.read_whole = True
         self.position = LearntPosition(schema.max_history, dim, std)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, events: Packed, last: bool) -> Tensor:
+    def forward(self, batch: Batch) -> Output:
+        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
+        return Output(logits=(self.query(batch).float() * target).sum(1))
+
+    def query(self, batch: Batch) -> Tensor:
+        """What the users of a batch ask for after their histories: (B, D)."""
+        events, order = packed(batch)
+        last = self.encode(events, last=True)  # (n, D), n = B or only those with events, which come first
+        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
+        return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
+
+    def states(self, events: Packed) -> Tensor:
+        """The query after each event: (T, D)."""
+        return self.encode(events, last=False)
+
+    def item_vectors(self) -> Tensor:
+        return self.item.table.weight
+
+    def encode(self, events: Packed, last: bool) -> Tensor:
         """The query after each event (T, D), or (n, D) after the last one of each sequence."""
         layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
         ids = events.catalogue.items.ids[events.item.flatten(), 0]
@@ -74,21 +91,9 @@ class Backbone(nn.Module):
             x = block(x, layout, last and number == len(self.blocks))
         return self.norm(x)
 
-    def query(self, batch: Batch) -> Tensor:
-        """What the users of a batch ask for after their histories: (B, D)."""
-        events, order = packed(batch)
-        last = self(events, last=True)  # (n, D), n = B or only those with events, which come first
-        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
-        return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
-
-    def logits(self, batch: Batch) -> Tensor:
-        """The score of each target: (B,)."""
-        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
-        return (self.query(batch).float() * target).sum(1)
-
 
 @register("sasrec")
-class SASRec(nn.Module):
+class SASRec(Backbone):
     needs = Needs(Inputs.sequence)
 
     @dataclass(frozen=True, kw_only=True)
@@ -104,23 +109,10 @@ class SASRec(nn.Module):
         form: Form
 
     def __init__(self, config: Config, schema: Schema) -> None:
-        super().__init__()
         dim = config.embedding_dim
         require_divisor(config.n_heads, dim)
         blocks = (
             Block(dim, config.n_heads, config.hidden_size, config.activation, config.dropout, config.form)
             for _ in range(config.n_layers)
         )
-        self.backbone = Backbone(schema, dim, config.embedding_std, config.dropout, blocks)
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(logits=self.backbone.logits(batch))
-
-    def query(self, batch: Batch) -> Tensor:
-        return self.backbone.query(batch)
-
-    def states(self, events: Packed) -> Tensor:
-        return self.backbone(events, last=False)
-
-    def item_vectors(self) -> Tensor:
-        return self.backbone.item.table.weight
+        super().__init__(schema, dim, config.embedding_std, config.dropout, blocks)

@@ -95,6 +95,7 @@ class Trainer:
         Raises ConfigError for a module that does not exist, Failure once numbers are no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
+        batches = self.walked(batches)
         in_order = self.stages(model)
         # These schedules give other learning rates from the first step on if there are more epochs.
         spread = self.config.epochs if self.config.schedule in (Schedule.linear, Schedule.cosine) else ""
@@ -114,6 +115,10 @@ class Trainer:
                 result = self._result(task, progress)
             checkpoints.finish()
             return result
+
+    def walked(self, batches: Batches) -> Batches:
+        """What an epoch walks over."""
+        return batches
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """The stages of a model, as they are trained."""

@@ -5,15 +5,13 @@ All else is the default trainer's.
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import cast
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, NextItemConfig, NextItemLoss, Optimizer
+from recexp.config import ModelConfig, NextItemConfig, NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.window import WindowBatch, Windows
 from recexp.error import DataError
@@ -26,7 +24,6 @@ from recexp.model import Fit, Ranker, Stage, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
 from recexp.trainer.divergence import Diverged
-from recexp.trainer.recorder import Recorder
 from recexp.trainer.state import Progress
 from recexp.trainer.step import autocast
 
@@ -79,23 +76,14 @@ class NextItemTrainer(Trainer):
     batch_type = WindowBatch
     config: NextItemConfig
 
-    def fit(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        weights: dict[str, float],
-        l2: float,
-        recorder: Recorder,
-        optimizers: Mapping[str, Optimizer] = MappingProxyType({}),
-    ) -> Result:
-        """As the default trainer, on windows. Raises DataError if no user has two events to learn from."""
+    def walked(self, batches: Batches) -> Batches:
+        """Windows. Raises DataError if no user has two events to learn from."""
         windows = Windows(batches)
         if not windows.n_targets:
             raise DataError("no user has training events of two timestamps, so there is no next item to learn.")
         tied = f", {windows.n_tied:,} of them not told apart from the event before by time" if windows.n_tied else ""
         logger.info("next   %s windows, %s next items%s", f"{len(windows.begin):,}", f"{windows.n_targets:,}", tied)
-        # To the loop, windows are batches.
-        return super().fit(model, cast("Batches", windows), weights, l2, recorder, optimizers)
+        return cast("Batches", windows)  # to the loop they are batches
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """The model's stages, those trained by gradient with the loss of next items."""

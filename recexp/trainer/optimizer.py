@@ -45,15 +45,8 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
     n_ids: of a batch, at most. l2: strength of an L2 term on the whole table. By row costs as much per id as a whole
     table does per few rows; small tables stay in the cache. SGD, AdaGrad and FTRL with a term that changes every row
     have no exact form by row. Adam has, and then takes each row's steps one by one in registers, which are full from
-    8 numbers on. Raises ConfigError for a table that has to be updated whole, as losses read all of it.
+    8 numbers on.
     """
-    if table.read_whole:
-        if config.sparse or kind is Optimizer.lazy_adam:
-            raise ConfigError(
-                "trainer.sparse: the model's losses read all items at once; "
-                "set trainer.sparse=null, and another optimizer than lazy_adam."
-            )
-        return False
     decay = bool(l2 or config.weight_decay)
     if kind is Optimizer.lazy_adam:
         return True

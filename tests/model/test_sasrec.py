@@ -19,7 +19,6 @@ Make = Callable[..., nn.Module]
 def by_hand(model: nn.Module, items: Tensor, form: Form) -> Tensor:
     """The states of one sequence of item vectors (L, D)."""
     length, dim = items.shape
-    model = model.backbone
     x = items + model.position.table.weight[:length].flip(0)
     for block in model.blocks:
         y = F.layer_norm(x, (dim,), block.norms[0].weight, block.norms[0].bias)

@@ -92,6 +92,8 @@ REFUSED = {
     "trainer.monitor=ndgc@10/all": "no such metric. Did you mean 'ndcg@10/all'?",
     "objective=ndcg@7/all": "objective = ndcg@7/all: trainer=next_item does not compute it",
     "trainer.sparse=true": "trainer.sparse = true",
+    "trainer.sparse=null": "trainer.sparse = null: trainer=next_item scores whole tables",
+    "trainer.optimizer=lazy_adam": "trainer.optimizer = lazy_adam: updates rows alone",
     "trainer.negatives.popular=2": "trainer.negatives.popular = 2.0: must be 0 to 1",
     "trainer.ranking.cutoffs=[]": "trainer.ranking.cutoffs = []: must be a list of one or more K",
     "trainer.loss=hinge": "trainer.loss = hinge",

@@ -11,11 +11,10 @@ from recexp.config import Config, FTRLConfig, L2Rows, Optimizer, Schedule
 from recexp.dataset.batch import Batches
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
-from recexp.layer.lookup import Table
 from recexp.model import Train, losses
 from recexp.model.wide_deep import Wide
 from recexp.trainer.ftrl import FTRL
-from recexp.trainer.optimizer import learning_rate_factor, make_optimizers, optimizer_overrides, updated_by_row
+from recexp.trainer.optimizer import learning_rate_factor, make_optimizers, optimizer_overrides
 from recexp.trainer.state import Progress
 from recexp.trainer.step import Step
 
@@ -309,12 +308,3 @@ def test_decline_starts_after_warmup() -> None:
 def test_rate_beyond_the_last_step_or_in_a_long_warmup_is_no_error(schedule: Schedule) -> None:
     assert 0 <= learning_rate_factor(schedule, 12, 10, 0) <= 1
     assert learning_rate_factor(schedule, 3, 10, 50) == pytest.approx(4 / 51)
-
-
-def test_a_table_that_losses_read_whole_is_not_updated_by_row(compose: Callable[..., Config]) -> None:
-    config = compose("model=sasrec").trainer
-    table = Table(10**6, 64)
-    table.read_whole = True
-    assert not updated_by_row(config, config.optimizer, table, 1, 0.0)
-    with pytest.raises(ConfigError, match="read all items at once"):
-        updated_by_row(replace(config, sparse=True), config.optimizer, table, 1, 0.0)
