@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Container
 from typing import TextIO
 
 from recexp.error import printable
@@ -56,10 +57,15 @@ def log_to_terminal() -> None:
         package.addHandler(Terminal())
 
 
-def columns(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines, each column as wide as its widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def columns(rows: list[list[str]], right: Container[int] = ()) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell. right: numbers of columns aligned there."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        padded = [cell.rjust(width) if n in right else cell.ljust(width) for n, (cell, width) in enumerate(cells)]
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
 
 def size(n_bytes: float) -> str:

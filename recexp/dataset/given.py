@@ -18,7 +18,7 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
-from recexp.dataset.sheet import Sheet, TableFile
+from recexp.dataset.sheet import LoadedTable, Sheet, TableFile
 from recexp.error import DataError, choices
 from recexp.groups import conf_folder
 from recexp.storage import parse_yaml
@@ -41,27 +41,17 @@ class Rows:
     features: "dict[str, pd.DataFrame]"  # the feature columns that are there, by side
 
 
-class FrameTable:
+class FrameTable(LoadedTable):
     """A pandas.DataFrame, read as a file of named columns is."""
 
     def __init__(self, frame: "pd.DataFrame", name: str = "frame") -> None:
-        self.path = Path(name)
-        self.frame = frame.set_axis(list(map(str, frame.columns)), axis=1).reset_index(drop=True)
-
-    def columns(self) -> list[str]:
-        return list(self.frame.columns)
-
-    def hint(self, columns: list[str]) -> str:
-        return ""
-
-    def read(self, names: list[str]) -> "pd.DataFrame":
         import pandas as pd
 
-        frame = self.frame[names]
-        coded = {
-            name: kind.categories.dtype for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)
-        }
-        return frame.astype(coded)
+        frame = frame.set_axis(list(map(str, frame.columns)), axis=1).reset_index(drop=True)
+        kinds = {name: kind for name, kind in frame.dtypes.items() if isinstance(kind, pd.CategoricalDtype)}
+        super().__init__(
+            path=Path(name), frame=frame.astype({name: kind.categories.dtype for name, kind in kinds.items()})
+        )
 
     def location(self, row: int) -> str:
         return f"{self.path}, row {row} (counted from 0)"

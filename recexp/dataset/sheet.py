@@ -3,6 +3,7 @@
 import ast
 import logging
 from bisect import bisect_right
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +48,23 @@ class TableFile(Protocol):
         """Where the user finds a row (from 0): file and line."""
 
 
+@dataclass(kw_only=True)
+class LoadedTable:
+    """Columns that are in memory already; a subclass says where the user finds a row."""
+
+    path: Path
+    frame: "pd.DataFrame"
+
+    def columns(self) -> list[str]:
+        return self.frame.columns.tolist()
+
+    def hint(self, columns: list[str]) -> str:
+        return ""
+
+    def read(self, names: list[str]) -> "pd.DataFrame":
+        return self.frame[names]
+
+
 class Sheet:
     """Columns of one file, or of several one after another; converts a column, or names its first wrong row."""
 
@@ -87,10 +105,8 @@ class Sheet:
 
     def labels(self, column: str, threshold: float | None) -> np.ndarray:
         """Numbers; a column of words such as true and false, in any case, as 1 and 0."""
-        from pandas.api import types
-
         given = self._filled(column)
-        if types.is_string_dtype(given) and str(given.iloc[0]).lower() in WORDS:
+        if _are_words(given):
             return self._words(column, np.zeros(len(given), bool)).astype(np.int64)
         values = self._numbers(column)
         if threshold is None:
@@ -99,11 +115,9 @@ class Sheet:
 
     def known_labels(self, column: str) -> np.ndarray:
         """As `labels` in float64, NaN where they are missing."""
-        from pandas.api import types
-
         given = self.frame[column]
         missing = _missing(given) | given.isin(GAPS)
-        if not missing.all() and types.is_string_dtype(given) and str(given[~missing].iloc[0]).lower() in WORDS:
+        if _are_words(given[~missing]):
             return self._words(column, missing.to_numpy(bool))
         return self._numbers(column, "must be a number, or empty if it is unknown", gaps=GAPS).astype(np.float64)
 
@@ -272,6 +286,13 @@ def _lists(text: "pd.Series") -> "pd.Series | None":
         return None
     joined = [MULTI_SEPARATOR.join(str(value) for value in values) for values in parsed]
     return pd.Series(joined, dtype=object).reindex(codes).set_axis(text.index)
+
+
+def _are_words(labels: "pd.Series") -> bool:
+    """Whether labels are words such as true, going by the first one."""
+    from pandas.api import types
+
+    return len(labels) > 0 and types.is_string_dtype(labels) and str(labels.iloc[0]).lower() in WORDS
 
 
 def _missing(values: "pd.Series") -> "pd.Series":

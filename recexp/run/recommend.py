@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batches, Samples
 from recexp.dataset.log import Log
+from recexp.dataset.window import ranges
 from recexp.model import reads_history
 
 LARGEST = 2**23  # scores of a block; with what choosing the best takes, some 200 MB
@@ -116,6 +117,5 @@ def seen_items(log: Log, earlier: np.ndarray, rows: np.ndarray) -> tuple[np.ndar
 
 def _pairs(item: np.ndarray, first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The entries of `item` from first to end of each of b users: whose they are, counted from 0, and the items."""
-    count = end - first
-    user = np.repeat(np.arange(len(first)), count)
-    return user, item[np.arange(len(user)) - (np.cumsum(count) - count - first)[user]]
+    position, user = ranges(torch.from_numpy(first.astype(np.int64)), torch.from_numpy(end.astype(np.int64)))
+    return user.numpy(), item[position.numpy()]

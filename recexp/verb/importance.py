@@ -1,19 +1,7 @@
 """The verb `importance`: what each feature is worth to a trained model, as a table and a picture."""
 
-import argparse
-import re
-
 from recexp.error import ConfigError, choices
-from recexp.verb.options import RUN, TRAINED, load_ended, option, parse
-
-MOST = 1000
-
-
-def repeats(typed: str) -> int:
-    if not (re.fullmatch(r"[0-9]{1,4}", typed) and 2 <= int(typed) <= MOST):
-        raise argparse.ArgumentTypeError(f"{typed}: must be a number, 2 to {MOST}")
-    return int(typed)
-
+from recexp.verb.options import RUN, TRAINED, load_ended, option, parse, whole_number
 
 USAGE = "RUN [--split SPLIT]"
 HELP = "what each feature is worth to a trained model, by permuting it"
@@ -21,7 +9,9 @@ OPTIONS = (
     RUN,
     option("--split", metavar="SPLIT", default="valid", help="valid or test; default: valid"),
     option("--metric", metavar="NAME", help="metric that is to suffer; default: the one that the run monitored"),
-    option("--repeats", metavar="N", type=repeats, default=5, help="permutations of each feature; default: 5"),
+    option(
+        "--repeats", metavar="N", type=whole_number(2, 1000), default=5, help="permutations of each feature; default: 5"
+    ),
     *TRAINED,
 )
 

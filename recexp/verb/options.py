@@ -1,8 +1,9 @@
 """How the verbs that read runs declare, parse and explain their arguments, and the arguments that several share."""
 
 import argparse
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -75,6 +76,17 @@ HISTORY = option(
 TABLE = option(
     "-o", "--output", metavar="OUT", required=True, help="CSV or Parquet file, by its ending: .csv, .parquet"
 )
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """The type of an argument."""
+
+    def parsed(typed: str) -> int:
+        if not (re.fullmatch("[0-9]{1,18}", typed) and low <= int(typed) <= high):
+            raise argparse.ArgumentTypeError(f"{typed}: must be a number from {low} to {high}")
+        return int(typed)
+
+    return parsed
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,29 +1,20 @@
 """The verb `recommend`: the best items for users, by a trained model."""
 
-import argparse
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recexp.verb.options import RUN, TABLE, TRAINED, load_trained, option, parse, table_path
+from recexp.verb.options import RUN, TABLE, TRAINED, load_trained, option, parse, table_path, whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-
-def count(typed: str) -> int:
-    if not (typed.isascii() and typed.isdecimal() and 0 < int(typed) < 10**6):
-        raise argparse.ArgumentTypeError(f"{typed}: must be a number from 1 to 999999")
-    return int(typed)
-
-
 USAGE = "RUN -k K -o OUT"
 HELP = "the best items for each user, out of all or of some"
 OPTIONS = (
     RUN,
-    option("-k", metavar="K", type=count, default=10, help="items for each user; default: 10"),
+    option("-k", metavar="K", type=whole_number(1, 999_999), default=10, help="items for each user; default: 10"),
     TABLE,
     option(
         "--users",

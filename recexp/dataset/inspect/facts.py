@@ -10,9 +10,10 @@ import numpy as np
 
 from recexp.dataset.config import SplitConfig, SplitKind
 from recexp.dataset.inspect.order import Order, order_of
+from recexp.dataset.inspect.role import gaps
 from recexp.dataset.log import user_offsets
 from recexp.dataset.prepare import by_user_then_time, group_starts
-from recexp.dataset.sheet import GAPS, WORDS
+from recexp.dataset.sheet import WORDS
 from recexp.dataset.split import by_row, split
 
 if TYPE_CHECKING:
@@ -113,12 +114,6 @@ def facts_of(columns: "dict[str, pd.Series]", time_format: str | None = None) ->
         unseen=_unseen(user, item, before, moment if time is not None else None, len(users), len(items)),
         order=order_of(user, item, len(items)) if time is not None else None,
     )
-
-
-def gaps(values: "pd.Series") -> dict[str, int]:
-    """How often each word for a missing value occurs; '' stands for cells that are empty or null."""
-    words = values[values.isna() | values.isin(GAPS)].fillna("").astype(str).value_counts()
-    return {str(word): int(count) for word, count in words.items()}
 
 
 def label_of(values: "pd.Series") -> Label:

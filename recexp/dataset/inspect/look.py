@@ -18,6 +18,7 @@ from recexp.dataset.inspect.form import Form
 from recexp.dataset.inspect.role import ROLES, Column
 from recexp.dataset.leak import leaks
 from recexp.dataset.prepare import prepare
+from recexp.dataset.sheet import LoadedTable
 from recexp.error import DataError, UserError
 from recexp.groups import conf_folder
 
@@ -202,21 +203,10 @@ def _sequence(path: str, found: Form) -> Inspection:
 
 
 @dataclass(kw_only=True)
-class _Rows:
+class _Rows(LoadedTable):
     """Rows that have been read already, as a table for the reader."""
 
-    path: Path
-    frame: "pd.DataFrame"
     origin: Any
-
-    def columns(self) -> list[str]:
-        return self.frame.columns.tolist()
-
-    def hint(self, columns: list[str]) -> str:
-        return ""
-
-    def read(self, names: list[str]) -> "pd.DataFrame":
-        return self.frame[names]
 
     def location(self, row: int) -> str:
         return self.origin.location(row)

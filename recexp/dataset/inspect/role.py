@@ -92,10 +92,7 @@ def describe(values: "pd.Series") -> Column:
     """A column without its role."""
     import pandas as pd
 
-    missing = values.isna() | values.isin(GAPS)
-    counts = values[missing].fillna("").astype(str).value_counts()
-    words = {str(word): int(count) for word, count in counts.items()}
-    there = values[~missing]
+    there = values[values.notna() & ~values.isin(GAPS)]
     unique = there.drop_duplicates()
     example = str(there.iloc[0]) if len(there) else ""
     numbers = pd.to_numeric(unique, errors="coerce")
@@ -114,8 +111,14 @@ def describe(values: "pd.Series") -> Column:
     else:
         separator = _multi(unique.astype(str), len(there))
         kind = "text" if separator is None else "list"
-    return Column(name=str(values.name), type=kind, n_unique=len(unique), missing=words, example=example,
+    return Column(name=str(values.name), type=kind, n_unique=len(unique), missing=gaps(values), example=example,
                   time_format=time_format, separator=separator)  # fmt: skip
+
+
+def gaps(values: "pd.Series") -> dict[str, int]:
+    """How often each word for a missing value occurs; '' stands for cells that are empty or null."""
+    words = values[values.isna() | values.isin(GAPS)].fillna("").astype(str).value_counts()
+    return {str(word): int(count) for word, count in words.items()}
 
 
 def _by_name(columns: dict[str, Column]) -> list[tuple[str, tuple[str, str]]]:

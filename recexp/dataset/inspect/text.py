@@ -7,6 +7,7 @@ from recexp.dataset.inspect.facts import Label, LogFacts, Time
 from recexp.dataset.inspect.look import Inspection
 from recexp.dataset.inspect.order import TOP, Order
 from recexp.dataset.inspect.role import Column
+from recexp.terminal import columns
 
 BAR = 30  # characters of the longest bar
 VALUES = 12  # label values up to which each has a bar
@@ -20,7 +21,7 @@ def report(seen: Inspection) -> list[str]:
         lines += [*_columns(seen.columns), *_sampled(seen), ""]
     for side, file in seen.sides.items():
         lines += [f"{file.path}: {side}s, {len(file.head):,} rows", "", *_columns(file.columns), ""]
-    lines += aligned([[name, text] for name, text in _facts(seen)])
+    lines += columns([[name, text] for name, text in _facts(seen)])
     if seen.facts is not None:
         lines += _unseen(seen.facts)
     if seen.warnings:
@@ -42,26 +43,14 @@ def _facts(seen: Inspection) -> Iterator[tuple[str, str]]:
         yield from _order(seen.facts.order)
 
 
-def aligned(rows: list[list[str]], right: tuple[int, ...] = ()) -> list[str]:
-    """Rows of cells as lines, the columns numbered in `right` aligned there."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if n in right else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _columns(columns: list[Column]) -> list[str]:
+def _columns(described: list[Column]) -> list[str]:
     rows = [["column", "type", "values", "missing", "taken as", "because", "example"]]
-    for column in columns:
+    for column in described:
         taken = f"{column.role}, {column.kind}" if column.kind else column.role
         missing = ", ".join(f"{count:,} {word or 'empty'}" for word, count in column.missing.items())
         cells = [column.name, column.type, f"{column.n_unique:,}", missing or "0", taken, column.why, column.example]
         rows.append([cell if len(cell) <= WIDE else cell[: WIDE - 3] + "..." for cell in cells])
-    return aligned(rows, right=(2,))
+    return columns(rows, right=(2,))
 
 
 def _sampled(seen: Inspection) -> list[str]:
@@ -107,7 +96,7 @@ def _label(label: Label) -> Iterator[tuple[str, str]]:
             [f"{value:g}", f"{count / total:.1%}", "#" * round(BAR * count / most)]
             for value, count in label.counts.items()
         ]
-        yield from (("", line) for line in aligned(bars, right=(0, 1)))
+        yield from (("", line) for line in columns(bars, right=(0, 1)))
 
 
 def _time(facts: LogFacts) -> Iterator[tuple[str, str]]:
@@ -136,7 +125,7 @@ def _unseen(facts: LogFacts) -> list[str]:
     rows = [["split.kind", "test rows", "unseen users", "unseen items"]]
     for kind, unseen in facts.unseen.items():
         rows.append([kind, f"{unseen.rows:,}", f"{unseen.user:.1%}", f"{unseen.item:.1%}"])
-    return ["", *aligned(rows, right=(1, 2, 3))]
+    return ["", *columns(rows, right=(1, 2, 3))]
 
 
 def _unit(time: Time) -> str:

@@ -1,6 +1,5 @@
 """The user's own log or table in CSV files: any separator and encoding, quoted fields, compressed or not."""
 
-import codecs
 import csv
 import io
 import logging
@@ -214,7 +213,8 @@ class CsvTable:
 
 def _is_encoding(name: str) -> bool:
     try:
-        return codecs.lookup(name)._is_text_encoding
+        "".encode(name)
+        return True
     except LookupError:
         return False
 

@@ -22,7 +22,7 @@ from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
-from recexp.dataset.sheet import Sheet, features_by_id
+from recexp.dataset.sheet import LoadedTable, Sheet, features_by_id
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
 from recexp.tree import to_dict
@@ -112,19 +112,8 @@ class MovieLens:
 
 
 @dataclass(kw_only=True)
-class TextTable:
-    path: Path
-    frame: "pd.DataFrame"
+class TextTable(LoadedTable):
     first_line: int
-
-    def columns(self) -> list[str]:
-        return self.frame.columns.tolist()
-
-    def hint(self, columns: list[str]) -> str:
-        return ""
-
-    def read(self, names: list[str]) -> "pd.DataFrame":
-        return self.frame[names]
 
     def location(self, row: int) -> str:
         return f"{self.path}:{row + self.first_line}"
