@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from recexp.config import Config
+from recexp.config import Config, NextItemConfig
 from recexp.dataset import artifact
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.config import LabelKind
@@ -22,7 +22,7 @@ from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, extended, merge
 from recexp.dataset.prepare import load
 from recexp.dataset.sheet import TableFile
-from recexp.error import ConfigError, Failure, choices
+from recexp.error import ConfigError, Failure, RunError, choices
 from recexp.metric.binary import evaluate
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split, predict, probability, score
 from recexp.model import create, reads_history
@@ -223,6 +223,8 @@ class Trained:
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:
         require_held_out(split)
+        if isinstance(self.config.trainer, NextItemConfig):
+            raise RunError(f"{self.path}: ranks all items, see its metrics.json; labelled rows can be given (--rows).")
         with numerics(self.config.trainer):
             batches, size = self.held_out, self.config.trainer.eval_batch_size
             if split == "valid":

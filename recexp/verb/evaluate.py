@@ -27,13 +27,10 @@ def run(arguments: list[str]) -> int:
     typed = parse("evaluate", OPTIONS, arguments)
     trained = load_trained(typed)
     from recexp.dataset.given import open_table, read_rows
-    from recexp.error import RunError
     from recexp.metric.table import format_value
     from recexp.report.format import put
     from recexp.terminal import columns
 
-    if trained.config.trainer.name == "next_item" and not typed.rows:
-        raise RunError(f"{typed.run}: ranks all items, see its metrics.json; labelled rows are given with --rows.")
     if typed.rows:
         config = trained.config.dataset
         rows = read_rows(open_table(Path(typed.rows), config, "--rows"), trained.dataset, config, labelled=True)

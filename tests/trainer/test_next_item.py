@@ -15,7 +15,7 @@ from recexp.config import NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.sample import Samples
 from recexp.dataset.window import Windows
-from recexp.error import ConfigError
+from recexp.error import ConfigError, RunError
 from recexp.experiment import build
 from recexp.metric.table import rank_names
 
@@ -53,6 +53,8 @@ def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) ->
     assert (first == last).mean() == pytest.approx(metrics["test"]["hr@1/all"])
     assert not Path("run/predictions.parquet").exists()
     assert run(["evaluate", "run"]) == run(["plan", *ring]) == 2
+    with pytest.raises(RunError, match="ranks all items"):
+        recexp.load_run("run").evaluate()
 
 
 @pytest.mark.parametrize("loss", NextItemLoss)
