@@ -50,7 +50,8 @@ def lock_file(path: Path, wait: bool = True) -> Iterator[bool]:
         yield lock is not None
     finally:
         if lock is not None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file that stays is nobody's lock
+                path.unlink()
             os.close(lock)
 
 

@@ -229,6 +229,17 @@ def parquet_bomb(path: Path) -> None:
             writer.write_table(pa.table({"a": rows}))
 
 
+def dictionary_bomb(path: Path, lists: bool = False) -> None:
+    """A long value that stands in the file once, as that of every row but the first thousands."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = pa.array((np.arange(2**16) > 5000).astype(np.int32))
+    text = pa.DictionaryArray.from_arrays(rows, ["x", "y" * 2**20])
+    column = pa.ListArray.from_arrays(pa.array(np.arange(2**16 + 1, dtype=np.int32)), text) if lists else text
+    parquet.write_table(pa.table({"a": column}), path)
+
+
 def zip_bomb(path: Path, name: str = "u.data") -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member in ("u.user", "u.item", name):
@@ -240,6 +251,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "bzip2": ("csv", lambda path: path.write_bytes(bz2.compress(PIECE) * 128)),
     "xz": ("csv", lambda path: path.write_bytes(lzma.compress(PIECE, preset=0) * 128)),
     "parquet": ("parquet", parquet_bomb),
+    "parquet dictionary": ("parquet", dictionary_bomb),
+    "parquet dictionary of lists": ("parquet", lambda path: dictionary_bomb(path, lists=True)),
     "zip of movielens": ("movielens", zip_bomb),
     "yaml": ("yaml", lambda path: path.write_text(BOMB)),
 }

@@ -19,6 +19,7 @@ DIN = ("model=din", "model.embedding_dim=4", "model.hidden_sizes=[8]", "model.at
 CACHED = (*DIN, "dataset.cache_dir=/proc/self/cwd/cache")  # each command has its own, beside its run directory
 TIMES = ("seconds", "samples_per_second", "peak_memory_mb", "check")
 ENDED = ("finished", "pruned")
+LEFT = "left behind"
 Sort = Literal["unreadable", "unequal", "silent", "untidy"]
 
 
@@ -128,7 +129,7 @@ def leftovers(folder: Path) -> list[Problem]:
     """
     beside = set(folder.glob(".*.tmp"))
     left = [path.relative_to(folder) for path in folder.rglob(".*") if not beside & {path, *path.parents}]
-    return [Problem("untidy", f"left behind: {', '.join(map(str, sorted(left)[:3]))}")] if left else []
+    return [Problem("untidy", f"{LEFT}: {', '.join(map(str, sorted(left)[:3]))}")] if left else []
 
 
 def last_line(text: str) -> str:

@@ -145,6 +145,8 @@ def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
 
 def _check_resumes(folder: Path, resume: bool) -> None:
     remove_leftovers(folder)
+    if [path.name for path in folder.iterdir()] == [MULTIRUN]:  # its process was killed before the first job
+        (folder / MULTIRUN).unlink()
     if not is_filled(folder):
         return
     if not resume:

@@ -188,7 +188,7 @@ def main(path: Path, environment: dict[str, str], gpu: str | None) -> None:
     own_process()
     tqdm.set_lock(threading.RLock())  # tqdm's own is shared between processes and stays locked if one is killed
     _print_to(path / "log.txt")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _watch()
     if gpu is not None and read_config(path)["device"] in ("auto", "cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
@@ -207,11 +207,23 @@ def _print_to(path: Path) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # keeps what a killed job has printed
 
 
-def _end_with_parent() -> None:
-    """Interrupts this job if its sweep is killed, and kills it with all it has started if that does not end it."""
+def _watch() -> None:
+    """Starts a process that ends this job once its sweep has been killed.
+
+    A thread would not do: native code that hangs may hold the interpreter's lock.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(PATIENCE)
-    os.killpg(0, signal.SIGKILL)
+    job = os.getpid()
+    ended, held = os.pipe()  # the end that this job holds closes with it
+    if os.fork():
+        os.close(ended)
+        return
+    try:
+        os.close(held)
+        if parent.sentinel in wait([parent.sentinel, ended]):
+            os.kill(job, signal.SIGTERM)
+            if not wait([ended], PATIENCE):
+                os.killpg(0, signal.SIGKILL)  # with all that the job has started
+    finally:
+        os._exit(0)

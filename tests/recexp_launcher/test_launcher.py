@@ -1,5 +1,6 @@
 """What the launcher hands out to jobs that run at once: cores, GPUs, processes."""
 
+import ctypes
 import os
 import signal
 from pathlib import Path
@@ -84,15 +85,21 @@ def seen(path: Path, environment: dict[str, str], gpu: str | None) -> None:
     pool.main(path, environment, gpu)
 
 
-def test_a_job_whose_sweep_is_killed_is_interrupted_and_killed_if_that_does_not_end_it(monkeypatch):
-    """Calls that a test can list, in place of those that would end it."""
-    calls = []
-    monkeypatch.setattr(pool.multiprocessing, "parent_process", lambda: SimpleNamespace(join=lambda: None))
-    monkeypatch.setattr(pool.os, "kill", lambda process, sent: calls.append((process, sent)))
-    monkeypatch.setattr(pool.os, "killpg", lambda group, sent: calls.append((group, sent)))
-    monkeypatch.setattr(pool.time, "sleep", calls.append)
-    pool._end_with_parent()
-    assert calls == [(os.getpid(), signal.SIGTERM), pool.PATIENCE, (0, signal.SIGKILL)]
+@pytest.mark.parametrize(("hangs", "sent"), [(False, signal.SIGTERM), (True, signal.SIGKILL)])
+def test_a_job_whose_sweep_is_killed_is_interrupted_and_killed_if_that_does_not_end_it(hangs, sent, monkeypatch):
+    monkeypatch.setattr(pool, "PATIENCE", 0.1)
+    sweep_alive, sweep = os.pipe()
+    monkeypatch.setattr(pool.multiprocessing, "parent_process", lambda: SimpleNamespace(sentinel=sweep_alive))
+    if not (job := os.fork()):
+        os.close(sweep)
+        os.setpgrp()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if hangs else signal.SIG_DFL)
+        pool._watch()
+        ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock
+        os._exit(0)
+    os.close(sweep)
+    assert os.waitstatus_to_exitcode(os.waitpid(job, 0)[1]) == -sent
+    os.close(sweep_alive)
 
 
 def test_a_job_that_heeds_no_signal_is_killed_with_what_it_has_started(tmp_path, monkeypatch):

@@ -50,6 +50,13 @@ def test_a_folder_that_was_there_stays():
     assert list(Path("a").iterdir()) == []
 
 
+def test_what_a_sweep_killed_before_its_first_job_leaves_is_no_sweep():
+    Path("a").mkdir()
+    Path("a/multirun.yaml").write_text("hydra: {torn")
+    with opened("a", False) as folder:
+        assert list(folder.iterdir()) == []
+
+
 def test_a_folder_is_one_process_at_a_times():
     with opened("a", False):
         Path("a/sweep.yaml").touch()

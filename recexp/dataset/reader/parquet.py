@@ -1,5 +1,6 @@
 """The user's own log or table in Parquet files."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from recexp.registry import register
 
 if TYPE_CHECKING:
     import pandas as pd
+
+BATCH_ROWS, BATCH_BYTES = 4096, 2**28  # read at once; small batches are also the fastest
 
 
 @register("parquet", kind="reader")
@@ -38,23 +41,18 @@ class ParquetTable:
     def read(self, names: list[str]) -> "pd.DataFrame":
         import pyarrow as pa
 
-        try:
-            file = self._open()
-            self._check_size(file.metadata)
-            table = file.read(columns=names)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: is damaged: {str(error).splitlines()[0]}.") from error
+        batches = list(self._batches(names))
+        table = pa.Table.from_batches(batches) if batches else self._open().schema_arrow.empty_table().select(names)
         return to_frame(self.path, table, self.multi_separator)
 
     def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
         """The first rows, as many as asked for or somewhat more."""
-        batches = self._open().iter_batches(batch_size=n_rows, columns=names)
-        return to_frame(self.path, first_rows(batches, n_rows), self.multi_separator)
+        return to_frame(self.path, first_rows(self._batches(names), n_rows), self.multi_separator)
 
     def location(self, row: int) -> str:
         return f"{self.path}, row {row + 1}"
 
-    def _open(self) -> Any:
+    def _open(self, **options: Any) -> Any:
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -62,11 +60,49 @@ class ParquetTable:
             advice = "; dataset=csv reads text and compressed text" if kind in ("text", *source.READ) else ""
             raise DataError(f"{self.path}: is no Parquet file but {kind}{advice}.")
         try:
-            return parquet.ParquetFile(source.stored(self.path) if source.archive_of(self.path) else self.path)
+            file = source.stored(self.path) if source.archive_of(self.path) else self.path
+            return parquet.ParquetFile(file, **options)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.path}: is no Parquet file: {str(error).splitlines()[0]}.") from error
 
-    def _check_size(self, metadata: Any) -> None:
-        """Raises DataError if the file stands for more than can be of use."""
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        source.check_expansion(self.path, max(metadata.num_rows, sum(group.total_byte_size for group in groups)))
+    def _batches(self, names: list[str]) -> Iterator[Any]:
+        """The columns, some rows at a time. Raises DataError once more has come out of the file than can be of use.
+
+        A value that stands in the file once, in a dictionary, may be that of every row.
+        """
+        import pyarrow as pa
+
+        try:
+            file, size = self._open(), 0
+            encoded = self._open(read_dictionary=_texts(file.schema))
+            source.check_expansion(self.path, file.metadata.num_rows)
+            for group in range(file.num_row_groups):
+                n_rows = max(1, min(BATCH_ROWS, BATCH_BYTES // _longest(encoded, group, names)))
+                for batch in file.iter_batches(n_rows, [group], names):
+                    size += batch.nbytes
+                    source.check_expansion(self.path, size)
+                    yield batch
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.path}: is damaged: {str(error).splitlines()[0]}.") from error
+
+
+def _texts(schema: Any) -> list[str]:
+    """The paths of the columns of text, those within lists among them."""
+    columns = [schema.column(index) for index in range(len(schema))]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _longest(encoded: Any, group: int, names: list[str]) -> int:
+    """Bytes of the longest value in the dictionaries of a row group; 1 if there is none."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    lengths = [1]
+    for batch in encoded.iter_batches(1, [group], names):
+        for column in batch.columns:
+            while isinstance(column, pa.ListArray | pa.LargeListArray):
+                column = column.values
+            if isinstance(column, pa.DictionaryArray) and len(column.dictionary):
+                lengths.append(compute.max(compute.binary_length(column.dictionary)).as_py())
+        break
+    return max(lengths)
