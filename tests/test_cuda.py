@@ -19,10 +19,12 @@ from recexp.contract.measure import step, without_draws
 from recexp.dataset.batch import Batch, Features
 from recexp.layer.loss import bce
 from recexp.model import Output
+from recexp.trainer.checkpoint import Checkpoints
 from recexp.trainer.default import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 CUDA = torch.device("cuda")
+FITTED = ("als", "popularity")  # in one stage without steps
 each_model = pytest.mark.parametrize("name", registry.names("model"))
 
 
@@ -86,6 +88,34 @@ def test_training_repeats_itself_and_resumes_to_the_bit(
     killed.then = lambda lines: None
     assert same(state(trained(subject, killed, precision=precision)), wanted)
     assert killed.told == again.told == whole.told
+
+
+@each_model
+def test_training_killed_in_mid_epoch_goes_on_to_the_same_bits(
+    name: str, case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, options = case(name), {"batch_size": 100, "checkpoint_every": "3steps"}
+    whole, killed = (Recorder(tmp_path / folder) for folder in ("whole", "killed"))
+    wanted = state(trained(subject, whole, **options))
+    save, saved = Checkpoints.save_last, []
+
+    def save_and_stop(self: Checkpoints, *arguments: Any) -> None:
+        save(self, *arguments)
+        saved.append(len(killed.lines))
+        if len(saved) in (2, 5):
+            raise Stopped
+
+    monkeypatch.setattr(Checkpoints, "save_last", save_and_stop)
+    kills = 0
+    while True:
+        try:
+            found = state(trained(subject, killed, **options))
+            break
+        except Stopped:
+            kills += 1
+    assert kills == 2 or name in FITTED
+    assert same(found, wanted)
+    assert killed.told == whole.told
 
 
 @each_model
