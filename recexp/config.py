@@ -169,6 +169,33 @@ class PlateauConfig:
         check_ranges(self, "trainer.plateau")
 
 
+def _candidates(value: int | str) -> bool:
+    return value in ("all", "none") or (isinstance(value, int) and 1 <= value <= MAX_SIZE)
+
+
+@dataclass(kw_only=True)
+class RankingConfig:
+    candidates: int | str = option(_candidates, f"all, none, or a number of sampled items, 1 to {MAX_SIZE}")
+    cutoffs: list[int] = option(lambda ks: ks and all(1 <= k < 10**5 for k in ks), "a list of one or more K")
+    exclude_seen: bool
+    valid_users: int | None = at_least(1, optional=True)
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "trainer.ranking")
+
+    @property
+    def n_sampled(self) -> int | None:
+        """Sampled items that stand beside the relevant ones; None if the candidates are all items."""
+        return self.candidates if isinstance(self.candidates, int) else None
+
+    @property
+    def protocol(self) -> str | None:
+        """What the names of metrics say of the candidates; None if nothing is ranked."""
+        if self.candidates == "none":
+            return None
+        return "all" if self.candidates == "all" else f"sampled{self.candidates}"
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     name: str
@@ -196,6 +223,7 @@ class TrainerConfig:
         every, "a number of epochs (2 or 2epochs), steps (500steps) or minutes (10min)"
     )
     predictions: bool
+    ranking: RankingConfig
 
     def __post_init__(self) -> None:
         check_ranges(self, "trainer")
@@ -231,22 +259,11 @@ class NegativesConfig:
 
 
 @dataclass(kw_only=True)
-class RankingConfig:
-    cutoffs: list[int] = option(lambda ks: ks and all(1 <= k < 10**5 for k in ks), "a list of one or more K")
-    exclude_seen: bool
-    valid_users: int | None = at_least(1, optional=True)
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "trainer.ranking")
-
-
-@dataclass(kw_only=True)
 class NextItemConfig(TrainerConfig):
     loss: NextItemLoss
     negatives: NegativesConfig
     calibration: float = option(lambda value: 0 <= value <= 1, "0 to 1")
     score_l2: float = at_least(0)
-    ranking: RankingConfig
 
     def __post_init__(self) -> None:
         if self.optimizer is Optimizer.lazy_adam:
@@ -254,6 +271,8 @@ class NextItemConfig(TrainerConfig):
                 "trainer.optimizer = lazy_adam: updates rows alone; trainer=next_item scores whole tables."
             )
         super().__post_init__()
+        if self.ranking.protocol is None:
+            raise ConfigError("trainer.ranking.candidates = none: trainer=next_item validates by ranking; choose all.")
         if self.sparse is not False:
             shown = "null" if self.sparse is None else "true"
             raise ConfigError(

@@ -68,11 +68,12 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     trainer = typed(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
+    _check_ranking(dataset, trainer)
     _check_metric("trainer.monitor", trainer.monitor, trainer)
     if raw.objective is not None:
         _check_metric("objective", raw.objective, trainer)
     if isinstance(trainer, NextItemConfig):
-        _check_next_item(raw.model.name, dataset)
+        _check_next_item(raw.model.name)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
@@ -251,23 +252,38 @@ def _check_scalars(raw: DictConfig) -> None:
 
 
 def _check_metric(key: str, name: str, trainer: TrainerConfig) -> None:
-    allowed = rank_names(trainer.ranking.cutoffs) if isinstance(trainer, NextItemConfig) else list(MONITORED)
+    ranking = trainer.ranking
+    allowed = [] if isinstance(trainer, NextItemConfig) else list(MONITORED)
+    allowed += rank_names(ranking.cutoffs, ranking.protocol)
     if name not in allowed:
-        ranked = rank_metric(name) is not None or name in MONITORED
-        why = f"trainer={trainer.name} does not compute it" if ranked else "no such metric"
+        why = "no such metric"
+        if rank_metric(name) is not None and ranking.protocol is None:
+            why = "trainer.ranking.candidates = none ranks nothing; choose all"
+        elif rank_metric(name) is not None or name in MONITORED:
+            why = f"trainer={trainer.name} does not compute it"
         raise ConfigError(f"{key} = {name}: {why}. {choices(name, allowed)}")
 
 
-def _check_next_item(model: str, dataset: DatasetConfig) -> None:
-    """Raises ConfigError for data or a model that cannot be trained on next items."""
-    if dataset.label is not LabelKind.implicit:
+def _check_ranking(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
+    """Raises ConfigError for a ranking of data whose events are not all positives."""
+    if trainer.ranking.protocol and dataset.label is not LabelKind.implicit:
+        if isinstance(trainer, NextItemConfig):
+            raise ConfigError(
+                "dataset.label = explicit: trainer=next_item takes every event for a positive; "
+                "set dataset.label=implicit."
+            )
         raise ConfigError(
-            "dataset.label = explicit: trainer=next_item takes every event for a positive; set dataset.label=implicit."
+            f"trainer.ranking.candidates = {trainer.ranking.candidates}: a ranking takes every event for a positive; "
+            "set dataset.label=implicit with it."
         )
+
+
+def _check_next_item(model: str) -> None:
+    """Raises ConfigError for a model that cannot be trained on next items."""
     if not hasattr(registry.get("model", model, "model.name"), "item_vectors"):
         raise ConfigError(
             f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
-            "train it with trainer=default."
+            "train it with trainer=default, and rank with trainer.ranking.candidates=all."
         )
 
 

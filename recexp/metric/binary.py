@@ -19,10 +19,14 @@ NO_ROWS, NO_USERS = "no rows", "no users"
 
 @dataclass(frozen=True)
 class Metrics:
-    """Every prediction metric by name, and the reason for each that is None."""
+    """Metrics by name, and the reason for each that is None."""
 
     values: dict[str, float | None]
     reasons: dict[str, str]
+
+    def beside(self, others: "Metrics") -> "Metrics":
+        """These metrics, then others of the same split."""
+        return Metrics(self.values | others.values, self.reasons | others.reasons)
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,29 @@
-"""Ranking all known items for the users of a split, in blocks: no array of users by items.
+"""Ranking items for the users of a split, in blocks: no array of users by items.
 
-U users asked, V item ids, padding and unknown included, R relevant items of all users, b users of a block
+U users asked, N candidates, R relevant items of all users, b users of a block
 Each user is asked once, at the first event of the split, about all events of the split. The query sees what was known
-strictly before. A tie counts against the model: an item's rank counts all items that are not relevant and whose score
-is as high.
+strictly before. Candidates are the items that training has seen, or a sample of them beside the relevant ones. A tie
+counts against the model: an item's rank counts all items that are not relevant and whose score is as high.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recexp.config import RankingConfig
 from recexp.dataset.batch import Batches
-from recexp.dataset.sample import Samples
 from recexp.dataset.schema import FIRST
 from recexp.dataset.window import ranges
-from recexp.kernel.linear import times
 from recexp.kernel.rank import at_least
 from recexp.metric.binary import NO_ROWS, Metrics
+from recexp.metric.item_scores import ItemScores
 from recexp.metric.ranking import Ranks
-from recexp.metric.table import rank_metric
-from recexp.model import Ranker
-
-LARGEST, SMALLEST = 2**23, 16  # scores of a block, and users
-
-
-@dataclass(frozen=True)
-class Top:
-    """The best items of each user, from the best on."""
-
-    user: np.ndarray  # (U,) rows of users
-    item: np.ndarray  # (U, k) rows of items; 0 where fewer than k items are ranked
-    score: np.ndarray  # (U, k)
+from recexp.metric.table import rank_metric, rank_names
+from recexp.metric.top import Top, top
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class Questions:
 
     row: Tensor  # (U,) the user's first row of the split
     user: Tensor  # (U,) rows of users
-    item: Tensor  # (R,) ids of relevant items
+    item: Tensor  # (R,) rows of relevant items
     of: Tensor  # (R,) which user's, 0 to U - 1, ascending
 
     def __len__(self) -> int:
@@ -67,71 +55,100 @@ def questions(batches: Batches, split: str, n_users: int | None = None) -> Quest
         number[chosen] = torch.arange(len(chosen), device=row.device)
         kept = number[of] >= 0
         row, of, item = row[chosen], number[of[kept]], item[kept]
-    ids = batches.catalogue.items.ids[item, 0]
-    return Questions(row, batches.columns.user[row].long(), ids, of)
+    return Questions(row, batches.columns.user[row].long(), item, of)
+
+
+def known_items(batches: Batches) -> Tensor:
+    """The rows (N,) of the items that training has seen, ascending."""
+    return (batches.catalogue.items.ids[:, 0] >= FIRST).nonzero()[:, 0]
+
+
+def places(candidates: Tensor, n_items: int) -> Tensor:
+    """The place of each row of items (n_items,) among the candidates (N,), -1 if it is none."""
+    place = candidates.new_full((n_items,), -1)
+    place[candidates] = torch.arange(len(candidates), device=candidates.device)
+    return place
 
 
 def evaluate_ranking(
-    model: Ranker,
+    model: nn.Module,
     batches: Batches,
     split: str,
     config: RankingConfig,
-    names: list[str],
+    size: int,
     precision: AbstractContextManager | None = None,
-    n_users: int | None = None,
     k: int = 0,
 ) -> tuple[Metrics, Top | None]:
-    """The named metrics of a split and, given k, the k best items of each user.
+    """The configured metrics of a split and, given k, the k best items of each user.
 
-    n_users: of a fixed sample; None for all. Raises FloatingPointError if a score is not finite.
+    size: pairs of a user and an item, or users, in one step of the model. Raises FloatingPointError if a score is not
+    finite.
     """
-    asked = questions(batches, split, n_users)
+    names = rank_names(config.cutoffs, config.protocol)
+    asked = questions(batches, split, config.valid_users if split == "valid" else None)
     if not len(asked):
         return Metrics(dict.fromkeys(names), dict.fromkeys(names, NO_ROWS)), None
-    model.eval()
+    scores = ItemScores(model, batches, split, known_items(batches), size, precision)
     with torch.inference_mode():
-        items = model.item_vectors().float().contiguous()
-        blocks = list(_blocks(model, items, batches, split, asked, config, precision, k))
-    found, rank, best, score = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
+        blocks = list(_blocks(scores, asked, config, k))
+    found, rank, item, score = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
     n_relevant = np.bincount(asked.of.cpu().numpy(), minlength=len(asked))
     order = np.lexsort((rank, found))
     ranks = Ranks(found[order], rank[order], n_relevant)
     values: dict[str, float | None] = {name: rank_metric(name).compute(ranks) for name in names}  # type: ignore[union-attr,misc]
-    return Metrics(values, {}), Top(asked.user.cpu().numpy(), _rows(batches)[best], score) if k else None
+    return Metrics(values, {}), Top(asked.user.cpu().numpy(), item, score) if k else None
 
 
 def _blocks(
-    model: Ranker,
-    items: Tensor,
-    batches: Batches,
-    split: str,
-    asked: Questions,
-    config: RankingConfig,
-    precision: AbstractContextManager | None,
-    k: int,
+    scorer: ItemScores, asked: Questions, config: RankingConfig, k: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """For each block of users: the user (n,) and rank (n,) of relevant items that have one, items and scores (b, k)."""
-    size, k = max(SMALLEST, LARGEST // len(items)), min(k, len(items))
+    batches, split, candidates, size = scorer.batches, scorer.split, scorer.candidates, scorer.block
+    place = places(candidates, len(batches.catalogue.items.ids))
     bound = torch.searchsorted(asked.of, torch.arange(0, len(asked) + size, size, device=asked.of.device))
     for number, start in enumerate(range(0, len(asked), size)):
         row, user = asked.row[start : start + size], asked.user[start : start + size]
-        with precision or nullcontext():
-            query = model.query(batches.gather(Samples(row), split))
-        scores = times(query.float(), items)  # (b, V)
-        if not (scores.sum(1).isfinite().all()):
-            raise FloatingPointError(f"scores of {split} are not finite")
-        scores[:, :FIRST] = -torch.inf
+        own = slice(int(bound[number]), int(bound[number + 1]))
+        relevant = _placed(asked.of[own] - start, place[asked.item[own]])
+        seen = None
         if config.exclude_seen:
-            scores[_seen(batches, split, row, user)] = -torch.inf
-        relevant = slice(int(bound[number]), int(bound[number + 1]))
-        of, item = asked.of[relevant] - start, asked.item[relevant]
-        of, rank = _ranks(scores, of, item)
-        best = scores.topk(k, dim=1) if k else (scores.new_zeros(len(row), 0), of.new_zeros(len(row), 0))
-        yield of + start, rank, torch.where(best[0] > -torch.inf, best[1], 0), best[0]
+            of, item = seen_before(batches, split, row, user)
+            seen = _placed(of, place[item])
+        n_sampled = config.n_sampled
+        chosen = _sampled(n_sampled, (len(row), len(candidates)), row, relevant, seen) if n_sampled else None
+        scores = scorer.of(row, chosen)
+        if seen is not None:
+            scores[seen] = -torch.inf
+        of, rank = _ranks(scores, *relevant)
+        if k:
+            score, column = top(scores, k)
+            best = torch.where(score > -torch.inf, candidates[column], 0)
+        else:
+            score, best = scores.new_zeros(len(row), 0), of.new_zeros(len(row), 0)
+        yield of + start, rank, best, score
+
+
+def _placed(of: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """Those pairs of a user and a place that have a place."""
+    return of[place >= 0], place[place >= 0]
+
+
+def _sampled(
+    n: int, shape: tuple[int, int], row: Tensor, relevant: tuple[Tensor, Tensor], seen: tuple[Tensor, Tensor] | None
+) -> Tensor:
+    """(b, N) bool: the relevant items, and n others drawn at random for each user, the same in each call."""
+    key = torch.rand(shape, generator=torch.Generator().manual_seed(int(row[0]))).to(row.device)
+    if seen is not None:
+        key[seen] = -1
+    key[relevant] = -1
+    drawn = key.topk(min(n, shape[1]), dim=1)
+    chosen = torch.zeros(shape, dtype=torch.bool, device=row.device).scatter_(1, drawn.indices, drawn.values >= 0)
+    chosen[relevant] = True
+    return chosen
 
 
 def _ranks(scores: Tensor, of: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """The user and the rank of the relevant items (n,) that have a score (b, V) above minus infinity.
+    """The user and the rank of the relevant items (n,) that have a score (b, N) above minus infinity.
 
     Items that are relevant to the same user do not count against each other, however close their scores.
     """
@@ -148,20 +165,11 @@ def _ranks(scores: Tensor, of: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
     return of, at_least(scores, of, own) - relevant + place + 1
 
 
-def _seen(batches: Batches, split: str, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs of a block's user, from 0, and the id of an item of which the user had events before the row."""
+def seen_before(batches: Batches, split: str, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of a block's user, from 0, and an item, its row, of which the user had events before the row."""
     view = batches.histories.views[split]
     columns = batches.columns
     position, of = ranges(*view.span(columns.offsets[user], columns.before[row].long(), len(columns.item)))
     if view.events is not None:
         position = view.events[position].long()
-    return of, batches.catalogue.items.ids[columns.item[position].long(), 0]
-
-
-def _rows(batches: Batches) -> np.ndarray:
-    """The row of items of each id, 0 for padding and unknown."""
-    ids = batches.catalogue.items.ids[:, 0].cpu().numpy()
-    rows = np.zeros(ids.max() + 1, np.int64)
-    rows[ids] = np.arange(len(ids))
-    rows[:FIRST] = 0
-    return rows
+    return of, columns.item[position].long()

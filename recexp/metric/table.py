@@ -78,9 +78,9 @@ MONITORED = {name: metric for name, metric in PREDICTION_METRICS.items() if metr
 HEADLINE = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline)
 SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.headline or metric.summary)
 MAIN = HEADLINE[0]  # the default where none is chosen
-# Metrics of rankings of all known items, as in ndcg@10/all.
+# Metrics of rankings, as in ndcg@10/all, of all known items, and ndcg@10/sampled100, of some beside the relevant ones.
 RANKED = ("hr", "recall", "ndcg", "mrr", "map")
-RANK_NAME = re.compile(rf"({'|'.join(RANKED)})@([1-9]\d{{0,4}})/all")
+RANK_NAME = re.compile(rf"({'|'.join(RANKED)})@([1-9]\d{{0,4}})/(all|sampled[1-9]\d{{0,4}})")
 COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
 
 
@@ -92,9 +92,9 @@ def rank_metric(name: str) -> Metric | None:
     return Metric(name, f"ranking:{match[1]}", higher_is_better=True, headline=headline, cutoff=int(match[2]))
 
 
-def rank_names(cutoffs: Iterable[int]) -> list[str]:
-    """The metrics of rankings at some cutoffs."""
-    return [f"{name}@{k}/all" for k in sorted(set(cutoffs)) for name in RANKED]
+def rank_names(cutoffs: Iterable[int], protocol: str | None = "all") -> list[str]:
+    """The metrics of rankings at some cutoffs; none without a protocol."""
+    return [f"{name}@{k}/{protocol}" for k in sorted(set(cutoffs)) for name in RANKED] if protocol else []
 
 
 def prediction_metric(name: str) -> Metric | None:

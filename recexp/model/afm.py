@@ -46,7 +46,7 @@ class AFM(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         self.pairs = list(combinations(names(self.embed), 2))  # in the order of the products
         self.hidden = linear(config.embedding_dim, config.attention_size)  # W, b
-        self.score = linear(config.attention_size, 1, bias=False)  # h
+        self.attention_score = linear(config.attention_size, 1, bias=False)  # h
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
         self.predict = linear(config.embedding_dim, 1, bias=False)  # q
@@ -55,7 +55,7 @@ class AFM(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pairs decided."""
         p = pair_products(self.embed.fields(batch))  # (B, P, D), eq. 2
-        scores = self.score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
+        scores = self.attention_score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
         weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)  # (B, P), eq. 5
         pooled = self.dropout(pool(self.attention_dropout(weights), p))  # (B, D)
         logits = self.linear(batch) + self.predict(pooled)[:, 0]  # (B,), eq. 6

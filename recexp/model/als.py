@@ -67,6 +67,18 @@ class ALS(nn.Module):
         score = self.mean + self.user_bias[user] + self.item_bias[item] + (x * y).sum(1)  # (B,)
         return Output(logits=4 * (score - 0.5))
 
+    def query(self, batch: Batch) -> Tensor:
+        """(B, D + 2): the logit is its product with an item's vector."""
+        user = batch.catalogue.users.ids[batch.user, 0]
+        x = self.embed.sides["user"].table.weight[user]  # (B, D)
+        user_score = (self.mean + self.user_bias[user] - 0.5)[:, None]
+        return 4 * torch.cat([x, user_score, torch.ones_like(user_score)], 1)
+
+    def item_vectors(self) -> Tensor:
+        """(n_items, D + 2): factors, and what the biases are multiplied with."""
+        bias = self.item_bias[:, None]
+        return torch.cat([self.embed.sides["item"].table.weight, torch.ones_like(bias), bias], 1)
+
     def stages(self) -> list[Stage]:
         return [Fit(name="als", model=self, fit=self.fit)]
 

@@ -21,6 +21,7 @@ from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.attention import Normalise, weigh
 from recexp.layer.embedding import SequenceEmbedding
+from recexp.layer.lookup import Events
 from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
@@ -70,15 +71,32 @@ class DIEN(nn.Module):
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         states = self.extract.over(events, batch.mask)  # (B, L, H)
-        scores = (states * self.project(target)[:, None]).sum(2)  # (B, L)
-        weights = weigh(scores, batch.mask, Normalise.softmax)  # (B, L), eq. 8
-        interest = self.evolve(states, weights, batch.mask)  # (B, H), eq. 11, 12
-        pooled = []
-        if self.pooling:
-            history = pool_all(events.expanded(), batch.mask, self.pooling)  # (B, E)
-            pooled = [history, target * history]
-        logits = self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0]
+        logits, weights = self.predict(profile, target, states, self.pooled(events, batch.mask), batch.mask)
         return Output(logits, {"states": states, "weights": weights})
+
+    def pooled(self, events: Events, mask: Tensor) -> Tensor | None:
+        """(B, E), if the history is pooled too."""
+        return pool_all(events.expanded(), mask, self.pooling) if self.pooling else None
+
+    def predict(
+        self, profile: Tensor, target: Tensor, states: Tensor, history: Tensor | None, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B,), and how much each state weighs (B, L)."""
+        scores = (states * self.project(target)[:, None]).sum(2)  # (B, L)
+        weights = weigh(scores, mask, Normalise.softmax)  # (B, L), eq. 8
+        interest = self.evolve(states, weights, mask)  # (B, H), eq. 11, 12
+        pooled = [] if history is None else [history, target * history]
+        return self.mlp(torch.cat([interest, target, *pooled, profile], 1))[:, 0], weights
+
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Logits (B, N) of N targets for each user, rows of items (B, N); states are the user's, interests are not."""
+        profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
+        states, history = self.extract.over(events, batch.mask), self.pooled(events, batch.mask)
+        of_user = (profile, states, batch.mask)
+        profile, states, mask = (rows.repeat_interleave(targets.shape[1], 0) for rows in of_user)
+        history = None if history is None else history.repeat_interleave(targets.shape[1], 0)
+        target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
+        return self.predict(profile, target, states, history, mask)[0].view_as(targets)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         losses = {"target": bce(output.logits, batch.label)}

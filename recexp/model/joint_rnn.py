@@ -87,6 +87,17 @@ class JointRNN(nn.Module):
             logits = self.mlp(torch.cat([state, target, self.embed.profile(batch)], 1))[:, 0]
         return Output(logits, {"states": states})
 
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Logits (B, N) of N targets for each user, rows of items (B, N); the state is the user's."""
+        _, events = self.embed.events(batch)
+        state = last(self.recurrent.over(events, batch.mask), batch.mask)  # (B, H)
+        target = self.embed.items(batch, targets)  # (B, N, E)
+        if self.mlp is None:
+            return (target @ self.project(state).float()[:, :, None])[:, :, 0] + self.bias
+        user = torch.cat([state, self.embed.profile(batch)], 1)[:, None].expand(-1, targets.shape[1], -1)
+        state, profile = user.split([state.shape[1], self.embed.profile_dim], 2)
+        return self.mlp(torch.cat([state, target, profile], 2).flatten(0, 1))[:, 0].view_as(targets)
+
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         losses = {"target": bce(output.logits, batch.label)}
         if self.next is not None:

@@ -63,6 +63,21 @@ class RNN(nn.Module):
             inputs = [last(self.recurrent.over(events, batch.mask), batch.mask), target, profile]
         return Output(logits=self.mlp(torch.cat(inputs, 1))[:, 0])  # (B,)
 
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Logits (B, N) of N targets for each user, rows of items (B, N)."""
+        n_targets = targets.shape[1]
+        profile, (_, events) = self.embed.profile(batch), self.embed.events(batch)
+        target = self.embed.items(batch, targets).flatten(0, 1)  # (B N, E)
+        if self.target is Target.last_step:
+            history, mask = (rows.repeat_interleave(n_targets, 0) for rows in (events.expanded(), batch.mask))
+            steps, mask = append(history, target, mask)
+            inputs = [last(self.recurrent(steps), mask)]
+        else:  # the state is the user's, whatever the target
+            state = last(self.recurrent.over(events, batch.mask), batch.mask)
+            inputs = [state.repeat_interleave(n_targets, 0), target]
+        inputs.append(profile.repeat_interleave(n_targets, 0))
+        return self.mlp(torch.cat(inputs, 1))[:, 0].view_as(targets)
+
 
 def append(history: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The target (B, E) right after the last event of each history (B, L, E); padding stays on the right."""

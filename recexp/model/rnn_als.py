@@ -57,6 +57,12 @@ class RNNALS(nn.Module):
         h = last(self.recurrent(history), batch.mask)  # (B, D)
         return Output(logits=self.factors.logits(h + p, y, batch))
 
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        """Logits (B, N) of N targets for each user, rows of items (B, N)."""
+        p, _, history = self.factors.embed(batch)
+        h = last(self.recurrent(history), batch.mask)
+        return self.factors.score(h + p, targets, batch)
+
     def stages(self) -> list[Stage]:
         if not self.config.pretrain:
             return [Train(name="train", model=self)]
@@ -84,6 +90,14 @@ class Factorisation(nn.Module):
     def logits(self, user: Tensor, item: Tensor, batch: Batch) -> Tensor:
         """Vectors of user and target (B, D) -> (B,)."""
         return (user.float() * item).sum(1) + self.linear(batch)
+
+    def score(self, user: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Vectors of users (B, D), rows of items (B, N) -> (B, N)."""
+        weights, catalogue = self.linear.weights, batch.catalogue
+        user_bias = weights.rows("user", catalogue.users, batch.user)[:, 0]  # (B, 1)
+        item_bias = weights.rows("item", catalogue.items, targets)[:, :, 0, 0]  # (B, N)
+        products = self.embed.items(batch, targets) @ user.float()[:, :, None]  # (B, N, 1)
+        return products[:, :, 0] + self.linear.bias + user_bias + item_bias
 
     @torch.no_grad()
     def take_over(self, als: ALS) -> None:

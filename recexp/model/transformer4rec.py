@@ -84,7 +84,7 @@ class Transformer4Rec(nn.Module):
         if self.auxiliary:
             self.order = position(*positions)
         if self.auxiliary is Auxiliary.labels:
-            self.score = linear(item_dim, 1)
+            self.label_score = linear(item_dim, 1)
         elif self.auxiliary:
             self.begin = nn.Parameter(torch.randn(item_dim) * std)  # BOS
             self.decoder = Decoder(*sizes, config.dropout, config.norm)
@@ -132,7 +132,7 @@ class Transformer4Rec(nn.Module):
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         losses = {"target": bce(output.logits, batch.label)}
         if self.auxiliary is Auxiliary.labels:
-            scores = self.score(output.parts["states"])[:, :, 0]  # (B, L)
+            scores = self.label_score(output.parts["states"])[:, :, 0]  # (B, L)
             losses["auxiliary"] = masked_bce(scores, batch.history_label, batch.mask)
         elif self.auxiliary:
             losses["auxiliary"] = self.next(output.parts["decoded"], self.predicted(batch), self.embed.item)

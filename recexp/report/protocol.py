@@ -17,7 +17,7 @@ def protocol(record: Record) -> Hashable:
     """Equal for runs with the same events, labels, splits, end of histories, sampled negatives and items left out."""
     sampled = record.config.get("dataset.label") == "implicit"
     negatives = record.config.get("dataset.negatives") if sampled else None
-    return record.events, until(record), negatives, record.config.get("trainer.ranking.exclude_seen")
+    return record.events, until(record), negatives, record.config.get("trainer.ranking.exclude_seen", True)
 
 
 def until(record: Record) -> str:

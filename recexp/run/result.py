@@ -13,8 +13,8 @@ from torch import nn
 from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
-from recexp.metric.full_ranking import Top
 from recexp.metric.scoring import Scores, probability
+from recexp.metric.top import Top
 from recexp.storage import replacing
 from recexp.trainer.default import Result
 
@@ -114,14 +114,8 @@ def write_recommendations(path: Path, dataset: Dataset, top: Top) -> None:
 
     log = dataset.log
     assert isinstance(log, Log)
-    n_users, k = top.item.shape
-    ranked = top.item.ravel() > 0
-    columns = {
-        "user": log.users.raw[np.repeat(top.user, k)[ranked]],
-        "item": log.items.raw[top.item.ravel()[ranked]],
-        "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), n_users)[ranked],
-        "score": top.score.ravel()[ranked],
-    }
+    user, item, rank, score = top.listed()
+    columns = {"user": log.users.raw[user], "item": log.items.raw[item], "rank": rank, "score": score}
     with replacing(path / "recommendations.parquet") as file:
         pq.write_table(pa.table(columns), file)
 

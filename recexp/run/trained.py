@@ -22,13 +22,16 @@ from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, extended, merge
 from recexp.dataset.prepare import load
 from recexp.dataset.sheet import TableFile
-from recexp.error import ConfigError, Failure, RunError, choices
+from recexp.error import ConfigError, Failure, choices
 from recexp.metric.binary import evaluate
+from recexp.metric.full_ranking import evaluate_ranking
+from recexp.metric.item_scores import ItemScores
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split, predict, probability, score
+from recexp.metric.top import Top
 from recexp.model import create, reads_history
 from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
-from recexp.run.recommend import LARGEST, Best, best_items, seen_items
+from recexp.run.recommend import best_items, seen_items
 from recexp.run.record import read
 from recexp.run.status import ENDED
 from recexp.trainer.checkpoint import load_trained
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NO_PAIRS = np.zeros((0, 2), np.int32)
-NOTHING = NO_PAIRS.T  # seen
+NOTHING = NO_PAIRS[:, 0], NO_PAIRS[:, 1]  # seen
 HELD_OUT = ("valid", "test")
 
 
@@ -166,23 +169,25 @@ class Trained:
         log, earlier = given.dataset.log, self.dataset.earlier
         assert isinstance(log, Log)
         batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
-        block = max(1, LARGEST // len(candidates))
+        chosen = torch.from_numpy(candidates).to(self.device)
+        size = self.config.trainer.eval_batch_size
+        with numerics(self.config.trainer):
+            scores = ItemScores(self.model, batches, "test", chosen, size, self._precision())
         with progress_bar(0, len(given.row), "recommend") as bar:
-            for start in range(0, len(given.row), block):
-                rows = given.row[start : start + block]
+            for start in range(0, len(given.row), scores.block):
+                rows = given.row[start : start + scores.block]
                 seen = NOTHING if keep_seen else seen_items(log, NO_PAIRS if earlier is None else earlier, rows)
-                best = self._best(batches, rows, candidates, k, seen)
+                user, item, rank, logit = self._best(scores, rows, k, seen).listed()
                 yield pd.DataFrame({
-                    "user": log.users.raw[log.user[rows[best.user]]], "item": log.items.raw[best.item],
-                    "rank": best.rank, "score": probability(best.logit),
+                    "user": log.users.raw[log.user[rows[user]]], "item": log.items.raw[item],
+                    "rank": rank, "score": probability(logit),
                 })  # fmt: skip
                 bar.update(len(rows))
 
-    def _best(self, batches: Batches, rows: np.ndarray, candidates: np.ndarray, k: int, seen: Any) -> Best:
-        with numerics(self.config.trainer), self._precision():
-            row, chosen = (torch.from_numpy(index).to(self.device) for index in (rows.astype(np.int32), candidates))
+    def _best(self, scores: ItemScores, rows: np.ndarray, k: int, seen: tuple[np.ndarray, np.ndarray]) -> Top:
+        with numerics(self.config.trainer):
             try:
-                return best_items(self.model, batches, row, chosen, k, self.config.trainer.eval_batch_size, seen)
+                return best_items(scores, torch.from_numpy(rows.astype(np.int32)).to(self.device), k, seen)
             except FloatingPointError as error:
                 raise Failure(str(error)) from error
 
@@ -223,15 +228,18 @@ class Trained:
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:
         require_held_out(split)
-        if isinstance(self.config.trainer, NextItemConfig):
-            raise RunError(f"{self.path}: ranks all items, see its metrics.json; labelled rows can be given (--rows).")
-        with numerics(self.config.trainer):
-            batches, size = self.held_out, self.config.trainer.eval_batch_size
-            if split == "valid":
-                metrics = evaluate_split(self.model, batches, split, size, self._precision())[0]
-            else:
-                metrics = evaluate_held_out(self.model, batches, size, self._precision())[1]
-        return metrics.values if metrics else {}
+        config, batches, values = self.config.trainer, self.held_out, {}
+        size, precision = config.eval_batch_size, self._precision()
+        with numerics(config):
+            if not isinstance(config, NextItemConfig):
+                if split == "valid":
+                    metrics = evaluate_split(self.model, batches, split, size, precision)[0]
+                else:
+                    metrics = evaluate_held_out(self.model, batches, size, precision)[1]
+                values = metrics.values if metrics else {}
+            if config.ranking.protocol:
+                values |= evaluate_ranking(self.model, batches, split, config.ranking, size, precision)[0].values
+        return values
 
     def _threshold(self) -> float | None:
         with numerics(self.config.trainer):

@@ -19,9 +19,10 @@ from recexp.config import ModelConfig, Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure, Terminated
 from recexp.metric.binary import Metrics
-from recexp.metric.full_ranking import Top
+from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split
 from recexp.metric.table import prediction_metric
+from recexp.metric.top import Top
 from recexp.model import Fit, Stage, Train, stages
 from recexp.process import Stop, stoppable
 from recexp.registry import register
@@ -213,13 +214,38 @@ class Trainer:
         """Metrics of the validation split; None if it has no rows."""
         size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
         with finite_scores(model, batches, "valid", size):
-            return evaluate_split(model, batches, "valid", size, precision)[0]
+            valid = evaluate_split(model, batches, "valid", size, precision)[0]
+            return self._with_ranks(valid, model, batches, "valid")[0] if valid else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
-        size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
-        with self._explained(task, progress), finite_scores(task.model, task.batches, "test", size):
-            valid, test, scores = evaluate_held_out(task.model, task.batches, size, precision)
-        return Result(progress, valid, test, scores)
+        size, precision, model, batches = (
+            self.config.eval_batch_size,
+            autocast(self.config, self.device),
+            task.model,
+            task.batches,
+        )
+        with self._explained(task, progress), finite_scores(model, batches, "test", size):
+            valid, test, scores = evaluate_held_out(model, batches, size, precision)
+            if valid:
+                valid, _ = self._with_ranks(valid, model, batches, "valid")
+            test, top = self._with_ranks(test, model, batches, "test")
+        return Result(progress, valid, test, scores, top)
+
+    def _with_ranks(
+        self, metrics: Metrics, model: nn.Module, batches: Batches, split: str
+    ) -> tuple[Metrics, Top | None]:
+        """Metrics of labels, and beside them those of rankings, if there are any."""
+        if self.config.ranking.protocol is None:
+            return metrics, None
+        ranked, top = self._ranked(model, batches, split)
+        return metrics.beside(ranked), top
+
+    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> tuple[Metrics, Top | None]:
+        """Metrics of a split's rankings; of test also the best items of each user, if they are to be written."""
+        config = self.config
+        k = max(config.ranking.cutoffs) if split == "test" and config.predictions else 0
+        precision = autocast(config, self.device)
+        return evaluate_ranking(model, batches, split, config.ranking, config.eval_batch_size, precision, k)
 
     @property
     def _on_graph(self) -> bool:

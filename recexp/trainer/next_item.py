@@ -18,14 +18,12 @@ from recexp.error import DataError
 from recexp.layer.lookup import lookup
 from recexp.layer.ranking import Negatives, Sampled, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
 from recexp.metric.binary import Metrics
-from recexp.metric.full_ranking import Top, evaluate_ranking
-from recexp.metric.table import rank_names
+from recexp.metric.top import Top
 from recexp.model import Fit, Ranker, Stage, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
 from recexp.trainer.divergence import Diverged
 from recexp.trainer.state import Progress
-from recexp.trainer.step import autocast
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +105,9 @@ class NextItemTrainer(Trainer):
         return Result(progress, valid, test, None, top)
 
     def _ranked(self, model: nn.Module, batches: Batches, split: str) -> tuple[Metrics, Top | None]:
-        """Metrics of a split; of test also the best items of each user, if they are to be written."""
-        ranking, of_rows = self.config.ranking, cast("Windows", batches).batches
-        n_users = ranking.valid_users if split == "valid" else None
-        k = max(ranking.cutoffs) if split == "test" and self.config.predictions else 0
-        ranker = cast("Ranker", model.model if isinstance(model, NextItem) else model)
-        precision = autocast(self.config, self.device)
+        of_rows = cast("Windows", batches).batches
         try:
-            return evaluate_ranking(ranker, of_rows, split, ranking, rank_names(ranking.cutoffs), precision, n_users, k)
+            return super()._ranked(model.model if isinstance(model, NextItem) else model, of_rows, split)
         except FloatingPointError as error:
             raise Diverged(str(error)) from error
 

@@ -14,12 +14,16 @@ from recexp.dataset.config import HistoryUntil
 from recexp.dataset.log import Log
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST
-from recexp.metric import full_ranking
+from recexp.metric import full_ranking, item_scores
 from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.ranking import Ranks
 from recexp.metric.table import rank_metric, rank_names
 
 NAMES = rank_names([1, 3, 5])
+
+
+def ranking(candidates: str | int = "all", exclude_seen: bool = True, valid_users: int | None = None) -> RankingConfig:
+    return RankingConfig(candidates=candidates, cutoffs=[1, 3, 5], exclude_seen=exclude_seen, valid_users=valid_users)
 
 
 class Taste(nn.Module):
@@ -85,12 +89,10 @@ def case(compose: Callable[..., Config]) -> Callable[..., Any]:
 def test_metrics_equal_loops(
     case: Callable, ties: bool, exclude_seen: bool, until: HistoryUntil, split: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr(full_ranking, "LARGEST", 0)
-    monkeypatch.setattr(full_ranking, "SMALLEST", 4)
+    monkeypatch.setattr(item_scores, "LARGEST", 900)  # a few users a block
     log, batches, model = case(ties, f"dataset.history_until={until.name}")
     assert (log.items.ids[1:, 0] < FIRST).any()  # items that training has not seen
-    config = RankingConfig(cutoffs=[1], exclude_seen=exclude_seen, valid_users=None)
-    metrics, _ = evaluate_ranking(model, batches, split, config, NAMES)
+    metrics, _ = evaluate_ranking(model, batches, split, ranking(exclude_seen=exclude_seen), 3)
     expected = by_loops(log, model, split, exclude_seen, until)
     for name in NAMES:
         assert metrics.values[name] == pytest.approx(rank_metric(name).compute(expected)), name
@@ -99,14 +101,12 @@ def test_metrics_equal_loops(
 def test_equal_scores_of_all_items_are_no_hit(case: Callable) -> None:
     _, batches, model = case()
     model.users.zero_()
-    config = RankingConfig(cutoffs=[1], exclude_seen=False, valid_users=None)
-    assert evaluate_ranking(model, batches, "test", config, ["hr@1/all"])[0].values["hr@1/all"] == 0
+    assert evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64)[0].values["hr@1/all"] == 0
 
 
 def test_the_best_items_of_each_user_are_those_of_a_sort(case: Callable) -> None:
     log, batches, model = case()
-    config = RankingConfig(cutoffs=[1], exclude_seen=False, valid_users=None)
-    _, top = evaluate_ranking(model, batches, "test", config, NAMES, k=4)
+    _, top = evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64, k=4)
     assert sorted(top.user) == sorted(set(log.user[log.split == 2]))
     ids = log.items.ids[:, 0]
     for user, items in zip(top.user, top.item, strict=True):
@@ -124,17 +124,37 @@ def test_a_sample_of_users_is_the_same_each_time_and_no_larger(case: Callable) -
     assert torch.equal(full_ranking.questions(batches, "test", 5).row, some.row)
 
 
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_sampled_items_are_so_many_beside_the_relevant_ones_and_of_the_same_candidates(
+    case: Callable, exclude_seen: bool
+) -> None:
+    _, batches, model = case()
+    n_items = len(full_ranking.known_items(batches))
+    every, _ = evaluate_ranking(model, batches, "test", ranking("all", exclude_seen), 64)
+    as_many, _ = evaluate_ranking(model, batches, "test", ranking(n_items, exclude_seen), 64)
+    assert list(as_many.values.values()) == list(every.values.values())
+    few, _ = evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64)
+    assert few.values["hr@5/sampled4"] > every.values["hr@5/all"]
+    assert evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64)[0] == few
+
+
+def test_sampled_items_are_neither_relevant_nor_seen() -> None:
+    relevant, seen = (torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])), (torch.tensor([0, 0]), torch.tensor([4, 5]))
+    chosen = full_ranking._sampled(3, (2, 6), torch.tensor([7, 9]), relevant, seen)
+    assert chosen.sum(1).tolist() == [4, 5] and chosen[relevant].all() and not chosen[seen].any()
+    assert full_ranking._sampled(6, (2, 6), torch.tensor([7, 9]), relevant, seen).sum(1).tolist() == [4, 6]
+
+
 def test_scores_that_are_not_finite_are_told(case: Callable) -> None:
     _, batches, model = case()
     model.users[5] = torch.nan
-    config = RankingConfig(cutoffs=[1], exclude_seen=True, valid_users=None)
     with pytest.raises(FloatingPointError, match="scores of test"):
-        evaluate_ranking(model, batches, "test", config, NAMES)
+        evaluate_ranking(model, batches, "test", ranking(), 64)
 
 
 @pytest.mark.parametrize("k", [0, 3])
 def test_no_block_of_scores_is_kept(case: Callable, k: int, monkeypatch) -> None:
-    monkeypatch.setattr(full_ranking, "LARGEST", 0)
+    monkeypatch.setattr(item_scores, "LARGEST", 900)
     blocks, held = full_ranking._blocks, []
 
     def watched(*args: Any) -> Iterator[tuple[Tensor, ...]]:
@@ -144,6 +164,5 @@ def test_no_block_of_scores_is_kept(case: Callable, k: int, monkeypatch) -> None
 
     monkeypatch.setattr(full_ranking, "_blocks", watched)
     _, batches, model = case()
-    config = RankingConfig(cutoffs=[1], exclude_seen=True, valid_users=None)
-    evaluate_ranking(model, batches, "test", config, NAMES, k=k)
-    assert len(held) > 2 and max(held) < 4 * full_ranking.SMALLEST * len(model.vectors)
+    evaluate_ranking(model, batches, "test", ranking(), 64, k=k)
+    assert len(held) > 2 and max(held) < 4 * 900

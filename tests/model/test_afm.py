@@ -23,7 +23,7 @@ def afm(make: Make) -> Make:
 
     def afm(**options: object) -> nn.Module:
         model = make("afm", embedding_std=0.8, **options).eval()
-        for parameter in (model.hidden.bias, model.score.weight, model.predict.weight, model.linear.bias):
+        for parameter in (model.hidden.bias, model.attention_score.weight, model.predict.weight, model.linear.bias):
             nn.init.normal_(parameter)
         return model
 
@@ -34,7 +34,7 @@ def afm(make: Make) -> Make:
 def by_pairs(model: nn.Module, batch: Batch, field_vectors: Vectors) -> tuple[Tensor, Tensor]:
     """Logits (B,) and weights (B, P), a sample and a pair at a time."""
     logits, attention = [], []
-    W, b, h, q = model.hidden.weight, model.hidden.bias, model.score.weight[0], model.predict.weight[0]
+    W, b, h, q = model.hidden.weight, model.hidden.bias, model.attention_score.weight[0], model.predict.weight[0]
     for row in range(len(batch)):
         e = field_vectors(model.embed, batch, row)
         products = [e[i] * e[j] for i in range(len(e)) for j in range(i + 1, len(e))]
@@ -90,7 +90,7 @@ def test_pairs_are_named_in_the_order_of_the_weights(afm: Make, mixed: Batch) ->
 
 def test_h_of_0_leaves_the_mean_of_pairs(afm: Make, mixed: Batch, field_vectors: Vectors) -> None:
     model = afm()
-    nn.init.zeros_(model.score.weight)
+    nn.init.zeros_(model.attention_score.weight)
     q = model.predict.weight[0]
     means = []
     for row in range(len(mixed)):
@@ -102,7 +102,7 @@ def test_h_of_0_leaves_the_mean_of_pairs(afm: Make, mixed: Batch, field_vectors:
 
 def test_h_of_0_and_q_of_ones_make_it_fm_over_the_number_of_pairs(afm: Make, make: Make, mixed: Batch) -> None:
     model, machine = afm(), make("fm")
-    nn.init.zeros_(model.score.weight)
+    nn.init.zeros_(model.attention_score.weight)
     nn.init.ones_(model.predict.weight)
     assert not machine.load_state_dict(model.state_dict(), strict=False).missing_keys
     linear = model.linear(mixed)

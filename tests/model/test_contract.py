@@ -17,13 +17,14 @@ from recexp import registry
 from recexp.config import ModelConfig
 from recexp.contract.measure import in_closed_form, step, without_draws
 from recexp.contract.variant import all_unknown, longer, with_garbage
-from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import WeightInit
+from recexp.metric.item_scores import ItemScores
 from recexp.model import Inputs, Needs, Train, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -247,6 +248,21 @@ def test_evaluation_of_a_row_is_the_same_in_any_batch(
     step(model, mixed)  # moves running statistics away from their start
     alone = torch.cat([model.eval()(gather([row])).logits for row in mixed_rows])
     torch.testing.assert_close(alone, model(mixed).logits, rtol=1e-5, atol=1e-5)
+
+
+@each_variant
+def test_items_are_ranked_by_the_logits_of_pairs(
+    name: str, options: dict, make: Make, mixed_rows: list[int], batches: Batches
+) -> None:
+    model = in_closed_form(make(name, **options), batches).eval()
+    rows, items = batches.rows["train"][mixed_rows[1::3]], torch.arange(1, len(batches.catalogue.items.ids), 5)
+    pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
+    expected = model(batches.gather(pairs, "train")).logits.view(len(rows), len(items))
+    scores = ItemScores(model, batches, "train", items, size=11)  # neither users nor items in one step
+    torch.testing.assert_close(scores.of(rows), expected, rtol=1e-4, atol=1e-5)
+    chosen = torch.rand(expected.shape) < 0.5
+    some = expected.masked_fill(~chosen, -torch.inf)
+    torch.testing.assert_close(scores.of(rows, chosen), some, rtol=1e-4, atol=1e-5)
 
 
 @each_model

@@ -314,7 +314,7 @@ def test_each_label_is_predicted_from_its_item_and_the_events_before(
                     events[i] = events[i] + model.embed.label.weight[1 + int(mixed.history_label[row, i - 1])]
             below = true(1, s + 1, s + 1).tril()
             m = model.encoder(torch.stack(events)[None], true(1, s + 1), below)[0, -1]
-            z = model.score.weight[0] @ m + model.score.bias[0]
+            z = model.label_score.weight[0] @ m + model.score.bias[0]
             y = mixed.history_label[row, s]
             surprises.append(-(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
@@ -337,7 +337,7 @@ def test_gradient_of_what_predicts_a_label_by_later_events_is_0(
     model = transformer(auxiliary=Auxiliary.labels, n_layers=2)
     inputs: list[Tensor] = []
     monkeypatch.setattr(model.encoder, "forward", keep(inputs, model.encoder.forward))
-    logits = model.score(model.before_labels(mixed))[:, :, 0]
+    logits = model.label_score(model.before_labels(mixed))[:, :, 0]
     for s in range(logits.shape[1]):
         (gradient,) = torch.autograd.grad(logits[:, s].sum(), inputs, retain_graph=True)
         assert gradient[-2:, : s + 1].any(2).all()
@@ -371,7 +371,7 @@ def test_auxiliary_loss_alone_teaches_the_encoder_of_the_logit(task: str, make: 
     model = make("transformer4rec", **TASKS[task])
     model.losses(model(mixed), mixed)["auxiliary"].backward()
     reached = [name for name, each in model.named_parameters() if each.grad is not None and each.grad.any()]
-    own = {"score"} if task == "labels" else {"begin", "decoder", "next"}
+    own = {"label_score"} if task == "labels" else {"begin", "decoder", "next"}
     assert {name.split(".")[0] for name in reached} == {"embed", "encoder", "order", *own}
     assert {"embed.embed.sides.item.direction", "embed.label.weight"} <= set(reached)  # not as a label's vector alone
     assert all(each.grad.any() for each in model.encoder.parameters())

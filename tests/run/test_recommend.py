@@ -7,17 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
 
 import recexp
 from recexp import registry
-from recexp.dataset.batch import Batch, Batches, Samples
-from recexp.dataset.log import Dataset
 from recexp.error import ConfigError, DataError
-from recexp.model import Output
-from recexp.run import trained
-from recexp.run.recommend import score_all, top
+from recexp.metric import item_scores
 from recexp.run.trained import Trained
 
 SMALL = ("dataset.n_users=30", "dataset.n_items=25", "dataset.n_events=900", "dataset.max_history=4",
@@ -67,7 +61,7 @@ def brute_force(run: Trained, users: pd.DataFrame, items: pd.Series, k: int) -> 
 def test_the_best_items_are_those_of_brute_force_over_all_pairs(
     load: Callable[..., Trained], model: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trained, "LARGEST", 200)  # a few users a block
+    monkeypatch.setattr(item_scores, "LARGEST", 200)  # a few users a block
     run = load(model)
     end = int(events(run).timestamp.max())
     users = requests(run, timestamp=end + 1 if when == "end" else end - end // 20)
@@ -115,17 +109,6 @@ def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callab
         load("din").recommend([1, 2])
 
 
-def test_the_best_of_ties_come_first_and_no_infinite_score_is_among_them() -> None:
-    scores = np.array([[1, 3, 3, 2, 3], [0, 0, -np.inf, -np.inf, -np.inf], [-np.inf] * 5], np.float32)
-    user, item, rank = top(scores, 2)
-    assert user.tolist() == [0, 0, 1, 1] and item.tolist() == [1, 2, 0, 1] and rank.tolist() == [1, 2, 1, 2]
-    user, item, rank = top(scores, 9)
-    assert item.tolist() == [1, 2, 4, 3, 0, 0, 1] and rank.tolist() == [1, 2, 3, 4, 5, 1, 2]
-    random = np.random.default_rng(0).integers(5, size=(7, 20)).astype(np.float32)
-    expected = np.argsort(-random, axis=1, kind="stable")[:, :6]
-    assert top(random, 6)[1].reshape(7, 6).tolist() == expected.tolist()
-
-
 def test_a_model_that_scores_many_items_at_once_scores_as_pair_by_pair(
     load: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,37 +119,11 @@ def test_a_model_that_scores_many_items_at_once_scores_as_pair_by_pair(
     assert np.allclose(at_once.score, by_pair.score, atol=1e-6)
 
 
-class Product(nn.Module):
-    """A user's own model: the product of the mean of past events and the target."""
-
-    def __init__(self, n_items: int) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = nn.Embedding(n_items, 8)
-
-    def item_vectors(self) -> torch.Tensor:
-        return self.table.weight
-
-    def query(self, batch: Batch) -> torch.Tensor:
-        return self.table(batch.catalogue.items.ids[batch.history, 0]).mul(batch.mask[..., None]).sum(1)
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(logits=(self.query(batch) * self.table(batch.catalogue.items.ids[batch.target, 0])).sum(1))
-
-
-def test_a_model_that_gives_vectors_scores_as_pair_by_pair(dataset: Dataset, batches: Batches) -> None:
-    model = Product(dataset.schema.n_items)
-    rows, items = batches.rows["test"][::7], torch.arange(1, 41)
-    at_once = score_all(model, batches, rows, items, 16)
-    pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
-    assert torch.allclose(at_once.flatten(), model(batches.gather(pairs, "test")).logits, atol=1e-5)
-
-
 def test_the_verb_writes_them(load: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recexp.cli import run as command
 
     run = load("als")
-    monkeypatch.setattr(trained, "LARGEST", 100)
+    monkeypatch.setattr(item_scores, "LARGEST", 100)
     monkeypatch.chdir(tmp_path)
     for file in ("top.csv", "top.parquet"):
         assert command(["recommend", str(run.path), "-k", "2", "-o", file]) == 0

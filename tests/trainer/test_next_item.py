@@ -15,7 +15,7 @@ from recexp.config import NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.sample import Samples
 from recexp.dataset.window import Windows
-from recexp.error import ConfigError, RunError
+from recexp.error import ConfigError
 from recexp.experiment import build
 from recexp.metric.table import rank_names
 
@@ -52,9 +52,8 @@ def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) ->
     first = top[top["rank"] == 1].set_index("user").item
     assert (first == last).mean() == pytest.approx(metrics["test"]["hr@1/all"])
     assert not Path("run/predictions.parquet").exists()
-    assert run(["evaluate", "run"]) == run(["plan", *ring]) == 2
-    with pytest.raises(RunError, match="ranks all items"):
-        recexp.load_run("run").evaluate()
+    assert run(["plan", *ring]) == 2
+    assert recexp.load_run("run").evaluate() == metrics["test"]
 
 
 @pytest.mark.parametrize("loss", NextItemLoss)
@@ -91,6 +90,8 @@ REFUSED = {
     "dataset.label=explicit": "trainer=next_item takes every event for a positive; set dataset.label=implicit",
     "model=din": "model = din: scores rows, not the vectors of all items",
     "trainer.monitor=auc": "trainer.monitor = auc: trainer=next_item does not compute it",
+    "trainer.ranking.candidates=none": "trainer.ranking.candidates = none: trainer=next_item validates by ranking",
+    "trainer.ranking.candidates=some": "trainer.ranking.candidates = some: must be all, none, or a number of",
     "trainer.monitor=ndgc@10/all": "no such metric. Did you mean 'ndcg@10/all'?",
     "objective=ndcg@7/all": "objective = ndcg@7/all: trainer=next_item does not compute it",
     "trainer.sparse=true": "trainer.sparse = true",
@@ -109,11 +110,6 @@ def test_what_cannot_be_trained_is_refused_in_one_line(typed: str) -> None:
     with pytest.raises(ConfigError) as told:
         recexp.load_config([*overrides, typed, *options])
     assert REFUSED[typed] in str(told.value) and "\n" not in str(told.value)
-
-
-def test_other_trainers_do_not_rank() -> None:
-    with pytest.raises(ConfigError, match=r"trainer=default does not compute it"):
-        recexp.load_config(["model=din", "trainer.monitor=ndcg@10/all"])
 
 
 def test_a_ranker_also_predicts_labels(compose: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,103 @@
+"""Scores of many items for each user, by the shortest way that a model offers.
+
+b users of a block, N candidates, S of them for each user, V item ids
+A model whose logit is a product of what a user asks for and a vector of the item's id has query(batch) (B, D) and
+item_vectors() (V, D); one that computes what is the user's once has score(batch, items); others score each pair.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.kernel.linear import times
+from recexp.model import reads_history
+
+LARGEST = 2**23  # scores of a block of users; with what choosing the best takes, some 200 MB
+
+
+class ItemScores:
+    """Scores the candidates for any rows of the log. How it is cut into steps changes scores by rounding at most."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        split: str,
+        candidates: Tensor,
+        size: int,
+        precision: AbstractContextManager | None = None,
+    ) -> None:
+        """candidates: (N,) rows of items. size: users, or pairs of a user and an item, in one step."""
+        model.eval()
+        self.model = cast(Any, model)
+        self.batches, self.split, self.candidates, self.size = batches, split, candidates, size
+        self.precision = precision or nullcontext()
+        self.longest = None if reads_history(model) else 0
+        self.vectors: Tensor | None = None  # (N, D)
+        if hasattr(self.model, "item_vectors"):
+            with torch.inference_mode():
+                ids = batches.catalogue.items.ids[candidates, 0]
+                self.vectors = self.model.item_vectors().float()[ids]
+
+    @property
+    def block(self) -> int:
+        """Users whose scores are held at once."""
+        return max(1, LARGEST // max(1, len(self.candidates)))
+
+    @torch.inference_mode()
+    def of(self, row: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Logits (b, N) for the users of some rows (b,); minus infinity for what is not chosen (b, N).
+
+        Raises FloatingPointError if one is not finite.
+        """
+        if self.vectors is not None:
+            scores = self._products(row, self.vectors)
+        elif chosen is None:
+            scores = self._pairs(row, self.candidates.expand(len(row), -1))
+        else:
+            n_each = int(chosen.sum(1).max())
+            columns = chosen.byte().topk(n_each, dim=1).indices  # (b, S), also others for a user with fewer
+            some = self._pairs(row, self.candidates[columns])
+            scores = some.new_zeros(chosen.shape).scatter_(1, columns, some)
+        if not scores.sum(1).isfinite().all():
+            raise FloatingPointError(f"scores of {self.split} are not finite")
+        return scores if chosen is None else scores.masked_fill_(~chosen, -torch.inf)
+
+    def _products(self, row: Tensor, vectors: Tensor) -> Tensor:
+        queries = []
+        for rows in row.split(self.size):
+            with self.precision:
+                queries.append(self.model.query(self._gathered(Samples(rows))).float())
+        return times(torch.cat(queries), vectors)
+
+    def _pairs(self, row: Tensor, items: Tensor) -> Tensor:
+        """Logits (b, S) of items, rows of the catalogue's table (b, S)."""
+        scores = torch.empty(items.shape, device=items.device)
+        if hasattr(self.model, "score"):
+            n_users = max(1, self.size // items.shape[1])
+            for start in range(0, len(row), n_users):
+                users = slice(start, start + n_users)
+                batch = self._gathered(Samples(row[users]))
+                for first in range(0, items.shape[1], self.size):
+                    columns = slice(first, first + self.size)
+                    with self.precision:
+                        scores[users, columns] = self.model.score(batch, items[users, columns]).float()
+            return scores
+        flat = scores.view(-1)
+        for start in range(0, len(flat), self.size):
+            user, column = unravel(torch.arange(start, min(start + self.size, len(flat)), device=row.device), items)
+            samples = Samples(row[user], item=items[user, column])
+            with self.precision:
+                flat[start : start + self.size] = self.model(self._gathered(samples)).logits.float()
+        return scores
+
+    def _gathered(self, samples: Samples) -> Batch:
+        return self.batches.gather(samples, self.split, self.longest)
+
+
+def unravel(pair: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+    """The row and the column of pairs (n,) numbered along the rows of a matrix."""
+    return pair // items.shape[1], pair % items.shape[1]
