@@ -142,8 +142,8 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     trained = experiment.trainer.fit(model, batches, weights, options.embedding_l2, run, options.optimizers)
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)
-    if config.trainer.predictions and trained.top:
-        result.write_recommendations(run.path, dataset, trained.top)
+    if config.trainer.predictions and trained.ranking and trained.ranking.top:
+        result.write_recommendations(run.path, dataset, trained.ranking.top)
     metrics = result.collect_metrics(config, dataset, model, trained)
     epochs, _ = read_epochs(run.path)
     if reason := result.epoch_reason(epochs, config.trainer.monitor, metrics["best_epoch"]):

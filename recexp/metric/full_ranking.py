@@ -8,7 +8,7 @@ counts against the model: an item's rank counts all items that are not relevant 
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from recexp.dataset.schema import FIRST
 from recexp.dataset.window import ranges
 from recexp.kernel.rank import at_least
 from recexp.metric.binary import NO_ROWS, Metrics
+from recexp.metric.group import Group, by_history, by_popularity
 from recexp.metric.item_scores import ItemScores
-from recexp.metric.ranking import Ranks
-from recexp.metric.table import rank_metric, rank_names
+from recexp.metric.ranking import Ranks, coverage
+from recexp.metric.table import coverage_name, rank_metric, rank_names
 from recexp.metric.top import Top, top
 
 
@@ -37,6 +38,15 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.row)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How a split is ranked."""
+
+    metrics: Metrics
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)
+    top: Top | None = None
 
 
 def questions(batches: Batches, split: str, n_users: int | None = None) -> Questions:
@@ -77,9 +87,9 @@ def evaluate_ranking(
     config: RankingConfig,
     size: int,
     precision: AbstractContextManager | None = None,
-    k: int = 0,
-) -> tuple[Metrics, Top | None]:
-    """The configured metrics of a split and, given k, the k best items of each user.
+    best: bool = False,
+) -> Ranking:
+    """The configured metrics of a split. best: also by group, and the best items of each user, for the largest K.
 
     size: pairs of a user and an item, or users, in one step of the model. Raises FloatingPointError if a score is not
     finite.
@@ -87,22 +97,31 @@ def evaluate_ranking(
     names = rank_names(config.cutoffs, config.protocol)
     asked = questions(batches, split, config.valid_users if split == "valid" else None)
     if not len(asked):
-        return Metrics(dict.fromkeys(names), dict.fromkeys(names, NO_ROWS)), None
+        return Ranking(Metrics(dict.fromkeys(names), dict.fromkeys(names, NO_ROWS)))
+    k = max(config.cutoffs) if best else 0
     scores = ItemScores(model, batches, split, known_items(batches), size, precision)
     with torch.inference_mode():
         blocks = list(_blocks(scores, asked, config, k))
-    found, rank, item, score = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
-    n_relevant = np.bincount(asked.of.cpu().numpy(), minlength=len(asked))
+    found, item, rank, best_item, score = (torch.cat(part).cpu().numpy() for part in zip(*blocks, strict=True))
+    relevant = asked.of.cpu().numpy(), asked.item.cpu().numpy()
     order = np.lexsort((rank, found))
-    ranks = Ranks(found[order], rank[order], n_relevant)
+    ranks = Ranks(found[order], rank[order], np.bincount(relevant[0], minlength=len(asked)))
     values: dict[str, float | None] = {name: rank_metric(name).compute(ranks) for name in names}  # type: ignore[union-attr,misc]
-    return Metrics(values, {}), Top(asked.user.cpu().numpy(), item, score) if k else None
+    if not best:
+        return Ranking(Metrics(values, {}))
+    if config.candidates == "all":
+        values |= {coverage_name(k): coverage(best_item, len(scores.candidates), k) for k in sorted({*config.cutoffs})}
+    start, end = past(batches, split, asked.row, asked.user)
+    events = torch.bincount(batches.columns.item[batches.rows["train"]], minlength=len(batches.catalogue.items.ids))
+    groups = {
+        "history": by_history(ranks, (end - start).cpu().numpy(), names),
+        "popularity": by_popularity(ranks, item[order], relevant, events.cpu().numpy(), names),
+    }
+    return Ranking(Metrics(values, {}), groups, Top(asked.user.cpu().numpy(), best_item, score))
 
 
-def _blocks(
-    scorer: ItemScores, asked: Questions, config: RankingConfig, k: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For each block of users: the user (n,) and rank (n,) of relevant items that have one, items and scores (b, k)."""
+def _blocks(scorer: ItemScores, asked: Questions, config: RankingConfig, k: int) -> Iterator[tuple[Tensor, ...]]:
+    """For each block of users: user, item and rank (n,) of relevant items with a rank, best items and scores (b, k)."""
     batches, split, candidates, size = scorer.batches, scorer.split, scorer.candidates, scorer.block
     place = places(candidates, len(batches.catalogue.items.ids))
     bound = torch.searchsorted(asked.of, torch.arange(0, len(asked) + size, size, device=asked.of.device))
@@ -119,13 +138,13 @@ def _blocks(
         scores = scorer.of(row, chosen)
         if seen is not None:
             scores[seen] = -torch.inf
-        of, rank = _ranks(scores, *relevant)
+        of, column, rank = _ranks(scores, *relevant)
         if k:
-            score, column = top(scores, k)
-            best = torch.where(score > -torch.inf, candidates[column], 0)
+            score, place_of_best = top(scores, k)
+            best = torch.where(score > -torch.inf, candidates[place_of_best], 0)
         else:
             score, best = scores.new_zeros(len(row), 0), of.new_zeros(len(row), 0)
-        yield of + start, rank, best, score
+        yield of + start, candidates[column], rank, best, score
 
 
 def _placed(of: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,29 +166,35 @@ def _sampled(
     return chosen
 
 
-def _ranks(scores: Tensor, of: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-    """The user and the rank of the relevant items (n,) that have a score (b, N) above minus infinity.
+def _ranks(scores: Tensor, of: Tensor, column: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """User, candidate and rank of the relevant items (n,) that have a score (b, N) above minus infinity.
 
     Items that are relevant to the same user do not count against each other, however close their scores.
     """
-    own = scores[of, item]
-    of, own = of[own > -torch.inf], own[own > -torch.inf]
+    own = scores[of, column]
+    of, column, own = (x[own > -torch.inf] for x in (of, column, own))
     order = torch.argsort(own, descending=True, stable=True)
     order = order[torch.argsort(of[order], stable=True)]
-    of, own = of[order], own[order]
+    of, column, own = of[order], column[order], own[order]
     place = torch.arange(len(of), device=of.device) - torch.searchsorted(of, of)  # among the relevant, from 0
     new = torch.ones_like(of, dtype=torch.bool)  # starts a tie of relevant items
     new[1:] = (of[1:] != of[:-1]) | (own[1:] != own[:-1])
     tie = new.cumsum(0) - 1
     relevant = place[torch.searchsorted(tie, tie, right=True) - 1] + 1  # whose score is as high
-    return of, at_least(scores, of, own) - relevant + place + 1
+    return of, column, at_least(scores, of, own) - relevant + place + 1
 
 
 def seen_before(batches: Batches, split: str, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs of a block's user, from 0, and an item, its row, of which the user had events before the row."""
     view = batches.histories.views[split]
-    columns = batches.columns
-    position, of = ranges(*view.span(columns.offsets[user], columns.before[row].long(), len(columns.item)))
+    position, of = ranges(*past(batches, split, row, user))
     if view.events is not None:
         position = view.events[position].long()
-    return of, columns.item[position].long()
+    return of, batches.columns.item[position].long()
+
+
+def past(batches: Batches, split: str, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+    """Start and end (b,), among the events that the split may see, of those before each user's row."""
+    columns = batches.columns
+    span = batches.histories.views[split].span
+    return span(columns.offsets[user], columns.before[row].long(), len(columns.item))

@@ -7,6 +7,7 @@ that training has not seen, or that was left out) counts in R and has no rank. A
     ndcg@K     sum of 1 / log2(1 + rank) of those, over the largest sum that R items could have
     mrr@K      1 / the lowest rank, 0 beyond K
     map@K      sum over those of (relevant items up to the rank) / rank, over min(K, R)
+Over all users, coverage@K is the share of candidates that are among the first K of any of them.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class Ranks:
     user: np.ndarray  # (n,) 0 to U - 1, ascending
     rank: np.ndarray  # (n,) int64, ascending in each user
     n_relevant: np.ndarray  # (U,) 1 or more, those without a rank included
+
+    def of_users(self, chosen: np.ndarray) -> "Ranks":
+        """The ranks of some users, chosen (U,) bool, who are numbered anew."""
+        kept = chosen[self.user]
+        return Ranks((np.cumsum(chosen) - 1)[self.user[kept]], self.rank[kept], self.n_relevant[chosen])
 
     @cached_property
     def number(self) -> np.ndarray:
@@ -50,6 +56,11 @@ def mrr(ranks: Ranks, k: int) -> float:
 
 def map(ranks: Ranks, k: int) -> float:
     return float((_summed(ranks, k, ranks.number / ranks.rank) / np.minimum(ranks.n_relevant, k)).mean())
+
+
+def coverage(items: np.ndarray, n_candidates: int, k: int) -> float:
+    """The share of candidates among the first K of any user: items (U, k), the best first, 0 for none."""
+    return (np.unique(items[:, :k]) > 0).sum() / n_candidates
 
 
 def _summed(ranks: Ranks, k: int, value: np.ndarray) -> np.ndarray:

@@ -80,7 +80,7 @@ SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.he
 MAIN = HEADLINE[0]  # the default where none is chosen
 # Metrics of rankings, as in ndcg@10/all, of all known items, and ndcg@10/sampled100, of some beside the relevant ones.
 RANKED = ("hr", "recall", "ndcg", "mrr", "map")
-RANK_NAME = re.compile(rf"({'|'.join(RANKED)})@([1-9]\d{{0,4}})/(all|sampled[1-9]\d{{0,4}})")
+RANK_NAME = re.compile(rf"({'|'.join([*RANKED, 'coverage'])})@([1-9]\d{{0,4}})/(all|sampled[1-9]\d{{0,4}})")
 COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
 
 
@@ -95,6 +95,11 @@ def rank_metric(name: str) -> Metric | None:
 def rank_names(cutoffs: Iterable[int], protocol: str | None = "all") -> list[str]:
     """The metrics of rankings at some cutoffs; none without a protocol."""
     return [f"{name}@{k}/{protocol}" for k in sorted(set(cutoffs)) for name in RANKED] if protocol else []
+
+
+def coverage_name(k: int) -> str:
+    """The metric of how many of all items are recommended to anybody; a sample of items has none."""
+    return f"coverage@{k}/all"
 
 
 def prediction_metric(name: str) -> Metric | None:

@@ -37,6 +37,8 @@ def collect_metrics(config: Config, dataset: Dataset, model: nn.Module, trained:
         "valid": trained.valid.values if trained.valid else {},
         "test": trained.test.values if trained.test else {},
     }
+    if trained.ranking and trained.ranking.groups:
+        metrics["groups"] = trained.ranking.groups  # of test
     if reasons := _reasons(trained):
         metrics["reasons"] = reasons
     if (oracle := oracle_metrics(dataset, trained.test_scores)) and trained.test:

@@ -238,7 +238,9 @@ class Trained:
                     metrics = evaluate_held_out(self.model, batches, size, precision)[1]
                 values = metrics.values if metrics else {}
             if config.ranking.protocol:
-                values |= evaluate_ranking(self.model, batches, split, config.ranking, size, precision)[0].values
+                values |= evaluate_ranking(
+                    self.model, batches, split, config.ranking, size, precision, split == "test"
+                ).metrics.values
         return values
 
     def _threshold(self) -> float | None:

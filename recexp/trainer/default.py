@@ -19,10 +19,9 @@ from recexp.config import ModelConfig, Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure, Terminated
 from recexp.metric.binary import Metrics
-from recexp.metric.full_ranking import evaluate_ranking
+from recexp.metric.full_ranking import Ranking, evaluate_ranking
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split
 from recexp.metric.table import prediction_metric
-from recexp.metric.top import Top
 from recexp.model import Fit, Stage, Train, stages
 from recexp.process import Stop, stoppable
 from recexp.registry import register
@@ -69,7 +68,7 @@ class Result:
     valid: Metrics | None
     test: Metrics | None  # None if training was stopped early, like its scores
     test_scores: Scores | None
-    top: Top | None = None  # the best items of each test user, where a run ranks
+    ranking: Ranking | None = None  # of test, where a run ranks
 
 
 @register("default", kind="trainer")
@@ -218,34 +217,29 @@ class Trainer:
             return self._with_ranks(valid, model, batches, "valid")[0] if valid else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
-        size, precision, model, batches = (
-            self.config.eval_batch_size,
-            autocast(self.config, self.device),
-            task.model,
-            task.batches,
-        )
+        size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
+        model, batches = task.model, task.batches
         with self._explained(task, progress), finite_scores(model, batches, "test", size):
             valid, test, scores = evaluate_held_out(model, batches, size, precision)
             if valid:
                 valid, _ = self._with_ranks(valid, model, batches, "valid")
-            test, top = self._with_ranks(test, model, batches, "test")
-        return Result(progress, valid, test, scores, top)
+            test, ranking = self._with_ranks(test, model, batches, "test")
+        return Result(progress, valid, test, scores, ranking)
 
     def _with_ranks(
-        self, metrics: Metrics, model: nn.Module, batches: Batches, split: str
-    ) -> tuple[Metrics, Top | None]:
-        """Metrics of labels, and beside them those of rankings, if there are any."""
+        self, labels: Metrics, model: nn.Module, batches: Batches, split: str
+    ) -> tuple[Metrics, Ranking | None]:
+        """Metrics of labels, then those of rankings, if there are any."""
         if self.config.ranking.protocol is None:
-            return metrics, None
-        ranked, top = self._ranked(model, batches, split)
-        return metrics.beside(ranked), top
+            return labels, None
+        ranking = self._ranked(model, batches, split)
+        return labels.beside(ranking.metrics), ranking
 
-    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> tuple[Metrics, Top | None]:
-        """Metrics of a split's rankings; of test also the best items of each user, if they are to be written."""
+    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
+        """How a split is ranked; test also by group, and with the best items."""
         config = self.config
-        k = max(config.ranking.cutoffs) if split == "test" and config.predictions else 0
-        precision = autocast(config, self.device)
-        return evaluate_ranking(model, batches, split, config.ranking, config.eval_batch_size, precision, k)
+        size, precision = config.eval_batch_size, autocast(config, self.device)
+        return evaluate_ranking(model, batches, split, config.ranking, size, precision, best=split == "test")
 
     @property
     def _on_graph(self) -> bool:

@@ -18,7 +18,7 @@ from recexp.error import DataError
 from recexp.layer.lookup import lookup
 from recexp.layer.ranking import Negatives, Sampled, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
 from recexp.metric.binary import Metrics
-from recexp.metric.top import Top
+from recexp.metric.full_ranking import Ranking
 from recexp.model import Fit, Ranker, Stage, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
@@ -96,15 +96,15 @@ class NextItemTrainer(Trainer):
         return {self.config.loss.name: 1.0}
 
     def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
-        return self._ranked(model, batches, "valid")[0] if batches.size("valid") else None
+        return self._ranked(model, batches, "valid").metrics if batches.size("valid") else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
         with self._explained(task, progress):
             valid = self._validate(task.model, task.batches)
-            test, top = self._ranked(task.model, task.batches, "test")
-        return Result(progress, valid, test, None, top)
+            ranking = self._ranked(task.model, task.batches, "test")
+        return Result(progress, valid, ranking.metrics, None, ranking)
 
-    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> tuple[Metrics, Top | None]:
+    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
         of_rows = cast("Windows", batches).batches
         try:
             return super()._ranked(model.model if isinstance(model, NextItem) else model, of_rows, split)

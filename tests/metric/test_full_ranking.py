@@ -17,7 +17,7 @@ from recexp.dataset.schema import FIRST
 from recexp.metric import full_ranking, item_scores
 from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.ranking import Ranks
-from recexp.metric.table import rank_metric, rank_names
+from recexp.metric.table import headline, rank_metric, rank_names
 
 NAMES = rank_names([1, 3, 5])
 
@@ -92,7 +92,7 @@ def test_metrics_equal_loops(
     monkeypatch.setattr(item_scores, "LARGEST", 900)  # a few users a block
     log, batches, model = case(ties, f"dataset.history_until={until.name}")
     assert (log.items.ids[1:, 0] < FIRST).any()  # items that training has not seen
-    metrics, _ = evaluate_ranking(model, batches, split, ranking(exclude_seen=exclude_seen), 3)
+    metrics = evaluate_ranking(model, batches, split, ranking(exclude_seen=exclude_seen), 3).metrics
     expected = by_loops(log, model, split, exclude_seen, until)
     for name in NAMES:
         assert metrics.values[name] == pytest.approx(rank_metric(name).compute(expected)), name
@@ -101,17 +101,18 @@ def test_metrics_equal_loops(
 def test_equal_scores_of_all_items_are_no_hit(case: Callable) -> None:
     _, batches, model = case()
     model.users.zero_()
-    assert evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64)[0].values["hr@1/all"] == 0
+    assert evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64).metrics.values["hr@1/all"] == 0
 
 
 def test_the_best_items_of_each_user_are_those_of_a_sort(case: Callable) -> None:
     log, batches, model = case()
-    _, top = evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64, k=4)
+    top = evaluate_ranking(model, batches, "test", ranking(exclude_seen=False), 64, best=True).top
+    assert top is not None
     assert sorted(top.user) == sorted(set(log.user[log.split == 2]))
     ids = log.items.ids[:, 0]
     for user, items in zip(top.user, top.item, strict=True):
         score = (model.users[user] @ model.vectors.t())[FIRST:]
-        assert ids[items].tolist() == (score.argsort(descending=True)[:4] + FIRST).tolist()
+        assert ids[items].tolist() == (score.argsort(descending=True)[:5] + FIRST).tolist()
 
 
 def test_a_sample_of_users_is_the_same_each_time_and_no_larger(case: Callable) -> None:
@@ -130,12 +131,12 @@ def test_sampled_items_are_so_many_beside_the_relevant_ones_and_of_the_same_cand
 ) -> None:
     _, batches, model = case()
     n_items = len(full_ranking.known_items(batches))
-    every, _ = evaluate_ranking(model, batches, "test", ranking("all", exclude_seen), 64)
-    as_many, _ = evaluate_ranking(model, batches, "test", ranking(n_items, exclude_seen), 64)
-    assert list(as_many.values.values()) == list(every.values.values())
-    few, _ = evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64)
-    assert few.values["hr@5/sampled4"] > every.values["hr@5/all"]
-    assert evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64)[0] == few
+    every = evaluate_ranking(model, batches, "test", ranking("all", exclude_seen), 64)
+    as_many = evaluate_ranking(model, batches, "test", ranking(n_items, exclude_seen), 64)
+    assert list(as_many.metrics.values.values()) == list(every.metrics.values.values())
+    few = evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64)
+    assert few.metrics.values["hr@5/sampled4"] > every.metrics.values["hr@5/all"]
+    assert evaluate_ranking(model, batches, "test", ranking(4, exclude_seen), 64) == few
 
 
 def test_sampled_items_are_neither_relevant_nor_seen() -> None:
@@ -145,6 +146,25 @@ def test_sampled_items_are_neither_relevant_nor_seen() -> None:
     assert full_ranking._sampled(6, (2, 6), torch.tensor([7, 9]), relevant, seen).sum(1).tolist() == [4, 6]
 
 
+def test_coverage_and_groups_equal_counts_by_hand(case: Callable) -> None:
+    log, batches, model = case()
+    found = evaluate_ranking(model, batches, "test", ranking(), 64, best=True)
+    n_items = len(full_ranking.known_items(batches))
+    for k in (1, 5):
+        assert found.metrics.values[f"coverage@{k}/all"] == len(set(found.top.item[:, :k].ravel()) - {0}) / n_items
+    first = {user: np.flatnonzero((log.user == user) & (log.split == 2))[0] for user in found.top.user}
+    n_earlier = [int(log.before[row] - log.offsets[user]) for user, row in first.items()]
+    for bounds, group in found.groups["history"].items():
+        low, _, high = bounds.rstrip("+").partition("-")
+        assert group["users"] == sum(
+            int(low) <= n <= int(high or low if "+" not in bounds else 10**9) for n in n_earlier
+        )
+    weighted = sum(group["users"] * group["hr@5/all"] for group in found.groups["history"].values())
+    assert weighted / len(n_earlier) == pytest.approx(found.metrics.values["hr@5/all"])
+    cold = {log.user[row] for row in np.flatnonzero(log.split == 2) if log.items.ids[log.item[row], 0] < FIRST}
+    assert found.groups["popularity"]["cold"] == {"users": len(cold)} | dict.fromkeys(headline(NAMES), 0.0)
+
+
 def test_scores_that_are_not_finite_are_told(case: Callable) -> None:
     _, batches, model = case()
     model.users[5] = torch.nan
@@ -152,8 +172,8 @@ def test_scores_that_are_not_finite_are_told(case: Callable) -> None:
         evaluate_ranking(model, batches, "test", ranking(), 64)
 
 
-@pytest.mark.parametrize("k", [0, 3])
-def test_no_block_of_scores_is_kept(case: Callable, k: int, monkeypatch) -> None:
+@pytest.mark.parametrize("best", [False, True])
+def test_no_block_of_scores_is_kept(case: Callable, best: bool, monkeypatch) -> None:
     monkeypatch.setattr(item_scores, "LARGEST", 900)
     blocks, held = full_ranking._blocks, []
 
@@ -164,5 +184,5 @@ def test_no_block_of_scores_is_kept(case: Callable, k: int, monkeypatch) -> None
 
     monkeypatch.setattr(full_ranking, "_blocks", watched)
     _, batches, model = case()
-    evaluate_ranking(model, batches, "test", ranking(), 64, k=k)
+    evaluate_ranking(model, batches, "test", ranking(), 64, best=best)
     assert len(held) > 2 and max(held) < 4 * 900
