@@ -4,7 +4,7 @@ T events of B sequences, one after another, the longest first; D model size, h h
 Only attention looks at more than one event. It cuts the sequences into a few rectangles (b, l) of similar lengths.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recexp.kernel.attention import softmax_attention
 from recexp.kernel.lookup import lookup
 from recexp.layer.mlp import drop_probability, linear
+from recexp.layer.position import LearntPosition
 
 
 class Layout:
@@ -21,11 +22,13 @@ class Layout:
         """length (B,) int64, descending unless the sequences are padded on the right."""
         self.length, self.padded, device = length, padded_to is not None, length.device
         if padded_to is None:
+            self.longest = int(length[0]) if len(length) else 0
             self.start = length.cumsum(0) - length  # (B,)
             end = (self.start + length).repeat_interleave(length)  # (T,)
             self.from_end = end - 1 - torch.arange(len(end), device=device)  # how many events follow in the sequence
             self.rectangles = list(self._rectangles())
         else:
+            self.longest = padded_to
             step = torch.arange(padded_to, device=device)
             self.start = torch.arange(len(length), device=device) * padded_to
             self.from_end = (length[:, None] - 1 - step).clamp(min=0).flatten()
@@ -43,6 +46,17 @@ class Layout:
             mask = step < self.length[rows, None]
             yield torch.where(mask, self.start[rows, None] + step, 0), mask
 
+    def grid(self) -> tuple[Tensor, Tensor]:
+        """All sequences in one rectangle: positions among the T events (B, L), any where there is none, and a mask."""
+        step = torch.arange(self.longest, device=self.length.device)
+        mask = step < self.length[:, None]
+        return torch.where(mask, self.start[:, None] + step, 0), mask
+
+    def events(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (b, l, ...) with the mask of a rectangle -> its events (t, ...), one sequence after another."""
+        x = x.flatten(0, 1)
+        return x if self.padded else lookup(x, mask.flatten().nonzero()[:, 0])
+
     @property
     def last(self) -> Tensor:
         """The position (n,) of the last event of each sequence that has one, of padded ones of each."""
@@ -50,6 +64,24 @@ class Layout:
             return self.start + (self.length - 1).clamp(min=0)
         kept = self.length > 0
         return (self.start + self.length - 1)[kept]
+
+
+class Encoder(nn.Module):
+    """Learnt positions counted from the end, blocks of attention and a last LayerNorm."""
+
+    def __init__(self, n_positions: int, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.position = LearntPosition(n_positions, dim, std)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
+        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        x = self.dropout(x + self.position(layout.from_end))
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, layout, last and number == len(self.blocks))
+        return self.norm(x)
 
 
 class CausalAttention(nn.Module):
@@ -79,8 +111,7 @@ def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:
         q, k, v = _heads(qkv, index, 3, n_heads)  # (b, h, l, d)
         seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
         out = softmax_attention(q, k, v, seen[None, None].expand(len(q), 1, -1, -1), p)
-        every = out.transpose(1, 2).reshape(mask.numel(), -1)
-        heads.append(every if layout.padded else lookup(every, mask.flatten().nonzero()[:, 0]))
+        heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
     return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
 
 

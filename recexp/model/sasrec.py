@@ -8,7 +8,6 @@ B batch, T events of all its sequences, D model size; E the item vectors, P thos
 Attention is causal. A user without history has the query 0.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,8 +20,7 @@ from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import MLP
-from recexp.layer.packed import CausalAttention, Layout
-from recexp.layer.position import LearntPosition
+from recexp.layer.packed import CausalAttention, Encoder, Layout
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
 
@@ -54,15 +52,15 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Item and position vectors, blocks and a last LayerNorm, whose output is multiplied by the item vectors."""
+    """Item vectors and an encoder of their sequences, whose output is multiplied by the item vectors.
 
-    def __init__(self, schema: Schema, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
+    encoder: called with vectors (T, D), their layout and whether only the last of each sequence is asked for (n, D).
+    """
+
+    def __init__(self, schema: Schema, dim: int, std: float, encoder: nn.Module) -> None:
         super().__init__()
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
-        self.position = LearntPosition(schema.max_history, dim, std)
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim)
+        self.encoder = encoder
 
     def forward(self, batch: Batch) -> Output:
         target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
@@ -86,10 +84,7 @@ class Backbone(nn.Module):
         """The query after each event (T, D), or (n, D) after the last one of each sequence."""
         layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
         ids = events.catalogue.items.ids[events.item.flatten(), 0]
-        x = self.dropout(self.item.table(ids) + self.position(layout.from_end))  # (T, D)
-        for number, block in enumerate(self.blocks, 1):
-            x = block(x, layout, last and number == len(self.blocks))
-        return self.norm(x)
+        return self.encoder(self.item.table(ids), layout, last)
 
 
 @register("sasrec")
@@ -115,4 +110,5 @@ class SASRec(Backbone):
             Block(dim, config.n_heads, config.hidden_size, config.activation, config.dropout, config.form)
             for _ in range(config.n_layers)
         )
-        super().__init__(schema, dim, config.embedding_std, config.dropout, blocks)
+        encoder = Encoder(schema.max_history, dim, config.embedding_std, config.dropout, blocks)
+        super().__init__(schema, dim, config.embedding_std, encoder)

@@ -39,7 +39,7 @@ def test_layer_is_that_of_the_equations_for_all_and_for_the_last_event() -> None
 def test_open_gates_and_a_relu_are_sasrec(make: Make, mixed: Batch, monkeypatch) -> None:
     monkeypatch.setattr(F, "silu", torch.relu)
     mine, theirs = make("esasrec", hidden_size=48).eval(), make("sasrec", hidden_size=48).eval()
-    ours, block = theirs.blocks[0], mine.blocks[0]
+    ours, block = theirs.encoder.blocks[0], mine.encoder.blocks[0]
     assert isinstance(ours, sasrec.Block)
     with torch.no_grad():
         for gate in block.gates:
@@ -51,7 +51,7 @@ def test_open_gates_and_a_relu_are_sasrec(make: Make, mixed: Batch, monkeypatch)
         block.down.load_state_dict(second.state_dict())
         block.attention.load_state_dict(ours.attention.state_dict())
         block.norms.load_state_dict(ours.norms.state_dict())
-        for name in ("item", "position", "norm"):
-            getattr(mine, name).load_state_dict(getattr(theirs, name).state_dict())
+        for name in ("item", "encoder.position", "encoder.norm"):
+            mine.get_submodule(name).load_state_dict(theirs.get_submodule(name).state_dict())
     events, _ = packed(mixed)
     torch.testing.assert_close(mine.states(events), theirs.states(events), rtol=1e-4, atol=1e-4)

@@ -19,8 +19,8 @@ Make = Callable[..., nn.Module]
 def by_hand(model: nn.Module, items: Tensor, form: Form) -> Tensor:
     """The states of one sequence of item vectors (L, D)."""
     length, dim = items.shape
-    x = items + model.position.table.weight[:length].flip(0)
-    for block in model.blocks:
+    x = items + model.encoder.position.table.weight[:length].flip(0)
+    for block in model.encoder.blocks:
         y = F.layer_norm(x, (dim,), block.norms[0].weight, block.norms[0].bias)
         k, v = block.attention.key_value(y if form is Form.pre else x).chunk(2, 1)
         scores = (block.attention.query(y) @ k.t()) / dim**0.5
@@ -29,7 +29,7 @@ def by_hand(model: nn.Module, items: Tensor, form: Form) -> Tensor:
         z = F.layer_norm(x, (dim,), block.norms[1].weight, block.norms[1].bias)
         first, second = block.transform.linears
         x = (x if form is Form.pre else z) + second(first(z).relu())
-    return F.layer_norm(x, (dim,), model.norm.weight, model.norm.bias)
+    return F.layer_norm(x, (dim,), model.encoder.norm.weight, model.encoder.norm.bias)
 
 
 @pytest.mark.parametrize("form", Form)
