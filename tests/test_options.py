@@ -22,9 +22,8 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import UserError
 from recexp.model import create
-from recexp.registry import names
+from recexp.registry import get, names
 from recexp.storage import digest
-from recexp.trainer.default import Trainer
 from recexp.trainer.recorder import NullRecorder
 
 SHORT = ("device=cpu", "trainer.threads=1", "trainer.batch_size=256", "trainer.epochs=1", "dataset.cache_dir=null")
@@ -46,6 +45,11 @@ TRAINER = {
     **dict.fromkeys(["schedule", "patience", "monitor"], LONG),
     **dict.fromkeys(["plateau.patience", "plateau.factor"], f"trainer.schedule=plateau {LONG}"),
 }
+NEXT_ITEM = TRAINER | {
+    "calibration": "trainer.loss=gbce",
+    "score_l2": "trainer.loss=bpr_max",
+    "negatives.logq": "trainer.negatives.popular=0.5",  # uniform draws leave nothing to correct
+}
 DATASET = {
     "negatives": "dataset.label=implicit model.history_labels=false",
     "n_bins": "dataset.features.user={age:binned}",
@@ -63,6 +67,8 @@ OTHER: dict[str, Any] = {
     "features.derived.most_liked": ["category"],
     "label_threshold": 2.0,
     "monitor": "logloss",
+    "ranking.cutoffs": [3, 10],
+    "ranking.valid_users": 5,
     "checkpoint_every": 2,
     "clip_norm": 0.01,
     "header": ["user", "item", "shop", "label", "timestamp", "tags"],
@@ -92,14 +98,15 @@ def effects(tmp_path, monkeypatch) -> Callable[[Config], str]:
         torch.manual_seed(config.seed)
         model, options = create(config.model, dataset.schema), config.model
         model.register_forward_hook(lambda *_: events.append("forward"))
-        trained = Trainer(config.trainer, torch.device("cpu"), config.seed).fit(
-            model, Batches(dataset, config.dataset), options.loss_weights, options.embedding_l2,
+        trainer = get("trainer", config.trainer.name, "trainer.name")(config.trainer, torch.device("cpu"), config.seed)
+        trained = trainer.fit(
+            model, Batches(dataset, config.dataset), trainer.weights(options), options.embedding_l2,
             Observer(Path(tempfile.mkdtemp(dir=tmp_path))), options.optimizers,
         )  # fmt: skip
         tensors = [value.numpy().tobytes() for value in model.state_dict().values()]
-        events.append(trained.progress.learning_rate_scale)
-        assert trained.test_scores is not None
-        return digest(b"".join([*tensors, trained.test_scores.logits.tobytes(), repr(events).encode()]))
+        events.append((trained.progress.best, trained.progress.learning_rate_scale, trained.test))
+        scores = b"" if trained.test_scores is None else trained.test_scores.logits.tobytes()  # None of a ranking
+        return digest(b"".join([*tensors, scores, repr(events).encode()]))
 
     return effects
 
@@ -184,6 +191,14 @@ def changed(config: Any, key: str, value: Any) -> Any:
 def test_each_option_of_the_trainer_is_read(effects):
     typed = [*SMALL, "model=din", "trainer.epochs=2", "trainer.eval_batch_size=1000"]
     assert not ignored("trainer", typed, TRAINER, effects)
+
+
+def test_each_option_of_the_trainer_of_next_items_is_read(effects, monkeypatch):
+    monkeypatch.setitem(OTHER, "monitor", "hr@5/all")
+    typed = [*SMALL, "model=sasrec", "trainer=next_item", "dataset.label=implicit", "trainer.epochs=2"]
+    typed += ["trainer.batch_size=16", "model.embedding_l2=0.1"]
+    unread = ignored("trainer", typed, NEXT_ITEM, effects)
+    assert unread == ["trainer.eval_batch_size=1 "]  # of predictions, by a run that has been trained
 
 
 def test_each_option_of_synthetic_data_is_read(effects):
