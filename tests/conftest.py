@@ -25,6 +25,10 @@ TINY = ("dataset.n_users=50", "dataset.n_items=40", "dataset.n_events=1500", "da
         "device=cpu", "trainer.threads=1", "trainer.batch_size=256", "trainer.learning_rate=1e-3")  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tests share the machine; those that do without torch need not import it."""

@@ -9,6 +9,7 @@ import pytest
 
 import recexp
 
+pytestmark = pytest.mark.slow
 STRUCTURES = ("popularity", "interaction", "interest", "order", "drift")
 SEEDS = (0, 1)
 

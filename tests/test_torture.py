@@ -30,6 +30,7 @@ def torture() -> Iterator[Callable[[str], dict]]:
         process.stdin.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "steps", "faults", "power", "cut", "flip", "crowd"])
 def test_nothing_is_lost_or_silently_wrong(torture: Callable[[str], dict], kind: str) -> None:
     row = torture(kind)
