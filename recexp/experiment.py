@@ -52,7 +52,10 @@ def _build(config: Config) -> Experiment:
     device = resolve_device(config.device)
     dataset = load(config.dataset)
     if undefined(config.trainer.monitor, dataset, sampled=False) == NO_USERS:
-        raise ConfigError(f"trainer.monitor = {config.trainer.monitor}: needs users, and these data have none.")
+        raise ConfigError(
+            f"trainer.monitor = {config.trainer.monitor}: needs users, and these data have none; "
+            "name their column in dataset.columns.user."
+        )
     torch.manual_seed(config.seed)
     with Bounded(config.model, config.trainer.optimizer):
         model = create(config.model, dataset.schema)

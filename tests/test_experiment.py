@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 import recexp
-from recexp.error import ConfigError
+from recexp.error import ConfigError, DataError
 from recexp.experiment import build
+from recexp.metric.binary import evaluate
 
 
 @pytest.mark.parametrize("call", [recexp.train, build])
@@ -67,3 +68,22 @@ def test_a_monitor_that_needs_users_is_refused_for_a_table(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"trainer\.monitor = gauc: needs users, and these data have none"):
         recexp.train(recexp.load_config([*typed, *table, "trainer.monitor=gauc"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_table_with_a_column_of_users_has_gauc_and_a_trained_model_finds_it_again(tmp_path: Path) -> None:
+    typed = log(tmp_path, lambda number: (number // 7) % 2, lambda number: number)
+    table = ["dataset.columns.item=null", "dataset.columns.timestamp=null", "dataset.split.kind=random",
+             "+dataset.features.context={item:categorical,user:categorical}", "trainer.monitor=gauc"]  # fmt: skip
+    metrics = recexp.train(recexp.load_config([*typed, *table]))
+    rows = pd.read_parquet(tmp_path / "run" / "predictions.parquet").merge(
+        pd.read_csv(tmp_path / "log.csv"), left_on="row", right_index=True
+    )
+    expected = evaluate(rows["label_x"], np.log(rows["score"] / (1 - rows["score"])), rows["user"]).values
+    assert metrics["test"]["gauc"] == pytest.approx(expected["gauc"], abs=1e-6)
+    assert metrics["test"]["gauc_users"] == expected["gauc_users"]
+    trained = recexp.load_run(tmp_path / "run")
+    assert trained.evaluate()["gauc"] == metrics["test"]["gauc"]
+    given = rows.rename(columns={"label_y": "label"})[["user", "item", "label"]]
+    assert trained.evaluate(given)["gauc"] == pytest.approx(metrics["test"]["gauc"], abs=1e-6)
+    with pytest.raises(DataError, match="user"):
+        trained.evaluate(given[["item", "label"]])

@@ -71,9 +71,14 @@ class Batches:
                 self.negative_sampler = Negatives(self.columns, self.rows, self.negatives, log.chronological)
         else:
             self.label = self._tensor(log.label)
+            self.table_user = log.user
             empty = torch.zeros((1, 0), device=self.device)
             nobody = Features(empty.long(), empty)
             self.catalogue = Catalogue(nobody, nobody, empty.int().flatten())
+
+    def users_of(self, split: str) -> np.ndarray | None:
+        """The users (n,) of a split's rows in a table, None if they are not known."""
+        return None if self.table_user is None else self.table_user[self.rows[split].cpu().numpy()]
 
     def size(self, split: str) -> int:
         """Samples of a split, sampled negatives included."""

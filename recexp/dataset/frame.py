@@ -59,7 +59,7 @@ class TableConfig(DatasetConfig):
 
     @property
     def is_log(self) -> bool:
-        return self.columns.user is not None
+        return self.columns.timestamp is not None
 
     def roles(self) -> dict[str, str]:
         """Column -> config key of the columns that are not features. Implicit feedback has no label to read."""
@@ -79,10 +79,10 @@ class TableConfig(DatasetConfig):
 def _check_columns(config: TableConfig) -> None:
     columns = asdict(config.columns)
     absent = [role for role in ("user", "item", "timestamp") if columns[role] is None]
-    if 0 < len(absent) < 3:
+    if absent not in ([], ["item", "timestamp"], ["user", "item", "timestamp"]):
         raise ConfigError(
-            f"dataset.columns.{absent[0]} = null: a log has user, item and timestamp; name all three, or "
-            "none for a table without users and time (there, ids are features.context)."
+            f"dataset.columns.{absent[0]} = null: a log has user, item and timestamp; name all three, or none, or "
+            "the user alone, for a table without time (there, ids are features.context, and gauc needs the user)."
         )
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
@@ -99,17 +99,17 @@ def _check_columns(config: TableConfig) -> None:
 def _check_features(config: TableConfig) -> None:
     roles = config.roles()
     if config.features.derived.names and not config.is_log:
-        raise ConfigError("dataset.features.derived: a table without users and time has no events before a row.")
+        raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
     for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
-            raise ConfigError(f"dataset.features.{side}: a table has no {side}s; use features.context.")
+            raise ConfigError(f"dataset.features.{side}: of a log alone; in a table without time use features.context.")
         if side in config.side_paths() and not kinds:
             raise ConfigError(
                 f"dataset.{side}_path: nothing of it is read; name its columns in dataset.features.{side}, "
                 f"or set dataset.{side}_path=null."
             )
         for name in kinds:
-            if name in roles and name != config.columns.timestamp:
+            if name in roles and name != config.columns.timestamp and (config.is_log or name != config.columns.user):
                 raise ConfigError(f"dataset.features.{side}.{name}: is {roles[name]} already, so no feature.")
 
 
@@ -152,6 +152,8 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
         for side in ("user", "item"):
             raw[side] = events.ids(getattr(columns, side))
             raw[f"{side}s"] = _side(config, side, events, raw[side], open_table)
+    elif columns.user is not None:
+        raw["user"] = events.ids(columns.user)
     if context:
         raw["context"] = events.features(context)
     if config.split.kind is SplitKind.given:

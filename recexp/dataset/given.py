@@ -93,8 +93,9 @@ def read_rows(
     labelled: each row must have a label. Raises DataError for a missing column or the first wrong cell.
     """
     names, there = column_names(config), table.columns()
-    if not isinstance(dataset.log, Log):
-        roles = ()
+    is_log = isinstance(dataset.log, Log)
+    if not is_log:
+        roles = ("user",) if labelled and dataset.log.user is not None else ()
     if labelled:
         roles = (*roles, "label")
     keyed = hasattr(config, "columns")
@@ -109,7 +110,9 @@ def read_rows(
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
-        if side in read:
+        if side in read and not is_log:
+            parsed[side] = sheet.ids(read[side])
+        elif side in read:
             parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
     if "timestamp" in read:
         parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))

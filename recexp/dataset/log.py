@@ -35,13 +35,14 @@ class Entities(Encoded):
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """N labelled rows and the fields of their context, in the order of the source. It has neither users nor time."""
+    """N labelled rows and the fields of their context, in the order of the source. It has no time."""
 
     label: np.ndarray  # (N,) int8, 0 or 1
     split: np.ndarray  # (N,) int8, index into SPLITS
     row: np.ndarray  # (N,) int32, index of the row in the source
     context: Encoded  # of N rows; ids are int8 or int16 if they fit, else int32
     probability: np.ndarray | None = None  # (N,) float64, P(label = 1), if it is known
+    user: np.ndarray | None = None  # (N,) int32, a number for each user, for the metrics by user; None: not known
 
     def __len__(self) -> int:
         return len(self.label)
@@ -146,7 +147,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
         table, _, column = name.rpartition(".")
         (columns.setdefault(table, {}) if table else columns)[column] = array
     columns["context"] = Encoded(**columns["context"])
-    if "user" not in columns:
+    if "timestamp" not in columns:
         return Table(**columns)
     return Log(**columns | {name: Entities(**columns[name]) for name in ("users", "items")})
 

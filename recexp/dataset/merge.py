@@ -54,7 +54,8 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
         "row": np.arange(n, dtype=np.int32),
     }
     if not isinstance(log, Log):
-        table = Table(**columns, context=dataset.encoder.context.transform(rows.features["context"]))
+        user = None if rows.user is None else np.unique(np.asarray(rows.user), return_inverse=True)[1]
+        table = Table(**columns, user=user, context=dataset.encoder.context.transform(rows.features["context"]))
         return Given(replace(dataset, log=table), np.arange(n), None)
     if history is History.given and config.history_until is HistoryUntil.split:
         raise ConfigError(

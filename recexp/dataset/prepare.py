@@ -45,7 +45,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     """Index, sort, split and encode. Raises DataError or ConfigError."""
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
-    log, encoder = (_table if raw.user is None else _log)(raw, config)
+    log, encoder = (_table if raw.timestamp is None else _log)(raw, config)
     sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
@@ -97,7 +97,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
 
 
 def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
-    """Rows without users and time: fields of the context alone, in the order of the source."""
+    """Rows without time: fields of the context alone, in the order of the source."""
     if not config.features.context:
         raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
     if config.features.derived.names:
@@ -120,6 +120,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
         row=order.astype(np.int32),
         context=context,
         probability=raw.probability,
+        user=None if raw.user is None else _index(raw.user, f"{raw.origin}: a user")[0],
     )
     return log, Encoder(context=encoder)
 

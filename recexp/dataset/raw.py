@@ -15,7 +15,7 @@ MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """N events in the order of the source; a table has no users, items or time."""
+    """N events in the order of the source; a table has no time and no items, and may have users."""
 
     origin: str  # where the rows come from, for error messages
     label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1

@@ -21,7 +21,7 @@ class Scores:
 
     labels: np.ndarray
     logits: np.ndarray
-    users: np.ndarray | None  # rows of the log's users; None for a table, as items are
+    users: np.ndarray | None  # a number for each user, in a log the row of its users; None if they are not known
     items: np.ndarray | None
 
 
@@ -40,10 +40,12 @@ def score(
             labels.append(batch.label)
             users.append(batch.user)
             items.append(batch.target)
-    columns = [torch.cat(column).cpu().numpy() for column in (labels, logits, users, items)]
-    if broken := int((~np.isfinite(columns[1])).sum()):
-        raise FloatingPointError(f"{broken:,} of {len(columns[1]):,} scores of {split} are not finite")
-    return Scores(*columns[:2], *(columns[2:] if batches.max_history else (None, None)))
+    label, logit, user, item = (torch.cat(column).cpu().numpy() for column in (labels, logits, users, items))
+    if broken := int((~np.isfinite(logit)).sum()):
+        raise FloatingPointError(f"{broken:,} of {len(logit):,} scores of {split} are not finite")
+    if not batches.max_history:  # a table
+        return Scores(label, logit, batches.users_of(split), None)
+    return Scores(label, logit, user, item)
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], precision: AbstractContextManager | None = None) -> np.ndarray:
@@ -83,7 +85,7 @@ def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
     if rank_metric(name):
         return (None if len(rows) else NO_ROWS) if isinstance(log, Log) else NO_USERS
     label = np.repeat(log.label[rows], 2) * np.tile([1, 0], len(rows)) if sampled else log.label[rows]
-    user = np.repeat(log.user[rows], 1 + sampled) if isinstance(log, Log) else None
+    user = None if log.user is None else np.repeat(log.user[rows], 1 + sampled)
     score = np.zeros(len(label))
     value = PREDICTION_METRICS[name].compute(Predictions(label == 1, score, user, best_threshold(label, score)))
     return value if isinstance(value, str) else None

@@ -136,7 +136,7 @@ class Trained:
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         assert rows.label is not None
         logits, log = self._logits(given), given.dataset.log
-        users = log.user[given.row] if isinstance(log, Log) else None
+        users = None if log.user is None else log.user[given.row]
         return evaluate(rows.label, logits, users, self._threshold()).values
 
     def recommend(

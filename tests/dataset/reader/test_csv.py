@@ -219,6 +219,13 @@ def test_a_table_has_labels_and_context_alone(tmp_path: Path) -> None:
     assert raw.context is not None and raw.context["user"].tolist() == ["007", "007", "8"]
 
 
+def test_a_table_may_know_its_users_who_are_a_feature_too(tmp_path: Path) -> None:
+    table = TABLE | {"columns": TABLE["columns"] | {"user": "user"}}
+    raw = reader(write(tmp_path, LOG), features={"context": {"user": "categorical"}}, **table).read()
+    assert raw.timestamp is None and raw.context is not None and raw.user is not None
+    assert list(raw.user) == raw.context["user"].tolist() == ["007", "007", "8"]
+
+
 @pytest.mark.parametrize(
     ("separator", "encoding"),
     [("::", "utf-8"), ("||", "utf-16"), (",", "latin-1"), ("\u00a7", "cp1252"), (":|:", "utf-8")],
@@ -384,6 +391,7 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
         ({"multi_separator": ""}, "dataset.multi_separator = '': must be one character or more"),
         ({"columns": {"user": None}}, "dataset.columns.user = null: a log has user, item and timestamp"),
         ({"columns": {"item": None}}, "dataset.columns.item = null: a log"),
+        ({"columns": {"user": None, "timestamp": None}}, "dataset.columns.user = null: a log"),
         ({"columns": {"user": None, "item": None}}, "dataset.columns.user = null: a log"),
         ({"columns": {"timestamp": None}}, "dataset.columns.timestamp = null: a log"),
         (
@@ -393,7 +401,7 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
         ({"columns": {"item": "user"}}, "each role has a column of its own, not 'user' twice"),
         (TABLE | {"split": {"kind": "time"}}, "dataset.split.kind = time: a table has no time"),
         (TABLE | {"label": "implicit"}, "dataset.label = implicit: needs users and items"),
-        (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: a table has no users"),
+        (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: of a log alone"),
         (
             {"features": {"context": {"label": "numeric"}}},
             "dataset.features.context.label: is dataset.columns.label",
