@@ -16,7 +16,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.attention import attend
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, drop_probability, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -30,6 +30,7 @@ class AutoInt(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         n_layers: int = between(1, 256, "each takes its own memory and time")
         n_heads: int = size()
@@ -50,7 +51,7 @@ class AutoInt(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
         sizes = [dim] + [config.attention_size] * (config.n_layers - 1)
         self.layers = nn.ModuleList(Interacting(size, config) for size in sizes)

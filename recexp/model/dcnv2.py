@@ -19,7 +19,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.linear import product
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, linear, matrices
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -43,6 +43,7 @@ class DCNv2(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         structure: Structure
         cross: Cross
@@ -57,7 +58,7 @@ class DCNv2(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         dim, init = self.embed.n_fields * config.embedding_dim, config.weight_init
         if config.cross is Cross.full:
             self.crosses = nn.ModuleList(FullCross(dim, init) for _ in range(config.n_layers))

@@ -17,7 +17,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, s
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction, bi_interaction_and_linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
@@ -37,6 +37,7 @@ class DeepFM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         combine: Combine
@@ -49,7 +50,7 @@ class DeepFM(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.linear = Linear(schema, config.linear_std)
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_in = self.embed.n_fields * config.embedding_dim
         n_out = 1 if config.combine is Combine.sum else None
         self.deep = MLP.of(config, n_in, n_out)

@@ -12,7 +12,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, s
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -26,6 +26,7 @@ class FeatureMLP(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
@@ -35,7 +36,7 @@ class FeatureMLP(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         self.mlp = MLP.of(config, self.embed.n_fields * config.embedding_dim)
 
     def forward(self, batch: Batch) -> Output:

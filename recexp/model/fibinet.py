@@ -16,7 +16,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.bilinear import Bilinear, Kind
-from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -30,6 +30,7 @@ class FiBiNET(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         bilinear: Kind
@@ -44,7 +45,7 @@ class FiBiNET(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.linear = Linear(schema, config.linear_std)
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
         self.gate = Gate(n_fields, config.reduction, init) if config.gate else None
         n_products = 2 if config.gate else 1

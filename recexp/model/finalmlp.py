@@ -15,7 +15,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, o
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, linear, matrices
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -31,6 +31,7 @@ class FinalMLP(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         gates: bool
         gate_fields: list[str] | None = option(lambda names: names, FIELDS)
@@ -46,7 +47,7 @@ class FinalMLP(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_in, init = self.embed.n_fields * config.embedding_dim, config.weight_init
         chosen = gate_fields(config, schema) if config.gates else ()
         self.gates = nn.ModuleList(Gate(fields, n_in, config) for fields in chosen)
@@ -89,7 +90,7 @@ class Gate(nn.Module):
     def __init__(self, fields: Schema, n_out: int, config: FinalMLP.Config) -> None:
         super().__init__()
         dim, std = config.embedding_dim, config.embedding_std
-        embed = FeatureEmbedding(fields, dim, std)
+        embed = FeatureEmbedding(fields, dim, std, config.embedding_init)
         self.embed = embed if embed.n_fields else None
         self.vector = None if embed.n_fields else nn.Parameter(std * torch.randn(1, dim))
         n_in, sizes = max(1, embed.n_fields) * dim, config.gate_hidden_sizes

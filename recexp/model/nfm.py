@@ -13,7 +13,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, s
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation, BatchNorm
-from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction_of
 from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
@@ -28,6 +28,7 @@ class NFM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         interaction_dropout: float = fraction()
@@ -40,7 +41,7 @@ class NFM(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.linear = Linear(schema, config.linear_std)
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         self.norm = BatchNorm(config.embedding_dim) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.interaction_dropout)
         self.mlp = MLP.of(config, config.embedding_dim)

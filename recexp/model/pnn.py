@@ -18,7 +18,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.bilinear import Bilinear, Kind
-from recexp.layer.embedding import FeatureEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.interaction import inner_products
 from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
@@ -39,6 +39,7 @@ class PNN(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         product: Product
         hidden_sizes: list[int] = layer_sizes()
@@ -50,7 +51,7 @@ class PNN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.product = config.product
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
         is_kernel = config.product is Product.kernel
         self.kernel = Bilinear(Kind.interaction, n_fields, dim, init) if is_kernel else None

@@ -15,7 +15,7 @@ from recexp.config import ModelConfig, Optimizer, above, at_least, between, frac
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import Linear
+from recexp.layer.embedding import EmbeddingInit, Linear
 from recexp.layer.mlp import WeightInit
 from recexp.layer.poly2 import Poly2
 from recexp.model import Inputs, Needs, Output, part_config
@@ -40,6 +40,7 @@ class WideDeep(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         embedding_l2: float = at_least(0)
         wide: Wide
         wide_fields: list[str] | None = option(lambda names: names, FIELDS)

@@ -17,7 +17,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.chunk import in_chunks
-from recexp.layer.embedding import FeatureEmbedding, Linear
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -31,6 +31,7 @@ class XDeepFM(nn.Module):
     class Config(ModelConfig):
         embedding_dim: int = size()
         embedding_std: float = above(0)
+        embedding_init: EmbeddingInit
         linear_std: float = at_least(0)
         embedding_l2: float = at_least(0)
         cin_sizes: list[int] = option(
@@ -46,7 +47,7 @@ class XDeepFM(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.linear = Linear(schema, config.linear_std)
-        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
+        self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         n_fields, init = self.embed.n_fields, config.weight_init
         self.cin = CIN(n_fields, config.cin_sizes, config.split, init)
         self.output = linear(self.cin.n_out, 1, bias=False, init=init)

@@ -7,7 +7,7 @@ from torch import Tensor
 from recexp.dataset.batch import Batch, Catalogue, Features
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.schema import PADDING, UNKNOWN, Field, Schema, Side
-from recexp.layer.embedding import FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
+from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear, SequenceEmbedding, SideEmbedding
 
 D = 3
 USER = Side(fields=(Field(name="user", kind=FeatureKind.categorical, column=0, size=6),))
@@ -178,6 +178,19 @@ def test_padding_and_unknown_start_at_0_and_the_rest_with_the_given_deviation() 
     weight = SideEmbedding("item", big, 8, std=0.05).table.weight
     assert not weight[[PADDING, UNKNOWN]].any()
     assert weight[2:].std().item() == pytest.approx(0.05, rel=0.02)
+
+
+@pytest.mark.parametrize("init", [EmbeddingInit.xavier_uniform, EmbeddingInit.xavier_normal])
+def test_xavier_counts_the_values_of_each_field_alone(init: EmbeddingInit) -> None:
+    torch.manual_seed(0)
+    many = Field(name="item", kind=FeatureKind.categorical, column=0, size=5000)
+    few = Field(name="shop", kind=FeatureKind.categorical, column=1, size=600, offset=5000)
+    weight = SideEmbedding("item", Side(fields=(many, few)), 8, std=9.0, init=init).table.weight
+    assert not weight[[PADDING, UNKNOWN]].any()
+    for rows in (weight[2:5002], weight[5002:]):
+        assert rows.std().item() == pytest.approx((2 / (len(rows) + 8)) ** 0.5, rel=0.03)
+    bounded = weight[2:].abs().max() <= (6 / 608) ** 0.5
+    assert bounded == (init is EmbeddingInit.xavier_uniform)
 
 
 def test_linear_sums_a_weight_for_each_field() -> None:

@@ -2,6 +2,6 @@
 
 from recexp.layer.embedding.fields import FeatureEmbedding, Linear
 from recexp.layer.embedding.sequence import SequenceEmbedding
-from recexp.layer.embedding.side import SideEmbedding
+from recexp.layer.embedding.side import EmbeddingInit, SideEmbedding
 
-__all__ = ["FeatureEmbedding", "Linear", "SequenceEmbedding", "SideEmbedding"]
+__all__ = ["EmbeddingInit", "FeatureEmbedding", "Linear", "SequenceEmbedding", "SideEmbedding"]

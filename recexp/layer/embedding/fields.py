@@ -13,19 +13,21 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import Schema
 from recexp.kernel.device import unique
-from recexp.layer.embedding.side import SideEmbedding
+from recexp.layer.embedding.side import EmbeddingInit, SideEmbedding
 from recexp.layer.lookup import Events, lookup, total
 
 
 class FeatureEmbedding(nn.Module):
     """A vector for each field of a schema."""
 
-    def __init__(self, schema: Schema, embedding_dim: int, std: float = 0.01) -> None:
+    def __init__(
+        self, schema: Schema, embedding_dim: int, std: float = 0.01, init: EmbeddingInit = EmbeddingInit.normal
+    ) -> None:
         super().__init__()
         self.embedding_dim = embedding_dim
         self.sides: Mapping[str, SideEmbedding] = nn.ModuleDict(  # type: ignore[assignment]  # one in all but name
             {
-                name: SideEmbedding(name, side, embedding_dim, std)
+                name: SideEmbedding(name, side, embedding_dim, std, init)
                 for name, side in (("user", schema.user), ("item", schema.item), ("context", schema.context))
                 if side.fields
             }

@@ -3,12 +3,20 @@
 n users, items or events, F fields of the side, D embedding size, C id columns (a multi-valued field has several)
 """
 
+from enum import Enum
+
 import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Features
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Side
 from recexp.layer.lookup import Origin, Table
+
+
+class EmbeddingInit(Enum):
+    normal = "normal, with standard deviation embedding_std"
+    xavier_uniform = "uniform, with variance 2 / (values of the field + embedding_dim) (Glorot & Bengio 2010)"
+    xavier_normal = "normal, with the same variance"
 
 
 class SideEmbedding(nn.Module):
@@ -22,7 +30,15 @@ class SideEmbedding(nn.Module):
     columns: Tensor
     shift: Tensor
 
-    def __init__(self, name: str, side: Side, embedding_dim: int, std: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        side: Side,
+        embedding_dim: int,
+        std: float,
+        init: EmbeddingInit = EmbeddingInit.normal,
+    ) -> None:
+        """std: of normal initial vectors, and of the directions of numbers under any init."""
         super().__init__()
         self.name, self.side = name, side
         columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
@@ -32,7 +48,10 @@ class SideEmbedding(nn.Module):
         self.shifted = any(shifts)
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
         self.table.rowwise, self.table.n_ids, self.table.origin = True, len(columns), Origin(name, _source(side))
-        nn.init.normal_(self.table.weight, std=std)
+        if init is EmbeddingInit.normal:
+            nn.init.normal_(self.table.weight, std=std)
+        else:
+            _draw_by_field(self.table.weight, side, init)
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
         if side.value_columns:
@@ -65,6 +84,15 @@ class SideEmbedding(nn.Module):
         if ids.shape[1] != len(self.columns):
             ids = ids.index_select(1, self.columns)
         return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.shifted else ids
+
+
+def _draw_by_field(weight: Tensor, side: Side, init: EmbeddingInit) -> None:
+    """Initial vectors of each field as of a matrix of its own: Xavier's variance depends on the number of rows."""
+    draw = nn.init.xavier_uniform_ if init is EmbeddingInit.xavier_uniform else nn.init.xavier_normal_
+    sizes = [field.size for field in side.fields if not field.numeric and field.size]
+    with torch.no_grad():
+        for rows in weight[FIRST:].split(sizes):
+            draw(rows)
 
 
 def _source(side: Side) -> Tensor:
