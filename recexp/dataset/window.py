@@ -27,6 +27,7 @@ class Packed:
     """
 
     item: Tensor  # (T,) rows of items, oldest first in each sequence; (B, L) if padded
+    age: Tensor  # float32 as item: time from the event to one that no event of the sequence is later than
     length: Tensor  # (B,) int64; 0 for a sequence without events
     user: Tensor  # (B,) rows of users
     catalogue: Catalogue
@@ -56,7 +57,8 @@ class Windows:
         self.max_history = batches.max_history
         columns, rows = batches.columns, batches.rows["train"]
         user, time = columns.user[rows], columns.timestamp[rows]
-        self.item, position = columns.item[rows], torch.arange(len(rows), device=self.device)
+        self.item, self.time = columns.item[rows], time
+        position = torch.arange(len(rows), device=self.device)
         new_user = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         new_user[1:] = user[1:] != user[:-1]
         new_time = new_user.clone()
@@ -100,8 +102,10 @@ class Windows:
         target, of = ranges(begin + 1, end)
         kept = self.group[target] > begin[of]  # a tie mate of the window's first event has no input
         target, of = target[kept], of[kept]
+        position, window_of = ranges(begin, stop)
         events = Packed(
-            item=pick(self.item, ranges(begin, stop)[0]).long(),
+            item=pick(self.item, position).long(),
+            age=(pick(self.time, stop - 1)[window_of] - pick(self.time, position)).float(),
             length=length,
             user=self.user[window],
             catalogue=self.batches.catalogue,
@@ -121,8 +125,9 @@ def packed(batch: Batch) -> tuple[Packed, Tensor]:
     """The histories of a batch, packed, on a GPU padded, and the number (B,) of the sample that each belongs to."""
     if batch.mask.device.type != "cpu" and batch.mask.shape[1]:
         order = torch.arange(len(batch.mask), device=batch.mask.device)
-        events = Packed(item=batch.history, length=batch.mask.sum(1), user=batch.user, catalogue=batch.catalogue)
-        return events, order
-    order = batch.mask.sum(1).argsort(descending=True, stable=True)
-    history, mask = batch.history[order], batch.mask[order]
-    return Packed(item=history[mask], length=mask.sum(1), user=batch.user[order], catalogue=batch.catalogue), order
+        item, age, length, user = batch.history, batch.history_age, batch.mask.sum(1), batch.user
+    else:
+        order = batch.mask.sum(1).argsort(descending=True, stable=True)
+        mask, user = batch.mask[order], batch.user[order]
+        item, age, length = batch.history[order][mask], batch.history_age[order][mask], mask.sum(1)
+    return Packed(item=item, age=age, length=length, user=user, catalogue=batch.catalogue), order

@@ -18,9 +18,12 @@ from recexp.layer.position import LearntPosition
 class Layout:
     """Where the events of sequences stand, worked out once per batch."""
 
-    def __init__(self, length: Tensor, padded_to: int | None = None) -> None:
-        """length (B,) int64, descending unless the sequences are padded on the right."""
-        self.length, self.padded, device = length, padded_to is not None, length.device
+    def __init__(self, length: Tensor, padded_to: int | None = None, age: Tensor | None = None) -> None:
+        """length (B,) int64, descending unless the sequences are padded on the right.
+
+        age (T,): time from each event to the end of its sequence, for layers that read it.
+        """
+        self.length, self.padded, self.age, device = length, padded_to is not None, age, length.device
         if padded_to is None:
             self.longest = int(length[0]) if len(length) else 0
             self.start = length.cumsum(0) - length  # (B,)
@@ -67,18 +70,18 @@ class Layout:
 
 
 class Encoder(nn.Module):
-    """Learnt positions counted from the end, blocks of attention and a last LayerNorm."""
+    """Blocks of attention between what is added for positions, counted from the end, and a last LayerNorm."""
 
-    def __init__(self, n_positions: int, dim: int, std: float, dropout: float, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, position: LearntPosition | None, dim: int, dropout: float, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.position = LearntPosition(n_positions, dim, std)
+        self.position = position
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
-        x = self.dropout(x + self.position(layout.from_end))
+        x = self.dropout(x if self.position is None else x + self.position(layout.from_end))
         for number, block in enumerate(self.blocks, 1):
             x = block(x, layout, last and number == len(self.blocks))
         return self.norm(x)
@@ -108,7 +111,7 @@ def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:
     """Each event attends to itself and those before it: q, k and v side by side (T, 3 D) -> (T, D)."""
     heads = []
     for index, mask in layout.rectangles:
-        q, k, v = _heads(qkv, index, 3, n_heads)  # (b, h, l, d)
+        q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)
         seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
         out = softmax_attention(q, k, v, seen[None, None].expand(len(q), 1, -1, -1), p)
         heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
@@ -119,13 +122,13 @@ def attend_last(q: Tensor, kv: Tensor, layout: Layout, n_heads: int) -> Tensor:
     """The last event of each sequence alone: q (n, D), k and v side by side (T, 2 D) -> (n, D)."""
     heads, first = [], 0
     for index, mask in layout.rectangles:
-        k, v = _heads(kv, index, 2, n_heads)  # (b, h, l, d)
+        k, v = split_heads(kv, index, 2, n_heads)  # (b, h, l, d)
         rows = q[first : first + len(index)].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
         heads.append(softmax_attention(rows, k, v, mask[:, None, None], 0.0).flatten(1))
         first += len(index)
     return torch.cat(heads) if heads else q
 
 
-def _heads(x: Tensor, index: Tensor, n: int, n_heads: int) -> tuple[Tensor, ...]:
+def split_heads(x: Tensor, index: Tensor, n: int, n_heads: int) -> tuple[Tensor, ...]:
     """n tensors side by side (T, n D), at an index (b, l): n times (b, h, l, d)."""
     return tuple(part.transpose(1, 2) for part in lookup(x, index).unflatten(2, (n, n_heads, -1)).unbind(2))

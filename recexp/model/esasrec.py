@@ -15,6 +15,7 @@ from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
 from recexp.layer.mlp import linear
 from recexp.layer.packed import CausalAttention, Encoder, Layout
+from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
 from recexp.model.sasrec import Backbone
 from recexp.registry import register
@@ -59,5 +60,5 @@ class ESASRec(Backbone):
         dim = config.embedding_dim
         require_divisor(config.n_heads, dim)
         blocks = (Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers))
-        encoder = Encoder(schema.max_history, dim, config.embedding_std, config.dropout, blocks)
-        super().__init__(schema, dim, config.embedding_std, encoder)
+        position = LearntPosition(schema.max_history, dim, config.embedding_std)
+        super().__init__(schema, dim, config.embedding_std, Encoder(position, dim, config.dropout, blocks))

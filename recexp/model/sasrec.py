@@ -21,6 +21,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import MLP
 from recexp.layer.packed import CausalAttention, Encoder, Layout
+from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
 
@@ -82,7 +83,8 @@ class Backbone(nn.Module):
 
     def encode(self, events: Packed, last: bool) -> Tensor:
         """The query after each event (T, D), or (n, D) after the last one of each sequence."""
-        layout = Layout(events.length, padded_to=events.item.shape[1] if events.item.dim() == 2 else None)
+        padded_to = events.item.shape[1] if events.item.dim() == 2 else None
+        layout = Layout(events.length, padded_to, events.age.flatten())
         ids = events.catalogue.items.ids[events.item.flatten(), 0]
         return self.encoder(self.item.table(ids), layout, last)
 
@@ -110,5 +112,5 @@ class SASRec(Backbone):
             Block(dim, config.n_heads, config.hidden_size, config.activation, config.dropout, config.form)
             for _ in range(config.n_layers)
         )
-        encoder = Encoder(schema.max_history, dim, config.embedding_std, config.dropout, blocks)
-        super().__init__(schema, dim, config.embedding_std, encoder)
+        position = LearntPosition(schema.max_history, dim, config.embedding_std)
+        super().__init__(schema, dim, config.embedding_std, Encoder(position, dim, config.dropout, blocks))

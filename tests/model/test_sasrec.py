@@ -78,6 +78,7 @@ def test_windows_side_by_side_do_not_see_each_other(make: Make, mixed: Batch) ->
         rows = slice(start, start + length)
         one = Packed(
             item=events.item[rows],
+            age=events.age[rows],
             length=events.length[number : number + 1],
             user=events.user[number : number + 1],
             catalogue=events.catalogue,
