@@ -169,6 +169,11 @@ class PlateauConfig:
         check_ranges(self, "trainer.plateau")
 
 
+class Relevant(Enum):
+    all = "all events of the user in the split"
+    first = "the first of them alone, with those of the same timestamp"
+
+
 def _candidates(value: int | str) -> bool:
     return value in ("all", "none") or (isinstance(value, int) and 1 <= value <= MAX_SIZE)
 
@@ -177,6 +182,7 @@ def _candidates(value: int | str) -> bool:
 class RankingConfig:
     candidates: int | str = option(_candidates, f"all, none, or a number of sampled items, 1 to {MAX_SIZE}")
     cutoffs: list[int] = option(lambda ks: ks and all(1 <= k < 10**5 for k in ks), "a list of one or more K")
+    relevant: Relevant
     exclude_seen: bool
     valid_users: int | None = at_least(1, optional=True)
 

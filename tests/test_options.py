@@ -39,7 +39,9 @@ MODELS: dict[str, dict[str, str]] = {
     "wide_deep": {"n_buckets": "model.wide=poly2"},
 }
 LONG = "trainer.learning_rate=0.3 trainer.epochs=6 trainer.patience=4"  # long enough to get worse
+RANKED = "dataset.label=implicit model.history_labels=false trainer.ranking.candidates=all"
 TRAINER = {
+    **{f"ranking.{name}": RANKED for name in ("candidates", "cutoffs", "relevant", "exclude_seen", "valid_users")},
     "optimizer": "trainer.weight_decay=0.1",
     **dict.fromkeys(["ftrl.learning_rate", "ftrl.beta", "ftrl.l1", "ftrl.l2"], "trainer.optimizer=ftrl"),
     **dict.fromkeys(["schedule", "patience", "monitor"], LONG),
@@ -63,6 +65,7 @@ OTHER: dict[str, Any] = {
     "fm_epochs": 1,
     "graph_sizes": [8, 8],
     "n_neighbours": [2, 2],
+    "ranking.candidates": 5,
     "split.ratios": [0.6, 0.2, 0.2],
     "features.derived.most_liked": ["category"],
     "label_threshold": 2.0,

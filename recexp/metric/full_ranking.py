@@ -1,9 +1,10 @@
 """Ranking items for the users of a split, in blocks: no array of users by items.
 
 U users asked, N candidates, R relevant items of all users, b users of a block
-Each user is asked once, at the first event of the split, about all events of the split. The query sees what was known
-strictly before. Candidates are the items that training has seen, or a sample of them beside the relevant ones. A tie
-counts against the model: an item's rank counts all items that are not relevant and whose score is as high.
+Each user is asked once, at the first event of the split, about all events of the split or the first alone. The query
+sees what was known strictly before. Candidates are the items that training has seen, or a sample of them beside the
+relevant ones. A tie counts against the model: an item's rank counts all items that are not relevant and whose score is
+as high.
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recexp.config import RankingConfig
+from recexp.config import RankingConfig, Relevant
 from recexp.dataset.batch import Batches
 from recexp.dataset.schema import FIRST
 from recexp.dataset.window import ranges
@@ -49,12 +50,16 @@ class Ranking:
     top: Top | None = None
 
 
-def questions(batches: Batches, split: str, n_users: int | None = None) -> Questions:
+def questions(batches: Batches, split: str, relevant: Relevant, n_users: int | None = None) -> Questions:
     """n_users: at most so many, spread evenly; the same in each call."""
     rows = batches.rows[split]
     user = batches.columns.user[rows]
     new = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     new[1:] = user[1:] != user[:-1]
+    if relevant is Relevant.first and len(rows):
+        time = batches.columns.timestamp[rows]
+        first = time == time[new][new.cumsum(0) - 1]
+        rows, user, new = rows[first], user[first], new[first]
     of = new.cumsum(0) - 1
     pairs = torch.unique(of * len(batches.catalogue.items.ids) + batches.columns.item[rows].long())
     of, item = pairs // len(batches.catalogue.items.ids), pairs % len(batches.catalogue.items.ids)
@@ -95,7 +100,7 @@ def evaluate_ranking(
     finite.
     """
     names = rank_names(config.cutoffs, config.protocol)
-    asked = questions(batches, split, config.valid_users if split == "valid" else None)
+    asked = questions(batches, split, config.relevant, config.valid_users if split == "valid" else None)
     if not len(asked):
         return Ranking(Metrics(dict.fromkeys(names), dict.fromkeys(names, NO_ROWS)))
     k = max(config.cutoffs) if best else 0

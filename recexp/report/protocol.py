@@ -10,14 +10,17 @@ from recexp.run.record import Record
 # What a model is given, not what it has to predict: runs that differ in these can be compared.
 INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
 UNTIL = "dataset.history_until"
+# What rankings are asked, with the value that absence means.
+RANKING = {"trainer.ranking.exclude_seen": True, "trainer.ranking.relevant": "all"}
 N_SHOWN = 3
 
 
 def protocol(record: Record) -> Hashable:
-    """Equal for runs with the same events, labels, splits, end of histories, sampled negatives and items left out."""
+    """Equal for runs with the same events, labels, splits, end of histories, sampled negatives and ranking."""
     sampled = record.config.get("dataset.label") == "implicit"
     negatives = record.config.get("dataset.negatives") if sampled else None
-    return record.events, until(record), negatives, record.config.get("trainer.ranking.exclude_seen", True)
+    ranking = [record.config.get(key, default) for key, default in RANKING.items()]
+    return record.events, until(record), negatives, *ranking
 
 
 def until(record: Record) -> str:
@@ -58,7 +61,7 @@ def mixture(records: list[Record]) -> str | None:
 
 
 def _reason(examples: list[Record]) -> str:
-    keys = [key for key in differing(examples) if key.startswith("dataset.") and not _is_input(key)]
+    keys = [key for key in differing(examples) if key in RANKING or (key.startswith("dataset.") and not _is_input(key))]
     named = keys if "dataset.name" not in keys else ["dataset.name"]  # all else follows from it
     if not named:
         return "the content of their data differs"

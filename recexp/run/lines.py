@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.metric.table import HEADLINE, SUMMARY, rank_metric
+from recexp.terminal import columns
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +43,14 @@ def epoch_line(line: dict[str, Any], monitor: str) -> str:
 
 def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
     """The closing table, and the run directory."""
-    columns = [column for column in ("valid", "test", "oracle") if metrics.get(column)]
-    lines = ["", f"{'':14}" + "".join(f"{column:>10}" for column in columns)]
-    measured = dict.fromkeys(name for column in columns for name in metrics[column])
-    for name in [*(name for name in SUMMARY if name in measured), *(name for name in measured if rank_metric(name))]:
-        lines.append(f"{name:14}" + "".join(f"{number(metrics[column].get(name)):>10}" for column in columns))
+    splits = [split for split in ("valid", "test", "oracle") if metrics.get(split)]
+    measured = dict.fromkeys(name for split in splits for name in metrics[split])
+    names = [*(name for name in SUMMARY if name in measured), *(name for name in measured if rank_metric(name))]
+    width = max([14, *(len(name) + 2 for name in names)])
+    lines = ["", " " * width + "".join(f"{split:>10}" for split in splits)]
+    for name in names:
+        lines.append(f"{name:{width}}" + "".join(f"{number(metrics[split].get(name)):>10}" for split in splits))
+    lines += group_lines(metrics.get("groups", {}))
     if (share := metrics.get("share_of_oracle")) is not None:
         lines.append(f"{share:.1%} of the way from 0.5 to the oracle's AUC")
     if metrics["status"] == "pruned":
@@ -59,6 +63,17 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
         str(path),
     ]
     return lines
+
+
+def group_lines(kinds: dict[str, Any]) -> list[str]:
+    """The ndcg of test by groups of users and items, with the number of users."""
+    lines = []
+    for kind, groups in kinds.items():
+        names = [name for name in next(iter(groups.values()), {}) if name.startswith("ndcg")]
+        rows = [[kind, "users", *names]]
+        rows += [[group, f"{of['users']:,}", *(number(of.get(name)) for name in names)] for group, of in groups.items()]
+        lines += ["", *columns(rows, right=range(1, len(names) + 2))]
+    return [*lines, ""] if lines else []
 
 
 def number(value: float | None) -> str:

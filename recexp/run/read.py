@@ -50,6 +50,7 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
     lacking = [name for name in MEASURED if not is_number(metrics.get(name))]
     lacking += [name for name in ("train", "valid", "test") if not _are_metrics(metrics.get(name))]
     lacking += [name for name in ("oracle",) if not _are_metrics(metrics.get(name, {}))]
+    lacking += [] if _are_groups(metrics.get("groups", {})) else ["groups"]
     if lacking:
         raise DamagedFile(f"{file}: damaged (its {lacking[0]} is {metrics.get(lacking[0])!r:.60}).")
     return metrics
@@ -86,6 +87,14 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
 def _are_metrics(values: Any) -> bool:
     return isinstance(values, dict) and all(isinstance(value, int | float | None) for value in values.values())
+
+
+def _are_groups(kinds: Any) -> bool:
+    """Whether these are metrics by kind of group and group, each with its number of users."""
+    if not (isinstance(kinds, dict) and all(isinstance(groups, dict) for groups in kinds.values())):
+        return False
+    every = [group for groups in kinds.values() for group in groups.values()]
+    return all(_are_metrics(group) and is_number(group.get("users")) for group in every)
 
 
 def _is_epoch(line: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Config, RankingConfig
+from recexp.config import Config, RankingConfig, Relevant
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.config import HistoryUntil
 from recexp.dataset.log import Log
@@ -22,8 +22,13 @@ from recexp.metric.table import headline, rank_metric, rank_names
 NAMES = rank_names([1, 3, 5])
 
 
-def ranking(candidates: str | int = "all", exclude_seen: bool = True, valid_users: int | None = None) -> RankingConfig:
-    return RankingConfig(candidates=candidates, cutoffs=[1, 3, 5], exclude_seen=exclude_seen, valid_users=valid_users)
+def ranking(
+    candidates: str | int = "all", exclude_seen: bool = True, relevant: Relevant = Relevant.all
+) -> RankingConfig:
+    cutoffs = [1, 3, 5]
+    return RankingConfig(
+        candidates=candidates, cutoffs=cutoffs, relevant=relevant, exclude_seen=exclude_seen, valid_users=None
+    )
 
 
 class Taste(nn.Module):
@@ -117,12 +122,15 @@ def test_the_best_items_of_each_user_are_those_of_a_sort(case: Callable) -> None
 
 def test_a_sample_of_users_is_the_same_each_time_and_no_larger(case: Callable) -> None:
     _, batches, _ = case()
-    every, some = full_ranking.questions(batches, "test"), full_ranking.questions(batches, "test", 5)
+    every, some = (
+        full_ranking.questions(batches, "test", Relevant.all),
+        full_ranking.questions(batches, "test", Relevant.all, 5),
+    )
     assert len(some) == 5 and set(some.user.tolist()) < set(every.user.tolist())
     for number, user in enumerate(some.user.tolist()):
         own = every.item[every.of == every.user.tolist().index(user)]
         assert torch.equal(some.item[some.of == number], own)
-    assert torch.equal(full_ranking.questions(batches, "test", 5).row, some.row)
+    assert torch.equal(full_ranking.questions(batches, "test", Relevant.all, 5).row, some.row)
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -144,6 +152,18 @@ def test_sampled_items_are_neither_relevant_nor_seen() -> None:
     chosen = full_ranking._sampled(3, (2, 6), torch.tensor([7, 9]), relevant, seen)
     assert chosen.sum(1).tolist() == [4, 5] and chosen[relevant].all() and not chosen[seen].any()
     assert full_ranking._sampled(6, (2, 6), torch.tensor([7, 9]), relevant, seen).sum(1).tolist() == [4, 6]
+
+
+def test_the_first_event_alone_may_be_relevant_with_its_ties(case: Callable) -> None:
+    log, batches, _ = case()
+    asked = full_ranking.questions(batches, "test", Relevant.first)
+    assert torch.equal(asked.row, full_ranking.questions(batches, "test", Relevant.all).row)
+    tied = 0
+    for number, row in enumerate(asked.row.tolist()):
+        same = (log.user == log.user[row]) & (log.timestamp == log.timestamp[row]) & (log.split == 2)
+        assert sorted(asked.item[asked.of == number].tolist()) == sorted(set(log.item[same].tolist()))
+        tied += same.sum() > 1
+    assert tied
 
 
 def test_coverage_and_groups_equal_counts_by_hand(case: Callable) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import recexp
+from recexp.cli import run
 from recexp.error import ConfigError
 from recexp.metric.table import rank_names
 
@@ -26,13 +27,20 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recexp.run.picture.draw", lambda path: None)
 
 
-def test_ranks_are_beside_labels_and_choose_the_best_epoch() -> None:
+def test_ranks_are_beside_labels_and_choose_the_best_epoch(capsys: pytest.CaptureFixture) -> None:
     typed = ("trainer.ranking.candidates=all", "trainer.monitor=ndcg@3/all", "trainer.epochs=2", "run.dir=run")
     metrics = recexp.train(recexp.load_config([*TYPED, *DIN, *typed]))
     assert set(rank_names([3, 5])) < metrics["test"].keys() and metrics["test"]["auc"] > 0
     values = recexp.load_run("run").epochs["valid.ndcg@3/all"]
     assert metrics["valid"]["ndcg@3/all"] == values.max() == values[metrics["best_epoch"] - 1]
     assert recexp.load_run("run").evaluate() == metrics["test"]
+    assert metrics["groups"]["popularity"]["head"].keys() == {
+        "users",
+        *(f"{n}@{k}/all" for k in (3, 5) for n in ("hr", "ndcg")),
+    }
+    assert run(["show", "run"]) == 0
+    shown = capsys.readouterr().out
+    assert "coverage@5/all" in shown and "history" in shown and "popularity" in shown
 
 
 def test_the_best_items_written_are_those_recommended_at_the_first_test_event() -> None:

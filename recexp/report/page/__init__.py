@@ -8,6 +8,7 @@ from recexp.report.page.calibration import calibration
 from recexp.report.page.cost import costs
 from recexp.report.page.curve import curves, rules
 from recexp.report.page.element import Html, element, join
+from recexp.report.page.group import groups
 from recexp.report.page.importance import importance
 from recexp.report.page.ranking import ranking
 from recexp.report.page.setting import differences, directories, pairs, shared
@@ -18,6 +19,7 @@ def page(board: Leaderboard, title: str) -> str:
     sections = [
         ("leaderboard", "Leaderboard", _leaderboard(board)),
         ("curves", "Learning curves", _curves(board)),
+        ("rankings", "Rankings", groups(board)),
         ("importance", "Importance of keys", _scrolled("importance of keys", importance(board))),
         ("configuration", "Configuration", _configuration(board)),
         ("calibration", "Calibration", calibration(board)),
