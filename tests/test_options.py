@@ -166,7 +166,7 @@ def value_at(config: Any, key: str) -> Any:
 
 def other_values(key: str, value: Any) -> list[Any]:
     """Values that differ from this one; all of an enum's."""
-    if key in OTHER:
+    if key in OTHER and not (isinstance(value, int) and isinstance(OTHER[key], list)):  # a name's numbers or number
         return [OTHER[key]]
     if isinstance(value, FeatureKind):  # a value can be the same as one of several, or as a bin
         return [FeatureKind.binned if value is FeatureKind.numeric else FeatureKind.numeric]
