@@ -22,7 +22,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import PADDING, UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
-from recexp.layer.embedding import SideEmbedding
+from recexp.layer.embedding import EmbeddingInit, SideEmbedding
 from recexp.layer.mlp import WeightInit
 from recexp.metric.item_scores import ItemScores
 from recexp.model import Inputs, Needs, Train, stages
@@ -44,7 +44,7 @@ def variants() -> list[Any]:
         types = typing.get_type_hints(registry.get("model", name).Config)
         for option, hint in types.items():
             kind = next(iter(typing.get_args(hint)), hint) if type(None) in typing.get_args(hint) else hint
-            if not (isinstance(kind, type) and issubclass(kind, Enum)) or kind is WeightInit:
+            if not (isinstance(kind, type) and issubclass(kind, Enum)) or kind in (WeightInit, EmbeddingInit):
                 continue
             of_channels = kind is Activation and name != "feature_mlp"
             members = (Activation.prelu, Activation.dice) if of_channels else kind
