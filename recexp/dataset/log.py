@@ -78,6 +78,7 @@ class Log(Table):
     before: np.ndarray  # (N,) int32, position of the first event of the same user and timestamp
     users: Entities  # of U + 1 rows
     items: Entities  # of I + 1 rows
+    true_rank: np.ndarray | None = None  # (N,) int32, the item's rank by P(it comes next), if that is known
 
     @cached_property
     def offsets(self) -> np.ndarray:

@@ -87,6 +87,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
         before=before,
         users=users,
         items=items,
+        true_rank=raw.true_rank[order] if raw.true_rank is not None else None,
     )
     derived = {}
     if config.features.derived.names:

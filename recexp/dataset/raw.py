@@ -27,6 +27,7 @@ class Raw:
     items: "pd.DataFrame | None" = None
     split: np.ndarray | None = None  # (N,) "train", "valid" or "test", if the source says so
     probability: np.ndarray | None = None  # (N,) P(label = 1), if it is known
+    true_rank: np.ndarray | None = None  # (N,) int32, the item's rank among all by P(it comes next), if that is known
 
 
 class Reader(Protocol):

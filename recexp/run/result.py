@@ -13,6 +13,7 @@ from torch import nn
 from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
+from recexp.metric.oracle import ranking_oracle
 from recexp.metric.scoring import Scores, probability
 from recexp.metric.top import Top
 from recexp.storage import replacing
@@ -44,6 +45,8 @@ def collect_metrics(config: Config, dataset: Dataset, model: nn.Module, trained:
     if (oracle := oracle_metrics(dataset, trained.test_scores)) and trained.test:
         metrics["oracle"] = oracle.values
         metrics["share_of_oracle"] = share_of_oracle(trained.test.values["auc"], oracle.values["auc"])
+    if trained.test and (ranks := ranking_oracle(dataset.log, config.trainer.ranking)):
+        metrics["oracle"] = metrics.get("oracle", {}) | ranks
     return metrics
 
 

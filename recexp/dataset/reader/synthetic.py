@@ -16,16 +16,19 @@ them this holds approximately, and at bias 0; the two are correlated, so togethe
 labels only: users, items and events are the same for all strengths. Age carries no information beyond the segment.
 
 Items are drawn by a Zipf law, most of them from one of the user's INTERESTS current categories, each of which is
-replaced at random times. A share TIED of the events has the timestamp of the user's previous event.
+replaced at random times; or, if one of the RULES of planted.py has a share, from the law there. A share TIED of the
+events has the timestamp of the user's previous event.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
 from recexp.config import require
 from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
+from recexp.dataset.reader import planted
+from recexp.dataset.reader.planted import FOLLOWERS, MOST, RULES
 from recexp.registry import register
 
 VERSION = 3  # to be raised with every change of the generated data
@@ -68,6 +71,7 @@ class Events:
     timestamp: np.ndarray  # (N,) int64
     start: np.ndarray  # (N,) int32, the user's first event
     before: np.ndarray  # (N,) int32, the first event with this user and timestamp; the history ends there
+    true_rank: np.ndarray | None = None  # (N,) int32, of the item by its probability, if a rule drew it
 
 
 @register("synthetic", kind="reader")
@@ -85,6 +89,10 @@ class Synthetic:
         interest: float
         order: float
         drift: float
+        transition: float
+        second_order: float
+        daytime: float
+        trend: float
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -100,12 +108,27 @@ class Synthetic:
             require(self.generator_seed >= 0, "dataset.generator_seed", self.generator_seed, "0 or more")
             for name in STRENGTHS:
                 require(getattr(self, name) >= 0, f"dataset.{name}", getattr(self, name), "0 or more")
+            for name in RULES:
+                require(0 <= getattr(self, name) <= 1, f"dataset.{name}", getattr(self, name), "0 to 1")
+            if total := sum(self.shares.values()):
+                require(
+                    total <= 1 + 1e-9, f"dataset.{RULES[0]} + ... + {RULES[-1]}", f"{total:g}", "at most 1 together"
+                )
+                require(self.n_items > FOLLOWERS, "dataset.n_items", self.n_items, f"above {FOLLOWERS} for such shares")
+                size = self.n_events * self.n_items
+                require(size <= MOST, "dataset.n_events * n_items", size, f"at most {MOST}: each event is ranked")
+
+        @property
+        def shares(self) -> dict[str, float]:
+            """Of the rules by which items follow; those that are off are left out."""
+            return {name: getattr(self, name) for name in RULES if getattr(self, name)}
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def fingerprint(self) -> str:
         own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
+        own = [name for name in own if name not in RULES or name in self.config.shares]
         return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
 
     def read(self) -> Raw:
@@ -117,7 +140,7 @@ class Synthetic:
         items = pd.DataFrame({"category": world.category, "brand": world.brand, "tags": tags, "price": world.price})
         return Raw(origin="synthetic data", label=label, user=events.user, item=events.item,
                    timestamp=events.timestamp, context=pd.DataFrame({"device": events.device}), users=users,
-                   items=items, probability=probability)  # fmt: skip
+                   items=items, probability=probability, true_rank=events.true_rank)  # fmt: skip
 
     def generate(self) -> tuple[World, Events, np.ndarray, np.ndarray]:
         """Users and items, events, and the events' labels and probabilities."""
@@ -158,7 +181,7 @@ def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World
     position = np.arange(n_events, dtype=np.int32)
     tied = (rng.random(n_events, dtype=np.float32) < TIED) & (position > start)
     item = draw_items(rng, config.n_categories, world, position == start)
-    return Events(
+    events = Events(
         user=user,
         item=item,
         category=world.category.astype(np.int16)[item],
@@ -167,6 +190,12 @@ def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World
         start=start,
         before=np.maximum.accumulate(np.where(tied, 0, position)),
     )
+    if not config.shares:
+        return events
+    own = np.random.default_rng((config.generator_seed, 1))  # so that all else is as without rules
+    law = planted.draw_law(own, config.shares, world.frequency)
+    item, true_rank = planted.draw_items(own, law, events.timestamp, events.start, events.before)
+    return replace(events, item=item, category=world.category.astype(np.int16)[item], true_rank=true_rank)
 
 
 def draw_items(rng: np.random.Generator, n_categories: int, world: World, first: np.ndarray) -> np.ndarray:
