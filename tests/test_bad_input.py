@@ -310,6 +310,7 @@ VERBS = [
     "predict RUN FILE -o x.csv", "predict nope FILE -o x.csv", "predict FILE FILE -o x.csv", "predict RUN FILE -o",
     "recommend", "recommend RUN", "recommend RUN -o x.csv", "recommend RUN -o x.csv -k 0",
     "recommend RUN -o x.csv -k x",
+    "export", "export RUN", "export nope -o x", "export RUN -o EMPTY", "export RUN -o x --format pdf",
     "evaluate", "evaluate nope", "evaluate RUN", "evaluate RUN RUN", "evaluate RUN --rows nope", "evaluate RUN --x",
     "show", "show nope", "show FILE", "show EMPTY", "show RUN RUN", "show RUN --x",
     "runs nope", "runs FILE", "runs RUN --sort nope", "runs RUN --filter nope", "runs RUN --filter nope=1",

@@ -123,8 +123,8 @@ def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
 
 def packed(batch: Batch) -> tuple[Packed, Tensor]:
     """The histories of a batch, packed, on a GPU padded, and the number (B,) of the sample that each belongs to."""
-    if batch.mask.device.type != "cpu" and batch.mask.shape[1]:
-        order = torch.arange(len(batch.mask), device=batch.mask.device)
+    if (batch.mask.device.type != "cpu" or torch.compiler.is_compiling()) and batch.mask.shape[1]:
+        order = torch.arange(batch.mask.shape[0], device=batch.mask.device)
         item, age, length, user = batch.history, batch.history_age, batch.mask.sum(1), batch.user
     else:
         order = batch.mask.sum(1).argsort(descending=True, stable=True)

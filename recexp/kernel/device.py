@@ -4,14 +4,19 @@ import torch
 from torch import Tensor
 
 
+def traced() -> bool:
+    """True if operations are only recorded, for export: shapes are symbols then, and only torch's operations count."""
+    return torch.compiler.is_compiling()
+
+
 def waits(x: Tensor) -> bool:
-    """True if reading a number of x from Python means waiting for a GPU."""
-    return x.device.type != "cpu"
+    """True if reading a number of x from Python means waiting for a GPU, or x is traced and holds none."""
+    return x.device.type != "cpu" or traced()
 
 
 def on_cpu(x: Tensor) -> bool:
     """True if operations written for a CPU's caches apply to x: it is on a CPU, and autocast rounds no products."""
-    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and not traced()
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

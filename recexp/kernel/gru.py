@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recexp.kernel.device import product_dtype, waits
+from recexp.kernel.device import product_dtype, traced, waits
 from recexp.kernel.library import Library, library
 from recexp.kernel.linear import product, times, weight_gradient
 from recexp.kernel.lookup import lookup, require_rows, scattered
+from recexp.kernel.scan import State, scanned
 
 sigmoid_backward, tanh_backward = torch.ops.aten.sigmoid_backward.grad_input, torch.ops.aten.tanh_backward.grad_input
 
@@ -60,7 +61,7 @@ def gru(
     Products are computed once per vector. States have no meaning where the mask (B, L) is false. rows: returns
     x[index], called if it is faster to work on these.
     """
-    if not waits(x):  # where torch's GRU takes longer (docs/performance.md)
+    if traced() or not waits(x):  # where torch's GRU takes longer (docs/performance.md)
         return _recurrence(x, index, mask, parameters)[0]
     inputs = x if rows is None else rows()
     start = inputs.new_zeros(1, len(inputs), parameters[1].shape[1])
@@ -101,9 +102,27 @@ def _recurrence(
     else:
         x = x if index is None else lookup(x, index)  # (L, B, 3H)
         a = None if attention is None else attention.t()[:, :, None].contiguous()
+        if traced():
+            states, last = _scanned(x, a, weight_hh, bias_hh, update)
+            return states.transpose(0, 1), last
         n_active = [x.shape[1]] * len(x) if mask is None else active(mask)
         states, last = _ByTorch.apply(x, a, weight_hh, bias_hh, update, n_active)
     return states.transpose(0, 1), last
+
+
+def _scanned(x: Tensor, a: Tensor | None, weight_hh: Tensor, bias_hh: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+    """As `_ByTorch`, for any number of steps: x (L, B, 3H), a (L, B, 1) -> (L, B, H) and (B, H)."""
+    n_hidden = weight_hh.shape[1]
+    weight, bias = flipped(weight_hh), F.pad(bias_hh[2 * n_hidden :], (2 * n_hidden, 0))
+
+    def step(state: State, products: Tensor, attention: Tensor | None = None) -> State:
+        (h,) = state
+        x_r, x_u, x_n = products.chunk(3, 1)
+        h_r, h_u, h_n = F.linear(h, weight, bias).chunk(3, 1)
+        u, n = torch.sigmoid(x_u + h_u), torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
+        return (h + candidate_weight(attention, u, update) * (n - h),)
+
+    return scanned(step, (x.new_zeros(x.shape[1], n_hidden),), [x] if a is None else [x, a])
 
 
 def flipped(weight: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from recexp.kernel.device import traced
+
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
 # The libraries that a processor, by torch's name for it, can run; widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
@@ -152,7 +154,7 @@ class Library:
 
 def library(x: Tensor, *widths: int) -> Library | None:
     """The fastest library for tensors like x of these widths; None if torch has to do the work."""
-    if not x.is_cpu or x.dtype is not torch.float32:
+    if not x.is_cpu or x.dtype is not torch.float32 or traced():
         return None
     for kernels in installed():
         if not any(width % kernels.lanes for width in widths):

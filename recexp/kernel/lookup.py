@@ -43,8 +43,8 @@ def total(tables: Sequence[Tensor], indices: Sequence[Tensor], rows: Sequence[Ca
 
     rows: for each table, a function that returns its rows, called if no kernel adds them up; callers may cache them.
     """
-    alike = len({(index.shape, table.shape[1]) for table, index in zip(tables, indices, strict=True)}) == 1
-    if alike and len(tables) <= 2 and all(library(table, table.shape[1]) for table in tables):
+    by_kernel = len(tables) <= 2 and all(library(table, table.shape[1]) for table in tables)
+    if by_kernel and len({(index.shape, table.shape[1]) for table, index in zip(tables, indices, strict=True)}) == 1:
         return _Rows.apply(indices, None, *tables)
     return reduce(operator.add, (get() for get in rows))
 

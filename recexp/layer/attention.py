@@ -123,7 +123,7 @@ class Outer(Scorer):
         first, dim = self.mlp.first, target.shape[-1]
         w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
         w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
-        matrix = product(target, w_ht).view(len(target), -1, dim) + w_h  # (B, H, D)
+        matrix = product(target, w_ht).view(target.shape[0], -1, dim) + w_h  # (B, H, D)
         of_target = product(target, w_t, first.bias)[:, None]  # (B, 1, H)
         x = torch.baddbmm(of_target, events.expanded(), matrix.transpose(1, 2))  # (B, L, H)
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from recexp.kernel.device import traced
+
 LARGEST = 2**21  # numbers of the largest intermediate tensor of a chunk, 8 MiB of floats: slower beyond the cache
 
 
@@ -16,7 +18,7 @@ def in_chunks(function: Callable[..., Tensor], per_row: int, rows: tuple[Tensor,
     for the gradient; the function, which must draw nothing at random, then runs again in the backward pass.
     """
     size = max(1, LARGEST // per_row)
-    if len(rows[0]) <= size:
+    if traced() or len(rows[0]) <= size:
         return function(*rows, *shared)
     chunks = zip(*(x.split(size) for x in rows), strict=True)
     return torch.cat(

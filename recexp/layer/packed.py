@@ -33,7 +33,7 @@ class Layout:
         else:
             self.longest = padded_to
             step = torch.arange(padded_to, device=device)
-            self.start = torch.arange(len(length), device=device) * padded_to
+            self.start = torch.arange(length.shape[0], device=device) * padded_to
             self.from_end = (length[:, None] - 1 - step).clamp(min=0).flatten()
             seen = (step < length[:, None]) | (step == 0)  # some event, for a sequence without any
             self.rectangles = [(self.start[:, None] + step, seen)] if padded_to else []
@@ -123,9 +123,9 @@ def attend_last(q: Tensor, kv: Tensor, layout: Layout, n_heads: int) -> Tensor:
     heads, first = [], 0
     for index, mask in layout.rectangles:
         k, v = split_heads(kv, index, 2, n_heads)  # (b, h, l, d)
-        rows = q[first : first + len(index)].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
+        rows = q[first : first + index.shape[0]].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
         heads.append(softmax_attention(rows, k, v, mask[:, None, None], 0.0).flatten(1))
-        first += len(index)
+        first += index.shape[0]
     return torch.cat(heads) if heads else q
 
 

@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from recexp.kernel.device import traced
 from recexp.layer.lookup import Table
 
 
@@ -104,5 +105,8 @@ class AgePosition(nn.Module):
 
     def bucket(self, age: Tensor) -> Tensor:
         """floor(log2(1 + age)), at most n_buckets - 1: age (...) -> (...) int64."""
+        if traced():  # ONNX has no frexp
+            powers = 2.0 ** torch.arange(1, self.n_buckets, device=age.device)
+            return (1 + age[..., None] >= powers).sum(-1)
         exponent = torch.frexp(1 + age)[1]  # exact where log2 rounds: 1 + age = m 2^exponent, 1/2 <= m < 1
         return (exponent - 1).clamp(0, self.n_buckets - 1).long()

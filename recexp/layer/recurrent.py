@@ -12,8 +12,11 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from recexp.kernel.device import traced
 from recexp.kernel.gru import Parameters, attention_gru, gru
+from recexp.kernel.scan import State, scanned
 from recexp.layer.lookup import Events
 
 
@@ -50,6 +53,8 @@ class Recurrent(nn.Module):
             return x.new_zeros(*x.shape[:2], self.n_hidden)
         if isinstance(self.cell, nn.GRU):
             return gru(x, self.weights())
+        if traced():
+            return self._scanned(x)
         if isinstance(self.cell, nn.LSTM):
             return self._lstm(x)
         return self.cell(x)[0]
@@ -67,6 +72,24 @@ class Recurrent(nn.Module):
         """In fp32 on a CPU even under autocast: many CPUs have no bfloat16 LSTM."""
         with torch.autocast("cpu", enabled=False):
             return self.cell(x.to(self.weights()[0].dtype))[0]
+
+    def _scanned(self, x: Tensor) -> Tensor:
+        """For any number of steps."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self.weights()
+        products = functional.linear(x, weight_ih, bias_ih + bias_hh).transpose(0, 1)  # (L, B, .)
+
+        def rnn(state: State, product: Tensor) -> State:
+            return (torch.tanh(product + functional.linear(state[0], weight_hh)),)
+
+        def lstm(state: State, product: Tensor) -> State:
+            h, c = state
+            i, f, g, o = (product + functional.linear(h, weight_hh)).chunk(4, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            return torch.sigmoid(o) * torch.tanh(c), c
+
+        step, n_states = (lstm, 2) if isinstance(self.cell, nn.LSTM) else (rnn, 1)
+        start = tuple(x.new_zeros(x.shape[0], self.n_hidden) for _ in range(n_states))
+        return scanned(step, start, [products])[0].transpose(0, 1)
 
     def weights(self) -> Parameters:
         weight_ih, weight_hh, bias_ih, bias_hh = self.cell.all_weights[0]

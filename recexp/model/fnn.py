@@ -43,7 +43,7 @@ class FNN(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        w0 = self.fm.linear.bias.expand(len(batch), 1)  # (B, 1)
+        w0 = self.fm.linear.bias.expand(batch.user.shape[0], 1)  # (B, 1)
         w = self.fm.linear.weights.fields(batch)  # (B, F, 1)
         e = self.fm.embed.fields(batch)  # (B, F, D)
         fields = torch.cat([w, e], 2).flatten(1)  # (B, F (1 + D))

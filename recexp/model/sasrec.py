@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         """What the users of a batch ask for after their histories: (B, D)."""
         events, order = packed(batch)
         last = self.encode(events, last=True)  # (n, D), n = B or only those with events, which come first
-        query = last.new_zeros(len(order), last.shape[1]).index_copy(0, order[: len(last)], last)
+        query = last.new_zeros(order.shape[0], last.shape[1]).index_copy(0, order[: last.shape[0]], last)
         return query.masked_fill(~batch.mask.any(1, keepdim=True), 0)
 
     def states(self, events: Packed) -> Tensor:

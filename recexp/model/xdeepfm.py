@@ -86,7 +86,7 @@ class CIN(nn.Module):
         for weight, n_passed in zip(weights, [*self.n_passed, 0], strict=True):
             maps = compressed(x, x0, weight)  # (H, B D)
             n_summed = len(maps) - n_passed if self.split else len(maps)
-            sums.append(maps[:n_summed].unflatten(1, (len(e), -1)).sum(2))  # (H, B)
+            sums.append(maps[:n_summed].unflatten(1, (e.shape[0], -1)).sum(2))  # (H, B)
             x = maps[len(maps) - n_passed :]
         return torch.cat(sums).t()
 

@@ -248,6 +248,10 @@ class Trained:
             size = self.config.trainer.eval_batch_size
             return evaluate_split(self.model, self.held_out, "valid", size, self._precision())[1]
 
+    def scores_of(self, given: Given) -> np.ndarray:
+        """The probability of label 1 of rows that stand among the run's events already."""
+        return probability(self._logits(given))
+
     def _logits(self, given: Given) -> np.ndarray:
         """The logit of each row given."""
         self._tell(given)

@@ -22,6 +22,7 @@ VERBS = (
     "evaluate",
     "predict",
     "recommend",
+    "export",
     "resume",
     "rerun",
     "reproduce",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import Schema
-from recexp.kernel.device import unique
+from recexp.kernel.device import traced, unique
 from recexp.layer.embedding.side import EmbeddingInit, SideEmbedding
 from recexp.layer.lookup import Events, lookup, total
 
@@ -76,9 +76,9 @@ class FeatureEmbedding(nn.Module):
 
     def unique_rows(self, side: str, features: Features, index: Tensor) -> tuple[Features, Tensor]:
         """The n unique users or items at `index` (...), and the index (...) that expands them."""
-        if self.takes_all(side, len(features.ids), index):
+        if self.takes_all(side, features.ids.shape[0], index):
             return features, index
-        rows, index = self.unique(side, len(features.ids), index)
+        rows, index = self.unique(side, features.ids.shape[0], index)
         return features.at(rows), index
 
     def unique(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class FeatureEmbedding(nn.Module):
 
     def takes_all(self, side: str, size: int, index: Tensor) -> bool:
         """True if all `size` rows cost less than finding unique ones. A sparse gradient would then hold all rows."""
-        return index.numel() >= size and not self.sides[side].table.sparse
+        return not traced() and index.numel() >= size and not self.sides[side].table.sparse
 
 
 class Linear(nn.Module):

@@ -55,7 +55,7 @@ class SequenceEmbedding(nn.Module):
         n_labels = self.label.num_embeddings
         label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
         index = n_labels * index + functional.pad(label, (0, 1), value=PADDING)
-        pairs, index = self.embed.unique("item", n_labels * len(items.ids), index)
+        pairs, index = self.embed.unique("item", n_labels * items.ids.shape[0], index)
         vectors = self.item(items.at(pairs // n_labels)).flatten(1) + self.label(pairs % n_labels)  # (n, E)
         return Events(vectors, index)
 

@@ -1,0 +1,1 @@
+"""A trained model as a folder that serves raw ids without recexp."""

@@ -1,0 +1,116 @@
+"""The folder that `recexp export` writes.
+
+model.pt2 or model.onnx   the model, with plain arrays as inputs and open batch size and history length
+model.json                its inputs with their shapes, its output; the run's configuration and metrics
+encoder.json              how raw values become ids and numbers
+user.npz, item.npz        these of all users and items that the run knows, with their raw ids
+item_vectors.npy          of a ranker: the vectors that its query is multiplied by, one per item id
+rows.json, example.py     some rows with the scores that the run gives them, and a program that scores them
+"""
+
+import copy
+import runpy
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from recexp.config import NextItemConfig, Precision
+from recexp.dataset.batch import Batch
+from recexp.dataset.config import HistoryKind
+from recexp.dataset.log import Log
+from recexp.error import Failure
+from recexp.model import Ranker, reads_history
+from recexp.run.export import graph
+from recexp.run.export.encoding import described
+from recexp.run.export.rows import batch_of, examples, written
+from recexp.run.trained import Trained
+from recexp.storage import new_folder, write_json, write_text
+
+N_WRITTEN, N_CHECKED = 5, 64  # rows in rows.json, and rows whose scores are compared
+TOLERANCE = 1e-5
+
+
+def export(trained: Trained, form: str, folder: Path) -> float:
+    """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
+
+    form: torch or onnx. Raises ConfigError if the model cannot be traced, Failure if the difference is too large.
+    """
+    model = copy.deepcopy(trained.model).cpu().eval()
+    given = examples(trained.dataset, N_CHECKED)
+    batch, expected = batch_of(trained, given), trained.scores_of(given)
+    rows = written(given, batch)
+    with new_folder(folder) as temporary:
+        ranks = isinstance(trained.config.trainer, NextItemConfig)
+        inputs = _write_graph(model, ranks, batch, form, temporary)
+        if ranks:
+            np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())
+        _write_tables(trained, temporary)
+        write_json(temporary / "encoder.json", described(trained.dataset.encoder), checksum=False)
+        write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)
+        write_text(temporary / "example.py", (Path(__file__).parent / "example.py").read_text("utf-8"))
+        scored = [row | {"score": float(score)} for row, score in zip(rows, expected, strict=True)]
+        write_json(temporary / "rows.json", {"rows": scored[:N_WRITTEN]}, checksum=False)
+        difference = _difference(temporary, rows, expected)
+        if not difference <= TOLERANCE and trained.config.trainer.precision is Precision.fp32:
+            raise Failure(
+                f"{form}: scores of the exported model differ by {difference:.1e} from the run's on {trained.device}"
+            )
+    return difference
+
+
+def _write_graph(model: nn.Module, ranks: bool, batch: Batch, form: str, folder: Path) -> list[dict[str, Any]]:
+    """Writes the model, and returns its inputs: name, dtype and shape."""
+    names = [
+        name
+        for name in graph.INPUTS
+        if (reads_history(model) or name not in graph.HISTORY) and not (ranks and name.startswith("item_"))
+    ]
+    columns = graph.several(graph.columns_of(batch))
+
+    def axes(name: str) -> list[str]:
+        return ["batch", "length"] if name in graph.HISTORY else ["batch"]
+
+    program, read = graph.program(model, ranks, columns, names)
+    graph.write(program, read, "query" if ranks else "score", form, folder)
+    return [
+        {
+            "name": name,
+            "dtype": str(columns[name].dtype).removeprefix("torch."),
+            "shape": [*axes(name), *columns[name].shape[len(axes(name)) :]],
+        }
+        for name in read
+    ]
+
+
+def _write_tables(trained: Trained, folder: Path) -> None:
+    log = trained.dataset.log
+    if isinstance(log, Log):
+        for side, table in (("user", log.users), ("item", log.items)):
+            np.savez(folder / f"{side}.npz", raw=table.raw, ids=table.ids, values=table.values)
+
+
+def _about(trained: Trained, inputs: list[dict[str, Any]], ranks: bool) -> dict[str, Any]:
+    config, liked = trained.config, trained.config.dataset.history is HistoryKind.liked
+    return {
+        "output": "query" if ranks else "score",
+        "inputs": inputs,
+        "max_history": trained.dataset.schema.max_history,
+        "history": "liked events" if liked else "all events",
+        "model": config.model.name,
+        "dataset": config.dataset.name,
+        "torch": torch.__version__,
+        "metrics": trained.metrics,
+        "config": yaml.safe_load((trained.path / "config.yaml").read_text("utf-8")),
+    }
+
+
+def _difference(folder: Path, rows: list[dict[str, Any]], expected: np.ndarray) -> float:
+    """The largest difference of a score by example.py from what is expected, all rows at once and the first alone."""
+    example = runpy.run_path(str(folder / "example.py"))
+    found = example["scores"](rows)
+    alone = example["scores"](rows[:1])
+    return float(max(np.abs(found - expected).max(), np.abs(alone - expected[:1]).max()))

@@ -1,0 +1,57 @@
+"""What turns raw values into a model's inputs, written for programs other than recexp.
+
+n users, items or events
+"""
+
+from typing import Any
+
+import numpy as np
+
+from recexp.dataset.encoder import Encoder, SideEncoder
+from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric
+from recexp.dataset.schema import FIRST, UNKNOWN, Field
+
+
+def described(encoder: Encoder) -> dict[str, list[dict[str, Any]]]:
+    """The fields of each side, in the order of its id columns and, if they are numeric, of its value columns.
+
+    A field's ids start at `first`: that of its n-th value, counted from 0, is first + n; of a binned field, n is how
+    many edges are not above the number.
+    """
+    return {side: [_described(fields, field) for field in fields.side.fields] for side, fields in vars(encoder).items()}
+
+
+def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": field.name, "kind": field.kind.name}
+    match encoder.fields[field.name]:
+        case Numeric() as numeric:
+            return entry | {"mean": numeric.mean, "deviation": numeric.deviation, "largest": MAX_DEVIATIONS}
+        case Binned() as binned:
+            entry |= {"size": binned.size, "edges": binned.edges.tolist()}
+        case Categorical() | Multi() as known:
+            entry |= {"values": known.vocabulary.tolist()}
+    return entry | {"first": FIRST + field.offset, "width": field.width}
+
+
+def decoded(encoder: SideEncoder, encoded: Encoded) -> list[dict[str, Any]]:
+    """The raw values of n rows by name: of a multi-valued field a list, of a bin any number in it, None if unknown."""
+    columns = {field.name: _decoded(encoder, field, encoded) for field in encoder.side.fields}
+    return [{name: column[row] for name, column in columns.items()} for row in range(len(encoded.ids))]
+
+
+def _decoded(encoder: SideEncoder, field: Field, encoded: Encoded) -> list[Any]:
+    fitted = encoder.fields[field.name]
+    if isinstance(fitted, Numeric):
+        return (encoded.values[:, field.column].astype(float) * fitted.deviation + fitted.mean).tolist()
+    ids = encoded.ids[:, field.column : field.column + field.width].astype(np.int64)
+    index = np.where(ids > UNKNOWN, ids - field.offset - FIRST, -1)  # -1 for padding and unknown
+    if isinstance(fitted, Binned):
+        lower = np.append(fitted.edges[:1] - 1, fitted.edges) if len(fitted.edges) else np.zeros(1)
+        return [None if n < 0 else float(lower[n]) for n in index[:, 0]]
+    values = [*fitted.vocabulary.tolist(), None]
+    if isinstance(fitted, Multi):
+        return [
+            [values[n] for n, cell in zip(row, cells, strict=True) if cell]
+            for row, cells in zip(index, ids, strict=True)
+        ]
+    return [values[n] for n in index[:, 0]]

@@ -1,0 +1,108 @@
+"""Scores rows of raw ids by the exported model: python example.py [ROWS.json]
+
+It needs numpy, and torch or onnxruntime. model.json tells what the model takes, encoder.json how raw values become ids
+and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+ABOUT, FIELDS = (json.loads((HERE / name).read_text("utf-8")) for name in ("model.json", "encoder.json"))
+KNOWN = {side: dict(np.load(HERE / f"{side}.npz")) for side in ("user", "item") if (HERE / f"{side}.npz").exists()}
+ROW = {side: {raw: row for row, raw in enumerate(table["raw"].tolist()) if row} for side, table in KNOWN.items()}
+ID = {
+    (side, field["name"]): {value: n for n, value in enumerate(field["values"], field["first"])}
+    for side, fields in FIELDS.items()
+    for field in fields
+    if "values" in field
+}
+
+
+def encode(side, values):
+    """Raw values by name as ids (0 is padding, 1 is unknown) and numbers."""
+    ids, numbers = [], []
+    for field in FIELDS[side]:
+        value = values.get(field["name"])
+        if field["kind"] == "numeric":
+            scaled = 0.0 if value is None else (value - field["mean"]) / field["deviation"]
+            numbers.append(min(max(scaled, -field["largest"]), field["largest"]))
+        elif field["kind"] == "binned":
+            known = value is not None and field["size"]
+            ids.append(field["first"] + int(np.searchsorted(field["edges"], value, "right")) if known else 1)
+        else:
+            cell = (value or []) if field["kind"] == "multi" else [value]
+            found = [ID[side, field["name"]].get(each, 1) for each in cell]
+            ids += (found + [0] * field["width"])[: field["width"]]
+    return ids, numbers
+
+
+def find(side, given):
+    """The ids and numbers of a user or an item: a known id, or a new one's values by name, its id among them."""
+    values = given if isinstance(given, dict) else {side: given}
+    if row := ROW[side].get(values.get(side)):
+        return KNOWN[side]["ids"][row], KNOWN[side]["values"][row]
+    return encode(side, values)
+
+
+def inputs(rows):
+    """The model's inputs; histories, oldest event first, are padded on the right."""
+    histories = [row.get("history", [])[-ABOUT["max_history"] :] if ABOUT["max_history"] else [] for row in rows]
+    sizes = {"batch": len(rows), "length": max(1, *map(len, histories), 0)}
+    arrays = {
+        each["name"]: np.zeros([sizes.get(n, n) for n in each["shape"]], each["dtype"]) for each in ABOUT["inputs"]
+    }
+
+    def put(at, **values):
+        for name in values.keys() & arrays.keys():
+            arrays[name][at] = values[name]
+
+    for n, (row, history) in enumerate(zip(rows, histories, strict=True)):
+        for side in row.keys() & FIELDS.keys():
+            ids, values = encode(side, row[side]) if side == "context" else find(side, row[side])
+            put(n, **{f"{side}_ids": ids, f"{side}_values": values})
+        for step, event in enumerate(history):
+            ids, values = find("item", event["item"])
+            put((n, step), history_ids=ids, history_values=values, mask=True)
+            put((n, step), history_label=event.get("label", 0), history_age=event.get("age", 0))
+    return arrays
+
+
+def run(arrays):
+    if (HERE / "model.onnx").exists():
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(str(HERE / "model.onnx")).run(None, arrays)[0]
+    import torch
+
+    with torch.no_grad():
+        return torch.export.load(HERE / "model.pt2").module()(*map(torch.from_numpy, arrays.values())).numpy()
+
+
+def best(query, seen, k=3):
+    """The k best items that a user has not seen, and their scores."""
+    scores = np.load(HERE / "item_vectors.npy")[KNOWN["item"]["ids"][:, 0]] @ query
+    scores[[0, *(ROW["item"][item] for item in seen if item in ROW["item"])]] = -np.inf
+    chosen = np.argsort(-scores, kind="stable")[:k]
+    return [(KNOWN["item"]["raw"][row], 1 / (1 + np.exp(-scores[row]))) for row in chosen]
+
+
+def scores(rows):
+    """The probability of label 1 of each row; a ranker's query is multiplied by the vector of the row's item."""
+    output = run(inputs(rows))
+    if ABOUT["output"] == "query":
+        ids = [find("item", row["item"])[0][0] for row in rows]
+        output = 1 / (1 + np.exp(-(output * np.load(HERE / "item_vectors.npy")[ids]).sum(1)))
+    return output
+
+
+if __name__ == "__main__":
+    rows = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else HERE / "rows.json").read_text("utf-8"))["rows"]
+    for row, score in zip(rows, scores(rows), strict=True):
+        print(*(row[side] for side in ("user", "item") if side in row), f"{score:.6f}")
+    if ABOUT["output"] == "query":
+        for row, query in zip(rows, run(inputs(rows)), strict=True):
+            print(row["user"], *(f"{item}:{score:.6f}" for item, score in best(query, row.get("seen", []))))

@@ -1,0 +1,77 @@
+"""Rows to try an exported model on: the last events of some of the run's users, or made up where it has no users."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.field import Encoded
+from recexp.dataset.log import Dataset, Log, Table, evenly
+from recexp.dataset.merge import Given
+from recexp.dataset.schema import FIRST, UNKNOWN, Side
+from recexp.model import reads_history
+from recexp.run.export.encoding import decoded
+from recexp.run.trained import Trained
+
+
+def examples(dataset: Dataset, n: int) -> Given:
+    """n rows, fewer if the run has fewer users."""
+    log = dataset.log
+    if isinstance(log, Log):
+        last = log.offsets[1:] - 1
+        rows = last[log.offsets[1:] > log.offsets[:-1]]
+        return Given(dataset, rows[evenly(len(rows), n)], np.ones(len(log), bool))
+    random, side = np.random.default_rng(0), dataset.schema.context
+    zeros = np.zeros(n, np.int32)
+    table = Table(
+        label=zeros.astype(np.int8), split=np.full(n, 2, np.int8), row=zeros, context=_made_up(side, n, random)
+    )
+    return Given(replace(dataset, log=table, folder=None), np.arange(n), None)
+
+
+def _made_up(side: Side, n: int, random: np.random.Generator) -> Encoded:
+    ids = [
+        np.where(
+            random.random((n, field.width)) < 0.9,
+            FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width)),
+            UNKNOWN,
+        )
+        for field in side.fields
+        if not field.numeric
+    ]
+    return Encoded(
+        ids=np.concatenate(ids, 1).astype(np.int32) if ids else np.zeros((n, 0), np.int32),
+        values=random.standard_normal((n, side.value_columns)).astype(np.float32),
+    )
+
+
+def batch_of(trained: Trained, given: Given) -> Batch:
+    """The rows as one batch in the memory of the CPU."""
+    batches = Batches(given.dataset, trained.config.dataset, "cpu", given.known)
+    longest = None if reads_history(trained.model) else 0
+    return batches.gather(Samples(torch.from_numpy(given.row.astype(np.int32))), "test", longest)
+
+
+def written(given: Given, batch: Batch) -> list[dict[str, Any]]:
+    """The rows with raw ids and values, as example.py reads them."""
+    log, encoder = given.dataset.log, given.dataset.encoder
+    context = Encoded(ids=log.context.ids[given.row], values=log.context.values[given.row])
+    rows: list[dict[str, Any]] = [{} for _ in given.row]
+    if isinstance(log, Log):
+        users, items = log.users.raw.tolist(), log.items.raw.tolist()
+        for n, (row, at) in enumerate(zip(rows, given.row, strict=True)):
+            row |= {"user": users[log.user[at]], "item": items[log.item[at]]}
+            length = int(batch.mask[n].sum())
+            if batch.mask.shape[1]:
+                events = (
+                    column[n, :length].tolist() for column in (batch.history, batch.history_label, batch.history_age)
+                )
+                row["history"] = [
+                    {"item": items[item], "label": label, "age": age} for item, label, age in zip(*events, strict=True)
+                ]
+    if encoder.context.fields:
+        for row, values in zip(rows, decoded(encoder.context, context), strict=True):
+            row["context"] = values
+    return rows

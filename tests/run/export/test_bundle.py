@@ -1,0 +1,101 @@
+"""What `recexp export` writes, as a program without recexp uses it."""
+
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recexp
+from recexp.cli import run
+
+FEATURES = ("dataset.features.context={place: categorical, hour: numeric, price: binned}",
+            "dataset.features.user={age: binned}", "+dataset.features.item.tags=multi")  # fmt: skip
+OPTIONS = ["model=din", "model.history_labels=true", "dataset=csv", "dataset.path=log.csv", *FEATURES,
+           "dataset.cache_dir=null", "device=cpu", "trainer.threads=1", "trainer.epochs=1", "run.dir=run"]  # fmt: skip
+ALONE = """
+import runpy, sys
+sys.modules["recexp"] = sys.modules["pandas"] = None  # neither can be imported
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+def make_log() -> pd.DataFrame:
+    """Users and items with text ids and gaps in every feature."""
+    random, n = np.random.default_rng(0), 600
+    user, item = random.integers(20, size=n), random.integers(30, size=n)
+    return pd.DataFrame({
+        "user": [f"u{n:02}" for n in user], "item": [f"i{n}" for n in item], "label": random.integers(2, size=n),
+        "timestamp": np.sort(random.integers(10**6, size=n)), "place": random.choice(["home", "away", None], size=n),
+        "hour": np.where(random.random(n) < 0.1, np.nan, random.random(n)), "price": random.integers(50, size=n),
+        "age": 20.0 + user, "tags": [None if n == 3 else "|".join(f"t{n % k}" for k in (2, 3)) for n in item],
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a run and its export, where all tests work."""
+    folder = tmp_path_factory.mktemp("export")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr("recexp.run.picture.draw", lambda path: None)
+        make_log().to_csv("log.csv", index=False)
+        assert run(OPTIONS) == 0
+        assert run(["export", "run", "-o", "out"]) == 0
+        yield folder
+
+
+def test_the_example_scores_raw_ids_without_recexp_as_the_run_does() -> None:
+    done = subprocess.run([sys.executable, "-c", ALONE, "out/example.py"], capture_output=True, text=True, check=True)
+    rows = json.loads(Path("out/rows.json").read_text())["rows"]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines] == [[row["user"], row["item"]] for row in rows]
+    assert np.allclose([float(line[2]) for line in lines], [row["score"] for row in rows], rtol=0, atol=2e-6)
+
+
+def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
+    known = {"place": "home", "hour": 0.25, "price": 7}
+    strange = {"place": "nowhere", "hour": None, "price": None}
+    history = [{"item": "i3", "label": 1, "age": 900}, {"item": "i4", "label": 0, "age": 30}]
+    rows = [
+        {"user": "u03", "item": "i5", "context": known},
+        {"user": {"user": "new", "age": 31}, "item": {"item": "i99", "tags": ["t1", "never"]}, "context": strange},
+        {"user": {"user": "later"}, "item": "i5", "context": known, "history": history},
+    ]
+    events = [
+        {"user": "later", "item": "i3", "timestamp": 100, "label": 1},
+        {"user": "later", "item": "i4", "timestamp": 970, "label": 0},
+    ]
+    asked = [
+        {"user": "u03", "item": "i5", "timestamp": -1, **known},
+        {"user": "new", "item": "i99", "timestamp": 0, "age": 31, "tags": "t1|never", **strange},
+        {"user": "later", "item": "i5", "timestamp": 1000, **known},
+    ]
+    expected = recexp.load_run("run").predict(pd.DataFrame([*asked, *events]))[:3]
+    assert len(set(expected)) == 3
+    assert np.allclose(runpy.run_path("out/example.py")["scores"](rows), expected, rtol=0, atol=2e-6)
+
+
+def test_the_bundle_says_what_the_model_takes() -> None:
+    about = json.loads(Path("out/model.json").read_text())
+    shapes = {each["name"]: each["shape"] for each in about["inputs"]}
+    assert shapes["mask"] == ["batch", "length"] and shapes["history_ids"][:2] == ["batch", "length"]
+    assert shapes["context_values"] == ["batch", 1]
+    assert "history_age" not in shapes  # din reads none
+    assert about["metrics"]["test.auc"] == recexp.load_run("run").metrics["test.auc"]
+
+
+def test_onnx_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript", reason="recexp[export] is not installed")
+    pytest.importorskip("onnxruntime", reason="recexp[export] is not installed")
+    assert run(["export", "run", "--format", "onnx", "-o", "onnx"]) == 0
+    monkeypatch.setitem(sys.modules, "torch", None)  # what the bundle does not need
+    rows = json.loads(Path("onnx/rows.json").read_text())["rows"]
+    assert np.allclose(
+        runpy.run_path("onnx/example.py")["scores"](rows), [row["score"] for row in rows], rtol=0, atol=1e-5
+    )

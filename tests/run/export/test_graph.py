@@ -1,0 +1,53 @@
+"""Exported programs give their models' scores for any number of samples and any length of history."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from recexp.contract.variant import longer
+from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.log import Dataset
+from recexp.run.export import graph
+
+EVENTS = ("history_ids", "history_values", "mask")
+
+
+def outputs(program: Any, names: list[str], batch: Batch) -> torch.Tensor:
+    columns = graph.columns_of(batch)
+    return program.module()(*(columns[name] for name in names))
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "read"),
+    [
+        (
+            "dien",
+            False,
+            {"user_ids", "user_values", "context_ids", "item_ids", "item_values", *EVENTS, "history_label"},
+        ),
+        ("sasrec", True, {"history_ids", "mask"}),
+    ],
+)
+def test_a_program_reads_what_its_model_reads_and_takes_any_batch(
+    name: str, ranks: bool, read: set[str], make: Callable[..., nn.Module], gather: Callable[..., Batch], mixed: Batch
+) -> None:
+    model = make(name).eval()
+    program, names = graph.program(model, ranks, graph.columns_of(mixed), graph.INPUTS)
+    assert set(names) == read
+    served = graph.Served(model, ranks, names, graph.columns_of(mixed)).eval()
+    with torch.no_grad():
+        for batch in (mixed, gather([7]), longer(gather([0]), 1), longer(gather([3, 9]), 4)):
+            expected = model.query(batch) if ranks else model(batch).logits.sigmoid()  # type: ignore[operator]
+            torch.testing.assert_close(outputs(program, names, batch), expected, rtol=0, atol=1e-5)
+            assert torch.allclose(served(*(graph.columns_of(batch)[name] for name in names)), expected, atol=1e-5)
+
+
+def test_a_table_without_users_is_scored(make: Callable[..., nn.Module], table: Dataset, compose: Callable) -> None:
+    model, batch = make("fnn", schema=table.schema).eval(), next(Batches(table, compose().dataset).epoch("train", 8))
+    program, names = graph.program(model, False, graph.columns_of(batch), graph.INPUTS)
+    assert set(names) == {"context_ids", "context_values"}
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(program, names, batch), model(batch).logits.sigmoid(), rtol=0, atol=1e-5)
