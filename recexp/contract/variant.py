@@ -43,7 +43,8 @@ def all_unknown(batch: Batch) -> Batch:
     """The batch in which every user, item and value is one that training has not seen."""
 
     def unknown(features: Features) -> Features:
-        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values)
+        lists = features.lists and replace(features.lists, ids=torch.full_like(features.lists.ids, UNKNOWN))
+        return Features(torch.where(features.ids == PADDING, PADDING, UNKNOWN), features.values, lists)
 
     catalogue = batch.catalogue
     unknowns = replace(catalogue, users=unknown(catalogue.users), items=unknown(catalogue.items))
@@ -60,5 +61,4 @@ def single_row(batch: Batch, row: int) -> Batch:
     length = int(batch.mask[row].sum())
     columns: dict[str, Any] = {name: getattr(batch, name)[row : row + 1] for name in ("label", "user", "target")}
     columns |= {name: getattr(batch, name)[row : row + 1, :length] for name in HISTORIES}
-    context = Features(batch.context.ids[row : row + 1], batch.context.values[row : row + 1])
-    return replace(batch, **columns, context=context)
+    return replace(batch, **columns, context=batch.context.at(slice(row, row + 1)))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recexp.dataset.catalogue import Catalogue as Catalogue
 from recexp.dataset.catalogue import Features as Features
+from recexp.dataset.catalogue import Lists as Lists
 from recexp.dataset.column import Columns, on_device, pick
 from recexp.dataset.config import DatasetConfig, LabelKind
 from recexp.dataset.field import Encoded
@@ -59,14 +60,15 @@ class Batches:
         self.max_history = dataset.schema.max_history  # 0 for a table
         self.vocabulary = {side: getattr(dataset.schema, side).vocabulary for side in ("user", "item", "context")}
         self.rows = {split: self._tensor(log.rows(split).astype(np.int32)) for split in SPLITS}
-        self.context = Features(self._tensor(log.context.ids), self._tensor(log.context.values))
+        self.context = self._features(log.context)
         self.negatives = config.negatives if config.label is LabelKind.implicit and known is None else 0
         if isinstance(log, Log):
             self.columns = Columns.of(log, self.device)
             self.label = self.columns.label
             self.histories = Histories(log, self.columns, config, self.max_history, self.device, known)
             pool = self.columns.item[self.rows["train"]]
-            self.catalogue = Catalogue(self._features(log.users), self._features(log.items), pool)
+            users, items = (self._features(side).long() for side in (log.users, log.items))
+            self.catalogue = Catalogue(users, items, pool)
             if self.negatives:
                 self.negative_sampler = Negatives(self.columns, self.rows, self.negatives, log.chronological)
         else:
@@ -92,12 +94,15 @@ class Batches:
         rows, size = self.rows["train"], self.vocabulary[side]
         counts = torch.zeros(size, dtype=torch.long, device=self.device)
         if side == "context":
-            for column in self.context.ids.T:
-                counts += torch.bincount(column[rows], minlength=size)
+            table, times = self.context.at(rows), torch.ones_like(rows, dtype=torch.long)
         else:
-            ids = (self.catalogue.users if side == "user" else self.catalogue.items).ids
-            times = torch.bincount(getattr(self.columns, side)[rows], minlength=len(ids))
-            counts.index_add_(0, ids.flatten(), times.repeat_interleave(ids.shape[1]))
+            table = self.catalogue.users if side == "user" else self.catalogue.items
+            times = torch.bincount(getattr(self.columns, side)[rows], minlength=len(table.ids))
+        counts.index_add_(0, table.ids.flatten().long(), times.repeat_interleave(table.ids.shape[1]))
+        if table.lists is not None:
+            for number in range(table.lists.start.shape[1]):
+                ids, row = table.lists.column(number)
+                counts.index_add_(0, ids, times[row])
         return counts.clamp(min=1)
 
     def epoch(self, split: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
@@ -141,13 +146,14 @@ class Batches:
             label=pick(self.label, row).float() if samples.label is None else samples.label,
             user=user,
             target=target,
-            context=Features(self.context.ids[row].long(), self.context.values[row]),
+            context=self.context.at(row).long(),
             **(self.histories.gather(split, row, user, longest) if longest else no_histories(len(row), device)),
             catalogue=self.catalogue,
         )
 
     def _features(self, encoded: Encoded) -> Features:
-        return Features(self._tensor(encoded.ids).long(), self._tensor(encoded.values))
+        lists = None if encoded.lists is None else Lists(*map(self._tensor, vars(encoded.lists).values()))
+        return Features(self._tensor(encoded.ids), self._tensor(encoded.values), lists)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return on_device(array, self.device)

@@ -1,21 +1,47 @@
 """The fields of users, items and events as tensors, and the tables of all users and items."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from recexp.dataset.column import ranges
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The wide fields of n users, items or events, M a row, as in recexp/dataset/ragged.py. Rows share the ids."""
+
+    ids: Tensor  # (V,) integers
+    start: Tensor  # (n, M) where a cell's ids begin
+    count: Tensor  # (n, M) how many they are
+
+    def at(self, index: Tensor | slice) -> "Lists":
+        """The rows at an index (m,)."""
+        return Lists(self.ids, self.start[index], self.count[index])
+
+    def column(self, number: int) -> tuple[Tensor, Tensor]:
+        """The ids of a field's cells one after another, and the row that each is in: (T,) both."""
+        start = self.start[:, number]
+        position, row = ranges(start, start + self.count[:, number])
+        return self.ids[position].long(), row
 
 
 @dataclass(frozen=True)
 class Features:
     """The fields of n users, items or events."""
 
-    ids: Tensor  # (n, C) int64, 0 is padding
+    ids: Tensor  # (n, C) int64 once they are looked up, 0 is padding
     values: Tensor  # (n, V) float32
+    lists: Lists | None = None  # if there are wide fields
 
-    def at(self, index: Tensor) -> "Features":
+    def at(self, index: Tensor | slice) -> "Features":
         """The rows at an index (m,)."""
-        return Features(self.ids[index], self.values[index])
+        return Features(self.ids[index], self.values[index], None if self.lists is None else self.lists.at(index))
+
+    def long(self) -> "Features":
+        """The same fields, with ids that can be looked up."""
+        return replace(self, ids=self.ids.long())
 
 
 @dataclass(frozen=True)

@@ -33,3 +33,10 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
 def pick(column: Tensor, index: Tensor) -> Tensor:
     """column (N,) at index (...): index_select takes a fifth of the time of indexing."""
     return column.index_select(0, index.flatten()).view(index.shape)
+
+
+def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """start_0, ..., end_0 - 1, start_1, ... of ranges (B,), and the number of the range of each: (T,) both."""
+    length = end - start
+    of = torch.arange(len(start), device=start.device).repeat_interleave(length)
+    return torch.arange(len(of), device=start.device) + (start - length.cumsum(0) + length)[of], of

@@ -6,7 +6,7 @@ It is saved as JSON: text and integers keep their types, and floats every bit.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.field import ENCODERS, AnyField, Encoded
+from recexp.dataset.ragged import Ragged, beside
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.error import DataError, choices
 
@@ -33,13 +34,15 @@ class SideEncoder:
     def side(self) -> Side:
         """The fields as the schema holds them. Ids of one side share a vocabulary, so each field's ids are shifted."""
         fields: list[Field] = []
-        columns = {True: 0, False: 0}  # so far, by whether they hold numbers
         offset = 0
         for name, encoder in self.fields.items():
-            numeric = encoder.kind is FeatureKind.numeric
-            at = {"column": columns[numeric], "offset": 0 if numeric else offset}
-            fields.append(Field(name=name, kind=encoder.kind, width=encoder.width, size=encoder.size, **at))
-            columns[numeric] += encoder.width
+            before = Side(fields=tuple(fields))
+            new = Field(name=name, kind=encoder.kind, column=before.id_columns, width=encoder.width, size=encoder.size)
+            if new.numeric:
+                fields.append(replace(new, column=before.value_columns))
+                continue
+            column = before.list_columns if new.wide else new.column
+            fields.append(replace(new, column=column, offset=offset))
             offset += encoder.size
         return Side(fields=tuple(fields))
 
@@ -52,7 +55,7 @@ class SideEncoder:
         Raises DataError if a numeric column holds something else.
         """
         encoders: dict[str, AnyField] = {}
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for name, kind in kinds.items():
             cells: Any = _read(frame, name, kind)
             encoders[name] = ENCODERS[kind].fit(cells, train, n_bins)
@@ -63,19 +66,22 @@ class SideEncoder:
 
     def transform(self, frame: "pd.DataFrame") -> Encoded:
         """The fields of n rows, from the columns of the same names. Raises DataError if one is missing."""
-        arrays: dict[str, np.ndarray] = {}
+        arrays: dict[str, Any] = {}
         for name, encoder in self.fields.items():
             cells: Any = _read(frame, name, encoder.kind)
             arrays[name] = encoder.encode(cells)
         return self._joined(arrays, len(frame))
 
-    def _joined(self, arrays: Mapping[str, np.ndarray], n: int) -> Encoded:
+    def _joined(self, arrays: Mapping[str, Any], n: int) -> Encoded:
         """The fields beside one another, ids shifted by their offsets."""
-        values = [arrays[field.name] for field in self.side.fields if field.numeric]
-        ids = [_shifted(arrays[field.name], field.offset) for field in self.side.fields if not field.numeric]
+        fields = self.side.fields
+        values = [arrays[field.name] for field in fields if field.numeric]
+        ids = [_shifted(arrays[field.name], field.offset) for field in fields if not (field.numeric or field.wide)]
+        lists = [_shifted_lists(arrays[field.name], field.offset) for field in fields if field.wide]
         return Encoded(
             ids=np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
             values=np.stack(values, axis=1) if values else np.zeros((n, 0), np.float32),
+            lists=beside(lists) if lists else None,
         )
 
 
@@ -118,6 +124,10 @@ def _check_vocabulary(name: str, encoder: AnyField) -> None:
 
 def _shifted(ids: np.ndarray, offset: int) -> np.ndarray:
     return np.where(ids >= FIRST, ids + np.int32(offset), ids)
+
+
+def _shifted_lists(lists: Ragged, offset: int) -> Ragged:
+    return replace(lists, ids=_shifted(lists.ids, offset))
 
 
 def _plain(array: np.ndarray) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from recexp.dataset.field import Encoded
 from recexp.dataset.log import SPLITS, Log, Table
-from recexp.dataset.schema import UNKNOWN, Side
+from recexp.dataset.schema import UNKNOWN, Field, Side
 
 
 def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
@@ -25,12 +26,20 @@ def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
 
 def unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:
     """The share of some rows whose value is unknown, for each field but numbers."""
-    tables = {"context": (log.context.ids, rows)}
+    tables: dict[str, tuple[Encoded, np.ndarray]] = {"context": (log.context, rows)}
     if isinstance(log, Log):
-        tables = {"user": (log.users.ids, log.user[rows]), "item": (log.items.ids, log.item[rows])} | tables
-    for side, (ids, index) in tables.items():
+        tables = {"user": (log.users, log.user[rows]), "item": (log.items, log.item[rows])} | tables
+    for side, (encoded, index) in tables.items():
         for field in sides[side].fields:
             if not field.numeric:
-                column = ids[index, field.column : field.column + field.width]
                 name = field.name if field.name == side else f"{side}.{field.name}"
-                yield name, round(float((column == UNKNOWN).any(axis=1).mean()), 6)
+                yield name, round(float(_unknown(encoded, field, index).mean()), 6)
+
+
+def _unknown(encoded: Encoded, field: Field, rows: np.ndarray) -> np.ndarray:
+    """Whether a field has an unknown value in some rows: bool."""
+    if not field.wide:
+        return (encoded.ids[rows, field.column : field.column + field.width] == UNKNOWN).any(axis=1)
+    assert encoded.lists is not None
+    ids, cell = encoded.lists.column(field.column).flat()
+    return (np.bincount(cell, ids == UNKNOWN, len(encoded.ids)) > 0)[rows]

@@ -1,19 +1,20 @@
 """Encoders of one feature column, one class per kind: fitted on the training rows, then applied to any rows.
 
 `read` parses a column, so that fitting and encoding it need only one pass; `fit` learns from the rows where `train` is
-true; `encode` returns ids (n, width), or values (n,) for numbers. The ids are without the field's offset: 0 is padding,
-1 is unknown, known values start at 2.
+true; `encode` returns ids (n, width), lists of them for wide cells, or values (n,) for numbers. The ids are without the
+field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
+from recexp.dataset.ragged import Ragged, below
 from recexp.dataset.raw import MULTI_SEPARATOR
-from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, WIDE, Field
 from recexp.error import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +30,30 @@ class Encoded:
 
     ids: np.ndarray  # (n, C) integers
     values: np.ndarray  # (n, V) float32
+    lists: Ragged | None = None  # of the n rows, if there are wide fields
+
+    def at(self, rows: np.ndarray | slice) -> "Encoded":
+        """Some of the rows."""
+        lists = None if self.lists is None else self.lists.at(rows)
+        return Encoded(ids=self.ids[rows], values=self.values[rows], lists=lists)
+
+    def below(self, rows: "Encoded") -> "Encoded":
+        """These rows and then others of the same fields."""
+        return Encoded(
+            ids=np.concatenate([self.ids, rows.ids]),
+            values=np.concatenate([self.values, rows.values]),
+            lists=None if self.lists is None or rows.lists is None else below(self.lists, rows.lists),
+        )
+
+    def cells(self, field: Field) -> Iterable[np.ndarray]:
+        """The ids in each row's cell of a field, padding included."""
+        if self.lists is not None and field.wide:
+            return self.lists.column(field.column).cells()
+        return self.ids[:, field.column : field.column + field.width]
+
+    def compact(self) -> "Encoded":
+        """The same rows, keeping nothing of others."""
+        return self if self.lists is None else replace(self, lists=self.lists.compact())
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,7 @@ class Lists:
 
 @dataclass(frozen=True, kw_only=True)
 class Multi:
-    """The values of a cell in their order, padded on the right; a missing cell is all padding.
+    """The values of a cell in their order, padded on the right unless they are many; a missing cell has none.
 
     The width is that of the longest cell at the time of fitting; a longer cell keeps its first values.
     """
@@ -107,7 +132,14 @@ class Multi:
         trained = np.repeat(lists.cells.trained(train), lists.count)
         return cls(vocabulary=vocabulary_of(lists.values[trained]), width=int(max(1, lists.count.max(initial=1))))
 
-    def encode(self, lists: Lists) -> np.ndarray:
+    def encode(self, lists: Lists) -> np.ndarray | Ragged:
+        if self.width >= WIDE:
+            start, count = np.cumsum(lists.count) - lists.count, np.minimum(lists.count, self.width)
+            index = lists.cells.index  # -1, the appended entry, is a missing cell
+            ids = ids_of(lists.values, self.vocabulary)
+            return Ragged(
+                ids=ids, start=np.append(start, 0)[index, None], count=np.append(count, 0)[index, None].astype(np.int32)
+            )
         cell = np.repeat(np.arange(len(lists.count)), lists.count)
         column = np.arange(len(cell)) - np.repeat(np.cumsum(lists.count) - lists.count, lists.count)
         ids = np.full((len(lists.count) + 1, self.width), PADDING, np.int32)  # the last row is a missing cell

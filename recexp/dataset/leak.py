@@ -11,6 +11,7 @@ import numpy as np
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.field import Encoded
 from recexp.dataset.log import Log, Table
+from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side
 
 PREDICTS = 0.95  # AUC of a column alone; the best honest one that we know is .93, of Frappe's items
@@ -30,12 +31,16 @@ class Column:
 
     name: str  # as in unknown_rate of the facts
     field: Field
-    values: np.ndarray  # (rows,) numbers, or (rows, width) ids
+    values: np.ndarray | Ragged  # (rows,) numbers, (rows, width) ids, or lists of ids
     index: np.ndarray | None  # (N,) which of its rows an event has; None for context, which has a row an event
 
-    def of(self, rows: np.ndarray) -> np.ndarray:
-        """The values at some rows of the log."""
-        return self.values[rows if self.index is None else self.index[rows]]
+    def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The values (T,) at some rows of the log, and the number (T,) of each one's row among these."""
+        index = rows if self.index is None else self.index[rows]
+        if isinstance(self.values, Ragged):
+            return self.values.at(index).flat()
+        values = self.values[index]
+        return values.ravel(), np.arange(len(rows)).repeat(values.size // max(1, len(rows)))
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,16 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
     for side, (encoded, index) in tables.items():
         for field in sides[side].fields:
             name = field.name if field.name == side else f"{side}.{field.name}"
-            ids = encoded.ids[:, field.column : field.column + field.width]
-            yield Column(name, field, encoded.values[:, field.column] if field.numeric else ids, index)
+            yield Column(name, field, _column(encoded, field), index)
+
+
+def _column(encoded: Encoded, field: Field) -> np.ndarray | Ragged:
+    if field.wide:
+        assert encoded.lists is not None
+        return encoded.lists.column(field.column)
+    if field.numeric:
+        return encoded.values[:, field.column]
+    return encoded.ids[:, field.column : field.column + field.width]
 
 
 def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:
@@ -78,19 +91,21 @@ def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:
 
 def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """(n,) the mean label rate, in train, of the values of each scored row."""
-    known, asked = column.of(train), column.of(scored)
+    (known, known_row), (asked, asked_row) = column.of(train), column.of(scored)
     if column.field.numeric:
         edges = np.unique(np.quantile(known, np.arange(1, N_BINS) / N_BINS))
         known, asked = _bins(known, edges), _bins(asked, edges)
-    size = int(max(known.max(), asked.max())) + 1
-    count = np.bincount(known.ravel(), minlength=size)
-    positive = np.bincount(known.ravel(), np.repeat(label, known.shape[1]), minlength=size)
-    return ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked].mean(1)
+    size = int(max(known.max(initial=0), asked.max(initial=0))) + 1
+    count = np.bincount(known, minlength=size)
+    positive = np.bincount(known, label[known_row], minlength=size)
+    rate = ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked]
+    n_values = np.bincount(asked_row, minlength=len(scored))
+    return np.where(n_values, np.bincount(asked_row, rate, len(scored)) / np.maximum(n_values, 1), label.mean())
 
 
 def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """(n, 1) the bin of each number; an edge is a bin of its own, as often it is a frequent number such as 0."""
-    return (np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right"))[:, None]
+    """(n,) the bin of each number; an edge is a bin of its own, as often it is a frequent number such as 0."""
+    return np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right")
 
 
 def _over_all_time(log: Log, columns: list[Column], label: np.ndarray) -> Iterator[str]:
@@ -113,7 +128,7 @@ def _numbers(column: Column, entity: np.ndarray) -> np.ndarray | None:
 
     entity: (N,) the user or item of each event. A context column counts if all events of an entity have one number.
     """
-    if column.field.kind not in (FeatureKind.numeric, FeatureKind.binned):
+    if isinstance(column.values, Ragged) or column.field.kind not in (FeatureKind.numeric, FeatureKind.binned):
         return None
     numbers = column.values if column.field.numeric else column.values[:, 0].astype(np.float64)
     numbers = numbers if column.field.numeric else np.where(numbers == UNKNOWN, np.nan, numbers)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from recexp.dataset.encoder import Encoder
 from recexp.dataset.field import Encoded
+from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import Schema
 
 SPLITS = ("train", "valid", "test")
@@ -145,8 +146,11 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
     """The table or log whose `arrays()` these are. Raises TypeError if one is missing."""
     columns: dict[str, Any] = {}
     for name, array in arrays.items():
-        table, _, column = name.rpartition(".")
-        (columns.setdefault(table, {}) if table else columns)[column] = array
+        *tables, column = name.split(".")
+        reduce(lambda tree, table: tree.setdefault(table, {}), tables, columns)[column] = array
+    for tree in [columns[name] for name in ("context", "users", "items") if name in columns]:
+        if "lists" in tree:
+            tree["lists"] = Ragged(**tree["lists"])
     columns["context"] = Encoded(**columns["context"])
     if "timestamp" not in columns:
         return Table(**columns)
@@ -156,7 +160,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
 def _taken(value: Any, rows: np.ndarray | slice) -> Any:
     if value is None or isinstance(value, Entities):
         return value
-    return Encoded(ids=value.ids[rows], values=value.values[rows]) if isinstance(value, Encoded) else value[rows]
+    return value.at(rows).compact() if isinstance(value, Encoded) else value[rows]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, np.ndarray]:

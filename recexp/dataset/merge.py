@@ -102,11 +102,8 @@ def extended(
     first = new[~pd.Series(codes).duplicated()]
     frame = pd.DataFrame(index=range(len(first))) if features is None else features.iloc[first].reset_index(drop=True)
     encoded = encoder.transform(frame.reindex(columns=list(encoder.fields)).assign(**{name: raw}))
-    return Entities(
-        ids=np.concatenate([entities.ids, encoded.ids]),
-        values=np.concatenate([entities.values, encoded.values]),
-        raw=np.concatenate([entities.raw, raw]),
-    ), index.astype(np.int32)
+    longer = Entities(**vars(entities.below(encoded)), raw=np.concatenate([entities.raw, raw]))
+    return longer, index.astype(np.int32)
 
 
 def _events(
@@ -142,9 +139,7 @@ def _context(
     given = dataset.encoder.context.transform(frame)
     order = np.empty_like(position)
     order[position] = np.arange(len(position))
-    return Encoded(
-        ids=np.concatenate([kept.ids, given.ids])[order], values=np.concatenate([kept.values, given.values])[order]
-    )
+    return kept.below(given).at(order)
 
 
 def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "pd.DataFrame":
@@ -156,10 +151,9 @@ def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "
         if field.name in names:
             vocabulary: Any = getattr(encoder.fields[field.name], "vocabulary")  # noqa: B009
             values = objects([None] * FIRST + vocabulary.tolist())
-            ids = encoded.ids[1:, field.column : field.column + field.width]
-            cells = values[np.where(ids >= FIRST, ids - field.offset, 0)]
+            cells = [values[np.where(ids >= FIRST, ids - field.offset, 0)] for ids in encoded.cells(field)][1:]
             if field.kind is FeatureKind.multi:
                 columns[field.name] = [MULTI_SEPARATOR.join(filter(None, row)) or None for row in cells]
             else:
-                columns[field.name] = cells[:, 0].tolist()
+                columns[field.name] = [row[0] for row in cells]
     return pd.DataFrame(columns)

@@ -201,7 +201,10 @@ def _entities(
     train = np.zeros(len(frame), bool)
     train[trained - 1] = True
     encoder, encoded = SideEncoder.fit(frame, {name: FeatureKind.categorical, **kinds}, train, config.n_bins)
-    return encoder, Entities(ids=_with_padding(encoded.ids), values=_with_padding(encoded.values), raw=raw_ids)
+    ids, values, lists = _with_padding(encoded.ids), _with_padding(encoded.values), encoded.lists
+    if lists is not None:
+        lists = replace(lists, start=_with_padding(lists.start), count=_with_padding(lists.count))
+    return encoder, Entities(ids=ids, values=values, lists=lists, raw=raw_ids)
 
 
 def _context(

@@ -13,20 +13,26 @@ from recexp.dataset.config import FeatureKind
 from recexp.error import ConfigError, choices
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
+WIDE = 16  # values of the longest cell of a field from which on its cells are not padded but lists
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
     name: str
     kind: FeatureKind
-    column: int  # its first column among the side's ids, or, if numeric, among the side's values
-    width: int = 1  # number of columns; above 1 only for multi-valued fields
+    column: int  # its first column among the side's ids or, if numeric, its values or, if wide, its lists
+    width: int = 1  # values of the longest cell; above 1 only for multi-valued fields
     offset: int = 0  # added to its ids from 2 on
     size: int = 0  # known values; 0 for numeric fields
 
     @property
     def numeric(self) -> bool:
         return self.kind is FeatureKind.numeric
+
+    @property
+    def wide(self) -> bool:
+        """True if its cells are lists; otherwise they are columns of ids, or one of values."""
+        return self.width >= WIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +53,11 @@ class Side:
 
     @property
     def id_columns(self) -> int:
-        return sum(field.width for field in self.fields if not field.numeric)
+        return sum(field.width for field in self.fields if not (field.numeric or field.wide))
+
+    @property
+    def list_columns(self) -> int:
+        return sum(field.wide for field in self.fields)
 
     @property
     def value_columns(self) -> int:

@@ -53,6 +53,8 @@ def _twins(log: Table, config: DatasetConfig) -> Iterator[str]:
 def _keys(log: Table) -> np.ndarray:
     """(N,) uint64, equal for rows of the same user, item and time, or in a table of the same fields."""
     columns = [*log.context.ids.T, *log.context.values.T.view(np.uint32)]
+    if (lists := log.context.lists) is not None:  # equal cells begin at the same id
+        columns += [*np.where(lists.count, lists.start, -1).T]
     if isinstance(log, Log):
         columns = [log.user, log.item, np.unique(log.timestamp, return_inverse=True)[1]]
     keys = np.zeros(len(log), np.uint64)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.catalogue import Catalogue
-from recexp.dataset.column import pick
+from recexp.dataset.column import pick, ranges
 from recexp.dataset.sample import Samples
 
 
@@ -112,13 +112,6 @@ class Windows:
         )
         first = length.cumsum(0) - length - begin  # what to add to a position of the log
         return WindowBatch(events=events, query=self.group[target] - 1 + first[of], target=self.item[target].long())
-
-
-def ranges(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """start_0, ..., end_0 - 1, start_1, ... of ranges (B,), and the number of the range of each: (T,) both."""
-    length = end - start
-    of = torch.arange(len(start), device=start.device).repeat_interleave(length)
-    return torch.arange(len(of), device=start.device) + (start - length.cumsum(0) + length)[of], of
 
 
 def packed(batch: Batch) -> tuple[Packed, Tensor]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from recexp.config import RankingConfig, Relevant
 from recexp.dataset.batch import Batches
+from recexp.dataset.column import ranges
 from recexp.dataset.schema import FIRST
-from recexp.dataset.window import ranges
 from recexp.kernel.rank import at_least
 from recexp.metric.binary import NO_ROWS, Metrics
 from recexp.metric.group import Group, by_history, by_popularity

@@ -13,7 +13,8 @@ from torch import nn
 
 from recexp.config import ModelConfig, Optimizer, above, at_least, between, fraction, layer_sizes, option, size
 from recexp.dataset.batch import Batch
-from recexp.dataset.schema import Schema
+from recexp.dataset.schema import WIDE, Schema
+from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, Linear
 from recexp.layer.mlp import WeightInit
@@ -57,6 +58,8 @@ class WideDeep(nn.Module):
         super().__init__()
         wide = schema.select(config.wide_fields, "model.wide_fields")
         deep = schema.select(config.deep_fields, "model.deep_fields")
+        if config.wide is Wide.poly2:
+            _check_width(wide)
         self.wide = Linear(wide) if config.wide is Wide.linear else Poly2(wide, config.n_buckets)
         self.deep = FeatureMLP(part_config(FeatureMLP.Config, config), deep)
         for parameter in self.wide.parameters():
@@ -64,3 +67,13 @@ class WideDeep(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         return Output(logits=self.wide(batch) + self.deep(batch).logits)  # (B,), eq. 3
+
+
+def _check_width(schema: Schema) -> None:
+    """Raises ConfigError for a field whose cells hold too many values to pair each with all others."""
+    for field in (*schema.user.fields, *schema.item.fields, *schema.context.fields):
+        if field.wide:
+            raise ConfigError(
+                f"model.wide = poly2: takes fields of fewer than {WIDE} values a cell, and {field.name} has "
+                f"up to {field.width:,}; leave it out of model.wide_fields."
+            )

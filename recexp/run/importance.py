@@ -36,9 +36,10 @@ class Feature:
 
     name: str
     side: str  # user, item, context or history
-    first: int = 0  # of its columns, among the side's ids, or its values if it is numeric
+    first: int = 0  # of its columns, among the side's ids, or its values if it is numeric, or its lists if it is wide
     width: int = 1
     numeric: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def features(schema: Schema, history: bool) -> list[Feature]:
     for side in ("user", "item", "context"):
         for field in getattr(schema, side).fields:
             name = field.name if field.name == side else f"{side}.{field.name}"
-            found.append(Feature(name, side, field.column, field.width, field.numeric))
+            found.append(Feature(name, side, field.column, field.width, field.numeric, field.wide))
     return found
 
 
@@ -110,8 +111,12 @@ def mixed(batch: Batch, other: Batch, feature: Feature) -> Batch:
 
 
 def _below(table: Features, rows: Features) -> Features:
-    """A table with further rows."""
-    return Features(torch.cat([table.ids, rows.ids]), torch.cat([table.values, rows.values]))
+    """A table with further rows, whose lists are the table's."""
+    lists = None
+    if table.lists and rows.lists:
+        start = torch.cat([table.lists.start, rows.lists.start])
+        lists = replace(table.lists, start=start, count=torch.cat([table.lists.count, rows.lists.count]))
+    return Features(torch.cat([table.ids, rows.ids]), torch.cat([table.values, rows.values]), lists)
 
 
 def draw(found: Importance, path: Path) -> None:
@@ -150,13 +155,19 @@ def _permuted(trained: Trained, split: str, seed: int) -> Iterator[tuple[str, np
 
 
 def _mixed(own: Features, other: Features, feature: Feature) -> Features:
+    if feature.wide:
+        assert own.lists is not None and other.lists is not None
+        start, count = own.lists.start.clone(), own.lists.count.clone()
+        start[:, feature.first] = other.lists.start[:, feature.first]
+        count[:, feature.first] = other.lists.count[:, feature.first]
+        return replace(own, lists=replace(own.lists, start=start, count=count))
     columns = slice(feature.first, feature.first + feature.width)
     ids, values = own.ids.clone(), own.values.clone()
     if feature.numeric:
         values[:, columns] = other.values[:, columns]
     else:
         ids[:, columns] = other.ids[:, columns]
-    return Features(ids, values)
+    return replace(own, ids=ids, values=values)
 
 
 def _computed(metric: str, scores: Scores, threshold: float | None) -> float | str:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recexp.dataset.column import ranges
 from recexp.dataset.log import Log
-from recexp.dataset.window import ranges
 from recexp.metric.full_ranking import places
 from recexp.metric.item_scores import ItemScores
 from recexp.metric.top import Top, top

@@ -6,7 +6,8 @@ catalogue, and the random states: they need no data.
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,9 @@ class Counted:
 
 
 def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
-    """The tensors of nested dataclasses by dotted name."""
+    """The tensors of nested dataclasses by dotted name; a member that is None has none."""
+    if value is None:
+        return {}
     if isinstance(value, Tensor):
         return {prefix: value}
     return {
@@ -89,6 +92,9 @@ def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
 
 def restored(kind: type[Value], prefix: str, tensors: dict[str, Tensor]) -> Value:
     """The dataclass that `flattened` took apart."""
+    if (members := get_args(kind)) and members[-1] is NoneType:
+        there = any(name.startswith(f"{prefix}.") for name in tensors)
+        return restored(members[0], prefix, tensors) if there else None  # type: ignore[return-value]
     if not is_dataclass(kind):
         return tensors[prefix]  # type: ignore[return-value]
     types = get_type_hints(kind)

@@ -164,7 +164,8 @@ def _activation_bytes(step: Step, batch: Batch) -> int:
 def _tensors(value: Any) -> list[Tensor]:
     """The tensors of a dataclass and of those in it, without the catalogue, which all batches share."""
     members = [getattr(value, item.name) for item in fields(value) if item.name != "catalogue"]
-    return [tensor for member in members for tensor in ([member] if isinstance(member, Tensor) else _tensors(member))]
+    there = [member for member in members if member is not None]
+    return [tensor for member in there for tensor in ([member] if isinstance(member, Tensor) else _tensors(member))]
 
 
 def _bytes(value: Any) -> int:

@@ -100,6 +100,19 @@ def test_parts_are_wide_and_deep_and_wide_is_given_to_ftrl(make: Make, compose: 
     assert compose("model=wide_deep").model.optimizers == {"wide": Optimizer.ftrl}
 
 
+def test_crosses_refuse_cells_of_very_many_values(make: Make, dataset: Dataset) -> None:
+    fields = tuple(
+        replace(field, width=20_000, column=0) if field.name == "tags" else field
+        for field in dataset.schema.item.fields
+    )
+    schema = replace(dataset.schema, item=replace(dataset.schema.item, fields=fields))
+    with pytest.raises(
+        ConfigError, match=r"^model\.wide = poly2: .* fewer than 16 values a cell, and tags has up to 20,000"
+    ):
+        make("wide_deep", schema=schema, wide=Wide.poly2)
+    make("wide_deep", schema=schema)
+
+
 def test_table_is_trained_on(compose: Callable[..., Config], make: Make, table: Dataset) -> None:
     batch = next(Batches(table, compose().dataset).epoch("train", 16))
     for wide in Wide:

@@ -1,6 +1,7 @@
 """One table per side: for the fields of the user, of the item, or of the context.
 
-n users, items or events, F fields of the side, D embedding size, C id columns (a multi-valued field has several)
+n users, items or events, F fields of the side, D embedding size, C id columns (a multi-valued field has several, or
+lists of ids if it is wide)
 """
 
 from enum import Enum
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Features
-from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Side
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, Field, Side
 from recexp.layer.lookup import Origin, Table
 
 
@@ -41,8 +42,11 @@ class SideEmbedding(nn.Module):
         """std: of normal initial vectors, and of the directions of numbers under any init."""
         super().__init__()
         self.name, self.side = name, side
-        columns = [field.column + n for field in side.fields if not field.numeric for n in range(field.width)]
-        shifts = _shifts(side)
+        padded = [field for field in side.fields if not (field.numeric or field.wide)]
+        columns = [field.column + n for field in padded for n in range(field.width)]
+        shift = _shifts(side)
+        shifts = [shift[field.name] for field in padded for _ in range(field.width)]
+        self.list_shift = {field.name: shift[field.name] for field in side.fields if field.wide}
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)  # (C,)
         self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
         self.shifted = any(shifts)
@@ -70,6 +74,9 @@ class SideEmbedding(nn.Module):
                 fields.append(features.values[:, field.column, None] * self.direction[number])
                 number += 1
                 continue
+            if field.wide:
+                fields.append(self._list_means(field, features))
+                continue
             if field.width == 1:
                 fields.append(vectors[:, column])
             else:
@@ -78,6 +85,14 @@ class SideEmbedding(nn.Module):
                 fields.append(vectors[:, columns].sum(1) / count)  # padding is 0
             column += field.width
         return torch.stack(fields, 1)
+
+    def _list_means(self, field: Field, features: Features) -> Tensor:
+        """(n, D) of a wide field: memory follows the values, not the longest cell."""
+        assert features.lists is not None
+        ids, row = features.lists.column(field.column)  # (T,) both
+        vectors = self.table(torch.where(ids > UNKNOWN, ids + self.list_shift[field.name], ids))  # (T, D)
+        total = vectors.new_zeros(len(features.ids), vectors.shape[1]).index_add(0, row, vectors)
+        return total / features.lists.count[:, field.column, None].clamp(min=1)
 
     def rows(self, ids: Tensor) -> Tensor:
         """The data's ids (n, all columns) -> rows of the table (n, C)."""
@@ -101,11 +116,11 @@ def _source(side: Side) -> Tensor:
     return torch.cat([torch.arange(FIRST), *ids])
 
 
-def _shifts(side: Side) -> list[int]:
-    """What to add to each column's ids from FIRST on, to close the gaps that a selection of fields leaves."""
-    shifts, size = [], 0
+def _shifts(side: Side) -> dict[str, int]:
+    """What to add to each field's ids from FIRST on, to close the gaps that a selection of fields leaves."""
+    shifts, size = {}, 0
     for field in side.fields:
         if not field.numeric:
-            shifts += [size - field.offset] * field.width
+            shifts[field.name] = size - field.offset
             size += field.size
     return shifts
