@@ -40,7 +40,7 @@ from recexp.config import (
 )
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
-from recexp.metric.table import MONITORED, rank_metric, rank_names
+from recexp.metric.table import MONITORED, of_label, of_labels, rank_metric, rank_names
 from recexp.process import cores
 from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
@@ -62,21 +62,28 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     _check_name(raw, "logger", "logger.name", registry.names("logger"))
     if model_file is not None:
         _check_keys("model", raw.model, model_file)
-        if isinstance(raw.model.loss_weights, DictConfig):
-            _check_keys("model.loss_weights", raw.model.loss_weights, model_file.get("loss_weights", {}))
     dataset = _absolute(typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
+    if model_file is not None and isinstance(raw.model.loss_weights, DictConfig):
+        allowed = [*model_file.get("loss_weights", {}), *dataset.tasks]
+        _check_keys("model.loss_weights", raw.model.loss_weights, allowed)
     trainer = typed(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     _check_ranking(dataset, trainer)
-    _check_metric("trainer.monitor", trainer.monitor, trainer)
-    if raw.objective is not None:
-        _check_metric("objective", raw.objective, trainer)
+    monitor = _of_first_label(trainer.monitor, dataset.tasks)
+    objective = raw.objective and _of_first_label(raw.objective, dataset.tasks)
+    _check_metric("trainer.monitor", monitor, trainer, dataset.tasks)
+    if objective is not None:
+        _check_metric("objective", objective, trainer, dataset.tasks)
+    if monitor != trainer.monitor:
+        trainer = replace(trainer, monitor=monitor)
     if isinstance(trainer, NextItemConfig):
         _check_next_item(raw.model.name)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
+    if dataset.tasks:
+        model = replace(model, loss_weights=_of_each_label(model.loss_weights, dataset.tasks))
     _check_l2(model, trainer)
     _check_labels(model, dataset)
     _check_validation(dataset, trainer)
@@ -90,7 +97,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
         seed=raw.seed,
         device=raw.device,
         plugins=plugins,
-        objective=raw.objective,
+        objective=objective,
     )
 
 
@@ -251,9 +258,20 @@ def _check_scalars(raw: DictConfig) -> None:
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
 
 
-def _check_metric(key: str, name: str, trainer: TrainerConfig) -> None:
+def _of_first_label(name: str, labels: list[str]) -> str:
+    """A metric that names none of several labels is the first one's."""
+    return of_label(name, labels[0]) if labels and name in MONITORED else name
+
+
+def _of_each_label(weights: dict[str, float], labels: list[str]) -> dict[str, float]:
+    """Weights of named losses where there are several labels: one without a weight of its own has that of target."""
+    others = {name: weight for name, weight in weights.items() if name != "target"}
+    return {name: weights["target"] for name in labels if name not in others and "target" in weights} | others
+
+
+def _check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]) -> None:
     ranking = trainer.ranking
-    allowed = [] if isinstance(trainer, NextItemConfig) else list(MONITORED)
+    allowed = [] if isinstance(trainer, NextItemConfig) else of_labels(MONITORED, labels)
     allowed += rank_names(ranking.cutoffs, ranking.protocol)
     if name not in allowed:
         why = "no such metric"

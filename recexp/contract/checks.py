@@ -16,6 +16,7 @@ from recexp.contract.variant import all_unknown, longer, single_row, with_garbag
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Log
 from recexp.layer.loss import bce
+from recexp.metric.table import of_labels
 from recexp.model import Fit, Train, reads_history, stages
 from recexp.trainer.default import Trainer
 from recexp.trainer.loop import set_mode
@@ -105,8 +106,8 @@ def padding_length(case: Case) -> str | None:
 def label_unseen(case: Case) -> str | None:
     """the logits do not see the label they are to predict"""
     model = fitted(case)
-    flipped = replace(case.mixed, label=1 - case.mixed.label)
-    return differs(model(flipped).logits, model(case.mixed).logits, "forward() may not read batch.label")
+    flipped = replace(case.mixed, label=1 - case.mixed.label, tasks=1 - case.mixed.tasks)
+    return differs(model(flipped).every, model(case.mixed).every, "forward() may not read batch.label")
 
 
 def strictly_before(case: Case) -> str | None:
@@ -140,16 +141,16 @@ def causal_states(case: Case) -> str | None:
 def evaluation(case: Case) -> str | None:
     """evaluation repeats itself, and scores a row the same in any batch"""
     model = fitted(case)
-    together = model(case.mixed).logits
-    if fault := differs(model(case.mixed).logits, together, "something is drawn in evaluation mode", exact=True):
+    together = model(case.mixed).every
+    if fault := differs(model(case.mixed).every, together, "something is drawn in evaluation mode", exact=True):
         return fault
-    alone = torch.cat([model(single_row(case.mixed, row)).logits for row in range(len(case.mixed))])
+    alone = torch.cat([model(single_row(case.mixed, row)).every for row in range(len(case.mixed))])
     return differs(alone, together, "batch statistics belong to training alone")
 
 
 def unknown_ids(case: Case) -> str | None:
     """users, items and values that training never met get a finite score"""
-    logits = fitted(case)(all_unknown(case.mixed)).logits
+    logits = fitted(case)(all_unknown(case.mixed)).every
     return None if logits.isfinite().all() else "the logits are not finite"
 
 
@@ -159,7 +160,7 @@ def whole_state(case: Case) -> str | None:
     other = case.make(1)
     other.load_state_dict(model.state_dict())
     advice = "register tensors as parameters or buffers"
-    return differs(other.eval()(case.mixed).logits, model(case.mixed).logits, advice, exact=True)
+    return differs(other.eval()(case.mixed).every, model(case.mixed).every, advice, exact=True)
 
 
 def bfloat16(case: Case) -> str | None:
@@ -220,8 +221,9 @@ def shuffled_labels(case: Case) -> str | None:
         raise Skip("all labels are equal")
     if not case.batches.size("test"):
         raise Skip("the data have no test rows")
-    shuffled = np.random.default_rng(0).permutation(label)
-    dataset = replace(case.dataset, log=replace(case.dataset.log, label=shuffled))
+    log, order = case.dataset.log, np.random.default_rng(0).permutation(len(label))
+    tasks = None if log.tasks is None else log.tasks[order]
+    dataset = replace(case.dataset, log=replace(log, label=label[order], tasks=tasks))
     config = replace(case.config.trainer, epochs=1, batch_size=min(256, case.config.trainer.batch_size))
     model = case.make()
     trainer = Trainer(config, case.batches.device, case.config.seed)
@@ -231,7 +233,10 @@ def shuffled_labels(case: Case) -> str | None:
         recorder = NullRecorder(Path(folder))
         result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
     assert result.test and result.test_scores  # nothing stops this training early
-    auc, n_positive = result.test.values["auc"], int(result.test_scores.labels.sum())
+    auc, n_positive = (
+        result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]],
+        int(result.test_scores.labels.sum()),
+    )
     n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:
         raise Skip("the test rows have one label")

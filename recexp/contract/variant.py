@@ -59,6 +59,8 @@ def one_sampled(batch: Batch) -> Batch:
 def single_row(batch: Batch, row: int) -> Batch:
     """One row of a batch, without the padding that only longer histories beside it need."""
     length = int(batch.mask[row].sum())
-    columns: dict[str, Any] = {name: getattr(batch, name)[row : row + 1] for name in ("label", "user", "target")}
+    columns: dict[str, Any] = {
+        name: getattr(batch, name)[row : row + 1] for name in ("label", "tasks", "user", "target")
+    }
     columns |= {name: getattr(batch, name)[row : row + 1, :length] for name in HISTORIES}
     return replace(batch, **columns, context=batch.context.at(slice(row, row + 1)))

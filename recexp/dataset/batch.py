@@ -31,6 +31,7 @@ class Batch:
     """
 
     label: Tensor  # (B,) float32, 0 or 1
+    tasks: Tensor  # (B, T) float32, several labels: 0, 1, or -1 where one is missing; (B, 0) if there is one label
     user: Tensor  # (B,) rows of users
     target: Tensor  # (B,) rows of items
     context: Features  # (B, .)
@@ -61,6 +62,8 @@ class Batches:
         self.vocabulary = {side: getattr(dataset.schema, side).vocabulary for side in ("user", "item", "context")}
         self.rows = {split: self._tensor(log.rows(split).astype(np.int32)) for split in SPLITS}
         self.context = self._features(log.context)
+        tasks = np.zeros((len(log), 0), np.int8) if log.tasks is None else log.tasks
+        self.tasks, self.task_names = self._tensor(tasks), dataset.schema.tasks
         self.negatives = config.negatives if config.label is LabelKind.implicit and known is None else 0
         if isinstance(log, Log):
             self.columns = Columns.of(log, self.device)
@@ -144,6 +147,7 @@ class Batches:
             target = pick(self.columns.item, row).long() if samples.item is None else samples.item
         return Batch(
             label=pick(self.label, row).float() if samples.label is None else samples.label,
+            tasks=self.tasks[row].float(),
             user=user,
             target=target,
             context=self.context.at(row).long(),

@@ -115,6 +115,11 @@ class DatasetConfig:
     split: SplitConfig
     cache_dir: str | None
 
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the labels if there are several."""
+        return []
+
     def __post_init__(self) -> None:
         check_ranges(self, "dataset")
         if self.label is LabelKind.implicit and self.label_threshold is not None:

@@ -1,6 +1,6 @@
 """What the run directory and the terminal say about prepared data: sizes, label rates, rates of unknown values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,11 @@ from recexp.dataset.log import SPLITS, Log, Table
 from recexp.dataset.schema import UNKNOWN, Field, Side
 
 
-def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
-    """Digest of the events, sizes, label rates and, for valid and test, the share of unknown values by column."""
+def facts(log: Table, sides: Mapping[str, Side], tasks: Sequence[str] = ()) -> dict[str, Any]:
+    """Digest of the events, sizes, label rates and, for valid and test, the share of unknown values by column.
+
+    tasks: the names of several labels; of each, the rate in training and the share of rows that have it.
+    """
     facts: dict[str, Any] = {"events": log.digest(), "rows": {}, "label_rate": {}, "unknown_rate": {}}
     if isinstance(log, Log):
         facts |= {"users": len(log.users.raw) - 1, "items": len(log.items.raw) - 1}
@@ -21,7 +24,15 @@ def facts(log: Table, sides: Mapping[str, Side]) -> dict[str, Any]:
         facts["label_rate"][split] = round(float(log.label[rows].mean()), 6) if len(rows) else None
         if split != "train" and len(rows):
             facts["unknown_rate"][split] = dict(unknown_rates(log, rows, sides))
+    if log.tasks is not None:
+        facts["tasks"] = dict(zip(tasks, map(_label_facts, log.tasks[log.rows("train")].T), strict=True))
     return facts
+
+
+def _label_facts(label: np.ndarray) -> dict[str, float | None]:
+    """The share of rows (N,) that have a label, and its rate among them."""
+    known = label[label >= 0]
+    return {"known": round(len(known) / len(label), 6), "rate": round(float(known.mean()), 6) if len(known) else None}
 
 
 def unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> Iterable[tuple[str, float]]:

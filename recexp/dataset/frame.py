@@ -14,6 +14,7 @@ import numpy as np
 
 from recexp.config import require
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.label import KEY, Rule, rules
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
@@ -32,7 +33,7 @@ RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separat
 class Columns:
     user: str | None
     item: str | None
-    label: str | None
+    label: Any  # a column, or several labels: a list of columns, or names with a column or comparison each
     timestamp: str | None
 
 
@@ -63,12 +64,21 @@ class TableConfig(DatasetConfig):
 
     def roles(self) -> dict[str, str]:
         """Column -> config key of the columns that are not features. Implicit feedback has no label to read."""
-        keys = {f"dataset.columns.{role}": column for role, column in asdict(self.columns).items()}
-        if self.label is LabelKind.implicit:
-            del keys["dataset.columns.label"]
+        columns = self.columns
+        roles = {getattr(columns, role): f"dataset.columns.{role}" for role in ("user", "item", "timestamp")}
+        roles |= {rule.column: KEY for rule in self.rules().values()}
         if self.split.kind is SplitKind.given:
-            keys["dataset.split.column"] = self.split.column
-        return {column: key for key, column in keys.items() if column is not None}
+            roles[self.split.column] = "dataset.split.column"
+        return {column: key for column, key in roles.items() if column is not None}
+
+    def rules(self) -> dict[str, Rule]:
+        """The labels that are read, by name."""
+        return rules(self.columns.label) if self.label is LabelKind.explicit else {}
+
+    @property
+    def tasks(self) -> list[str]:
+        names = list(self.rules())
+        return names if len(names) > 1 else []
 
     def side_paths(self) -> dict[str, Path]:
         """The files of user and item features to read, by side."""
@@ -91,7 +101,13 @@ def _check_columns(config: TableConfig) -> None:
     kind = config.split.kind
     if absent and kind not in (SplitKind.random, SplitKind.given):
         raise ConfigError(f"dataset.split.kind = {kind.name}: a table has no time; use random or given.")
-    named = [column for column in columns.values() if column is not None]
+    labels = {rule.column for rule in rules(config.columns.label).values()}
+    named = [*labels, *(column for role, column in columns.items() if role != "label" and column is not None)]
+    if not isinstance(config.columns.label, str | None) and config.label_threshold is not None:
+        raise ConfigError(
+            f"dataset.label_threshold = {config.label_threshold}: cuts one label; of those that {KEY} lists, each says "
+            "its own, as {like: rating>=4}; set dataset.label_threshold=null."
+        )
     if twice := {column for column in named if named.count(column) > 1}:
         raise ConfigError(f"dataset.columns: each role has a column of its own, not {twice.pop()!r} twice.")
 
@@ -144,9 +160,7 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
     events = Sheet([open_table(path) for path in files], wanted, config.multi_separator)
     columns, context = config.columns, config.features.context
-    raw: dict[str, Any] = {"origin": str(config.path), "label": np.ones(len(events.frame))}
-    if config.label is LabelKind.explicit:
-        raw["label"] = events.labels(str(columns.label), config.label_threshold)
+    raw: dict[str, Any] = {"origin": str(config.path), **_labels(config, events)}
     if config.is_log:
         raw["timestamp"] = events.times(str(columns.timestamp), config.time_format)
         for side in ("user", "item"):
@@ -160,6 +174,18 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
         column = config.split.column
         raw["split"] = np.repeat(SPLITS, events.sizes) if column is None else events.splits(column)
     return Raw(**raw)
+
+
+def _labels(config: TableConfig, events: Sheet) -> dict[str, Any]:
+    """The label, and with it all of them if there are several."""
+    if config.label is LabelKind.implicit:
+        return {"label": np.ones(len(events.frame))}
+    if isinstance(config.columns.label, str):
+        return {"label": events.labels(config.columns.label, config.label_threshold)}
+    found = {name: events.ruled(rule) for name, rule in config.rules().items()}
+    first, rule = next(iter(found.values())), next(iter(config.rules().values()))
+    events.refuse(np.isnan(first), rule.column, "must not be empty: histories show the first label")
+    return {"label": first, "tasks": found} if len(found) > 1 else {"label": first}
 
 
 def _side(

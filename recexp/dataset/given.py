@@ -12,6 +12,7 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Categorical
 from recexp.dataset.frame import existing
+from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.dataset.reader.csv import CsvTable
@@ -38,6 +39,7 @@ class Rows:
     item: "Ids | None" = None
     timestamp: np.ndarray | None = None
     label: np.ndarray | None = None  # (n,) 0 or 1, NaN where it is unknown
+    tasks: np.ndarray | None = None  # (n, T) int8, several labels: 0, 1, or -1 where one is unknown; first: `label`
     features: "dict[str, pd.DataFrame]"  # the feature columns that are there, by side
 
 
@@ -75,7 +77,10 @@ def open_table(path: Path, config: Any, key: str) -> TableFile:
 def column_names(config: Any) -> dict[str, str]:
     """Role -> column, named as in the run's own data, or as in its predictions if the reader names no columns."""
     columns = getattr(config, "columns", None)
-    names = vars(columns) if columns else {role: role for role in (*ROLES, "label")}
+    if columns is None:
+        return {role: role for role in (*ROLES, "label")}
+    first = next(iter(rules(columns.label).values()), None)
+    names = vars(columns) | {"label": first and first.column}
     return {role: name for role, name in names.items() if name is not None}
 
 
@@ -98,11 +103,14 @@ def read_rows(
         roles = ("user",) if labelled and dataset.log.user is not None else ()
     if labelled:
         roles = (*roles, "label")
+    ruled = {} if not hasattr(config, "columns") or isinstance(config.columns.label, str) else config.rules()
     keyed = hasattr(config, "columns")
     wanted = {
         names.get(role, role): f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles
     }
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
+    if "label" in (*roles, *optional):
+        wanted |= {rule.column: KEY for rule in ruled.values() if labelled or rule.column in there}
     kinds = {side: _kinds(config, side, there) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
@@ -117,7 +125,10 @@ def read_rows(
     if "timestamp" in read:
         parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
     if "label" in read:
-        parsed["label"] = _labels(sheet, read["label"], config)
+        rule = next(iter(ruled.values()), None)
+        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config)
+        if labelled and len(ruled) > 1:
+            parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in ruled.items()})
         if labelled:
             sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
     features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}

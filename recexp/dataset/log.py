@@ -44,6 +44,7 @@ class Table:
     context: Encoded  # of N rows; ids are int8 or int16 if they fit, else int32
     probability: np.ndarray | None = None  # (N,) float64, P(label = 1), if it is known
     user: np.ndarray | None = None  # (N,) int32, a number for each user, for the metrics by user; None: not known
+    tasks: np.ndarray | None = None  # (N, T) int8, where there are several labels: 0, 1 or -1, missing; first: `label`
 
     def __len__(self) -> int:
         return len(self.label)
@@ -66,7 +67,11 @@ class Table:
 
     def digest(self) -> str:
         """Equal for equal events with the same labels in the same splits, whatever their features."""
-        return _digest(self.label, self.split)
+        return _digest(*self._labels, self.split)
+
+    @property
+    def _labels(self) -> tuple[np.ndarray, ...]:
+        return (self.label,) if self.tasks is None else (self.label, self.tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +116,7 @@ class Log(Table):
         return replace(log, before=np.searchsorted(rows, log.before).astype(np.int32))
 
     def digest(self) -> str:
-        columns = (self.label, self.split, self.user, self.item, self.timestamp, self.users.raw, self.items.raw)
+        columns = (*self._labels, self.split, self.user, self.item, self.timestamp, self.users.raw, self.items.raw)
         return _digest(*columns)
 
 

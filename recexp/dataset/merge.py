@@ -15,6 +15,7 @@ from recexp.dataset.derive import derive
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Encoded, objects
 from recexp.dataset.given import Rows
+from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
 from recexp.dataset.prepare import by_user_then_time, group_starts
 from recexp.dataset.raw import MULTI_SEPARATOR
@@ -55,7 +56,9 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
     }
     if not isinstance(log, Log):
         user = None if rows.user is None else np.unique(np.asarray(rows.user), return_inverse=True)[1]
-        table = Table(**columns, user=user, context=dataset.encoder.context.transform(rows.features["context"]))
+        context = dataset.encoder.context.transform(rows.features["context"])
+        tasks = None if log.tasks is None else np.full((n, log.tasks.shape[1]), MISSING, np.int8)
+        table = Table(**columns, user=user, context=context, tasks=tasks)
         return Given(replace(dataset, log=table), np.arange(n), None)
     if history is History.given and config.history_until is HistoryUntil.split:
         raise ConfigError(
@@ -75,8 +78,12 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
     columns = {name: column[order] for name, column in columns.items()}
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
+    tasks = None
+    if log.tasks is not None:  # of the rows given no label is asked for
+        tasks = np.concatenate([log.tasks, np.full((n, log.tasks.shape[1]), MISSING, np.int8)])[order]
     merged = Log(
         **columns,
+        tasks=tasks,
         before=group_starts(columns["user"], columns["timestamp"]),
         context=Encoded(ids=np.zeros((len(order), 0), np.int32), values=np.zeros((len(order), 0), np.float32)),
         users=users,

@@ -13,6 +13,7 @@ from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts
 from recexp.dataset.field import Encoded
+from recexp.dataset.label import task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
 from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import Schema
@@ -52,9 +53,9 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
     return Dataset(
         log=log,
-        schema=Schema(**sides, **_histories(log, config)),
+        schema=Schema(**sides, **_histories(log, config), tasks=tuple(raw.tasks or ())),
         encoder=encoder,
-        facts=facts(log, sides) | {"warnings": warnings(log, sides, raw.label, config)},
+        facts=facts(log, sides, tuple(raw.tasks or ())) | {"warnings": warnings(log, sides, raw.label, config)},
         fingerprint=fingerprint,
     )
 
@@ -81,6 +82,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
         row=order.astype(np.int32),
         context=NO_FIELDS,
         probability=raw.probability[order] if raw.probability is not None else None,
+        tasks=task_labels(raw.tasks)[order] if raw.tasks else None,
         user=user,
         item=item,
         timestamp=timestamp,
@@ -122,6 +124,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
         context=context,
         probability=raw.probability,
         user=None if raw.user is None else _index(raw.user, f"{raw.origin}: a user")[0],
+        tasks=task_labels(raw.tasks) if raw.tasks else None,
     )
     return log, Encoder(context=encoder)
 

@@ -28,6 +28,7 @@ class Raw:
     split: np.ndarray | None = None  # (N,) "train", "valid" or "test", if the source says so
     probability: np.ndarray | None = None  # (N,) P(label = 1), if it is known
     true_rank: np.ndarray | None = None  # (N,) int32, the item's rank among all by P(it comes next), if that is known
+    tasks: dict[str, np.ndarray] | None = None  # several labels (N,) by name, 0, 1 or NaN; the first of them is `label`
 
 
 class Reader(Protocol):

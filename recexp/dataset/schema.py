@@ -71,6 +71,7 @@ class Schema:
     context: Side = field(default_factory=Side)
     max_history: int = 0  # 0: a table without users and time, so without histories
     history_labels: bool = False  # labels vary within histories
+    tasks: tuple[str, ...] = ()  # the names of several labels; the first is the one that histories show
 
     @property
     def n_items(self) -> int:
@@ -121,4 +122,9 @@ class Schema:
             )
             for side in ("user", "item", "context")
         }
-        return cls(**sides, max_history=tree["max_history"], history_labels=tree["history_labels"])
+        return cls(
+            **sides,
+            max_history=tree["max_history"],
+            history_labels=tree["history_labels"],
+            tasks=tuple(tree.get("tasks", ())),
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
+from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.error import DataError, choices
@@ -120,6 +121,14 @@ class Sheet:
         if _are_words(given[~missing]):
             return self._words(column, missing.to_numpy(bool))
         return self._numbers(column, "must be a number, or empty if it is unknown", gaps=GAPS).astype(np.float64)
+
+    def ruled(self, rule: Rule) -> np.ndarray:
+        """Labels 0 and 1 by a rule in float64, NaN where they are missing."""
+        values = self.known_labels(rule.column)
+        if rule.sign is None:
+            cut = "must be 0 or 1, or empty if it is unknown; cut numbers as in {like: rating>=4}"
+            self.refuse(~np.isin(values, (0, 1)) & ~np.isnan(values), rule.column, cut)
+        return rule.apply(values)
 
     def _words(self, column: str, missing: np.ndarray) -> np.ndarray:
         words = self.frame[column].str.lower().map(WORDS).mask(missing)

@@ -1,8 +1,8 @@
 """Scoring a model over a split."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,18 +11,43 @@ from torch import nn
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import NO_ROWS, NO_USERS, Metrics, Predictions, best_threshold, evaluate
-from recexp.metric.table import PREDICTION_METRICS, rank_metric
+from recexp.metric.table import PREDICTION_METRICS, of_label, rank_metric
 from recexp.model import reads_history
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits of a split's samples, in order, and what else metrics need, as numpy arrays (n,)."""
+    """Logits of a split's samples, in order, and what else metrics need, as numpy arrays (n,).
+
+    Where there are several labels, `tasks` holds by name the rows that have each.
+    """
 
     labels: np.ndarray
     logits: np.ndarray
     users: np.ndarray | None  # a number for each user, in a log the row of its users; None if they are not known
     items: np.ndarray | None
+    tasks: dict[str, "Task"] = field(default_factory=dict)
+
+    def by_label(self) -> "dict[str, Scores]":
+        """The scores of each of several labels by name, of the rows that have it; of one label, itself by ""."""
+        return {name: self.of(task) for name, task in self.tasks.items()} or {"": self}
+
+    def of(self, task: "Task") -> "Scores":
+        users, items = (None if column is None else column[task.known] for column in (self.users, self.items))
+        return Scores(task.labels[task.known], task.logits[task.known], users, items)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of several labels: of each row (n,) the label, -1 where it is missing, and the logit."""
+
+    labels: np.ndarray
+    logits: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """(n,) bool."""
+        return self.labels >= 0
 
 
 def score(
@@ -33,31 +58,48 @@ def score(
     Raises FloatingPointError if some are not finite.
     """
     model.eval()
-    labels, logits, users, items = [], [], [], []
+    labels, logits, users, items, tasks = [], [], [], [], []
     with torch.inference_mode(), precision or nullcontext():
         for batch in batches.epoch(split, batch_size, histories=reads_history(model)):
-            logits.append(model(batch).logits.double())
+            logits.append(model(batch).every.double())
             labels.append(batch.label)
             users.append(batch.user)
             items.append(batch.target)
-    label, logit, user, item = (torch.cat(column).cpu().numpy() for column in (labels, logits, users, items))
+            tasks.append(batch.tasks)
+    label, logit, user, item, task = (
+        torch.cat(column).cpu().numpy() for column in (labels, logits, users, items, tasks)
+    )
     if broken := int((~np.isfinite(logit)).sum()):
-        raise FloatingPointError(f"{broken:,} of {len(logit):,} scores of {split} are not finite")
-    if not batches.max_history:  # a table
-        return Scores(label, logit, batches.users_of(split), None)
-    return Scores(label, logit, user, item)
+        raise FloatingPointError(f"{broken:,} of {logit.size:,} scores of {split} are not finite")
+    users_of, items_of = (user, item) if batches.max_history else (batches.users_of(split), None)
+    return scores_of(label, logit, users_of, items_of, batches.task_names, task)
+
+
+def scores_of(
+    label: np.ndarray,
+    logit: np.ndarray,
+    user: np.ndarray | None,
+    item: np.ndarray | None,
+    names: Sequence[str],
+    labels: np.ndarray,
+) -> Scores:
+    """Scores from logits (n,), or (n, T) of several labels, whose names and values (n, T) stand beside the first."""
+    if not names:
+        return Scores(label, logit, user, item)
+    tasks = {name: Task(labels[:, at], logit[:, at]) for at, name in enumerate(names)}
+    return Scores(label, logit[:, 0], user, item, tasks)
 
 
 def predict(model: nn.Module, batches: Iterable[Batch], precision: AbstractContextManager | None = None) -> np.ndarray:
-    """The model's logits for all samples of some batches, in evaluation mode, as float64.
+    """The model's logits (n,) of all samples of some batches, in evaluation mode, as float64; of T labels (n, T).
 
     Raises FloatingPointError if some are not finite.
     """
     model.eval()
     with torch.inference_mode(), precision or nullcontext():
-        logits = np.concatenate([model(batch).logits.double().cpu().numpy() for batch in batches])
+        logits = np.concatenate([model(batch).every.double().cpu().numpy() for batch in batches])
     if broken := int((~np.isfinite(logits)).sum()):
-        raise FloatingPointError(f"{broken:,} of {len(logits):,} scores are not finite")
+        raise FloatingPointError(f"{broken:,} of {logits.size:,} scores are not finite")
     return logits
 
 
@@ -70,9 +112,25 @@ def evaluate_held_out(
     model: nn.Module, batches: Batches, batch_size: int, precision: AbstractContextManager | None = None
 ) -> tuple[Metrics | None, Metrics, Scores]:
     """Metrics of valid and, at the threshold that is best on valid, of test; and the scores of test."""
-    valid, threshold = evaluate_split(model, batches, "valid", batch_size, precision)
+    valid, thresholds = evaluate_split(model, batches, "valid", batch_size, precision)
     scores = score(model, batches, "test", batch_size, precision)
-    return valid, evaluate(scores.labels, scores.logits, scores.users, threshold), scores
+    return valid, measured(scores, thresholds), scores
+
+
+def measured(scores: Scores, thresholds: Mapping[str, float | None]) -> Metrics:
+    """All metrics; of several labels those of each, as auc/like. thresholds: as of `best_thresholds`, on valid."""
+    values: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for label, part in scores.by_label().items():
+        metrics = evaluate(part.labels, part.logits, part.users, thresholds.get(label))
+        values |= {of_label(name, label): value for name, value in metrics.values.items()}
+        reasons |= {of_label(name, label): reason for name, reason in metrics.reasons.items()}
+    return Metrics(values, reasons)
+
+
+def best_thresholds(scores: Scores) -> dict[str, float | None]:
+    """The best threshold of each label, of one label by ""."""
+    return {label: best_threshold(part.labels, part.logits) for label, part in scores.by_label().items()}
 
 
 def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
@@ -84,7 +142,13 @@ def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
     rows = log.rows("valid")
     if rank_metric(name):
         return (None if len(rows) else NO_ROWS) if isinstance(log, Log) else NO_USERS
-    label = np.repeat(log.label[rows], 2) * np.tile([1, 0], len(rows)) if sampled else log.label[rows]
+    name, _, task = name.partition("/")
+    if task:
+        labels = log.tasks[:, dataset.schema.tasks.index(task)]  # type: ignore[index]  # there are tasks
+        rows = rows[labels[rows] >= 0]
+    else:
+        labels = log.label
+    label = np.repeat(labels[rows], 2) * np.tile([1, 0], len(rows)) if sampled else labels[rows]
     user = None if log.user is None else np.repeat(log.user[rows], 1 + sampled)
     score = np.zeros(len(label))
     value = PREDICTION_METRICS[name].compute(Predictions(label == 1, score, user, best_threshold(label, score)))
@@ -93,10 +157,10 @@ def undefined(name: str, dataset: Dataset, sampled: bool) -> str | None:
 
 def evaluate_split(
     model: nn.Module, batches: Batches, split: str, batch_size: int, precision: AbstractContextManager | None = None
-) -> tuple[Metrics | None, float | None]:
-    """Metrics of a split, and the threshold that is best on it; None for both if the split has no rows."""
+) -> tuple[Metrics | None, dict[str, float | None]]:
+    """Metrics of a split, and `best_thresholds` on it; None and no thresholds if the split has no rows."""
     if not batches.size(split):
-        return None, None
+        return None, {}
     scores = score(model, batches, split, batch_size, precision)
-    threshold = best_threshold(scores.labels, scores.logits)
-    return evaluate(scores.labels, scores.logits, scores.users, threshold), threshold
+    thresholds = best_thresholds(scores)
+    return measured(scores, thresholds), thresholds

@@ -6,8 +6,8 @@ function it names. Imports neither numpy nor torch, so that `recexp --help` star
 
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeGuard
 
@@ -102,9 +102,32 @@ def coverage_name(k: int) -> str:
     return f"coverage@{k}/all"
 
 
+def of_label(name: str, label: str) -> str:
+    """The name of a metric of one of several labels, as auc/like; the name itself if there is one label, ""."""
+    return f"{name}/{label}" if label else name
+
+
+def of_labels(names: Iterable[str], labels: Iterable[str]) -> list[str]:
+    """The names of metrics, of each of several labels if there are any."""
+    names = list(names)
+    return [of_label(name, label) for label in labels for name in names] or names
+
+
+def label_metric(name: str) -> Metric | None:
+    """The metric of one of several labels, as auc/like; None if it is no such name."""
+    base, _, label = name.partition("/")
+    metric = PREDICTION_METRICS.get(base)
+    return replace(metric, name=name) if metric and label else None
+
+
+def among(names: Iterable[str], chosen: Collection[str]) -> list[str]:
+    """Those of the names that are one of the chosen metrics, of whichever label."""
+    return [name for name in names if name.partition("/")[0] in chosen]
+
+
 def prediction_metric(name: str) -> Metric | None:
     """The metric of this name that is computed on a split; None if there is none."""
-    return PREDICTION_METRICS.get(name) or rank_metric(name)
+    return PREDICTION_METRICS.get(name) or rank_metric(name) or label_metric(name)
 
 
 def headline(names: Iterable[str]) -> list[str]:

@@ -24,10 +24,11 @@ AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
 
 
 class Inputs(Enum):
-    """What a model reads of a batch. All but `fields` need a log of users, items and time."""
+    """What a model reads of a batch. All but `fields` and `chosen` need a log of users, items and time."""
 
     fields = "the fields of user, target and context"
     ids = "the ids of user and target"
+    chosen = "the fields, and past events too, in any order, if an option asks for them"
     history = "past events too, in any order"
     sequence = "past events too, in their order"
 
@@ -38,14 +39,29 @@ class Needs:
 
     inputs: Inputs
     n_fields: int = 1  # at least, ids included
+    tasks: bool = False  # whether it can predict several labels
 
 
 @dataclass(frozen=True)
 class Output:
-    """Logits (B,), and by name the other tensors that the losses need."""
+    """Logits (B,), and by name the other tensors that the losses need.
+
+    Where there are several labels, tasks holds the logits (B, T) of all, and logits those of the first.
+    """
 
     logits: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+    tasks: Tensor | None = None
+
+    @property
+    def every(self) -> Tensor:
+        """The logits of all labels: (B,) of one, (B, T) of several."""
+        return self.logits if self.tasks is None else self.tasks
+
+    @property
+    def by_task(self) -> Tensor:
+        """The logits of all labels, one or several: (B, T)."""
+        return self.logits[:, None] if self.tasks is None else self.tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +117,36 @@ def create(config: ModelConfig, schema: Schema) -> nn.Module:
 
 
 def _check_needs(needs: Needs, model: str, schema: Schema) -> None:
-    if needs.inputs is not Inputs.fields and not schema.max_history:
+    if needs.inputs not in (Inputs.fields, Inputs.chosen) and not schema.max_history:
         raise ConfigError(
             f"model = {model}: needs users, items and time; this dataset is a table. "
             "Name dataset.columns, or choose a model over fields such as fm or deepfm."
         )
     n_fields = sum(len(side.fields) for side in (schema.user, schema.item, schema.context))
+    if schema.tasks and not needs.tasks:
+        raise ConfigError(
+            f"model = {model}: predicts one label; dataset.columns.label names {', '.join(schema.tasks)}: keep one, or "
+            "choose a model of several, as shared_bottom, mmoe or ple."
+        )
     if n_fields < needs.n_fields:
         n_needed = needs.n_fields
         raise ConfigError(f"model = {model}: needs {n_needed} fields or more, ids included; this table has {n_fields}.")
 
 
 def reads_history(model: nn.Module | type[nn.Module]) -> bool:
-    """True if the model reads past events, or declares no needs and so may read them."""
+    """True if the model reads past events, or declares no needs and so may read them.
+
+    A model of `chosen` inputs, once it is made, has an attribute reads_history that says whether it does.
+    """
     needs = getattr(model, "needs", None)
+    if needs is not None and needs.inputs is Inputs.chosen:
+        return getattr(model, "reads_history", True)
     return needs is None or needs.inputs in (Inputs.history, Inputs.sequence)
+
+
+def of_tasks(logits: Tensor, parts: dict[str, Tensor]) -> Output:
+    """The output of a model of several labels, from logits (B, T); of one label, that of any model."""
+    return Output(logits[:, 0], parts, logits if logits.shape[1] > 1 else None)
 
 
 def losses(model: nn.Module, output: Output, batch: Batch) -> dict[str, Tensor]:
@@ -134,6 +165,13 @@ def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> A
     """The Config of a model that is part of another: the options that both have, and those given here."""
     shared = {item.name: getattr(config, item.name) for item in fields(kind) if item.name not in options}
     return kind(**shared, **options)
+
+
+def chosen_history(chosen: bool, option: str, schema: Schema) -> bool:
+    """Whether a model of `chosen` inputs reads past events. Raises ConfigError if the data have none."""
+    if chosen and not schema.max_history:
+        raise ConfigError(f"{option}: needs users, items and time; this dataset is a table.")
+    return chosen
 
 
 def require_divisor(n_heads: int, width: int) -> None:

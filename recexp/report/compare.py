@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import RunError
-from recexp.metric.table import TRAINING_METRICS, format_value, is_number
+from recexp.metric.table import TRAINING_METRICS, format_value, is_number, of_label
 from recexp.report.setting import short, text
 from recexp.run.record import Record
 
@@ -33,18 +33,25 @@ def metrics(a: Record, b: Record, changes: "dict[str, Change]") -> list[list[str
 
 def tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]":
     """Changes of test metrics by name, and how they were tested. Raises RunError for predictions of different rows."""
-    first, second = a.predictions(), b.predictions()
-    if first is None or second is None:
-        return {}, f"no p: {(a if first is None else b).path} has no predictions.parquet to read"
+    in_a, in_b = a.by_label(), b.by_label()
+    if not in_a or not in_b:
+        return {}, f"no p: {(b if in_a else a).path} has no predictions.parquet to read"
     from recexp.report import bootstrap  # numpy
 
-    require_same_rows(a, first, b, second)
-    unit = first["user"].to_numpy() if "user" in first else None
-    label, score_a, score_b = (column.to_numpy() for column in (first["label"], first["score"], second["score"]))
-    changes = bootstrap.compare(label, score_a, score_b, unit, n_draws)
+    if in_a.keys() != in_b.keys():
+        named = [", ".join(labels) or "one label" for labels in (in_a, in_b)]
+        raise RunError(f"predictions of other labels: {named[0]} in {a.path}, {named[1]} in {b.path}.")
+    changes: dict[str, Change] = {}
+    for name, first in in_a.items():
+        second = in_b[name]
+        require_same_rows(a, first, b, second)
+        unit = first["user"].to_numpy() if "user" in first else None
+        label, score_a, score_b = (column.to_numpy() for column in (first["label"], first["score"], second["score"]))
+        of_one = bootstrap.compare(label, score_a, score_b, unit, n_draws)
+        changes |= {f"test.{of_label(metric, name)}": change for metric, change in of_one.items()}
     units = f"{len(first):,} rows" if unit is None else f"{first['user'].nunique():,} users, each with all its rows"
     remark = f"95 % and p: paired bootstrap, {n_draws:,} draws of the {units}, in test."
-    return {f"test.{name}": change for name, change in changes.items()}, remark
+    return changes, remark
 
 
 def require_same_rows(a: Record, first: "pd.DataFrame", b: Record, second: "pd.DataFrame") -> None:

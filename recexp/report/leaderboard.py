@@ -5,13 +5,13 @@ The validation split ranks, and test stands beside it: a row chosen by its test 
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from recexp.error import ConfigError, RunError, choices
-from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number
+from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number, of_labels
 from recexp.report import select
 from recexp.report.protocol import history_notes, mixture, protocol
 from recexp.report.setting import name_of, settings, short, unique_values
@@ -185,12 +185,19 @@ def _columns(
 ) -> tuple[list[str], list[str]]:
     """Keys and metrics to show: `first`, and those typed or else all keys and the usual metrics that differ."""
     if typed is None:
-        usual = (*(f"test.{name}" for name in HEADLINE), *COSTS)
+        usual = [*headline_of_test(rows), *COSTS]
         return keys, [*first, *(name for name in usual if name not in first and _differs(name, rows))]
     full = [select.resolve("--columns", name, known) for name in typed]
     metrics = [name for name in full if any(name in row.metrics for row in rows)]
     typed_keys = [short(key) for key in full if key not in metrics]
     return typed_keys or keys, list(dict.fromkeys([*first, *metrics]))
+
+
+def headline_of_test(rows: Iterable[Row]) -> list[str]:
+    """The headline metrics of labels in test, as test.auc, of whichever labels the rows have."""
+    measured = dict.fromkeys(name for row in rows for name in row.metrics)
+    labels = dict.fromkeys(name.partition("/")[2] for name in measured if name.startswith(f"test.{MAIN}/"))
+    return [f"test.{name}" for name in of_labels(HEADLINE, labels)]
 
 
 def _differs(name: str, rows: list[Row]) -> bool:

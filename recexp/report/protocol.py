@@ -30,7 +30,12 @@ def until(record: Record) -> str:
 
 def history_notes(records: list[Record]) -> list[str]:
     """Where histories end, of runs on logs, and what that means for their metrics."""
-    return list(dict.fromkeys(map(_history_note, (record for record in records if "test.gauc" in record.metrics))))
+    return list(dict.fromkeys(map(_history_note, filter(_on_log, records))))
+
+
+def _on_log(record: Record) -> bool:
+    """Whether a run's rows are of users."""
+    return any(name.partition("/")[0] == "test.gauc" for name in record.metrics)
 
 
 def _history_note(record: Record) -> str:

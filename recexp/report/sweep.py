@@ -7,9 +7,9 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from recexp.metric.table import HEADLINE, TRAINING_METRICS, rank_metric
+from recexp.metric.table import TRAINING_METRICS, rank_metric
 from recexp.report.format import Table, to_csv
-from recexp.report.leaderboard import Row, grouped, on_seeds, ranked
+from recexp.report.leaderboard import Row, grouped, headline_of_test, on_seeds, ranked
 from recexp.report.protocol import mixture
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
@@ -20,7 +20,6 @@ from recexp.sweep.outcome import Outcome, command
 from recexp.terminal import columns
 
 N_SETTINGS, N_BEST = 20, 10  # beyond N_SETTINGS settings, the closing table shows only the N_BEST best
-SHOWN = (*(f"test.{name}" for name in HEADLINE), "parameters", "seconds")
 
 
 def write(folder: Path, jobs: list[Outcome]) -> None:
@@ -62,8 +61,9 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
         valid = _objective(jobs)
         seeds = f"{best.metrics[valid].n} seeds" if best.metrics[valid].n > 1 else "one seed"
         objective = valid.partition(".")[2]
-        names = (objective,) if rank_metric(objective) else HEADLINE
-        test = "  ".join(f"{name} {mean_cell(f'test.{name}', best.metrics.get(f'test.{name}'))}" for name in names)
+        names = [f"test.{objective}"] if rank_metric(objective) else headline_of_test([best])
+        cells = [(name, mean_cell(name, best.metrics.get(name))) for name in names]
+        test = "  ".join(f"{name.removeprefix('test.')} {cell}" for name, cell in cells)
         value = f"{valid.replace('.', ' ')} {mean_cell(valid, best.metrics[valid])}"
         job = _best_run(best, jobs)
         lines += [
@@ -113,7 +113,7 @@ def _settings(jobs: list[Outcome]) -> list[str]:
     """The table of settings, or of the best of them if there are many."""
     rows = _ranked(jobs)
     shown = rows[:N_BEST] if len(rows) > N_SETTINGS else rows
-    names = (_objective(jobs), *SHOWN)
+    names = [_objective(jobs), *headline_of_test(rows), "parameters", "seconds"]
     cells = [[row.name if row.setting else "-", *_cells(row, names)] for row in shown]
     lines = columns([["setting", "n", *(name.replace(".", " ") for name in names)], *cells])
     if len(shown) < len(rows):

@@ -17,8 +17,8 @@ import torch
 from recexp.dataset.batch import Batch, Features, Samples
 from recexp.dataset.schema import Schema
 from recexp.error import RunError
-from recexp.metric.binary import Predictions, best_threshold
-from recexp.metric.scoring import Scores
+from recexp.metric.binary import Predictions
+from recexp.metric.scoring import Scores, best_thresholds, scores_of
 from recexp.metric.table import PREDICTION_METRICS, format_value
 from recexp.model import reads_history
 from recexp.run.picture import COLOURS, INK, MUTED, PAPER
@@ -61,15 +61,15 @@ class Importance:
 
 def importance(trained: Trained, split: str, metric: str, repeats: int) -> Importance:
     """Raises RunError if the metric cannot be computed. The permutations are the same each time."""
+    named, _, label = metric.partition("/")
     scores = trained.split_scores(split)
     threshold = None
-    if PREDICTION_METRICS[metric].at_best and trained.held_out.size("valid"):
-        valid = trained.split_scores("valid")
-        threshold = best_threshold(valid.labels, valid.logits)
+    if PREDICTION_METRICS[named].at_best and trained.held_out.size("valid"):
+        threshold = best_thresholds(trained.split_scores("valid")).get(label)
     value = _computed(metric, scores, threshold)
     if isinstance(value, str):
         raise RunError(f"{trained.path}: {split} {metric} cannot be computed: {value}.")
-    sign = PREDICTION_METRICS[metric].sign
+    sign = PREDICTION_METRICS[named].sign
     lost: dict[str, list[float]] = {}
     with numerics(trained.config.trainer), progress_bar(0, repeats * len(scores.labels), "importance") as bar:
         for seed in range(repeats):
@@ -78,7 +78,7 @@ def importance(trained: Trained, split: str, metric: str, repeats: int) -> Impor
                 pieces.setdefault(name, []).append(logits)
                 bar.update(len(logits) if len(pieces) == 1 else 0)
             for name, parts in pieces.items():
-                permuted = _computed(metric, replace(scores, logits=np.concatenate(parts)), threshold)
+                permuted = _computed(metric, permuted_scores(scores, np.concatenate(parts)), threshold)
                 lost.setdefault(name, []).append(sign * (value - float(permuted)))
     return Importance(split, metric, value, dict(sorted(lost.items(), key=lambda item: -float(np.mean(item[1])))))
 
@@ -151,7 +151,7 @@ def _permuted(trained: Trained, split: str, seed: int) -> Iterator[tuple[str, np
             batch = batches.gather(samples.take(at), split, longest)
             other = batches.gather(samples.take(order[at]), split, longest)
             for feature in chosen:
-                yield feature.name, trained.model(mixed(batch, other, feature)).logits.double().cpu().numpy()
+                yield feature.name, trained.model(mixed(batch, other, feature)).every.double().cpu().numpy()
 
 
 def _mixed(own: Features, other: Features, feature: Feature) -> Features:
@@ -170,7 +170,15 @@ def _mixed(own: Features, other: Features, feature: Feature) -> Features:
     return replace(own, ids=ids, values=values)
 
 
+def permuted_scores(scores: Scores, logits: np.ndarray) -> Scores:
+    """The scores with other logits: (n,), or (n, T) of several labels."""
+    names = list(scores.tasks)
+    labels = np.stack([task.labels for task in scores.tasks.values()], 1) if names else logits
+    return scores_of(scores.labels, logits, scores.users, scores.items, names, labels)
+
+
 def _computed(metric: str, scores: Scores, threshold: float | None) -> float | str:
-    at_best = PREDICTION_METRICS[metric].at_best
-    predictions = Predictions(scores.labels == 1, scores.logits, scores.users, threshold if at_best else 0.0)
-    return PREDICTION_METRICS[metric].compute(predictions)
+    named, _, label = metric.partition("/")
+    at_best, of = PREDICTION_METRICS[named].at_best, scores.by_label()[label]
+    predictions = Predictions(of.labels == 1, of.logits, of.users, threshold if at_best else 0.0)
+    return PREDICTION_METRICS[named].compute(predictions)

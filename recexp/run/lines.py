@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.metric.table import HEADLINE, SUMMARY, rank_metric
+from recexp.metric.table import HEADLINE, SUMMARY, among, rank_metric
 from recexp.terminal import columns
 
 if TYPE_CHECKING:
@@ -18,9 +18,16 @@ def data_line(name: str, dataset: "Dataset") -> str:
     facts = dataset.facts
     sizes = [f"{facts[key]:,} {key}" for key in ("users", "items") if key in facts]
     rows = ", ".join(f"{split} {count:,}" for split, count in facts["rows"].items())
-    line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; label rate {facts['label_rate']['train']:.3f}"
+    rates = f"label rate {facts['label_rate']['train']:.3f}"
+    if tasks := facts.get("tasks"):
+        rates = "label rates " + ", ".join(f"{task} {_label_rate(**told)}" for task, told in tasks.items())
+    line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; {rates}"
     unknown = [f"{name} {share:.1%}" for name, share in facts["unknown_rate"].get("test", {}).items() if share]
     return f"{line}; unknown in test: {', '.join(unknown)}" if unknown else line
+
+
+def _label_rate(rate: float | None, known: float) -> str:
+    return number(rate)[:5] + ("" if known == 1 else f" (of {known:.1%} of rows)")
 
 
 def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device") -> str:
@@ -35,7 +42,7 @@ def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device
 def epoch_line(line: dict[str, Any], monitor: str) -> str:
     """An epoch in one line: losses, valid metrics, speed."""
     losses = "  ".join(f"{name} {value:.4f}" for name, value in line["losses"].items())
-    names = dict.fromkeys([monitor, *HEADLINE])
+    names = dict.fromkeys([monitor, *among(line["valid"], HEADLINE)])
     valid = "  ".join(f"{name} {number(line['valid'].get(name))}" for name in names if name in line["valid"])
     speed = f"{line['samples_per_second']:,.0f} samples/s"
     return f"{line['stage']} {line['epoch']:>3}  {losses}{'  |  ' if losses else ''}valid {valid}  |  {speed}"
@@ -45,7 +52,7 @@ def result_lines(metrics: dict[str, Any], path: Path) -> list[str]:
     """The closing table, and the run directory."""
     splits = [split for split in ("valid", "test", "oracle") if metrics.get(split)]
     measured = dict.fromkeys(name for split in splits for name in metrics[split])
-    names = [*(name for name in SUMMARY if name in measured), *(name for name in measured if rank_metric(name))]
+    names = [*among(measured, SUMMARY), *(name for name in measured if rank_metric(name))]
     width = max([14, *(len(name) + 2 for name in names)])
     lines = ["", " " * width + "".join(f"{split:>10}" for split in splits)]
     for name in names:

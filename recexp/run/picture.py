@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from recexp.metric.table import headline
+from recexp.metric.table import MAIN, among, headline, of_label
 from recexp.run.read import read_epochs, read_json
 from recexp.storage import replacing
 
@@ -98,11 +98,17 @@ def _best(epochs: list[dict[str, Any]], metrics: dict[str, Any]) -> int | None:
 def _title(metrics: dict[str, Any], path: Path) -> str:
     if not metrics:
         return path.name
-    test = metrics["test"].get("auc")
-    auc = f", test AUC {test:.4f}" if test is not None else ""
+    found = {name: metrics["test"][name] for name in among(metrics["test"], [MAIN])}
+    auc = "".join(f", test {_upper(name)} {value:.4f}" for name, value in found.items() if value is not None)
     return (
         f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{auc}"
     )
+
+
+def _upper(name: str) -> str:
+    """AUC, or as AUC/like of one of several labels."""
+    metric, _, label = name.partition("/")
+    return of_label(metric.upper(), label)
 
 
 def _cycle(n: int) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import DamagedFile, RunError
+from recexp.metric.table import of_label
 from recexp.run.read import find_runs, read_config, read_epochs, read_json, read_metrics
 from recexp.run.status import ENDED, check_results, last_status, read_status
 from recexp.tree import flat
@@ -47,6 +48,17 @@ class Record:
             logger.warning("%s", torn_lines(self.path, torn))
         return lines
 
+    def by_label(self) -> "dict[str, pd.DataFrame]":
+        """The predictions of each of several labels by name, of the rows that have it; of one label by "".
+
+        The columns are those of one label. None at all if there are no predictions to read.
+        """
+        frame = self.predictions()
+        if frame is None:
+            return {}
+        names = [name.partition("/")[2] for name in frame.columns if name.startswith("label/")]
+        return {name: _of_label(frame, name, names) for name in names} or {"": frame}
+
     def predictions(self) -> "pd.DataFrame | None":
         """predictions.parquet: label, score, and user, item, timestamp or row.
 
@@ -60,7 +72,7 @@ class Record:
         try:
             check_results(self.path, last_status(self.path), [file.name])
             frame = pd.read_parquet(file)
-            if not {"label", "score"} <= {*frame.columns}:
+            if not {"label", "score"} <= {name.partition("/")[0] for name in frame.columns}:
                 raise DamagedFile(f"{file}: damaged (it has no columns label and score).")
             return frame
         except DamagedFile as error:
@@ -68,6 +80,14 @@ class Record:
         except (OSError, ValueError) as error:  # pyarrow's too
             logger.warning("%s: damaged (%s).", file, str(error).partition("\n")[0])
         return None
+
+
+def _of_label(frame: "pd.DataFrame", name: str, names: list[str]) -> "pd.DataFrame":
+    """The rows that have one of several labels, as of one label."""
+    others = [of_label(column, other) for other in names for column in ("label", "score") if other != name]
+    own = {of_label(column, name): column for column in ("label", "score")}
+    frame = frame.drop(columns=others).rename(columns=own)
+    return frame[frame["label"] >= 0].reset_index(drop=True)
 
 
 def read(path: Path) -> Record:

@@ -14,7 +14,8 @@ from recexp.config import Config
 from recexp.dataset.log import Dataset, Log
 from recexp.metric.binary import Metrics, evaluate
 from recexp.metric.oracle import ranking_oracle
-from recexp.metric.scoring import Scores, probability
+from recexp.metric.scoring import Scores, Task, probability
+from recexp.metric.table import of_label
 from recexp.metric.top import Top
 from recexp.storage import replacing
 from recexp.trainer.default import Result
@@ -91,7 +92,10 @@ def widened(timestamp: np.ndarray) -> np.ndarray:
 
 
 def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
-    """predictions.parquet: raw user, item, timestamp, label and score (the probability) of each test sample."""
+    """predictions.parquet: raw user, item, timestamp, label and score (the probability) of each test sample.
+
+    Of several labels, there is a column of labels and one of scores for each, as label/like and score/like.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -107,9 +111,18 @@ def write_predictions(path: Path, dataset: Dataset, scores: Scores) -> None:
         }
     else:
         columns = {"row": log.row[rows]}
-    columns |= {"label": scores.labels.astype(np.int8), "score": probability(scores.logits)}
+    columns |= label_columns(scores)
     with replacing(path / "predictions.parquet") as file:
         pq.write_table(pa.table(columns), file)
+
+
+def label_columns(scores: Scores) -> dict[str, np.ndarray]:
+    """Columns label and score; of several labels a pair of each, as label/like (-1 where missing) and score/like."""
+    columns: dict[str, np.ndarray] = {}
+    for name, task in (scores.tasks or {"": Task(scores.labels, scores.logits)}).items():
+        columns[of_label("label", name)] = task.labels.astype(np.int8)
+        columns[of_label("score", name)] = probability(task.logits)
+    return columns
 
 
 def write_recommendations(path: Path, dataset: Dataset, top: Top) -> None:

@@ -23,10 +23,19 @@ from recexp.dataset.merge import Given, History, extended, merge
 from recexp.dataset.prepare import load
 from recexp.dataset.sheet import TableFile
 from recexp.error import ConfigError, Failure, choices
-from recexp.metric.binary import evaluate
 from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.item_scores import ItemScores
-from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split, predict, probability, score
+from recexp.metric.scoring import (
+    Scores,
+    evaluate_held_out,
+    evaluate_split,
+    measured,
+    predict,
+    probability,
+    score,
+    scores_of,
+)
+from recexp.metric.table import of_label
 from recexp.metric.top import Top
 from recexp.model import create, reads_history
 from recexp.run.calibration import calibrated, require_calibration
@@ -77,8 +86,12 @@ class Trained:
         """The scores of the test rows; None if the run wrote none."""
         return self.record.predictions()
 
-    def predict(self, frame: "pd.DataFrame", history: str = "both", calibrate: bool = False) -> "pd.Series":
+    def predict(
+        self, frame: "pd.DataFrame", history: str = "both", calibrate: bool = False
+    ) -> "pd.Series | pd.DataFrame":
         """The probability of label 1 for each row of a frame, whose columns are named as in the run's own data.
+
+        Of several labels, a frame with a column of each, as score/like.
 
         history: `saved`, a row's history is of the events kept with the run; `given`, of the frame's own rows that have
         a label; or `both`. A history holds only what is strictly before the row. calibrate: by what `recexp calibrate`
@@ -87,14 +100,24 @@ class Trained:
         import pandas as pd
 
         if frame.empty:
-            return pd.Series(np.zeros(0), frame.index, name="score")
-        rows = read_rows(FrameTable(frame), self.dataset, self.config.dataset)
-        return pd.Series(self.scores(rows, history, calibrate), frame.index, name="score")
+            scores = {name: np.zeros(0) for name in self._score_names}
+        else:
+            scores = self.scores(read_rows(FrameTable(frame), self.dataset, self.config.dataset), history, calibrate)
+        found = pd.DataFrame(scores, frame.index)
+        return found if self.dataset.schema.tasks else found["score"]
 
-    def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> np.ndarray:
-        """The probability of label 1 of each row. calibrate: by what `recexp calibrate` has kept; raises RunError."""
+    def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> dict[str, np.ndarray]:
+        """The probability of label 1 of each row by column: score, or as score/like of each of several labels.
+
+        calibrate: by what `recexp calibrate` has kept; raises RunError.
+        """
         logits = self._logits(merge(self.dataset, rows, self.config.dataset, history_of(history)))
-        return probability(calibrated(logits, require_calibration(self.path)) if calibrate else logits)
+        scores = probability(calibrated(logits, require_calibration(self.path)) if calibrate else logits)
+        return dict(zip(self._score_names, scores.reshape(len(scores), -1).T, strict=True))
+
+    @property
+    def _score_names(self) -> list[str]:
+        return [of_label("score", task) for task in self.dataset.schema.tasks or [""]]
 
     @cached_property
     def held_out(self) -> Batches:
@@ -137,7 +160,9 @@ class Trained:
         assert rows.label is not None
         logits, log = self._logits(given), given.dataset.log
         users = None if log.user is None else log.user[given.row]
-        return evaluate(rows.label, logits, users, self._threshold()).values
+        tasks = NO_PAIRS if rows.tasks is None else rows.tasks
+        scores = scores_of(rows.label, logits, users, None, self.dataset.schema.tasks, tasks)
+        return measured(scores, self._thresholds()).values
 
     def recommend(
         self,
@@ -243,7 +268,7 @@ class Trained:
                 ).metrics.values
         return values
 
-    def _threshold(self) -> float | None:
+    def _thresholds(self) -> dict[str, float | None]:
         with numerics(self.config.trainer):
             size = self.config.trainer.eval_batch_size
             return evaluate_split(self.model, self.held_out, "valid", size, self._precision())[1]
@@ -253,7 +278,7 @@ class Trained:
         return probability(self._logits(given))
 
     def _logits(self, given: Given) -> np.ndarray:
-        """The logit of each row given."""
+        """The logits (n,) of the rows given; of T labels (n, T)."""
         self._tell(given)
         batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
         rows = torch.from_numpy(given.row.astype(np.int32)).to(self.device)

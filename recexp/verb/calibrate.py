@@ -1,5 +1,6 @@
 """The verb `calibrate`: maps a trained model's scores to probabilities by what the validation split says."""
 
+from recexp.error import RunError
 from recexp.verb.options import RUN, TRAINED, load_ended, option, parse
 
 SHOWN = ("ece", "logloss", "predicted_observed", "auc")
@@ -23,6 +24,8 @@ def run(arguments: list[str]) -> int:
     typed = parse("calibrate", OPTIONS, arguments)
     trained = load_ended(typed)
     refuse_links(trained.path, [FILE])
+    if labels := trained.dataset.schema.tasks:
+        raise RunError(f"{trained.path}: predicts {', '.join(labels)}; calibrate maps the scores of one label.")
     found = calibrate(trained.split_scores("valid"), trained.split_scores("test"), typed.method)
     write_json(trained.path / FILE, found)
     rows = [

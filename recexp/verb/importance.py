@@ -18,7 +18,7 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Writes importance.json and importance.png into the run directory. Raises RunError or ConfigError."""
-    from recexp.metric.table import MONITORED, format_value
+    from recexp.metric.table import MONITORED, format_value, of_labels
     from recexp.run.folder import refuse_links
     from recexp.run.importance import draw, importance
     from recexp.storage import write_json
@@ -27,9 +27,10 @@ def run(arguments: list[str]) -> int:
     typed = parse("importance", OPTIONS, arguments)
     trained = load_ended(typed)
     path, metric = trained.path, typed.metric or trained.config.trainer.monitor
-    if metric not in MONITORED:
+    allowed = of_labels(MONITORED, trained.dataset.schema.tasks)
+    if metric not in allowed:
         raise ConfigError(
-            f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, MONITORED)}"
+            f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, allowed)}"
         )
     refuse_links(path, ["importance.json", "importance.png"])
     found = importance(trained, typed.split, metric, typed.repeats)

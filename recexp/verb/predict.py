@@ -30,10 +30,13 @@ def run(arguments: list[str]) -> int:
     dataset, config = trained.dataset, trained.config.dataset
     table = open_table(Path(typed.file), config, "FILE")
     rows = read_rows(table, dataset, config)
-    if "score" in rows.frame:
-        raise DataError(f"{typed.file}: column 'score' is of the run's data; OUT needs that name for the scores.")
     scores = trained.scores(rows, typed.history, typed.calibrated)
+    if taken := scores.keys() & {*rows.frame.columns}:
+        raise DataError(
+            f"{typed.file}: column '{min(taken)}' is of the run's data; OUT needs that name for the scores."
+        )
     with table_writer(output) as put:
-        put(rows.frame.assign(score=scores))
-    logger.info("%s: %s rows, mean score %.4f", output, f"{len(scores):,}", scores.mean())
+        put(rows.frame.assign(**scores))
+    means = ", ".join(f"mean {name} {values.mean():.4f}" for name, values in scores.items())
+    logger.info("%s: %s rows, %s", output, f"{len(rows.frame):,}", means)
     return 0

@@ -47,14 +47,14 @@ def test_split_is_evaluated_at_the_threshold_that_is_best_on_it(make: Make, batc
     model = make("fm")
     metrics, threshold = evaluate_split(model, batches, "valid", 512)
     scores = score(model, batches, "valid", 512)
-    assert threshold == best_threshold(scores.labels, scores.logits)
-    assert metrics == evaluate(scores.labels, scores.logits, scores.users, threshold)
+    assert threshold == {"": best_threshold(scores.labels, scores.logits)}
+    assert metrics == evaluate(scores.labels, scores.logits, scores.users, threshold[""])
 
 
 def test_split_without_rows_has_no_metrics(make: Make, compose: Callable[..., Config], dataset: Dataset) -> None:
     split = np.where(dataset.log.split == 1, 0, dataset.log.split).astype(np.int8)
     empty = Batches(replace(dataset, log=replace(dataset.log, split=split)), compose().dataset)
-    assert evaluate_split(make("fm"), empty, "valid", 512) == (None, None)
+    assert evaluate_split(make("fm"), empty, "valid", 512) == (None, {})
 
 
 def test_scores_that_are_not_finite_are_counted(make: Make, batches: Batches) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recexp.metric.table import format_value
+from recexp.metric.table import format_value, of_label
 from recexp.report.leaderboard import Leaderboard, Row
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look
@@ -20,19 +20,20 @@ EXPLAINED = (
 
 def calibration(board: Leaderboard) -> Html | None:
     """A small panel for each of the first N_ROWS rows that saved predictions; None if none of them did."""
-    predictions = [(index, row, pooled(row.records)) for index, row in enumerate(board.rows[:N_ROWS])]
+    predictions = [(index, row, pooled(row.records, board.metric)) for index, row in enumerate(board.rows[:N_ROWS])]
     binned = [(index, row, bins(*scored)) for index, row, scored in predictions if scored is not None]
     if not binned:
         return None
     top = min(1.0, 1.08 * max(float(points.max()) for _, _, points in binned))
-    panels = [_panel(index, row, points, top) for index, row, points in binned]
+    panels = [_panel(index, row, points, top, board.metric) for index, row, points in binned]
     cut = f" The first {N_ROWS} rows." if len(board.rows) > N_ROWS else ""
     return join(element("p", EXPLAINED + cut, class_="note"), element("div", *panels, class_="panels small"))
 
 
-def pooled(records: list[Record]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels and scores (N,) of all runs; None if no run has any."""
-    frames = [frame for record in records if (frame := record.predictions()) is not None]
+def pooled(records: list[Record], metric: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Labels and scores (N,) of all runs; None if no run has any. Of several labels, those that the metric is of."""
+    by_label = [labels for record in records if (labels := record.by_label())]
+    frames = [labels.get(metric.partition("/")[2], next(iter(labels.values()))) for labels in by_label]
     if not sum(map(len, frames)):
         return None
     label, score = (np.concatenate([frame[name].to_numpy(float) for frame in frames]) for name in ("label", "score"))
@@ -48,9 +49,9 @@ def bins(label: np.ndarray, score: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(index, score) / count, np.bincount(index, label) / count], axis=1)
 
 
-def _panel(index: int, row: Row, points: np.ndarray, top: float) -> Html:
+def _panel(index: int, row: Row, points: np.ndarray, top: float, metric: str) -> Html:
     x, y = Scale(0, top, 30, SIZE - 6), Scale(0, top, SIZE - 34, 6)
-    ece = row.metrics.get(ECE)
+    ece = row.metrics.get(of_label(ECE, metric.partition("/")[2]))
     error = f"ECE {format_value(ECE, ece.mean if ece else None)}"
     line = "M" + "L".join(f"{x(p):.1f} {y(rate):.1f}" for p, rate in points)
     dots = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from recexp.metric.table import HEADLINE, PREDICTION_METRICS
+from recexp.metric.table import HEADLINE, PREDICTION_METRICS, among
 from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join, void
 from recexp.report.page.plot import Scale, frame, look, spread, swatch
@@ -67,7 +67,7 @@ def _panels(board: Leaderboard, epochs: list[list[Lines]]) -> list[tuple[str, st
     monitored = dict.fromkeys(record.config.get("trainer.monitor") for row in board.rows for record in row.records)
     chosen = [metric] if metric in valid else list(monitored)
     losses = dict.fromkeys(name for line in lines for name in line["losses"])
-    errors = [name for name in HEADLINE if not PREDICTION_METRICS[name].higher_is_better]
+    errors = among(valid, [name for name in HEADLINE if not PREDICTION_METRICS[name].higher_is_better])
     shown = dict.fromkeys([name for name in [*chosen, *errors] if name in valid])
     return [("valid", name) for name in shown] + [("losses", name) for name in losses]
 

@@ -1,0 +1,81 @@
+"""The labels of the user's own rows: one column, or several labels by name, each a column or a comparison of one.
+
+columns.label = liked                                       one label, the column itself
+columns.label = [liked, finished]                           two labels, named as their columns
+columns.label = {like: rating>=4, finish: ratio>=.9}        two labels of comparisons
+"""
+
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recexp.config import require
+from recexp.error import ConfigError
+
+SIGNS: dict[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+COMPARISON = re.compile(rf"(.*?\S)\s*({'|'.join(SIGNS)})\s*(\S.*)")
+NAME = re.compile(r"[^\W\d][\w-]*")
+KEY = "dataset.columns.label"
+MISSING = -1  # of a label, among those that are 0 or 1
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a label follows from a column."""
+
+    column: str
+    sign: str | None = None  # None: the column holds 0 and 1
+    bound: float = 0.0
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """0 or 1 for each value (N,) of the column, NaN where it is NaN."""
+        if self.sign is None:
+            return values
+        return np.where(np.isnan(values), np.nan, SIGNS[self.sign](values, self.bound))
+
+
+def rules(given: Any) -> dict[str, Rule]:
+    """The labels by name, from the value of columns.label; none for null. Raises ConfigError."""
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        return {given: Rule(given)}
+    if not isinstance(given, list | dict) or not given or not all(isinstance(text, str) for text in _texts(given)):
+        raise ConfigError(f"{KEY} = {given}: must be a column, a list of columns, or as {{like: rating>=4}}.")
+    pairs = list(given.items()) if isinstance(given, dict) else [(column, column) for column in given]
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ConfigError(f"{KEY} = {given}: names a label twice.")
+    for name, _ in pairs:
+        allowed = "letters, digits, _ and -, as metrics bear it; {NAME: COLUMN} names the label of any column"
+        require(isinstance(name, str) and NAME.fullmatch(name), KEY, repr(name), f"a name of {allowed}")
+    return {name: _parsed(name, text) if isinstance(given, dict) else Rule(text) for name, text in pairs}
+
+
+def task_labels(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """(N, T) int8 of T labels (N,): 0 or 1, MISSING where they are NaN."""
+    labels = np.stack(list(columns.values()), axis=1)
+    return np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
+
+
+def _texts(given: list | dict) -> list[Any]:
+    return list(given.values()) if isinstance(given, dict) else given
+
+
+def _parsed(name: str, text: str) -> Rule:
+    if not (match := COMPARISON.fullmatch(text.strip())):
+        return Rule(text.strip())
+    column, sign, bound = match.groups()
+    try:
+        return Rule(column, sign, float(bound))
+    except ValueError:
+        raise ConfigError(f"{KEY}.{name} = {text}: compares with {bound!r}, which is no number.") from None

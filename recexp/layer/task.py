@@ -1,0 +1,87 @@
+"""Several labels of a sample, each a task: their towers, and their losses with weights that may be learnt.
+
+B batch, T labels, H size of a tower's input, L_t loss of label t over the rows that have it
+fixed          L_t
+uncertainty    exp(-s_t) L_t + s_t / 2                                  Kendall, Gal & Cipolla, CVPR 2018
+gradnorm       w_t L_t, w = T softmax(v); v lowers sum_t |w_t g_t - mean_i(w_i g_i) r_t^ALPHA|
+               g_t = |dL_t / dx|, r_t = L_t / mean_i L_i                Chen et al., ICML 2018
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from recexp.dataset.batch import Batch
+from recexp.dataset.schema import Schema
+from recexp.layer.activation import Activation
+from recexp.layer.loss import masked_bce
+from recexp.layer.mlp import MLP
+
+ALPHA = 1.5  # how strongly slower labels are pulled along; the paper's choice where tasks differ
+
+
+class Weighting(Enum):
+    fixed = "as model.loss_weights says"
+    uncertainty = "divided by a learnt variance of each label, whose logarithm is added (Kendall 2018)"
+    gradnorm = "learnt, so that labels of like training speed have gradients of like size (Chen 2018)"
+
+
+class Towers(nn.Module):
+    """An MLP of its own for each label."""
+
+    def __init__(self, n_tasks: int, n_in: int, hidden_sizes: Sequence[int], activation: Activation, dropout: float):
+        super().__init__()
+        self.of = nn.ModuleList(MLP(n_in, hidden_sizes, activation, dropout, n_out=1) for _ in range(n_tasks))
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """An input (B, H) for each label -> logits (B, T)."""
+        return torch.cat([tower(x) for tower, x in zip(self.of, inputs, strict=True)], 1)
+
+
+class TaskLosses(nn.Module):
+    """The named losses of all labels: `target` of one label, of several each by its name."""
+
+    def __init__(self, schema: Schema, weighting: Weighting) -> None:
+        super().__init__()
+        self.names, self.weighting = task_names(schema), weighting
+        learnt = weighting is not Weighting.fixed
+        self.weight = nn.Parameter(torch.zeros(len(self.names))) if learnt else None  # s or v
+
+    def forward(self, logits: Tensor, batch: Batch, shared: Tensor) -> dict[str, Tensor]:
+        """logits (B, T); shared: x (B, .), which all labels are computed from."""
+        label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
+        losses = torch.stack([masked_bce(*pair, pair[1] >= 0) for pair in zip(logits.T, label.T, strict=True)])  # (T,)
+        return dict(zip(self.names, self.weighted(losses, shared), strict=True))
+
+    def weighted(self, losses: Tensor, shared: Tensor) -> Tensor:
+        """Losses (T,) -> what is minimised in their place (T,)."""
+        if self.weight is None:
+            return losses
+        if self.weighting is Weighting.uncertainty:
+            return torch.exp(-self.weight) * losses + self.weight / 2
+        weight = len(losses) * self.weight.softmax(0)  # (T,)
+        weighted = weight.detach() * losses
+        if not (self.training and losses.requires_grad):
+            return weighted
+        balance = imbalance(weight, gradient_sizes(losses, shared), losses.detach())  # (T,)
+        return weighted + (balance - balance.detach())  # only its gradient counts
+
+
+def imbalance(weight: Tensor, size: Tensor, losses: Tensor) -> Tensor:
+    """How far the weighted gradient of each label is from the size that it should have: (T,)."""
+    weighted = weight * size
+    speed = losses / losses.mean().clamp(min=1e-12)  # all labels start at log 2, which cancels
+    return (weighted - (weighted.mean() * speed**ALPHA).detach()).abs()
+
+
+def gradient_sizes(losses: Tensor, shared: Tensor) -> Tensor:
+    """|dL_t / dx| of each loss (T,): over what all labels are computed from, not over the weights that follow it."""
+    gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses]
+    return torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+
+
+def task_names(schema: Schema) -> tuple[str, ...]:
+    """What the losses of all labels are called."""
+    return schema.tasks or ("target",)
