@@ -3,6 +3,7 @@
 Ma et al., SIGIR 2018. B batch, T labels in their order, x (B, n) the encoded sample
 eq. 1   p(y_t = 1 | x) = p(y_{t-1} = 1 | x) p(y_t = 1 | y_{t-1} = 1, x),  p(y_1 = 1 | x) = sigmoid(MLP_1(x))
         p(y_t = 1 | y_{t-1} = 1, x) = sigmoid(MLP_t(x)); every loss is over all rows
+        logit = log(p / (1 - p)),  p = prod_{s<=t} sigmoid(MLP_s(x))      of label t
 """
 
 from dataclasses import dataclass

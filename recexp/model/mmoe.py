@@ -1,7 +1,7 @@
 """Multi-gate Mixture-of-Experts. Ma et al., KDD 2018.
 
 B batch, T labels, K experts, x (B, n) the encoded sample
-eq. 6   logit_t = tower_t(f_t(x)),  f_t(x) = sum_k g_t(x)_k E_k(x)
+eq. 6   logit = tower_t(f_t(x)),  f_t(x) = sum_k g_t(x)_k E_k(x)      of label t
 eq. 7   g_t(x) = softmax(G_t x)
 """
 

@@ -3,7 +3,7 @@
 B batch, T labels, x_t = x_s = x (B, n) the encoded sample before the first level
 eq. 3   x_t <- sum_k softmax(G_t x_t)_k S_k, S the label's own experts E_t(x_t) and the shared ones E_s(x_s)
 eq. 5   x_s <- likewise over all experts, gated by G_s x_s; none after the last level
-        logit_t = tower_t(x_t)
+        logit = tower_t(x_t)      of label t
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Shared bottom: hard parameter sharing. Caruana, Multitask Learning, 1997.
 
 B batch, T labels, x (B, n) the encoded sample
-    logit_t = tower_t(MLP(x))
+    logit = tower_t(MLP(x))      of label t
 """
 
 from dataclasses import dataclass

@@ -24,6 +24,7 @@ from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, SideEmbedding
 from recexp.layer.mlp import WeightInit
+from recexp.layer.task import Weighting
 from recexp.metric.item_scores import ItemScores
 from recexp.model import Inputs, Needs, Train, stages
 
@@ -37,14 +38,15 @@ def variants() -> list[Any]:
     """Every model as its YAML has it, and with each member of each of its enums in turn.
 
     Of the enums that most models share, with the members that could break a contract: activations with parameters or
-    statistics per channel (`feature_mlp` takes all), and no way to draw weights.
+    statistics per channel (`feature_mlp` takes all), no way to draw weights, and no way to weigh several labels.
     """
     variants = [pytest.param(name, {}, id=name) for name in MODELS]
     for name in MODELS:
         types = typing.get_type_hints(registry.get("model", name).Config)
         for option, hint in types.items():
             kind = next(iter(typing.get_args(hint)), hint) if type(None) in typing.get_args(hint) else hint
-            if not (isinstance(kind, type) and issubclass(kind, Enum)) or kind in (WeightInit, EmbeddingInit):
+            shared = kind in (WeightInit, EmbeddingInit, Weighting)
+            if not (isinstance(kind, type) and issubclass(kind, Enum)) or shared:
                 continue
             of_channels = kind is Activation and name != "feature_mlp"
             members = (Activation.prelu, Activation.dice) if of_channels else kind

@@ -1,0 +1,102 @@
+"""Runs on two labels, from the file of a user's own to reports and later rows."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import recexp
+from recexp.cli import run
+
+LABELS = 'dataset.columns.label={like: "rating>=4", finish: "ratio>.5"}'
+TYPED = ["model=shared_bottom", "dataset=csv", "dataset.cache_dir=null", "device=cpu", "trainer.threads=1",
+         "trainer.epochs=2", "trainer.batch_size=256", "dataset.split.kind=user_time", LABELS]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of which a third of the ratios is missing, and a run on it."""
+    folder = tmp_path_factory.mktemp("labels")
+    random = np.random.default_rng(0)
+    user, item = random.integers(30, size=900), random.integers(20, size=900)
+    ratio = np.where(random.random(900) < 0.3, np.nan, ((item % 5) / 4 + random.random(900)) / 2)
+    rating = np.clip(np.round(1 + item / 5 + random.normal(size=900)), 1, 5).astype(int)
+    rows = {"user": user, "item": item, "rating": rating, "ratio": ratio, "timestamp": np.arange(900)}
+    pd.DataFrame(rows).to_csv(folder / "log.csv", index=False)
+    assert run([*TYPED, f"dataset.path={folder / 'log.csv'}", f"run.dir={folder / 'a'}"]) == 0
+    return folder
+
+
+def test_each_label_has_its_losses_and_metrics(folder: Path) -> None:
+    line = json.loads((folder / "a/metrics.jsonl").read_text().splitlines()[0])
+    metrics = json.loads((folder / "a/metrics.json").read_text())
+    assert [*line["losses"]] == [*metrics["train"]] == ["like", "finish"]
+    assert {"auc/like", "auc/finish", "gauc/finish", "logloss/like"} <= line["valid"].keys() & metrics["test"].keys()
+    assert all("/" in name for name in metrics["test"])
+
+
+def test_metrics_are_those_of_the_predictions_that_have_the_label(folder: Path) -> None:
+    metrics = json.loads((folder / "a/metrics.json").read_text())["test"]
+    rows = pd.read_parquet(folder / "a/predictions.parquet")
+    assert [*rows.columns[3:]] == ["label/like", "score/like", "label/finish", "score/finish"]
+    known = rows[rows["label/finish"] >= 0]
+    assert 0 < len(known) < len(rows)
+    assert metrics["auc/like"] == pytest.approx(roc_auc_score(rows["label/like"], rows["score/like"]), abs=1e-12)
+    assert metrics["auc/finish"] == pytest.approx(
+        roc_auc_score(known["label/finish"], known["score/finish"]), abs=1e-12
+    )
+
+
+def test_a_run_of_two_labels_is_used_on_rows_of_its_own_form(folder: Path) -> None:
+    trained, rows = recexp.load_run(folder / "a"), pd.read_csv(folder / "log.csv")
+    assert trained.evaluate() == {
+        name.removeprefix("test."): value for name, value in trained.metrics.items() if name.startswith("test.")
+    }
+    scores = trained.predict(rows.drop(columns=["rating", "ratio"]))
+    assert [*scores.columns] == ["score/like", "score/finish"] and scores.to_numpy().min() > 0
+    known = rows.ratio.notna()
+    wanted = roc_auc_score(rows.ratio[known] > 0.5, scores["score/finish"][known])
+    assert trained.evaluate(rows)["auc/finish"] == pytest.approx(wanted, abs=1e-9)
+    assert trained.predict(rows[:0]).shape == (0, 2)
+    assert len(trained.recommend([1, 2], k=3, keep_seen=True)) == 6
+
+
+def test_reports_show_each_label(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    for words in (["show", "a"], ["report", "."], ["compare", "a", "a"], ["importance", "a", "--metric", "auc/finish"]):
+        assert (
+            run([word if word.startswith(("-", "auc")) or word == words[0] else str(folder / word) for word in words])
+            == 0
+        )
+        shown = capsys.readouterr().out
+        assert "auc/finish" in shown
+        assert words[0] == "importance" or "auc/like" in shown
+    assert run(["report", str(folder), "--format", "html", "-o", str(folder / "page.html")]) == 0
+    assert "valid logloss/finish" in (folder / "page.html").read_text()
+    assert run(["calibrate", str(folder / "a")]) == 2
+    assert "predicts like, finish; calibrate maps" in capsys.readouterr().err
+
+
+def test_weights_and_monitor_name_labels(folder: Path) -> None:
+    config = recexp.load_config([*TYPED, "dataset.path=x.csv", "+model.loss_weights.finish=0"])
+    assert config.model.loss_weights == {"like": 1.0, "finish": 0.0}
+    assert config.trainer.monitor == "auc/like"  # of the first label, if none is named
+    assert (
+        recexp.load_config([*TYPED, "dataset.path=x.csv", "trainer.monitor=ece/finish"]).trainer.monitor == "ece/finish"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "fault"),
+    [
+        ("trainer.monitor=auc/finsh", "trainer.monitor = auc/finsh: no such metric. Did you mean 'auc/finish'"),
+        ("+model.loss_weights.finsh=1", "model.loss_weights.finsh: unknown key. Did you mean 'finish'"),
+        ("model=din", "model = din: predicts one label; dataset.columns.label names like, finish"),
+    ],
+)
+def test_a_mistake_is_one_line(typed: str, fault: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    path = folder / "mistake"
+    assert run([*TYPED, f"dataset.path={folder / 'log.csv'}", f"run.dir={path}", typed]) == 2
+    assert fault in capsys.readouterr().err and not path.exists()
