@@ -188,9 +188,15 @@ class Trained:
         self, users: TableFile | None, k: int, items: TableFile | None = None, keep_seen: bool = False
     ) -> "Iterator[pd.DataFrame]":
         """As `recommend`, a block of users at a time."""
+        given, candidates = self._requests(users, items)
+        return self.best_of(given, candidates, k, keep_seen)
+
+    def best_of(
+        self, given: Given, candidates: np.ndarray, k: int, keep_seen: bool = False
+    ) -> "Iterator[pd.DataFrame]":
+        """The k best of some rows (N,) of items for the user of each row given, a block of users at a time."""
         import pandas as pd
 
-        given, candidates = self._requests(users, items)
         log, earlier = given.dataset.log, self.dataset.earlier
         assert isinstance(log, Log)
         batches = Batches(given.dataset, self.config.dataset, self.device, given.known)

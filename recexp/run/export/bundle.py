@@ -26,12 +26,13 @@ from recexp.error import Failure
 from recexp.model import Ranker, reads_history
 from recexp.run.export import graph
 from recexp.run.export.encoding import described
-from recexp.run.export.rows import batch_of, examples, written
+from recexp.run.export.rows import batch_of, examples, rankings, written
 from recexp.run.trained import Trained
 from recexp.storage import new_folder, write_json, write_text
 
 N_WRITTEN, N_CHECKED = 5, 64  # rows in rows.json, and rows whose scores are compared
 TOLERANCE = 1e-5
+K = 3  # best items in rows.json
 
 
 def export(trained: Trained, form: str, folder: Path) -> float:
@@ -43,8 +44,10 @@ def export(trained: Trained, form: str, folder: Path) -> float:
     given = examples(trained.dataset, N_CHECKED)
     batch, expected = batch_of(trained, given), trained.scores_of(given)
     rows = written(given, batch)
+    ranks = isinstance(trained.config.trainer, NextItemConfig) and hasattr(model, "item_vectors")
+    if ranks:
+        rows = [row | ranking for row, ranking in zip(rows, rankings(trained, given, K), strict=True)]
     with new_folder(folder) as temporary:
-        ranks = isinstance(trained.config.trainer, NextItemConfig)
         inputs = _write_graph(model, ranks, batch, form, temporary)
         if ranks:
             np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())

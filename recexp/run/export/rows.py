@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
@@ -13,7 +14,8 @@ from recexp.dataset.merge import Given
 from recexp.dataset.schema import FIRST, UNKNOWN, Side
 from recexp.model import reads_history
 from recexp.run.export.encoding import decoded
-from recexp.run.trained import Trained
+from recexp.run.recommend import seen_items
+from recexp.run.trained import NO_PAIRS, Trained
 
 
 def examples(dataset: Dataset, n: int) -> Given:
@@ -52,6 +54,19 @@ def batch_of(trained: Trained, given: Given) -> Batch:
     batches = Batches(given.dataset, trained.config.dataset, "cpu", given.known)
     longest = None if reads_history(trained.model) else 0
     return batches.gather(Samples(torch.from_numpy(given.row.astype(np.int32))), "test", longest)
+
+
+def rankings(trained: Trained, given: Given, k: int) -> list[dict[str, Any]]:
+    """For each row, each of another user: the items that the user has seen, and the k best others with their scores."""
+    log, earlier = given.dataset.log, given.dataset.earlier
+    assert isinstance(log, Log)
+    row, item = seen_items(log, NO_PAIRS if earlier is None else earlier, given.row)
+    found = pd.concat(list(trained.best_of(given, np.arange(1, len(log.items.raw)), k)))
+    best = {user: group[["item", "score"]].to_numpy().tolist() for user, group in found.groupby("user")}
+    return [
+        {"seen": log.items.raw[np.unique(item[row == n])].tolist(), "best": best.get(log.users.raw[log.user[at]], [])}
+        for n, at in enumerate(given.row)
+    ]
 
 
 def written(given: Given, batch: Batch) -> list[dict[str, Any]]:

@@ -99,3 +99,20 @@ def test_onnx_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.allclose(
         runpy.run_path("onnx/example.py")["scores"](rows), [row["score"] for row in rows], rtol=0, atol=1e-5
     )
+
+
+def test_a_ranker_gives_the_best_items_that_a_user_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    typed = ["model=bpr_mf", "trainer=next_item", "dataset=csv", "dataset.path=log.csv", "dataset.label=implicit"]
+    assert run([*typed, "dataset.cache_dir=null", "trainer.threads=1", "trainer.epochs=1", "run.dir=ranker"]) == 0
+    assert run(["export", "ranker", "-o", "ranking"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["example.py"])
+    runpy.run_path("ranking/example.py", run_name="__main__")
+    rows = json.loads(Path("ranking/rows.json").read_text())["rows"]
+    for row, line in zip(rows, capsys.readouterr().out.splitlines()[len(rows) :], strict=True):
+        user, *best = line.split()
+        assert user == row["user"] and [pair.split(":")[0] for pair in best] == [item for item, _ in row["best"]]
+        assert not set(row["seen"]) & {item for item, _ in row["best"]} and len(best) == 3
+        assert np.allclose([float(pair.split(":")[1]) for pair in best], [score for _, score in row["best"]], atol=2e-6)
