@@ -298,7 +298,8 @@ def _check_ranking(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
 
 def _check_next_item(model: str) -> None:
     """Raises ConfigError for a model that cannot be trained on next items."""
-    if not hasattr(registry.get("model", model, "model.name"), "item_vectors"):
+    kind = registry.get("model", model, "model.name")
+    if not hasattr(kind, "item_vectors") and not hasattr(kind, "scores"):
         raise ConfigError(
             f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
             "train it with trainer=default, and rank with trainer.ranking.candidates=all."

@@ -2,7 +2,8 @@
 
 b users of a block, N candidates, S of them for each user, V item ids
 A model whose logit is a product of what a user asks for and a vector of the item's id has query(batch) (B, D) and
-item_vectors() (V, D); one that computes what is the user's once has score(batch, items); others score each pair.
+item_vectors() (V, D); one that has the scores of all ids at once gives them as scores(batch) (B, V); one that computes
+what is the user's once has score(batch, items); others score each pair.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -37,10 +38,10 @@ class ItemScores:
         self.precision = precision or nullcontext()
         self.longest = None if reads_history(model) else 0
         self.vectors: Tensor | None = None  # (N, D)
+        self.ids = batches.catalogue.items.ids[candidates, 0]  # (N,)
         if hasattr(self.model, "item_vectors"):
             with torch.inference_mode():
-                ids = batches.catalogue.items.ids[candidates, 0]
-                self.vectors = self.model.item_vectors().float()[ids]
+                self.vectors = self.model.item_vectors().float()[self.ids]
 
     @property
     def block(self) -> int:
@@ -55,6 +56,8 @@ class ItemScores:
         """
         if self.vectors is not None:
             scores = self._products(row, self.vectors)
+        elif hasattr(self.model, "scores"):
+            scores = self._all(row)
         elif chosen is None:
             scores = self._pairs(row, self.candidates.expand(len(row), -1))
         else:
@@ -72,6 +75,13 @@ class ItemScores:
             with self.precision:
                 queries.append(self.model.query(self._gathered(Samples(rows))).float())
         return times(torch.cat(queries), vectors)
+
+    def _all(self, row: Tensor) -> Tensor:
+        scores = []
+        for rows in row.split(self.size):
+            with self.precision:
+                scores.append(self.model.scores(self._gathered(Samples(rows))).float()[:, self.ids])
+        return torch.cat(scores)
 
     def _pairs(self, row: Tensor, items: Tensor) -> Tensor:
         """Logits (b, S) of items, rows of the catalogue's table (b, S)."""

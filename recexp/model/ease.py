@@ -12,6 +12,7 @@ last dataset.max_history events.
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least
@@ -55,13 +56,13 @@ class EASE(nn.Module):
         target = batch.catalogue.items.ids[batch.target, 0]
         return Output(logits=4 * ((self.weight[ids, target[:, None]] * counted).sum(1) - 0.5))
 
-    def score(self, batch: Batch, items: Tensor) -> Tensor:
-        """The logits of items (B, N) for the users of a batch: (B, N)."""
+    def scores(self, batch: Batch) -> Tensor:
+        """The logits of all item ids for the users of a batch: (B, n)."""
         ids, counted = basket(batch)
-        if ids.shape[1] == 0:
-            return self.weight.new_full(items.shape, -2.0)
-        scores = nn.functional.embedding_bag(ids, self.weight, per_sample_weights=counted, mode="sum")  # (B, n)
-        return 4 * (scores.gather(1, batch.catalogue.items.ids[items, 0]) - 0.5)
+        begin = torch.arange(len(ids), device=ids.device) * ids.shape[1]  # the rows' own: a history may have no column
+        counted = counted.flatten()
+        scores = F.embedding_bag(ids.flatten(), self.weight, begin, mode="sum", per_sample_weights=counted)
+        return 4 * (scores - 0.5)
 
     def stages(self) -> list[Stage]:
         return [Fit(name="ease", model=self, fit=self.fit)]

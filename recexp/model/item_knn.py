@@ -47,11 +47,11 @@ class ItemKNN(nn.Module):
         target = batch.catalogue.items.ids[batch.target, 0]
         return Output(logits=torch.where(neighbour == target[:, None], similarity, 0).sum(1))
 
-    def score(self, batch: Batch, items: Tensor) -> Tensor:
-        """The logits of items (B, N) for the users of a batch: (B, N)."""
+    def scores(self, batch: Batch) -> Tensor:
+        """The logits of all item ids for the users of a batch: (B, n)."""
         neighbour, similarity = self.neighbours(batch)
-        scores = similarity.new_zeros(len(batch), len(self.neighbour)).scatter_add_(1, neighbour, similarity)
-        return scores.gather(1, batch.catalogue.items.ids[items, 0])
+        scores = similarity.new_zeros(len(batch), len(self.neighbour))
+        return scores.scatter_add_(1, neighbour, similarity)
 
     def neighbours(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The neighbours of all items of each history, and their similarities, 0 where one does not count: (B, L k)."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from recexp.contract.measure import in_closed_form
+from recexp.contract.variant import without_histories
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.schema import FIRST
 from recexp.error import ConfigError
@@ -46,12 +47,17 @@ def test_score_is_the_sum_over_the_unique_liked_items_of_the_history(
     make: Make, batches: Batches, mixed: Batch
 ) -> None:
     model = in_closed_form(make("ease"), batches)
-    items = torch.arange(1, len(mixed.catalogue.items.ids)).expand(len(mixed), -1)
-    ids = mixed.catalogue.items.ids[items[0], 0]
-    sums = [sum((model.weight[item, ids] for item in liked), torch.zeros(len(ids))) for liked in histories(mixed)]
+    sums = [model.weight[list(liked)].sum(0) for liked in histories(mixed)]
     expected = 4 * (torch.stack(sums) - 0.5)
-    torch.testing.assert_close(model.score(mixed, items), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model(mixed).logits, expected.gather(1, mixed.target[:, None] - 1)[:, 0])
+    torch.testing.assert_close(model.scores(mixed), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model(mixed).logits, expected.gather(1, mixed.catalogue.items.ids[mixed.target, :1])[:, 0]
+    )
+
+
+def test_users_without_history_have_scores_too(make: Make, mixed: Batch) -> None:
+    model, empty = make("ease"), without_histories(mixed)
+    assert torch.equal(model.scores(empty)[:, 0], model(empty).logits)
 
 
 def test_a_catalogue_above_the_bound_is_refused_with_what_it_would_take(make: Make) -> None:
