@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from recexp import model as models
 from recexp.contract.case import Case, Skip
 from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
-from recexp.dataset.batch import Batches
+from recexp.dataset.batch import Batches, Samples
 from recexp.dataset.log import Log
+from recexp.dataset.window import packed
 from recexp.layer.loss import bce
+from recexp.metric.item_scores import ItemScores
 from recexp.metric.table import of_labels
 from recexp.model import Fit, Train, reads_history, stages
 from recexp.trainer.default import Trainer
@@ -27,6 +30,7 @@ OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
 # Below these, a good model fails as a broken one would: rows learnt by heart, rows looked at for them, events of the
 # longest history (attention over one event has no gradient), test rows of either label.
 MIN_OVERFITTED, LOOKED_AT, MIN_HISTORY, MIN_CLASS = 8, 5000, 3, 20
+RANKED_ROWS, RANKED_ITEMS = 4, 50
 Check = Callable[[Case], str | None]
 
 
@@ -136,6 +140,41 @@ def causal_states(case: Case) -> str | None:
     mask = case.mixed.mask[:, :middle]
     advice = "mask later positions, in attention and in memory"
     return differs(after[:, :middle][mask], states[:, :middle][mask], advice)
+
+
+def ranker_states(case: Case) -> str | None:
+    """a ranker's state sees no later event, and the last one is its query"""
+    model: Any = fitted(case)
+    if not hasattr(model, "states") or not case.mixed.mask.numel():
+        raise Skip("the model has no states of next items")
+    events, order = packed(case.mixed)
+    item, length, number = events.item.flatten(), events.length, torch.arange(len(order), device=order.device)
+    padded = events.item.dim() == 2  # on a GPU
+    start = number * events.item.shape[1] if padded else length.cumsum(0) - length
+    of = number.repeat_interleave(events.item.shape[1] if padded else length)
+    step, middle = torch.arange(len(item), device=item.device) - start[of], int(length.max()) // 2
+    states, asked = model.states(events), length > 0
+    last = states[(start + length - 1)[asked]]
+    if fault := differs(last, model.query(case.mixed)[order[asked]], "query() is the state after the last event"):
+        return fault
+    changed = torch.where(step >= middle, item.roll(1), item).view_as(events.item)
+    after, earlier = model.states(replace(events, item=changed)), step < length.clamp(max=middle)[of]
+    return differs(after[earlier], states[earlier], "mask later positions in attention")
+
+
+def ranked(case: Case) -> str | None:
+    """items are ranked by the logits of pairs"""
+    if not isinstance(case.dataset.log, Log):
+        raise Skip("a table has no items to rank")
+    model, items = fitted(case), torch.arange(1, len(case.batches.catalogue.items.ids), device=case.batches.device)
+    items = items[:RANKED_ITEMS]
+    rows = case.batches.rows["train"][:: max(1, case.batches.size("train") // RANKED_ROWS)][:RANKED_ROWS]
+    pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
+    logits = model(case.batches.gather(pairs, "train")).logits.view(len(rows), len(items))
+    scores = ItemScores(model, case.batches, "train", items, len(items)).of(rows)
+    return differs(
+        scores, logits, "score(batch, items), or query() and item_vectors(), give other numbers than forward()"
+    )
 
 
 def evaluation(case: Case) -> str | None:
@@ -250,5 +289,5 @@ def shuffled_labels(case: Case) -> str | None:
 
 CHECKS = (
     one_row, every_length, named_losses, all_trained, padding_content, padding_length, label_unseen, strictly_before,
-    causal_states, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
+    causal_states, ranker_states, ranked, evaluation, unknown_ids, whole_state, bfloat16, overfits, shuffled_labels,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from recexp.contract import checks
 from recexp.contract.case import Case, build
 from recexp.contract.checks import CHECKS, verdict
 from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.window import Packed
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.loss import bce
 from recexp.model import Output
@@ -122,6 +123,25 @@ class LooksAhead(Pooling):
         return Output(super().forward(batch).logits, {"states": states})
 
 
+class ScoresOtherwise(Pooling):
+    def score(self, batch: Batch, targets: Tensor) -> Tensor:
+        return super().forward(batch).logits[:, None].expand_as(targets)
+
+
+class RanksLookingAhead(Pooling):
+    """Its query is right, and its states see the whole history."""
+
+    def query(self, batch: Batch) -> Tensor:
+        vectors = self.embed.items(batch, batch.history)
+        return self.interest(vectors, batch)
+
+    def states(self, events: Packed) -> Tensor:
+        of = torch.arange(len(events.length)).repeat_interleave(events.length)
+        vectors = self.embed.embed.rows("item", events.catalogue.items, events.item).flatten(-2)
+        means = torch.zeros(len(events.length), vectors.shape[1]).index_add(0, of, vectors)
+        return (means / events.length[:, None])[of]
+
+
 class BreaksUnderAutocast(Pooling):
     def forward(self, batch: Batch) -> Output:
         logits = super().forward(batch).logits
@@ -150,6 +170,8 @@ FAULTS = [
     Fault(NamesAnotherLoss, checks.named_losses, "extra, which model.loss_weights does not name"),
     Fault(ReturnsAColumn, checks.one_row, "shape (1, 1), not (1,)"),
     Fault(LooksAhead, checks.causal_states, "mask later positions"),
+    Fault(ScoresOtherwise, checks.ranked, "give other numbers than forward()"),
+    Fault(RanksLookingAhead, checks.ranker_states, "later positions"),
     Fault(BreaksUnderAutocast, checks.bfloat16, "raises ZeroDivisionError"),
 ]
 
@@ -165,12 +187,12 @@ def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], Ca
 
         return made
 
-    assert verdict(fault.check, replace(subject, make=make(Pooling))) in (("ok", ""), SILENT)
+    assert verdict(fault.check, replace(subject, make=make(Pooling))) in (("ok", ""), *SILENT)
     result, told = verdict(fault.check, replace(subject, make=make(fault.model)))
     assert result == "FAILED" and fault.words in told
 
 
-SILENT = ("skipped", "the model hands out no states")
+SILENT = ("skipped", "the model hands out no states"), ("skipped", "the model has no states of next items")
 
 
 def test_history_that_holds_the_present_is_found(case: Callable[[str], Case]) -> None:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, top_k_accuracy_score
 
 from recexp.metric.ranking import Ranks
 from recexp.metric.table import find, headline, rank_metric, rank_names
@@ -70,3 +71,25 @@ def test_names_of_rankings_have_any_cutoff_and_a_protocol() -> None:
     assert rank_metric("ndcg@10") is rank_metric("ndcg@0/all") is rank_metric("auc@10/all") is None
     assert find("test.ndcg@17/all").higher_is_better and find("valid.hr@3/all").digits == 4
     assert headline(["auc", "accuracy", "hr@5/all", "recall@5/all", "other"]) == ["auc", "hr@5/all"]
+
+
+def test_metrics_equal_those_of_scikit_learn_on_the_same_scores() -> None:
+    random = np.random.default_rng(0)
+    scores, relevant = random.random((30, 25)), random.random((30, 25)) < 0.15
+    relevant[np.arange(30), random.integers(25, size=30)] = True  # each user has some
+    rank = (-scores).argsort(1).argsort(1) + 1
+    user, item = np.nonzero(relevant)
+    order = np.lexsort((rank[user, item], user))
+    ranks = Ranks(user[order], rank[user, item][order], relevant.sum(1))
+    for k in (1, 5, 25):
+        assert rank_metric(f"ndcg@{k}/all").compute(ranks) == pytest.approx(ndcg_score(relevant, scores, k=k))
+    assert rank_metric("map@25/all").compute(ranks) == pytest.approx(
+        label_ranking_average_precision_score(relevant, scores)
+    )
+    one = random.integers(25, size=30)
+    alone = Ranks(np.arange(30), rank[np.arange(30), one], np.ones(30, np.int64))
+    for k in (1, 5):
+        assert rank_metric(f"hr@{k}/all").compute(alone) == rank_metric(f"recall@{k}/all").compute(alone)
+        assert rank_metric(f"hr@{k}/all").compute(alone) == pytest.approx(
+            top_k_accuracy_score(one, scores, k=k, labels=np.arange(25))
+        )

@@ -39,7 +39,7 @@ def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
             "trainer.negatives.n=8", "trainer.ranking.cutoffs=[1,3]", "trainer.monitor=hr@1/all")  # fmt: skip
 
 
-def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) -> None:
+def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
     metrics = recexp.train(recexp.load_config([*ring, "trainer.epochs=8", "run.dir=run"]))
     assert metrics["test"]["hr@1/all"] > 0.9
     assert metrics["train"].keys() == {"sampled_softmax"}
@@ -52,7 +52,9 @@ def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...]) ->
     first = top[top["rank"] == 1].set_index("user").item
     assert (first == last).mean() == pytest.approx(metrics["test"]["hr@1/all"])
     assert not Path("run/predictions.parquet").exists()
-    assert run(["plan", *ring]) == 2
+    assert run(["plan", *ring]) == run(["importance", "run"]) == 2
+    assert "is of rankings; importance is of metrics of labels, such as auc" in capsys.readouterr().err
+    assert run(["importance", "run", "--metric", "auc", "--repeats", "2"]) == run(["calibrate", "run"]) == 0
     assert recexp.load_run("run").evaluate() == metrics["test"]
 
 
