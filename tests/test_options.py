@@ -45,10 +45,11 @@ TRAINER = {
     **dict.fromkeys(["schedule", "patience", "monitor"], LONG),
     **dict.fromkeys(["plateau.patience", "plateau.factor"], f"trainer.schedule=plateau {LONG}"),
 }
-RANKED = dict.fromkeys(
-    [f"ranking.{name}" for name in ("candidates", "cutoffs", "relevant", "exclude_seen", "valid_users")],
-    "dataset.label=implicit model.history_labels=false trainer.ranking.candidates=all",
-)
+RANKS = "dataset.label=implicit model.history_labels=false trainer.ranking.candidates=all"
+RANKED = {
+    **{f"ranking.{name}": RANKS for name in ("candidates", "cutoffs", "relevant", "exclude_seen")},
+    "ranking.valid_users": f"{RANKS} trainer.monitor=ndcg@10/all",
+}
 NEXT_ITEM = TRAINER | {
     "calibration": "trainer.loss=gbce",
     "score_l2": "trainer.loss=bpr_max",
