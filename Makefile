@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard recexp/kernel
 	touch $@
 
 run: install  ## DIEN on the embedded synthetic data
-	$(BIN)/recexp model=dien trainer.epochs=5
+	$(BIN)/recexp model=dien model.loss_weights.auxiliary=0.5 trainer.epochs=5
 
 test: install
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

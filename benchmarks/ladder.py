@@ -26,9 +26,9 @@ LADDER = {  # planted structure: models with their overrides
     "together": (
         f"joint_rnn {IDS} model.loss_weights.auxiliary=0",
         f"joint_rnn {IDS}",
-        f"dien {IDS} model.loss_weights.auxiliary=0",
         f"dien {IDS}",
-        f"dien {IDS} model.auxiliary=sampled",
+        f"dien {IDS} model.loss_weights.auxiliary=0.5",
+        f"dien {IDS} model.loss_weights.auxiliary=0.5 model.auxiliary=sampled",
     ),
     "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien", "bst", "transformer4rec"),
 }

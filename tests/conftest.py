@@ -108,6 +108,7 @@ def mixed(gather: "Callable[..., Batch]", mixed_rows: list[int]) -> "Batch":
 def make(compose: "Callable[..., Config]", dataset: "Dataset") -> "Callable[..., nn.Module]":
     """make("din", normalise=Normalise.softmax): a new model of its YAML's options, those named here replaced.
 
+    Losses that the YAML switches off are on, unless loss_weights are named.
     schema: of another dataset. seed: of the initial weights. Embeddings are drawn wide unless embedding_std is named:
     from near 0, hardly anything that a test changes would show in the logits.
     """
@@ -118,7 +119,8 @@ def make(compose: "Callable[..., Config]", dataset: "Dataset") -> "Callable[...,
     def make(name: str, schema: Any = None, seed: int = 0, **options: Any) -> "nn.Module":
         config = compose(f"model={name}").model
         wide = {"embedding_std": 0.3} if hasattr(config, "embedding_std") else {}
-        config = replace(config, **{**wide, **options})
+        weights = {name: weight or 1.0 for name, weight in config.loss_weights.items()}
+        config = replace(config, **{"loss_weights": weights, **wide, **options})
         torch.manual_seed(seed)
         return create(config, schema or dataset.schema)
 

@@ -34,6 +34,7 @@ MODELS: dict[str, dict[str, str]] = {
     "als_mlp": {"alpha": "model.feedback=implicit"},
     "autoint": dict.fromkeys(["activation", "batch_norm", "dropout"], "model.hidden_sizes=[8]"),
     "dcnv2": dict.fromkeys(["rank", "n_experts"], "model.cross=mixture"),
+    "dien": dict.fromkeys(["auxiliary", "auxiliary_hidden_sizes"], "model.loss_weights.auxiliary=0.5"),
     "rnn_als": {"alpha": "model.feedback=implicit"},
     "transformer4rec": {"memory": "model.auxiliary=next", "n_sampled": "model.auxiliary=sampled"},
     "wide_deep": {"n_buckets": "model.wide=poly2"},

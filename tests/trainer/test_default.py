@@ -396,7 +396,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., Config
     paths = {name: folder / name for name in ("first", "second", "other", "resumed")}
 
     def train(name: str, seed: int = 1, resume: bool = False) -> None:
-        config = compose("model=dien", "model.auxiliary=sampled", "trainer.epochs=3", f"seed={seed}")
+        sampled = ("model.auxiliary=sampled", "model.loss_weights.auxiliary=0.5")
+        config = compose("model=dien", *sampled, "trainer.epochs=3", f"seed={seed}")
         recexp.train(replace(config, run=replace(config.run, dir=str(paths[name]), resume=resume)))
 
     train("first")
