@@ -6,6 +6,7 @@ import functools
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -401,6 +402,10 @@ def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None 
     if type(error).__name__ == "OverrideParseException":
         typed = getattr(error, "override", None) or " ".join(overrides)
         key, _, value = typed.partition("=")
+        if open_key := next((start for start in OPEN if key.lstrip("+").startswith(start)), None):
+            name = key.lstrip("+").removeprefix(open_key).strip("'\"")
+            typed_right = shlex.quote(f"+{open_key.rstrip('.')}={{{name}:{value}}}")
+            return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {typed_right}.")
         if value and not re.search(r"""[\[{(,'"$]""", value):
             return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {pasted(key, value)}.")
         advice = "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets"

@@ -125,6 +125,8 @@ def _announce(experiment: Experiment, run: Run) -> None:
     run.environment(dataset.fingerprint, dataset.facts, hardware)
     logger.info("run    %s", run.path)
     logger.info(lines.data_line(config.dataset.name, dataset))
+    for note in dataset.facts["notes"]:
+        logger.info("data   %s", note)
     for warning in dataset.facts["warnings"]:
         logger.warning("data: %s", warning)
     logger.info(lines.model_line(config, experiment.model, device))

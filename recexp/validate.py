@@ -390,8 +390,12 @@ def _keys_below(schema: type, dotted: str) -> list[str]:
 
 def _absolute(dataset: Any) -> Any:
     """The dataset with absolute paths, so that a run directory means the same from anywhere."""
-    paths = {}
+    paths: dict[str, Any] = {}
     for name in ("path", "user_path", "item_path", "cache_dir"):
         if value := getattr(dataset, name, None):
-            paths[name] = str(Path(value).expanduser().absolute())
+            paths[name] = list(map(_absolute_path, value)) if isinstance(value, list) else _absolute_path(value)
     return replace(dataset, **paths)
+
+
+def _absolute_path(path: Any) -> str:
+    return str(Path(str(path)).expanduser().absolute())

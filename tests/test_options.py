@@ -17,7 +17,7 @@ import torch
 import recexp
 from recexp.config import Config
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import FeatureKind
+from recexp.dataset.config import Duplicates, FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import UserError
@@ -78,6 +78,10 @@ OTHER: dict[str, Any] = {
     "ranking.valid_users": 5,
     "checkpoint_every": 2,
     "clip_norm": 0.01,
+    "duplicates": Duplicates.last,
+    "k_core": 25,
+    "min_count": 110,
+    "missing": ["3"],
     "header": ["user", "item", "shop", "label", "timestamp", "tags"],
 }
 # Shown elsewhere: where files are kept, what a run writes beside its numbers, what is read on a GPU alone.

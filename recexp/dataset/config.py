@@ -19,6 +19,13 @@ class LabelKind(Enum):
     implicit = "every event is a positive; negatives are sampled"
 
 
+class Duplicates(Enum):
+    keep = "every row is an event"
+    same_time = "of rows with the same user, item and time the last one counts"
+    first = "of a user's events of an item the first one counts"
+    last = "of a user's events of an item the last one counts"
+
+
 class HistoryKind(Enum):
     all = "all earlier events, with their labels"
     liked = "earlier events with label 1 alone"
@@ -112,6 +119,9 @@ class DatasetConfig:
     history: HistoryKind
     history_until: HistoryUntil
     n_bins: int = between(2, 2**16, "finer ones are ids")
+    min_count: int = between(1, 10**6, "rarer values than that are all there are")
+    duplicates: Duplicates
+    k_core: int = between(0, 10**6, "hardly a log has users and items with more events")
     split: SplitConfig
     cache_dir: str | None
 

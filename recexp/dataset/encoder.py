@@ -5,7 +5,7 @@ It is saved as JSON: text and integers keep their types, and floats every bit.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import ENCODERS, AnyField, Encoded
+from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi
 from recexp.dataset.ragged import Ragged, beside
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.error import DataError, choices
@@ -48,10 +48,17 @@ class SideEncoder:
 
     @classmethod
     def fit(
-        cls, frame: "pd.DataFrame", kinds: Mapping[str, FeatureKind], train: np.ndarray, n_bins: int
+        cls,
+        frame: "pd.DataFrame",
+        kinds: Mapping[str, FeatureKind],
+        train: np.ndarray,
+        n_bins: int,
+        min_count: int = 1,
+        ids: Collection[str] = (),
     ) -> tuple["SideEncoder", Encoded]:
         """Learns from the rows where `train` (n,) is true, and encodes all n rows; columns in the order of `kinds`.
 
+        min_count: values in fewer training rows are unknown, apart from those of `ids`.
         Raises DataError if a numeric column holds something else.
         """
         encoders: dict[str, AnyField] = {}
@@ -60,6 +67,8 @@ class SideEncoder:
             cells: Any = _read(frame, name, kind)
             encoders[name] = ENCODERS[kind].fit(cells, train, n_bins)
             _check_vocabulary(name, encoders[name])
+            if min_count > 1 and name not in ids:
+                encoders[name] = _frequent(encoders[name], cells, train, min_count)
             arrays[name] = encoders[name].encode(cells)
         encoder = cls(encoders)
         return encoder, encoder._joined(arrays, len(frame))
@@ -120,6 +129,16 @@ def _check_vocabulary(name: str, encoder: AnyField) -> None:
     for value in getattr(encoder, "vocabulary", np.zeros(0)).tolist():
         if not isinstance(value, str | int | float):
             raise DataError(f"feature '{name}' holds {value!r}: a categorical value must be a string or a number.")
+
+
+def _frequent(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) -> AnyField:
+    """The encoder without the values that fewer training rows hold."""
+    if not isinstance(encoder, Categorical | Multi):
+        return encoder
+    encoded: Any = encoder.encode(cells)
+    ids = encoded.at(train).flat()[0] if isinstance(encoded, Ragged) else encoded[train].ravel()
+    counts = np.bincount(ids, minlength=FIRST + encoder.size)[FIRST:]
+    return replace(encoder, vocabulary=encoder.vocabulary[counts >= min_count])
 
 
 def _shifted(ids: np.ndarray, offset: int) -> np.ndarray:

@@ -4,8 +4,9 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.config import require
-from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.label import KEY, Rule, rules
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RAW_OPTIONS = {"reader", "label", "features", "split", "columns", "multi_separator", "separator", "quoting", "header",
-               "encoding", "time_format"}  # fmt: skip
+               "encoding", "time_format", "missing"}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -41,17 +42,19 @@ class Columns:
 class TableConfig(DatasetConfig):
     """Options of all readers of the user's own files."""
 
-    path: str | None
+    path: Any  # str, list of str, or None
     columns: Columns
     user_path: str | None
     item_path: str | None
     multi_separator: str
     time_format: str | None
+    missing: list[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.path:
             raise ConfigError("dataset.path = null: no data; give your file with dataset.path=FILE.")
+        require(all(self.files), "dataset.path", self.path, "a file, a folder, a pattern, or a list of these")
         require(bool(self.multi_separator), "dataset.multi_separator", "''", "one character or more")
         timed = self.time_format is None or "%" in self.time_format
         require(timed, "dataset.time_format", self.time_format, "as for strptime, such as %d/%m/%Y %H:%M, or null")
@@ -59,8 +62,13 @@ class TableConfig(DatasetConfig):
         _check_features(self)
 
     @property
+    def files(self) -> list[str]:
+        """What dataset.path names, one or several."""
+        return list(map(str, self.path)) if isinstance(self.path, list) else [str(self.path)]
+
+    @property
     def is_log(self) -> bool:
-        return self.columns.timestamp is not None
+        return self.columns.item is not None
 
     def roles(self) -> dict[str, str]:
         """Column -> config key of the columns that are not features. Implicit feedback has no label to read."""
@@ -89,17 +97,17 @@ class TableConfig(DatasetConfig):
 def _check_columns(config: TableConfig) -> None:
     columns = asdict(config.columns)
     absent = [role for role in ("user", "item", "timestamp") if columns[role] is None]
-    if absent not in ([], ["item", "timestamp"], ["user", "item", "timestamp"]):
+    if absent not in ([], ["timestamp"], ["item", "timestamp"], ["user", "item", "timestamp"]):
         raise ConfigError(
-            f"dataset.columns.{absent[0]} = null: a log has user, item and timestamp; name all three, or none, or "
-            "the user alone, for a table without time (there, ids are features.context, and gauc needs the user)."
+            f"dataset.columns.{absent[0]} = null: a log has user and item, and timestamp if it has times; name them, "
+            "or none, or the user alone, for a table (there, ids are features.context, and gauc needs the user)."
         )
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
-    if absent and config.label is LabelKind.implicit:
-        raise ConfigError("dataset.label = implicit: needs users and items; name columns.user, .item, .timestamp.")
+    if not config.is_log and config.label is LabelKind.implicit:
+        raise ConfigError("dataset.label = implicit: needs users and items; name columns.user and .item.")
     kind = config.split.kind
-    if absent and kind not in (SplitKind.random, SplitKind.given):
+    if not config.is_log and kind not in (SplitKind.random, SplitKind.given):
         raise ConfigError(f"dataset.split.kind = {kind.name}: a table has no time; use random or given.")
     labels = {rule.column for rule in rules(config.columns.label).values()}
     named = [*labels, *(column for role, column in columns.items() if role != "label" and column is not None)]
@@ -135,7 +143,7 @@ class FileReader:
     suffixes: tuple[str, ...]
 
     def __init__(self, config: Any) -> None:
-        self.config = config
+        self.config = self._expanded(config)
 
     def open(self, path: Path) -> TableFile:
         raise NotImplementedError
@@ -149,6 +157,19 @@ class FileReader:
         paths = [*event_files(config, self.suffixes), *sides.values()]
         return digest([options, list(sides)], map(source.stored, paths))
 
+    def _expanded(self, config: Any) -> Any:
+        """The options with the columns that patterns of feature names, such as C*, stand for. Raises DataError."""
+        named = {name for kinds in config.features.sides.values() for name in kinds} | set(config.roles())
+        if not any(map(is_pattern, named)):
+            return config
+        sides = {}
+        for side, kinds in config.features.sides.items():
+            path = config.side_paths().get(side)
+            file = event_files(config, self.suffixes)[0] if path is None else existing(path, f"dataset.{side}_path")
+            self.config = config
+            sides[side] = expanded(kinds, self.open(file).columns(), named, f"dataset.features.{side}")
+        return replace(config, features=replace(config.features, **sides))
+
     def read(self) -> Raw:
         return to_raw(self.config, self.open, event_files(self.config, self.suffixes))
 
@@ -158,11 +179,13 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
-    events = Sheet([open_table(path) for path in files], wanted, config.multi_separator)
+    events = Sheet([open_table(path) for path in files], wanted, config.multi_separator, config.missing)
     columns, context = config.columns, config.features.context
-    raw: dict[str, Any] = {"origin": str(config.path), **_labels(config, events)}
+    raw: dict[str, Any] = {"origin": ", ".join(config.files), **_labels(config, events)}
     if config.is_log:
-        raw["timestamp"] = events.times(str(columns.timestamp), config.time_format)
+        raw["timestamp"] = np.arange(len(events.frame))  # if there are no times, the order of the rows
+        if columns.timestamp is not None:
+            raw["timestamp"] = events.times(columns.timestamp, config.time_format)
         for side in ("user", "item"):
             raw[side] = events.ids(getattr(columns, side))
             raw[f"{side}s"] = _side(config, side, events, raw[side], open_table)
@@ -198,20 +221,44 @@ def _side(
     if path is None:
         return constant_features(events, side, ids, kinds)
     wanted = dict.fromkeys(kinds, f"dataset.features.{side}") | {column: f"dataset.columns.{side}"}
-    sheet = Sheet([open_table(existing(path, f"dataset.{side}_path"))], wanted, config.multi_separator)
+    sheet = Sheet([open_table(existing(path, f"dataset.{side}_path"))], wanted, config.multi_separator, config.missing)
     features = features_by_id(sheet, column, kinds)
     if not features.index.isin(ids).any():
-        message = f"none of these ids is in {config.path}, where {side}s look like {ids[0]!r}"
+        message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {ids[0]!r}"
         raise sheet.error(0, column, message)
     return features
 
 
+def is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?")
+
+
+def expanded(
+    kinds: dict[str, FeatureKind], columns: Iterable[str], named: Collection[str], key: str
+) -> dict[str, FeatureKind]:
+    """Kinds by column, patterns replaced by the columns that match them and have no other use. Raises DataError.
+
+    named: names that stand in the configuration; a column among them is none that a pattern stands for.
+    """
+    found: dict[str, FeatureKind] = {}
+    for name, kind in kinds.items():
+        if not is_pattern(name) or name in columns:
+            found[name] = kind
+            continue
+        matching = [column for column in columns if fnmatchcase(column, name) and column not in (*named, *found)]
+        if not matching:
+            raise DataError(f"{key}.{name}: matches no column that has no other use. Columns: {', '.join(columns)}.")
+        found |= dict.fromkeys(matching, kind)
+    return found
+
+
 def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
     """The files of events, or those of train, valid and test in a folder. Raises DataError."""
-    path = Path(str(config.path)).expanduser()
+    paths = [Path(file).expanduser() for file in config.files]
     if config.split.kind is not SplitKind.given or config.split.column is not None:
-        return parts(path, "dataset.path")
-    if not path.is_dir():
+        return [file for path in paths for file in parts(path, "dataset.path")]
+    path = paths[0]
+    if len(paths) > 1 or not path.is_dir():
         files = ", ".join(split + suffixes[0] for split in SPLITS)
         raise DataError(f"dataset.path = {path}: must be a folder of {files}, or name dataset.split.column.")
     options = [[path / (split + suffix) for suffix in suffixes] for split in SPLITS]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
-from recexp.dataset.encoder import SideEncoder
+from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.field import Categorical
 from recexp.dataset.frame import existing
 from recexp.dataset.label import KEY, rules, task_labels
@@ -105,16 +105,18 @@ def read_rows(
         roles = (*roles, "label")
     ruled = {} if not hasattr(config, "columns") or isinstance(config.columns.label, str) else config.rules()
     keyed = hasattr(config, "columns")
+    timeless = "timestamp" in roles and "timestamp" not in names
+    roles = [role for role in roles if role != "timestamp" or not timeless]
     wanted = {
         names.get(role, role): f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles
     }
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
     if "label" in (*roles, *optional):
         wanted |= {rule.column: KEY for rule in ruled.values() if labelled or rule.column in there}
-    kinds = {side: _kinds(config, side, there) for side in sides}
+    kinds = {side: _kinds(dataset.encoder, config, side, there) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
-    sheet = Sheet([table], wanted, _separator(config))
+    sheet = Sheet([table], wanted, _separator(config), getattr(config, "missing", ()))
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
@@ -124,6 +126,8 @@ def read_rows(
             parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
     if "timestamp" in read:
         parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
+    if timeless and isinstance(dataset.log, Log):  # as in the run's data, the order of the rows is that of the events
+        parsed["timestamp"] = dataset.log.timestamp.max() + 1 + np.arange(len(sheet.frame), dtype=np.int64)
     if "label" in read:
         rule = next(iter(ruled.values()), None)
         parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config)
@@ -148,8 +152,10 @@ def _separator(config: Any) -> str:
     return getattr(config, "multi_separator", MULTI_SEPARATOR)
 
 
-def _kinds(config: DatasetConfig, side: str, there: Collection[str]) -> dict[str, FeatureKind]:
-    kinds = config.features.sides[side]
+def _kinds(encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str]) -> dict[str, FeatureKind]:
+    """The features of a side, by what the run has learnt: its options may name them by a pattern."""
+    made = config.features.derived.names if side == "context" else [side]
+    kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in made}
     return kinds if side == "context" else {name: kind for name, kind in kinds.items() if name in there}
 
 

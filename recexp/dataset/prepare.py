@@ -11,12 +11,13 @@ from recexp.dataset import cache
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.facts import facts
+from recexp.dataset.facts import facts, unknown_rates
 from recexp.dataset.field import Encoded
+from recexp.dataset.filter import filtered
 from recexp.dataset.label import task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
 from recexp.dataset.raw import Ids, Raw
-from recexp.dataset.schema import Schema
+from recexp.dataset.schema import Schema, Side
 from recexp.dataset.split import by_name, by_row, split
 from recexp.dataset.warning import warnings
 from recexp.error import ConfigError, DataError, choices
@@ -34,6 +35,7 @@ def load(config: Any) -> Dataset:
     Raises DataError for a source that is missing or does not hold what the configuration says.
     """
     reader = registry.get("reader", config.reader)(config)
+    config = getattr(reader, "config", config)  # with the columns that its patterns name
     key = cache.key(_preparation(config), reader.fingerprint())
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
@@ -46,18 +48,34 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     """Index, sort, split and encode. Raises DataError or ConfigError."""
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
-    log, encoder = (_table if raw.timestamp is None else _log)(raw, config)
+    raw, notes = filtered(raw, config)
+    log, encoder = (_table if raw.item is None else _log)(raw, config)
     sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
+    found = warnings(log, sides, raw.label, config)
     return Dataset(
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tuple(raw.tasks or ())),
         encoder=encoder,
-        facts=facts(log, sides, tuple(raw.tasks or ())) | {"warnings": warnings(log, sides, raw.label, config)},
+        facts=facts(log, sides, tuple(raw.tasks or ()))
+        | {"notes": notes + _notes(log, sides, config), "warnings": found},
         fingerprint=fingerprint,
     )
+
+
+def _notes(log: Table, sides: Mapping[str, Side], config: DatasetConfig) -> list[str]:
+    """A line for each thing that is taken otherwise than it stands in the source."""
+    notes = []
+    columns = getattr(config, "columns", None)
+    if isinstance(log, Log) and columns is not None and columns.timestamp is None:
+        notes.append("there is no column of times: the order of the rows is the order of the events")
+    if config.min_count > 1:
+        rates = [f"{name} {rate:.1%}" for name, rate in unknown_rates(log, log.rows("train"), sides) if rate]
+        if rates:
+            notes.append(f"missing in train, or rarer than dataset.min_count={config.min_count}: {', '.join(rates)}")
+    return notes
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
@@ -203,7 +221,8 @@ def _entities(
     frame = _by_id(features, raw_ids, name, kinds).assign(**{name: raw_ids[1:]})
     train = np.zeros(len(frame), bool)
     train[trained - 1] = True
-    encoder, encoded = SideEncoder.fit(frame, {name: FeatureKind.categorical, **kinds}, train, config.n_bins)
+    kinds = {name: FeatureKind.categorical, **kinds}
+    encoder, encoded = SideEncoder.fit(frame, kinds, train, config.n_bins, config.min_count, (name,))
     ids, values, lists = _with_padding(encoded.ids), _with_padding(encoded.values), encoded.lists
     if lists is not None:
         lists = replace(lists, start=_with_padding(lists.start), count=_with_padding(lists.count))
@@ -219,7 +238,7 @@ def _context(
     frame = _columns(raw.context, "context", config.features.context)
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
     kinds = config.features.context | dict.fromkeys(derived, FeatureKind.categorical)
-    encoder, encoded = SideEncoder.fit(rows.assign(**derived), kinds, train, config.n_bins)
+    encoder, encoded = SideEncoder.fit(rows.assign(**derived), kinds, train, config.n_bins, config.min_count)
     return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
 
 
@@ -259,7 +278,10 @@ def _with_padding(rows: np.ndarray) -> np.ndarray:
 def _preparation(config: DatasetConfig) -> dict[str, Any]:
     """The options that decide what the prepared files hold."""
     tree = to_dict(config)
-    kept = {key: tree[key] for key in ("label", "label_threshold", "n_bins", "split", "reader")}
+    kept = {
+        key: tree[key]
+        for key in ("label", "label_threshold", "n_bins", "min_count", "duplicates", "k_core", "split", "reader")
+    }
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts
     if config.features.derived.names:  # arrays; histories are gathered
         kept["history_until"] = tree["history_until"]

@@ -3,6 +3,7 @@
 import ast
 import logging
 from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -69,8 +70,14 @@ class LoadedTable:
 class Sheet:
     """Columns of one file, or of several one after another; converts a column, or names its first wrong row."""
 
-    def __init__(self, tables: list[TableFile], wanted: dict[str, str], multi_separator: str = MULTI_SEPARATOR) -> None:
-        """wanted: column -> the config key that asks for it."""
+    def __init__(
+        self,
+        tables: list[TableFile],
+        wanted: dict[str, str],
+        multi_separator: str = MULTI_SEPARATOR,
+        missing: Collection[str] = (),
+    ) -> None:
+        """wanted: column -> the config key that asks for it. missing: words that stand for a missing value."""
         import pandas as pd
 
         self.tables = tables
@@ -78,6 +85,8 @@ class Sheet:
         frames = [_load(table, wanted) for table in tables]
         self.sizes = [len(frame) for frame in frames]
         self.frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+        if missing:
+            self.frame = self.frame.mask(self.frame.isin(list(missing)))
 
     def error(self, row: int, column: str, message: str) -> DataError:
         starts = np.cumsum([0, *self.sizes])
@@ -271,6 +280,8 @@ def _load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
     for column, key in wanted.items():
         if column not in columns:
             hint = table.hint(columns) or choices(column, columns)
+            if key == "dataset.columns.timestamp":
+                hint += " If there are no times, dataset.columns.timestamp=null takes the order of the rows."
             raise DataError(f"{table.path}: no column '{column}' ({key}). {hint}")
         if columns.count(column) > 1:
             raise DataError(f"{table.path}: two columns are named '{column}' ({key}).")

@@ -228,8 +228,9 @@ class Trained:
         log = dataset.log
         if not isinstance(log, Log):
             raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
-        if users is None and config.features.context:
-            names = ", ".join(config.features.context)
+        given = [name for name in dataset.encoder.context.fields if name not in config.features.derived.names]
+        if users is None and given:
+            names = ", ".join(given)
             raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
         asked = read_rows(users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",))
         if asked.timestamp is None:
@@ -239,9 +240,9 @@ class Trained:
             chosen = read_rows(items, dataset, config, ("item",), ("item",), ())
             table, index = extended(log.items, dataset.encoder.item, "item", chosen.item, chosen.features["item"])
             dataset, candidates = replace(dataset, log=replace(log, items=table)), np.unique(index)
-        given = merge(dataset, asked, config, History.saved)
-        self._tell(given)
-        return given, candidates.astype(np.int64)
+        merged = merge(dataset, asked, config, History.saved)
+        self._tell(merged)
+        return merged, candidates.astype(np.int64)
 
     def _all_users(self) -> FrameTable:
         assert isinstance(self.dataset.log, Log)

@@ -10,6 +10,7 @@ import pytest
 from recexp.dataset.config import (
     DatasetConfig,
     DerivedConfig,
+    Duplicates,
     FeatureKind,
     FeaturesConfig,
     HistoryKind,
@@ -35,6 +36,9 @@ DEFAULTS: dict[str, Any] = {
     "history": HistoryKind.all,
     "history_until": HistoryUntil.target,
     "n_bins": 3,
+    "min_count": 1,
+    "duplicates": Duplicates.keep,
+    "k_core": 0,
     "cache_dir": None,
 }
 

@@ -21,10 +21,9 @@ LOG = """user,item,label,timestamp,age,genres,device
 TABLE = {"columns": {"user": None, "item": None, "timestamp": None}, "split": {"kind": "random"}}
 
 
-def reader(path: Path | None, **options: Any) -> Csv:
-    tree = OmegaConf.merge(
-        OmegaConf.structured(Csv.Config), OmegaConf.load(YAML), {"path": path and str(path)}, options
-    )
+def reader(path: Path | list[str] | None, **options: Any) -> Csv:
+    given = str(path) if isinstance(path, Path) else path
+    tree = OmegaConf.merge(OmegaConf.structured(Csv.Config), OmegaConf.load(YAML), {"path": given}, options)
     return Csv(OmegaConf.to_object(tree))
 
 
@@ -389,11 +388,10 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
         ({"encoding": "base64"}, "dataset.encoding = base64: must be an encoding"),
         ({"time_format": "d/m/Y"}, "dataset.time_format = d/m/Y: must be as for strptime"),
         ({"multi_separator": ""}, "dataset.multi_separator = '': must be one character or more"),
-        ({"columns": {"user": None}}, "dataset.columns.user = null: a log has user, item and timestamp"),
+        ({"columns": {"user": None}}, "dataset.columns.user = null: a log has user and item"),
         ({"columns": {"item": None}}, "dataset.columns.item = null: a log"),
         ({"columns": {"user": None, "timestamp": None}}, "dataset.columns.user = null: a log"),
         ({"columns": {"user": None, "item": None}}, "dataset.columns.user = null: a log"),
-        ({"columns": {"timestamp": None}}, "dataset.columns.timestamp = null: a log"),
         (
             {"columns": {"label": None}},
             "dataset.columns.label = null: name the column, or set dataset.label=implicit",
@@ -427,3 +425,47 @@ def test_the_fingerprint_is_that_of_content_and_of_options_that_shape_it(tmp_pat
         reader(path, features={"user": {"age": "numeric"}}).fingerprint(),
     ]
     assert len({first, *others}) == len(others) + 1
+
+
+def test_several_files_are_read_one_after_another(tmp_path: Path) -> None:
+    paths = [write(tmp_path, LOG, "a.csv"), write(tmp_path, "user,item,label,timestamp\n9,c,1,x\n", "b.csv")]
+    with pytest.raises(DataError) as caught:
+        reader([*map(str, paths)]).read()
+    assert str(caught.value).startswith(f"{paths[1]}:2: column 'timestamp' = 'x'")
+    write(tmp_path, "user,item,label,timestamp\n9,c,1,5\n", "b.csv")
+    several = reader([*map(str, paths)])
+    assert several.read().user.tolist() == ["007", "007", "8", "9"]  # type: ignore[union-attr]
+    assert several.fingerprint() != reader(paths[0]).fingerprint()
+    with pytest.raises(ConfigError, match=r"^dataset\.path = \['a', ''\]"):
+        reader(["a", ""])
+
+
+def test_a_log_without_times_is_in_the_order_of_its_rows(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label\n1,a,1\n2,b,0\n1,c,1\n")
+    assert fault(path).endswith("If there are no times, dataset.columns.timestamp=null takes the order of the rows.")
+    raw = reader(path, columns={"timestamp": None}).read()
+    assert raw.timestamp is not None and raw.timestamp.tolist() == [0, 1, 2]
+    with pytest.raises(ConfigError, match=r"^dataset\.columns\.user = null"):
+        reader(path, columns={"user": None})
+
+
+def test_words_that_mean_missing_are_gaps_in_every_feature_and_no_ids(tmp_path: Path) -> None:
+    path = write(tmp_path, "user,item,label,timestamp,age,genres\n1,a,1,1,?,x|y\n2,b,0,2,3,none\n")
+    features = {"context": {"age": "numeric", "genres": "multi"}}
+    context = reader(path, missing=["?", "none"], features=features).read().context
+    assert context is not None
+    assert context.isna().to_numpy().tolist() == [[True, False], [False, True]]
+    assert fault(path, missing=["a"]).endswith("column 'item' = 'nan': must not be empty.")
+
+
+def test_a_pattern_names_all_columns_that_have_no_other_use(tmp_path: Path) -> None:
+    text = "user,item,label,timestamp,C1,C2,I1,note\n" + "1,a,1,1,x,y,3,z\n" * 3
+    path = write(tmp_path, text)
+    found = reader(path, features={"context": {"C*": "categorical", "I?": "numeric", "C2": "multi"}}).config.features
+    assert {name: kind.name for name, kind in found.context.items()} == {
+        "C1": "categorical", "I1": "numeric", "C2": "multi",
+    }  # fmt: skip
+    others = reader(path, features={"item": {"note": "categorical"}, "context": {"*": "categorical"}}).config.features
+    assert list(others.context) == ["C1", "C2", "I1"]
+    with pytest.raises(DataError, match=r"^dataset\.features\.context\.D\*: matches no column that has no other use"):
+        reader(path, features={"context": {"D*": "numeric"}})
