@@ -9,7 +9,8 @@ import numpy as np
 
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric
-from recexp.dataset.schema import FIRST, UNKNOWN, Field
+from recexp.dataset.schema import FIRST, UNKNOWN, WIDE, Field
+from recexp.error import ConfigError
 
 
 def described(encoder: Encoder) -> dict[str, list[dict[str, Any]]]:
@@ -22,6 +23,10 @@ def described(encoder: Encoder) -> dict[str, list[dict[str, Any]]]:
 
 
 def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
+    if field.wide:
+        raise ConfigError(
+            f"export: {field.name} has up to {field.width:,} values a cell; fewer than {WIDE} are served."
+        )
     entry: dict[str, Any] = {"name": field.name, "kind": field.kind.name}
     match encoder.fields[field.name]:
         case Numeric() as numeric:

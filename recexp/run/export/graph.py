@@ -66,7 +66,7 @@ class Served(nn.Module):
             history_label=columns["history_label"],
             history_age=columns["history_age"],
             mask=columns["mask"],
-            catalogue=Catalogue(users, Features(*items), torch.zeros(1, dtype=torch.int32)),
+            catalogue=Catalogue(users, Features(items[0], items[1]), torch.zeros(1, dtype=torch.int32)),
         )
 
 
