@@ -1,8 +1,10 @@
-"""The user's own log or table in JSON lines: one object a line, compressed or not."""
+"""The user's own log or table in JSON lines: one object a line, compressed or not, or as Python writes dictionaries."""
 
+import ast
 import io
 from collections.abc import Iterator
 from itertools import islice
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +77,21 @@ class JsonTable:
             with source.open_bytes(self.path, ("text", "JSON")) as stream:
                 while lines := stream.readlines(BLOCK):
                     if any(map(bytes.strip, lines)):
-                        yield before, json.read_json(io.BytesIO(b"".join(lines)))
+                        yield before, json.read_json(io.BytesIO(b"".join(_as_json(lines))))
                     before += len(lines)
         except pa.ArrowException as error:
             place = f"{self.path}: after line {before}" if before else str(self.path)
             reason = str(error).splitlines()[0]
             raise DataError(f"{place}: is not one JSON object a line: {reason}.") from error
-        except source.FAULTS as error:
+        except (SyntaxError, *source.FAULTS) as error:
             raise DataError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}.") from error
+
+
+def _as_json(lines: list[bytes]) -> list[bytes]:
+    """Lines such as {u'user': u'a'} as JSON. Raises SyntaxError or ValueError for one that is no literal."""
+    if not lines[0].startswith((b"{'", b"{u'")):
+        return lines
+    return [dumps(ast.literal_eval(line.decode())).encode() + b"\n" for line in lines if line.strip()]
 
 
 def _selected(block: Any, names: list[str]) -> Any:

@@ -25,6 +25,8 @@ START = {
     b"PAR1": "parquet",
     b"\x28\xb5\x2f\xfd": "zstd",
     b'{"': "JSON",
+    b"{'": "JSON",  # as Python writes a dictionary
+    b"{u'": "JSON",
 }
 READ = ("gzip", "zip", "bzip2", "xz", "zstd")
 UNIT = "\x1f"  # the character that ASCII has for this; stands for a separator that is longer than one byte
