@@ -59,6 +59,7 @@ class Served(nn.Module):
         users = Features(columns["user_ids"], columns["user_values"])
         return Batch(
             label=torch.zeros(n),
+            tasks=torch.zeros((n, 0)),
             user=sample,
             target=sample,
             context=Features(columns["context_ids"], columns["context_values"]),
