@@ -101,7 +101,7 @@ def batch_of(n_rows: int) -> Batch:
     nobody = Features(torch.zeros(1, 0).long(), torch.zeros(1, 0))
     none = torch.zeros(BATCH_SIZE, 0)
     return Batch(
-        label=(torch.rand(BATCH_SIZE) < 0.3).float(), user=none.long(), target=none.long(),
+        label=(torch.rand(BATCH_SIZE) < 0.3).float(), tasks=none, user=none.long(), target=none.long(),
         context=Features(ids_of(n_rows), none), history=none.long(), history_label=none, history_age=none,
         mask=none.bool(), catalogue=Catalogue(nobody, nobody, torch.zeros(0).int()),
     )  # fmt: skip

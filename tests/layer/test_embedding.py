@@ -50,6 +50,7 @@ def random_batch(size: int, seed: int = 0, longest: int = 4) -> Batch:
     mask = torch.arange(longest) < length[:, None]
     return Batch(
         label=torch.zeros(size),
+        tasks=torch.zeros(size, 0),
         user=torch.randint(1, 8, (size,), generator=generator),
         target=torch.randint(1, N_ITEMS + 1, (size,), generator=generator),
         context=Features(

@@ -134,7 +134,7 @@ def test_order_and_repetition_within_a_bag_are_those_of_a_mean() -> None:
 def context_only(features: Features) -> Batch:
     none = torch.zeros((len(features.ids), 0), dtype=torch.long)
     empty = Features(none, none.float())
-    return Batch(label=torch.zeros(len(none)), user=none, target=none, context=features, history=none,
+    return Batch(label=torch.zeros(len(none)), tasks=empty, user=none, target=none, context=features, history=none,
                  history_label=none.float(), history_age=none.float(), mask=none.bool(),
                  catalogue=Catalogue(empty, empty, none[:, 0:0].flatten()))  # fmt: skip
 

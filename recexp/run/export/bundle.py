@@ -22,7 +22,7 @@ from recexp.config import NextItemConfig, Precision
 from recexp.dataset.batch import Batch
 from recexp.dataset.config import HistoryKind
 from recexp.dataset.log import Log
-from recexp.error import Failure
+from recexp.error import ConfigError, Failure
 from recexp.model import Ranker, reads_history
 from recexp.run.export import graph
 from recexp.run.export.encoding import described
@@ -38,8 +38,11 @@ K = 3  # best items in rows.json
 def export(trained: Trained, form: str, folder: Path) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. Raises ConfigError if the model cannot be traced, Failure if the difference is too large.
+    form: torch or onnx. Raises ConfigError for several labels or a model that cannot be traced, Failure if the
+    difference is too large.
     """
+    if labels := trained.dataset.schema.tasks:
+        raise ConfigError(f"{trained.path}: predicts {', '.join(labels)}; export writes a model of one label.")
     model = copy.deepcopy(trained.model).cpu().eval()
     given = examples(trained.dataset, N_CHECKED)
     batch, expected = batch_of(trained, given), trained.scores_of(given)
