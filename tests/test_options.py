@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, str]] = {
     "autoint": dict.fromkeys(["activation", "batch_norm", "dropout"], "model.hidden_sizes=[8]"),
     "dcnv2": dict.fromkeys(["rank", "n_experts"], "model.cross=mixture"),
     "dien": dict.fromkeys(["auxiliary", "auxiliary_hidden_sizes"], "model.loss_weights.auxiliary=0.5"),
+    **{key: {"attention_hidden_sizes": "model.encoder=interest"} for key in ["esmm", "mmoe", "ple", "shared_bottom"]},
     "rnn_als": {"alpha": "model.feedback=implicit"},
     "transformer4rec": {"memory": "model.auxiliary=next", "n_sampled": "model.auxiliary=sampled"},
     "wide_deep": {"n_buckets": "model.wide=poly2"},
