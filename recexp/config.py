@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from recexp.error import OBEYED, ConfigError
 
@@ -312,6 +312,7 @@ class ModelConfig:
     # Options of some models, with the values that absence means. Not fields: config.yaml then has no such keys.
     embedding_l2 = 0.0
     optimizers = cast("Mapping[str, Optimizer]", MappingProxyType({}))
+    trained: ClassVar[bool] = True  # by gradient; False if stages in closed form set all there is
 
     def __init_subclass__(cls) -> None:
         """An option that a model declares has no default: it does not inherit the value above."""
@@ -323,11 +324,10 @@ class ModelConfig:
         for name, weight in self.loss_weights.items():
             require(weight >= 0, f"model.loss_weights.{name}", weight, "0 or more")
         check_ranges(self, "model")
-
-    def check_untrained(self) -> None:
-        """Raises ConfigError for the weight of a loss that trains nothing: the model is fitted without steps."""
-        weight = self.loss_weights.get("target")
-        require(weight == 1, "model.loss_weights.target", weight, f"1: no parameter of {self.name} is trained by it")
+        if not self.trained:
+            target = self.loss_weights.get("target")
+            why = f"1: no parameter of {self.name} is trained by it"
+            require(target == 1, "model.loss_weights.target", target, why)
 
     def label_needs(self) -> dict[str, Labels]:
         """The options that need certain labels, as `key = value`; an option whose loss is off needs none."""

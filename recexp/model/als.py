@@ -43,10 +43,7 @@ class ALS(nn.Module):
         regularisation: float = above(0)
         smoothing: float = above(0)
         alpha: float = above(0)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.check_untrained()
+        trained = False
 
     mean: Tensor
     user_bias: Tensor

@@ -32,10 +32,7 @@ class EASE(nn.Module):
     class Config(ModelConfig):
         regularisation: float = above(0)
         max_items: int = at_least(1)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.check_untrained()
+        trained = False
 
     weight: Tensor
 

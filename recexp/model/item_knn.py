@@ -27,10 +27,7 @@ class ItemKNN(nn.Module):
     class Config(ModelConfig):
         n_neighbours: int = at_least(1)
         shrinkage: float = at_least(0)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.check_untrained()
+        trained = False
 
     neighbour: Tensor
     similarity: Tensor

@@ -25,10 +25,7 @@ class Popularity(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         smoothing: float = above(0)
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            self.check_untrained()
+        trained = False
 
     score: Tensor
 

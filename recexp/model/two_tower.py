@@ -1,0 +1,100 @@
+"""Two towers. Yi et al., RecSys 2019; Yang et al., WWW 2020.
+
+u, i all fields of a user and of an item, B batch, C candidates: the items of its rows of label 1, and S uniform ones
+    f(u), g(i) = MLP([e_1, ..., e_F]) of each side, at unit length
+    s_ui = <f(u), g(i)> / tau
+    target = mean over rows of label 1 of -log(e^(s_ui - log q_i) / sum_c e^(s_uc - log q_c))
+q_c is how often a batch is expected to hold c: B' p_c + S / V, with B' its rows of label 1 and p_c the fraction of
+training events. So popular items are not held down by coming up as negatives more often. A candidate that is the row's
+own item once more is left out. Context is not read: a query is for any occasion.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.dataset.batch import Batch, Catalogue, Features
+from recexp.dataset.schema import FIRST, Schema, Side
+from recexp.layer.activation import Activation
+from recexp.layer.embedding import SideEmbedding
+from recexp.layer.mlp import MLP
+from recexp.model import Inputs, Needs, Output
+from recexp.registry import register
+
+
+class Tower(nn.Module):
+    """The fields of one side as a vector of length 1."""
+
+    def __init__(self, name: str, side: Side, config: "TwoTower.Config") -> None:
+        super().__init__()
+        self.embed = SideEmbedding(name, side, config.embedding_dim, config.embedding_std)
+        n_in = len(side.fields) * config.embedding_dim
+        self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=config.output_size)
+
+    def forward(self, features: Features) -> Tensor:
+        """Features of n users or items -> (n, output_size)."""
+        return F.normalize(self.mlp(self.embed(features).flatten(1)).float(), dim=1)
+
+
+@register("two_tower")
+class TwoTower(nn.Module):
+    needs = Needs(Inputs.ids)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = size()
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        hidden_sizes: list[int] = layer_sizes()
+        output_size: int = size()
+        activation: Activation
+        dropout: float = fraction()
+        temperature: float = above(0)
+        uniform_negatives: int = at_least(0)
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        self.temperature, self.n_uniform = config.temperature, config.uniform_negatives
+        self.user, self.item = Tower("user", schema.user, config), Tower("item", schema.item, config)
+
+    def forward(self, batch: Batch) -> Output:
+        """In parts["users"] and ["items"] the vectors of both sides (B, output_size)."""
+        users = self.user(batch.catalogue.users.at(batch.user))
+        items = self.item(batch.catalogue.items.at(batch.target))
+        return Output((users * items).sum(1) / self.temperature, {"users": users, "items": items})
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        liked = (batch.label == 1).nonzero()[:, 0]
+        known = known_items(batch.catalogue)
+        uniform = known[torch.randint(len(known), (self.n_uniform,), device=known.device)]
+        target = batch.target[liked]
+        candidates = torch.cat([target, uniform])  # (C,) rows of items
+        vectors = torch.cat([output.parts["items"][liked], self.item(batch.catalogue.items.at(uniform))])
+        logits = output.parts["users"][liked] @ vectors.t() / self.temperature  # (B', C)
+        logits = logits - log_expected(batch.catalogue, candidates, len(liked), self.n_uniform / len(known))
+        own = torch.arange(len(liked), device=liked.device)
+        again = candidates == target[:, None]
+        again[own, own] = False
+        loss = F.cross_entropy(logits.masked_fill(again, -torch.inf), own, reduction="sum")
+        return {"target": loss / max(1, len(liked))}
+
+    def scores(self, batch: Batch) -> Tensor:
+        """The logits of all item ids for the users of a batch: (B, n); of items with the same id, one's."""
+        items, users = batch.catalogue.items, self.user(batch.catalogue.users.at(batch.user))
+        ids = items.ids[:, 0]
+        of_rows = users @ self.item(items).t() / self.temperature  # (B, rows of items)
+        return of_rows.new_zeros(len(users), int(ids.max()) + 1).index_copy_(1, ids, of_rows)
+
+
+def known_items(catalogue: Catalogue) -> Tensor:
+    """The rows of the items that training has seen: (V,)."""
+    return (catalogue.items.ids[:, 0] >= FIRST).nonzero()[:, 0]
+
+
+def log_expected(catalogue: Catalogue, items: Tensor, n_drawn: int, uniform: float) -> Tensor:
+    """log q of rows of items (C,), of which n_drawn are drawn by popularity and each known one `uniform` times."""
+    count = torch.bincount(catalogue.sampling_pool, minlength=len(catalogue.items.ids)).clamp(min=1)
+    return (n_drawn * count[items] / len(catalogue.sampling_pool) + uniform).log()
