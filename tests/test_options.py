@@ -207,6 +207,7 @@ def test_each_option_of_the_trainer_is_read(effects):
 
 def test_each_option_of_the_trainer_of_next_items_is_read(effects, monkeypatch):
     monkeypatch.setitem(OTHER, "monitor", "hr@5/all")
+    monkeypatch.setitem(OTHER, "ranking.candidates", "none")  # a sample has metrics of other names than the monitor's
     typed = [*SMALL, "model=sasrec", "trainer=next_item", "dataset.label=implicit", "trainer.epochs=2"]
     typed += ["trainer.batch_size=16", "model.embedding_l2=0.1"]
     unread = ignored("trainer", typed, NEXT_ITEM, effects)
