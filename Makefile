@@ -6,7 +6,7 @@ DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 JOBS ?= 1  # cases of make torture at once
 
-.PHONY: install run test torture smoke lint docs marks bench bench-peers bench-quick dist clean
+.PHONY: install run test torture smoke lint docs marks parity bench bench-peers bench-quick dist clean
 
 install: $(STAMP)
 
@@ -40,6 +40,9 @@ docs: install  ## docs/models.md from the models' own files
 marks: install  ## published figures, reached by configuration alone: make marks DATA=FOLDER
 	$(BIN)/python benchmarks/marks.py $(DATA)
 
+parity: install  ## that every model and variant scores after export as before: an hour; make parity FORMAT=onnx
+	$(BIN)/python benchmarks/export.py $(if $(FORMAT),--format $(FORMAT))
+
 bench: install  ## figures measured side by side, recexp and other libraries; an hour, prints and times only
 	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))
 	$(BIN)/python benchmarks/loop.py
@@ -60,6 +63,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/size.py --rows 20000 --steps 4
 	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
 	$(BIN)/python benchmarks/coin.py --events 5000
+	$(BIN)/python benchmarks/export.py fm
 
 dist: install  ## what can be uploaded to a package index: sources, and a wheel with the kernels for any Linux
 	rm -rf dist

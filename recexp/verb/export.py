@@ -24,6 +24,7 @@ OPTIONS = (
     option("--format", metavar="FORMAT", type=_format, default="torch", help="torch or onnx; default: torch"),
     option("-o", "--output", metavar="DIR", required=True, help="the new folder: the model, what encodes raw values, "
            "and example.py, which scores rows with numpy and torch or onnxruntime alone"),
+    option("--embeddings", action="store_true", help="also user.parquet and item.parquet: vectors by raw id"),
     *TRAINED,
 )  # fmt: skip
 
@@ -37,7 +38,7 @@ def run(arguments: list[str]) -> int:
     trained = load_trained(typed)
     from recexp.run.export.bundle import N_CHECKED, export
 
-    difference = export(trained, typed.format, folder)
+    difference = export(trained, typed.format, folder, typed.embeddings)
     logger.info(
         "%s: the largest difference from the run's scores, of up to %d rows, is %.1e", folder, N_CHECKED, difference
     )

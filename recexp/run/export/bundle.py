@@ -5,6 +5,7 @@ model.json                its inputs with their shapes, its output; the run's co
 encoder.json              how raw values become ids and numbers
 user.npz, item.npz        these of all users and items that the run knows, with their raw ids
 item_vectors.npy          of a ranker: the vectors that its query is multiplied by, one per item id
+user.parquet, ...         the vectors of users and items by raw id, if asked for
 rows.json, example.py     some rows with the scores that the run gives them, and a program that scores them
 """
 
@@ -25,6 +26,7 @@ from recexp.dataset.log import Log
 from recexp.error import ConfigError, Failure
 from recexp.model import Ranker, reads_history
 from recexp.run.export import graph
+from recexp.run.export.embeddings import write_embeddings
 from recexp.run.export.encoding import described
 from recexp.run.export.rows import batch_of, examples, rankings, written
 from recexp.run.trained import Trained
@@ -35,11 +37,11 @@ TOLERANCE = 1e-5
 K = 3  # best items in rows.json
 
 
-def export(trained: Trained, form: str, folder: Path) -> float:
+def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. Raises ConfigError for several labels or a model that cannot be traced, Failure if the
-    difference is too large.
+    form: torch or onnx. embeddings: write them too. Raises ConfigError for several labels or if the model cannot be
+    traced or has no embeddings, Failure if the difference is too large.
     """
     if labels := trained.dataset.schema.tasks:
         raise ConfigError(f"{trained.path}: predicts {', '.join(labels)}; export writes a model of one label.")
@@ -54,6 +56,8 @@ def export(trained: Trained, form: str, folder: Path) -> float:
         inputs = _write_graph(model, ranks, batch, form, temporary)
         if ranks:
             np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())
+        if embeddings:
+            write_embeddings(model, trained.dataset.encoder, temporary)
         _write_tables(trained, temporary)
         write_json(temporary / "encoder.json", described(trained.dataset.encoder), checksum=False)
         write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)

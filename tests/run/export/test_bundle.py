@@ -1,6 +1,7 @@
 """What `recexp export` writes, as a program without recexp uses it."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -13,9 +14,11 @@ import pytest
 
 import recexp
 from recexp.cli import run
+from recexp.run.export.embeddings import embeddings
 
 FEATURES = ("dataset.features.context={place: categorical, hour: numeric, price: binned}",
             "dataset.features.user={age: binned}", "+dataset.features.item.tags=multi")  # fmt: skip
+ROOT = Path(__file__).parents[3]
 OPTIONS = ["model=din", "model.history_labels=true", "dataset=csv", "dataset.path=log.csv", *FEATURES,
            "dataset.cache_dir=null", "device=cpu", "trainer.threads=1", "trainer.epochs=1", "run.dir=run"]  # fmt: skip
 ALONE = """
@@ -81,6 +84,11 @@ def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
     assert np.allclose(runpy.run_path("out/example.py")["scores"](rows), expected, rtol=0, atol=2e-6)
 
 
+def test_the_row_that_the_documents_show_is_scored() -> None:
+    (row,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "use.md").read_text("utf-8"), re.S)
+    assert 0 < runpy.run_path("out/example.py")["scores"]([json.loads(row)])[0] < 1
+
+
 def test_the_bundle_says_what_the_model_takes() -> None:
     about = json.loads(Path("out/model.json").read_text())
     shapes = {each["name"]: each["shape"] for each in about["inputs"]}
@@ -101,12 +109,26 @@ def test_onnx_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_embeddings_stand_beside_raw_ids() -> None:
+    trained = recexp.load_run("run")
+    for side, table in trained.model.embed.embed.sides.items():
+        frame = embeddings(trained.model, trained.dataset.encoder, side)
+        if side == "context":
+            assert frame is None
+            continue
+        entities = getattr(trained.dataset.log, f"{side}s")
+        row = entities.index_of(frame.id.to_numpy())
+        vectors = table.table.weight.detach().numpy()[entities.ids[row, 0]]
+        assert len(frame) > 10 and np.array_equal(frame.drop(columns="id").to_numpy(), vectors)
+
+
 def test_a_ranker_gives_the_best_items_that_a_user_has_not_seen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     typed = ["model=bpr_mf", "trainer=next_item", "dataset=csv", "dataset.path=log.csv", "dataset.label=implicit"]
     assert run([*typed, "dataset.cache_dir=null", "trainer.threads=1", "trainer.epochs=1", "run.dir=ranker"]) == 0
-    assert run(["export", "ranker", "-o", "ranking"]) == 0
+    assert run(["export", "ranker", "-o", "ranking", "--embeddings"]) == 0
+    assert list(pd.read_parquet("ranking/item.parquet"))[:2] == ["id", "0"] and Path("ranking/user.parquet").exists()
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["example.py"])
     runpy.run_path("ranking/example.py", run_name="__main__")
