@@ -24,7 +24,7 @@ def share(tmp_path, one_thread):
         found = []
         for seed in SEEDS:
             place = [f"run.dir={tmp_path}/{model}-{seed}", f"seed={seed}", "trainer.threads=1", "trainer.patience=3"]
-            config = recexp.load_config([f"model={model}", "trainer.batch_size=256", *planted, *size, *place, *more])
+            config = recexp.load_config([f"model={model}", "trainer.batch_size=512", *planted, *size, *place, *more])
             found.append(recexp.train(config)["share_of_oracle"])
         return statistics.fmean(found)
 
