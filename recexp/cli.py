@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from recexp.compose import OWN, call_hydra, check_composed
+from recexp.compose import CONFIG_DIR, OWN, call_hydra, check_composed
 from recexp.error import ConfigError, Failure, Terminated, UserError, choices, disk_line, printable
 from recexp.process import own_process
 from recexp.terminal import harmless, log_to_terminal, say, silence
@@ -86,6 +86,9 @@ def train(arguments: list[str]) -> int:
     """Hands all arguments to Hydra and trains what it composes: one run, or a sweep."""
     overrides = [word for word in arguments if re.match(r"[^-=][^=]*=|~", word)]
     flags = [word for word in arguments if word not in overrides]
+    folder = os.environ.get(CONFIG_DIR)
+    if folder and not any(flag.partition("=")[0] in ("--config-dir", "-cd") for flag in flags):
+        flags += ["--config-dir", folder]
     if "-m" in flags or "--multirun" in flags or "hydra.mode=MULTIRUN" in overrides:
         from hydra_plugins.recexp_launcher._entry import sweep
 

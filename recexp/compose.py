@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 # Where a user adds keys of their own.
+CONFIG_DIR = "RECEXP_CONFIG_DIR"  # environment variable: the folder of --config-dir where that is not given
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
 # What Hydra says of a key that is not there, or that + would add and that is.
@@ -118,7 +119,7 @@ def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[t
 
 def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
     """A verb's arguments without --config-dir DIR, and DIR. Raises ConfigError for any other flag."""
-    words, config_dir = [], None
+    words, config_dir = [], os.environ.get(CONFIG_DIR)
     rest = iter(arguments)
     for word in rest:
         flag, _, value = word.partition("=")
@@ -356,11 +357,21 @@ def _guard_files() -> None:
             tree = parse_yaml(read_bytes(path).decode())
             if not isinstance(tree, dict | None):
                 raise ConfigError(f"{path}: must hold keys and values, as in embedding_dim: 16.")
-            return load(source, config_path)
+            result = load(source, config_path)
+            _root_plugins(result.config, path.parent)
+            return result
         except (yaml.YAMLError, ValueError, OSError) as error:
             raise ConfigError(_yaml_fault(path, error)) from error
 
     reader.load_config = checked
+
+
+def _root_plugins(config: Any, folder: Path) -> None:
+    """Plugins that a file names are relative to its folder, wherever recexp is run."""
+    from omegaconf import ListConfig
+
+    if isinstance(plugins := config.get("plugins"), ListConfig):
+        config.plugins = [os.path.normpath(folder / Path(str(path)).expanduser()) for path in plugins]
 
 
 def _yaml_fault(path: Path, error: Exception) -> str:

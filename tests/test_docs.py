@@ -1,5 +1,6 @@
 """The documents are run: what they tell a reader to type does what they say."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -24,9 +25,9 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def write_files(document: Path) -> None:
-    """The blocks of a document that name a file in their first line, as these files."""
+    """The blocks of a document that name a file in their first line, or below the package, as these files."""
     for text in blocks(document, "python") + blocks(document, "yaml"):
-        if name := re.match(r"# ([\w/-]+\.(py|yaml))$", text.splitlines()[0]):
+        if name := re.match(r"(?:# @package _global_\n)?# ([\w./-]+\.(py|yaml))\n", text):
             path = Path(name[1])
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
@@ -114,7 +115,7 @@ def test_every_command_in_a_document_composes(document, tmp_path, monkeypatch, c
     """Overrides are composed without training; verbs exist. Commands on a reader's own files are composed too."""
     monkeypatch.chdir(tmp_path)
     write_files(document)
-    if document.name in ("add-a-model.md", "own-data.md"):
+    if document.name in ("add-a-model.md", "own-data.md", "own-project.md"):
         pytest.skip("is run whole by a test of its own")
     lines = [line for text in blocks(document, "console") for line in text.splitlines() if line.startswith("$ recexp ")]
     for line in lines:
@@ -150,3 +151,30 @@ def test_own_data_train_as_described(tmp_path, monkeypatch):
         assert run([*shlex.split(command), *quick]) == 0
     (described,) = blocks(document, "yaml")
     assert set(yaml.safe_load(described)) <= set(yaml.safe_load(Path("conf/dataset/movies.yaml").read_text("utf-8")))
+
+
+def test_own_project_runs_as_described(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    document = ROOT / "docs" / "own-project.md"
+    write_files(document)
+    rows = "".join(f"{n % 9},{n * 5 % 31},{n % 2},{n}\n" for n in range(300))
+    Path("events.csv").write_text("user,item,label,timestamp\n" + rows)
+    (console,) = blocks(document, "console")
+    export, *commands = [line.removeprefix("$ ") for line in console.splitlines()]
+    monkeypatch.setenv(*export.removeprefix("export ").split("="))
+    assert len(commands) == 3
+    quick = ["trainer.threads=1", "trainer.epochs=1", "dataset.cache_dir=null"]
+    for command in commands:
+        assert run([*shlex.split(command)[1:], *(quick if "run.dir" in command else [])]) == 0
+    assert "similar" in capsys.readouterr().out
+    assert yaml.safe_load(Path("runs/first/config.yaml").read_text("utf-8"))["plugins"] == [
+        str(tmp_path / "models/similar.py")
+    ]
+    spec = importlib.util.spec_from_file_location("test_smoke", "tests/test_smoke.py")
+    smoke = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(smoke)
+    monkeypatch.delenv("RECEXP_CONFIG_DIR")
+    (tmp_path / "elsewhere").mkdir()
+    smoke.test_the_experiment_trains(tmp_path / "elsewhere")
+    workflow = yaml.safe_load(Path(".github/workflows/smoke.yaml").read_text("utf-8"))
+    assert workflow["jobs"]["smoke"]["steps"][-1] == {"run": "pytest"}

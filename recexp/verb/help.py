@@ -27,8 +27,9 @@ examples
   recexp -m +sweep=din hydra.sweeper.n_trials=20
   recexp check model=din plugins=[my_model.py]
 
-flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files,
--sc install=bash completes on the command line, --info, --hydra-help, --version.
+flags (Hydra's): --cfg job --resolve shows the configuration, --config-dir DIR adds a folder of YAML files (the
+environment variable RECEXP_CONFIG_DIR too), -sc install=bash completes on the command line, --info, --hydra-help,
+--version.
 Exit codes: 0 done, 1 a run failed, 2 a mistake in what was typed, 130 and 143 interrupted (go on: recexp resume RUN).
 """
 
