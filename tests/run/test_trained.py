@@ -181,3 +181,19 @@ def test_what_is_no_run_says_so() -> None:
         recexp.load_run("nowhere")
     with pytest.raises(ConfigError, match=r"thread: no option of how a run is used\. Did you mean 'threads'"):
         recexp.load_run("nowhere", thread=1)
+
+
+def test_rows_without_times_come_after_all_others_and_patterns_are_those_of_training(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user": np.arange(300) % 9, "item": np.arange(300) * 5 % 31, "label": np.arange(300) % 2})
+    frame = frame.assign(C1=frame["item"] % 3, C2=frame["user"] % 2)
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    source = ["dataset=csv", f"dataset.path={tmp_path / 'log.csv'}", "dataset.columns.timestamp=null"]
+    plain = ["trainer.threads=1", "trainer.epochs=1", "dataset.cache_dir=null", f"run.dir={tmp_path / 'run'}"]
+    recexp.train(recexp.load_config(["model=din", *source, "+dataset.features.context={C*:categorical}", *plain]))
+    run = recexp.load_run(tmp_path / "run")
+    rows = frame.head(5).assign(more="x").drop(columns="label")
+    assert run.predict(rows).between(0, 1).all()
+    with pytest.raises(DataError, match=r"no column 'C2' \(dataset\.features\.context\)"):
+        run.predict(rows.drop(columns="C2"))
+    with pytest.raises(ConfigError, match=r"^users: a score depends on C1, C2;"):
+        run.recommend(k=2)
