@@ -53,7 +53,7 @@ def table(n_fields: int) -> Schema:
     return Schema(context=Side(fields=tuple(fields)))
 
 
-@pytest.mark.parametrize("inputs", [each for each in Inputs if each is not Inputs.fields])
+@pytest.mark.parametrize("inputs", [each for each in Inputs if each not in (Inputs.fields, Inputs.chosen)])
 def test_a_model_of_users_and_items_refuses_a_table(inputs: Inputs, made: Callable) -> None:
     log = replace(table(2), max_history=5)
     assert isinstance(made(Needs(inputs), log), Plain)
@@ -73,10 +73,17 @@ def test_a_model_that_declares_no_needs_gets_histories_and_any_data(made: Callab
     assert reads_history(made(None, table(1)))
 
 
-@pytest.mark.parametrize("inputs", Inputs)
+@pytest.mark.parametrize("inputs", [each for each in Inputs if each is not Inputs.chosen])
 def test_histories_are_read_by_models_that_need_them(inputs: Inputs, made: Callable) -> None:
     model = made(Needs(inputs), replace(table(2), max_history=5))
     assert reads_history(model) == reads_history(type(model)) == (inputs in (Inputs.history, Inputs.sequence))
+
+
+def test_a_model_of_chosen_inputs_takes_any_data_and_says_itself_whether_it_reads_histories(made: Callable) -> None:
+    model = made(Needs(Inputs.chosen), table(2))
+    for reads in (True, False):
+        model.reads_history = reads
+        assert reads_history(model) == reads
 
 
 def test_a_model_without_losses_and_stages_is_trained_whole_on_the_label(made: Callable, mixed: Batch) -> None:
