@@ -94,8 +94,9 @@ def evaluate_ranking(
     precision: AbstractContextManager | None = None,
     best: bool = False,
 ) -> Ranking:
-    """The configured metrics of a split. best: also by group, and the best items of each user, for the largest K.
+    """The configured metrics of a split.
 
+    best: also by group and, out of all items, the best ones of each user, as many as the largest K.
     size: pairs of a user and an item, or users, in one step of the model. Raises FloatingPointError if a score is not
     finite.
     """
@@ -103,7 +104,7 @@ def evaluate_ranking(
     asked = questions(batches, split, config.relevant, config.valid_users if split == "valid" else None)
     if not len(asked):
         return Ranking(Metrics(dict.fromkeys(names), dict.fromkeys(names, NO_ROWS)))
-    k = max(config.cutoffs) if best else 0
+    k = max(config.cutoffs) if best and config.candidates == "all" else 0  # among sampled items few are wrong
     scores = ItemScores(model, batches, split, known_items(batches), size, precision)
     with torch.inference_mode():
         blocks = list(_blocks(scores, asked, config, k))
@@ -114,7 +115,7 @@ def evaluate_ranking(
     values: dict[str, float | None] = {name: rank_metric(name).compute(ranks) for name in names}  # type: ignore[union-attr,misc]
     if not best:
         return Ranking(Metrics(values, {}))
-    if config.candidates == "all":
+    if k:
         values |= {coverage_name(k): coverage(best_item, len(scores.candidates), k) for k in sorted({*config.cutoffs})}
     start, end = past(batches, split, asked.row, asked.user)
     events = torch.bincount(batches.columns.item[batches.rows["train"]], minlength=len(batches.catalogue.items.ids))
@@ -122,7 +123,7 @@ def evaluate_ranking(
         "history": by_history(ranks, (end - start).cpu().numpy(), names),
         "popularity": by_popularity(ranks, item[order], relevant, events.cpu().numpy(), names),
     }
-    return Ranking(Metrics(values, {}), groups, Top(asked.user.cpu().numpy(), best_item, score))
+    return Ranking(Metrics(values, {}), groups, Top(asked.user.cpu().numpy(), best_item, score) if k else None)
 
 
 def _blocks(scorer: ItemScores, asked: Questions, config: RankingConfig, k: int) -> Iterator[tuple[Tensor, ...]]:

@@ -87,7 +87,7 @@ class ItemScores:
         """Logits (b, S) of items, rows of the catalogue's table (b, S)."""
         scores = torch.empty(items.shape, device=items.device)
         if hasattr(self.model, "score"):
-            n_users = max(1, self.size // items.shape[1])
+            n_users = max(1, self.size // max(1, items.shape[1]))
             for start in range(0, len(row), n_users):
                 users = slice(start, start + n_users)
                 batch = self._gathered(Samples(row[users]))

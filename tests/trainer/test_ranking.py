@@ -59,6 +59,7 @@ def test_sampled_candidates_are_named() -> None:
     typed = ("model=popularity", "trainer.ranking.candidates=7", "trainer.monitor=hr@5/sampled7", "run.dir=run")
     metrics = recexp.train(recexp.load_config([*TYPED, *typed]))
     assert set(rank_names([3, 5], "sampled7")) < metrics["test"].keys()
+    assert not Path("run/recommendations.parquet").exists()  # the answers would be among few others
     assert 0.3 < metrics["test"]["hr@5/sampled7"] <= 1  # of 8 items and more, the relevant ones included
 
 
