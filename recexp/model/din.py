@@ -64,13 +64,13 @@ class DIN(nn.Module):
 
     def predict(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, L): which past events decided."""
-        scores = self.scores(profile, target, events, mask)  # (B, L)
+        scores = self.attend(profile, target, events, mask)  # (B, L)
         weights = weigh(scores, mask, self.normalise, scale=target.shape[1] ** -0.5)
         interest = weighted_sum(weights, events)  # (B, E), eq. 3
         logits = self.mlp(torch.cat([interest, target, profile], 1))[:, 0]  # (B,)
         return Output(logits, {"attention": weights})
 
-    def scores(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
+    def attend(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
         """(B, L)."""
         if self.user is not None:
             target, events = meet_user(self.kind, target, events, self.user(profile))
