@@ -15,7 +15,15 @@ import torch
 
 from recexp.dataset import cache
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
+from recexp.dataset.config import (
+    DatasetConfig,
+    Duplicates,
+    FeatureKind,
+    HistoryKind,
+    HistoryUntil,
+    LabelKind,
+    SplitKind,
+)
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
@@ -121,6 +129,9 @@ def other_options(tiny_config: Callable, config: DatasetConfig) -> dict[str, Dat
         "label": {"label": LabelKind.implicit},
         "threshold": {"label_threshold": 1.0},
         "bins": {"n_bins": 5},
+        "rare values": {"min_count": 2},
+        "duplicates": {"duplicates": Duplicates.last},
+        "core": {"k_core": 2},
         "split": {"split": SplitKind.leave_last_out},
         "ratios": {"ratios": (0.8, 0.1, 0.1)},
         "feature": {"features": features | {"user": {}}},
