@@ -113,7 +113,7 @@ def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:
     for index, mask in layout.rectangles:
         q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)
         seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-        out = softmax_attention(q, k, v, seen[None, None].expand(len(q), 1, -1, -1), p)
+        out = softmax_attention(q, k, v, seen[None, None].expand(q.shape[0], 1, -1, -1), p)
         heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
     return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
 

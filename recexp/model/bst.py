@@ -118,5 +118,5 @@ def side_by_side(encoded: Tensor, mask: Tensor, n_positions: int) -> Tensor:
     So the same distance meets the same weights in histories of any length.
     """
     index = distance(mask)[:, :, None].expand_as(encoded)
-    aligned = encoded.new_zeros(len(encoded), n_positions, encoded.shape[2])
+    aligned = encoded.new_zeros(encoded.shape[0], n_positions, encoded.shape[2])
     return aligned.scatter_add(1, index, encoded).flatten(1)  # padding adds 0 at the index of the last event

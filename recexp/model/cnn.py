@@ -96,7 +96,7 @@ class AlongFields(nn.Module):
         for convolution, act, p in zip(self.convolutions, self.activations, self.kept, strict=True):
             x = p_max(convolution(nn.functional.pad(x, self.padding)), p)  # (B D, C, p)
             x = channelwise(act, x)
-        return x.reshape(len(e), self.n_out)
+        return x.reshape(e.shape[0], self.n_out)
 
 
 def convolutions(sizes: Sequence[int], kernel_size: int) -> nn.ModuleList:

@@ -56,7 +56,9 @@ class EASE(nn.Module):
     def scores(self, batch: Batch) -> Tensor:
         """The logits of all item ids for the users of a batch: (B, n)."""
         ids, counted = basket(batch)
-        begin = torch.arange(len(ids), device=ids.device) * ids.shape[1]  # the rows' own: a history may have no column
+        begin = (
+            torch.arange(ids.shape[0], device=ids.device) * ids.shape[1]
+        )  # the rows' own: a history may have no column
         counted = counted.flatten()
         scores = F.embedding_bag(ids.flatten(), self.weight, begin, mode="sum", per_sample_weights=counted)
         return 4 * (scores - 0.5)

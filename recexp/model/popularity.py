@@ -39,7 +39,7 @@ class Popularity(nn.Module):
 
     def query(self, batch: Batch) -> Tensor:
         """Every user asks for the same: (B, 1)."""
-        return self.score.new_ones(len(batch), 1)
+        return self.score.new_ones(batch.user.shape[0], 1)
 
     def item_vectors(self) -> Tensor:
         """(n_items, 1)."""

@@ -111,7 +111,9 @@ class Trained:
 
         calibrate: by what `recexp calibrate` has kept; raises RunError.
         """
-        logits = self._logits(merge(self.dataset, rows, self.config.dataset, history_of(history)))
+        given = merge(self.dataset, rows, self.config.dataset, history_of(history))
+        self._tell(given)
+        logits = self._logits(given)
         scores = probability(calibrated(logits, require_calibration(self.path)) if calibrate else logits)
         return dict(zip(self._score_names, scores.reshape(len(scores), -1).T, strict=True))
 
@@ -158,6 +160,7 @@ class Trained:
         """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split."""
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         assert rows.label is not None
+        self._tell(given)
         logits, log = self._logits(given), given.dataset.log
         users = None if log.user is None else log.user[given.row]
         tasks = NO_PAIRS if rows.tasks is None else rows.tasks
@@ -286,7 +289,6 @@ class Trained:
 
     def _logits(self, given: Given) -> np.ndarray:
         """The logits (n,) of the rows given; of T labels (n, T)."""
-        self._tell(given)
         batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
         rows = torch.from_numpy(given.row.astype(np.int32)).to(self.device)
         longest = None if reads_history(self.model) else 0

@@ -53,11 +53,11 @@ def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) 
     if ranks:
         rows = [row | ranking for row, ranking in zip(rows, rankings(trained, given, K), strict=True)]
     with new_folder(folder) as temporary:
+        if embeddings:
+            write_embeddings(model, trained.dataset.encoder, temporary)
         inputs = _write_graph(model, ranks, batch, form, temporary)
         if ranks:
             np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())
-        if embeddings:
-            write_embeddings(model, trained.dataset.encoder, temporary)
         _write_tables(trained, temporary)
         write_json(temporary / "encoder.json", described(trained.dataset.encoder), checksum=False)
         write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)
