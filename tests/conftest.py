@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,19 @@ def one_thread() -> None:
     """Tests share the machine; those that do without torch need not import it."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def plugins_go() -> Iterator[None]:
+    """What a test's plugins register is gone after it, so tests may run in any order."""
+    registry = sys.modules.get("recexp.registry")
+    before = set(registry._registered) if registry else set()
+    yield
+    if registry := sys.modules.get("recexp.registry"):
+        for key, cls in list(registry._registered.items()):
+            if key not in before and cls.__module__.startswith("recexp_plugin_"):
+                del registry._registered[key]
+                sys.modules.pop(cls.__module__, None)
 
 
 @pytest.fixture(scope="session")

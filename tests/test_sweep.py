@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 import recexp
-from recexp import registry
 from recexp.cli import run
 from recexp.groups import conf_folder, options
 from recexp.run.read import read_config, read_json
@@ -61,17 +59,12 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def faulty(empty: Path) -> Iterator[None]:
+def faulty(empty: Path) -> None:
     """A model whose option `fault` says how its training ends; none of that where a file `mended` lies beside it."""
-    known = dict(registry._registered)
     Path("faulty.py").write_text(FAULTY)
     Path("mine/model").mkdir(parents=True)
     text = (conf_folder() / "model/fm.yaml").read_text("utf-8").replace("name: fm", "name: faulty")
     Path("mine/model/faulty.yaml").write_text(text + "fault: none\n")
-    yield
-    registry._registered.clear()
-    registry._registered.update(known)
-    sys.modules.pop("recexp_plugin_faulty", None)
 
 
 @pytest.fixture
