@@ -20,7 +20,7 @@ from recexp.model import Ranker
 KINDS = ("ids", "values")
 HISTORY = ("history_ids", "history_values", "history_label", "history_age", "mask")
 # The last one that is offered gives the number of samples, so that is one that nearly every model reads.
-INPUTS = ("user_ids", "user_values", "context_values", "context_ids", "item_values", *HISTORY, "item_ids")
+INPUTS = ("user_values", "user_ids", "context_values", "context_ids", "item_values", *HISTORY, "item_ids")
 MEMBERS = {"user_ids": "user", "user_values": "user", "item_ids": "target", "item_values": "target",
            "context_ids": "context", "context_values": "context", "history_ids": "history",
            "history_values": "history"}  # of a batch, that hold an input  # fmt: skip
