@@ -202,15 +202,13 @@ def parse_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The lines that are whole, and the numbers (from 1) of those that are not; nothing if there is no file."""
+def read_lines(path: Path) -> dict[int, dict[str, Any] | None]:
+    """The lines by number, from 1, None for those that are not whole; none for empty ones, nor if there is no file."""
     try:
         lines = _content(path).split(b"\n")
     except FileNotFoundError:
-        return [], []
-    values = [_value(line) for line in lines]
-    torn = [number for number, (line, value) in enumerate(zip(lines, values, strict=True), 1) if line and value is None]
-    return [value for value in values if value is not None], torn
+        return {}
+    return {number: _value(line) for number, line in enumerate(lines, 1) if line}
 
 
 def read_bytes(path: Path) -> bytes:

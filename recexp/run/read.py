@@ -58,10 +58,9 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
 
 def read_epochs(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The lines of metrics.jsonl that are whole, and the numbers (from 1) of those that are not. Raises DamagedFile."""
-    lines, torn = storage.read_lines(path / "metrics.jsonl")
-    at = [number for number in range(1, len(lines) + len(torn) + 1) if number not in torn]
-    strange = [number for number, line in zip(at, lines, strict=True) if not _is_epoch(line)]
-    return [line for line in lines if _is_epoch(line)], sorted(torn + strange)
+    lines = storage.read_lines(path / "metrics.jsonl")
+    whole = {number: line for number, line in lines.items() if line is not None and _is_epoch(line)}
+    return list(whole.values()), [number for number in lines if number not in whole]
 
 
 def find_runs(folders: list[Path]) -> list[Path]:
