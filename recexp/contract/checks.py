@@ -16,6 +16,7 @@ from recexp.contract.measure import batch_differs, differs, fitted, in_closed_fo
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
 from recexp.dataset.batch import Batches, Samples
 from recexp.dataset.log import Log
+from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.dataset.window import packed
 from recexp.layer.loss import bce
 from recexp.metric.item_scores import ItemScores
@@ -166,8 +167,9 @@ def ranked(case: Case) -> str | None:
     """items are ranked by the logits of pairs"""
     if not isinstance(case.dataset.log, Log):
         raise Skip("a table has no items to rank")
-    model, items = fitted(case), torch.arange(1, len(case.batches.catalogue.items.ids), device=case.batches.device)
-    items = items[:RANKED_ITEMS]
+    model, ids = fitted(case), case.batches.catalogue.items.ids[:, 0]
+    known, unknown = (ids >= FIRST).nonzero()[:, 0], (ids == UNKNOWN).nonzero()[:, 0]
+    items = torch.cat([known[:RANKED_ITEMS], unknown[:RANKED_ITEMS]])
     rows = case.batches.rows["train"][:: max(1, case.batches.size("train") // RANKED_ROWS)][:RANKED_ROWS]
     pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
     logits = model(case.batches.gather(pairs, "train")).logits.view(len(rows), len(items))
@@ -272,10 +274,8 @@ def shuffled_labels(case: Case) -> str | None:
         recorder = NullRecorder(Path(folder))
         result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
     assert result.test and result.test_scores  # nothing stops this training early
-    auc, n_positive = (
-        result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]],
-        int(result.test_scores.labels.sum()),
-    )
+    auc = result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]]
+    n_positive = int(result.test_scores.labels.sum())
     n_negative = len(result.test_scores.labels) - n_positive
     if auc is None:
         raise Skip("the test rows have one label")

@@ -17,9 +17,11 @@ def basket(batch: Batch) -> tuple[Tensor, Tensor]:
     """The item ids of histories (B, L), and 1 where an event is the first of label 1 with its item, else 0 (B, L)."""
     ids = batch.catalogue.items.ids[batch.history, 0]
     liked = batch.mask & (batch.history_label == 1)
-    same = (ids[:, :, None] == ids[:, None, :]) & liked[:, None, :]  # (B, L, L)
-    again = same.tril(-1).any(2)
-    return ids, (liked & ~again).float()
+    order = torch.where(liked, ids, -1).argsort(1, stable=True)  # equal items side by side, the earliest first
+    ordered = ids.gather(1, order)
+    first = torch.ones_like(liked)
+    first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) | ~liked.gather(1, order)[:, :-1]
+    return ids, (liked & torch.zeros_like(liked).scatter_(1, order, first)).float()
 
 
 def liked_pairs(training: Batch) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
 """Scores of many items for each user, by the shortest way that a model offers.
 
 b users of a block, N candidates, S of them for each user, V item ids
-A model whose logit is a product of what a user asks for and a vector of the item's id has query(batch) (B, D) and
-item_vectors() (V, D); one that has the scores of all ids at once gives them as scores(batch) (B, V); one that computes
+A model whose logit is a product of what a user asks for and a vector of the item has query(batch) (B, D) and
+item_vectors() (V, D), or vectors_of(items) (N, D) if it reads the fields of items; one that has the scores of all ids
+at once gives them as scores(batch) (B, V); one that computes
 what is the user's once has score(batch, items); others score each pair.
 """
 
@@ -39,9 +40,12 @@ class ItemScores:
         self.longest = None if reads_history(model) else 0
         self.vectors: Tensor | None = None  # (N, D)
         self.ids = batches.catalogue.items.ids[candidates, 0]  # (N,)
-        if hasattr(self.model, "item_vectors"):
-            with torch.inference_mode():
+        with torch.inference_mode():
+            if hasattr(self.model, "item_vectors"):
                 self.vectors = self.model.item_vectors().float()[self.ids]
+            elif hasattr(self.model, "vectors_of"):
+                with self.precision:
+                    self.vectors = self.model.vectors_of(batches.catalogue.items.at(candidates)).float()
 
     @property
     def block(self) -> int:

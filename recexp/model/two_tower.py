@@ -5,7 +5,8 @@ u, i all fields of a user and of an item, B batch, C candidates: the items of it
     s_ui = <f(u), g(i)> / tau
     target = mean over rows of label 1 of -log(e^(s_ui - log q_i) / sum_c e^(s_uc - log q_c))
 q_c is how often a batch is expected to hold c: B' p_c + S / V, with B' its rows of label 1 and p_c the fraction of
-training events. So popular items are not held down by coming up as negatives more often. A candidate that is the row's
+training events. So popular items are not held down by coming up as negatives more often. With dataset.label=implicit
+all events are of label 1 and q is exact; with explicit labels p_c counts the others too. A candidate that is the row's
 own item once more is left out. Context is not read: a query is for any occasion.
 """
 
@@ -81,12 +82,13 @@ class TwoTower(nn.Module):
         loss = F.cross_entropy(logits.masked_fill(again, -torch.inf), own, reduction="sum")
         return {"target": loss / max(1, len(liked))}
 
-    def scores(self, batch: Batch) -> Tensor:
-        """The logits of all item ids for the users of a batch: (B, n); of items with the same id, one's."""
-        items, users = batch.catalogue.items, self.user(batch.catalogue.users.at(batch.user))
-        ids = items.ids[:, 0]
-        of_rows = users @ self.item(items).t() / self.temperature  # (B, rows of items)
-        return of_rows.new_zeros(len(users), int(ids.max()) + 1).index_copy_(1, ids, of_rows)
+    def query(self, batch: Batch) -> Tensor:
+        """(B, output_size): the logit is its product with an item's vector."""
+        return self.user(batch.catalogue.users.at(batch.user)) / self.temperature
+
+    def vectors_of(self, items: Features) -> Tensor:
+        """(n, output_size) of the fields of n items; those that training has not seen differ by theirs."""
+        return self.item(items)
 
 
 def known_items(catalogue: Catalogue) -> Tensor:

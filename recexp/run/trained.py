@@ -21,6 +21,7 @@ from recexp.dataset.given import FrameTable, Rows, column_names, read_rows
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, extended, merge
 from recexp.dataset.prepare import load
+from recexp.dataset.schema import FIRST
 from recexp.dataset.sheet import TableFile
 from recexp.error import ConfigError, Failure, choices
 from recexp.metric.full_ranking import evaluate_ranking
@@ -178,8 +179,8 @@ class Trained:
 
         users: ids, or a frame with a column of them and, if there are, one for each feature of the context; a column of
         times says when each is asked for, otherwise after all known events. All users by default. items: the ones to
-        choose from, ids or a frame of new ones with features; all by default. keep_seen: recommend what a user has
-        already had too. Raises ConfigError or DataError.
+        choose from, ids or a frame of new ones with features; by default all, or those of the training split after
+        trainer=next_item. keep_seen: recommend what a user has already had too. Raises ConfigError or DataError.
         """
         import pandas as pd
 
@@ -239,6 +240,8 @@ class Trained:
         if asked.timestamp is None:
             asked = replace(asked, timestamp=np.repeat(log.timestamp.max() + 1, len(asked.frame)))
         candidates = np.arange(1, len(log.items.raw))
+        if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
+            candidates = np.flatnonzero(log.items.ids[:, 0] >= FIRST)
         if items is not None:
             chosen = read_rows(items, dataset, config, ("item",), ("item",), ())
             table, index = extended(log.items, dataset.encoder.item, "item", chosen.item, chosen.features["item"])

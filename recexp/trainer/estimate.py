@@ -5,7 +5,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recexp.config import Optimizer
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure
+from recexp.metric.full_ranking import evaluate_ranking, questions
 from recexp.metric.scoring import evaluate_split
 from recexp.model import Fit, Train, reads_history, stages
 from recexp.trainer.default import Trainer
@@ -26,6 +27,7 @@ from recexp.trainer.step import Step, autocast
 WARM_UP = 5  # steps: the first ones fill caches, and on a GPU are recorded
 SECONDS, FEWEST, MOST = 3.0, 10, 300  # how long steps are measured, and how many of them at least and at most
 EVALUATED = 8  # batches of validation that are measured
+RANKED = 64  # users for whom ranking is measured
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,19 @@ def _validation(trainer: Trainer, stage: Train, batches: Batches) -> float:
         began = time.perf_counter()
         evaluate_split(stage.model, few, "valid", size, autocast(trainer.config, trainer.device))
         seconds = time.perf_counter() - began
-    return seconds * len(rows) / len(few.rows["valid"])
+    return seconds * len(rows) / len(few.rows["valid"]) + _ranking(trainer, stage, batches)
+
+
+def _ranking(trainer: Trainer, stage: Train, batches: Batches) -> float:
+    """Seconds of ranking items for the users of the validation split, from some of them; 0 if nothing is ranked."""
+    config = trainer.config.ranking
+    if config.protocol is None or not (n_users := len(questions(batches, "valid", config.valid_users))):
+        return 0.0
+    few = replace(config, valid_users=min(RANKED, n_users))
+    began = time.perf_counter()
+    precision = autocast(trainer.config, trainer.device)
+    evaluate_ranking(stage.model, batches, "valid", few, trainer.config.eval_batch_size, precision)
+    return (time.perf_counter() - began) * n_users / min(RANKED, n_users)
 
 
 def _memory(stage: Train, step: Step, size: int) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Two towers: the loss against a loop over rows and candidates, and what it is when all items are drawn alike."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +9,9 @@ import torch
 from batches import with_catalogue
 from torch import Tensor, nn
 
-from recexp.dataset.batch import Batch
+from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.schema import UNKNOWN
+from recexp.metric.item_scores import ItemScores
 from recexp.model.two_tower import log_expected
 
 Make = Callable[..., nn.Module]
@@ -53,6 +56,22 @@ def test_uniform_negatives_make_each_item_more_expected(mixed: Batch) -> None:
     count = torch.bincount(catalogue.sampling_pool, minlength=6)[1:6]
     expected = (8 * count / len(catalogue.sampling_pool) + 0.5).log()
     torch.testing.assert_close(log_expected(catalogue, items, 8, 0.5), expected)
+
+
+def test_items_that_training_has_not_seen_are_ranked_by_their_own_fields(
+    make: Make, batches: Batches, gather: Gather
+) -> None:
+    model, features = make("two_tower").eval(), batches.catalogue.items
+    unseen = torch.arange(1, 5)
+    ids = features.ids.clone()
+    ids[unseen, 0] = UNKNOWN
+    other = copy.copy(batches)
+    other.catalogue = replace(batches.catalogue, items=replace(features, ids=ids))
+    rows = batches.rows["train"][:3]
+    scores = ItemScores(model, other, "train", unseen, 100).of(rows)
+    pairs = Samples(rows.repeat_interleave(4), item=unseen.repeat(3))
+    torch.testing.assert_close(scores, model(other.gather(pairs, "train")).logits.view(3, 4))
+    assert len(scores[0].unique()) > 1
 
 
 def test_a_batch_without_positives_has_loss_0(make: Make, gather: Gather) -> None:

@@ -12,6 +12,7 @@ from recexp.config import Config
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.experiment import resolve_device
+from recexp.metric.full_ranking import questions
 from recexp.model import Train, stages
 from recexp.trainer import estimate
 from recexp.trainer.default import Trainer
@@ -44,6 +45,24 @@ def test_every_stage_is_measured_but_those_fitted_in_closed_form(
     for one, stage in zip(found, stages(model), strict=True):
         assert bool(one.n_steps) == isinstance(stage, Train)
         assert not one.n_steps or (one.seconds > 0 and min((one.memory or {}).values()) > 0)
+
+
+def test_validation_counts_the_ranking_of_items_for_all_users(
+    compose: Callable[..., Config],
+    dataset: Dataset,
+    make: Callable[..., nn.Module],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
+    monkeypatch.setattr(estimate, "RANKED", 10)
+    implicit = ("model=fm", "dataset.label=implicit", "trainer.eval_batch_size=100000")
+    found = [
+        measured(compose(*implicit, f"trainer.ranking.candidates={candidates}"), dataset, make("fm"))[0].validation
+        for candidates in ("none", "all")
+    ]
+    n_users = len(questions(Batches(dataset, compose(*implicit).dataset), "valid"))
+    assert found[1] - found[0] == pytest.approx(n_users / 10)
 
 
 def test_memory_is_that_of_weights_gradients_and_state(

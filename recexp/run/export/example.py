@@ -1,7 +1,8 @@
 """Scores rows of raw ids by the exported model: python example.py [ROWS.json]
 
 It needs numpy, and torch or onnxruntime. model.json tells what the model takes, encoder.json how raw values become ids
-and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written.
+and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written. Ids
+and values of categories are compared as text: 3 and "3" are the same.
 """
 
 import json
@@ -13,9 +14,9 @@ import numpy as np
 HERE = Path(__file__).parent
 ABOUT, FIELDS = (json.loads((HERE / name).read_text("utf-8")) for name in ("model.json", "encoder.json"))
 KNOWN = {side: dict(np.load(HERE / f"{side}.npz")) for side in ("user", "item") if (HERE / f"{side}.npz").exists()}
-ROW = {side: {raw: row for row, raw in enumerate(table["raw"].tolist()) if row} for side, table in KNOWN.items()}
+ROW = {side: {str(raw): row for row, raw in enumerate(table["raw"].tolist()) if row} for side, table in KNOWN.items()}
 ID = {
-    (side, field["name"]): {value: n for n, value in enumerate(field["values"], field["first"])}
+    (side, field["name"]): {str(value): n for n, value in enumerate(field["values"], field["first"])}
     for side, fields in FIELDS.items()
     for field in fields
     if "values" in field
@@ -35,7 +36,7 @@ def encode(side, values):
             ids.append(field["first"] + int(np.searchsorted(field["edges"], value, "right")) if known else 1)
         else:
             cell = (value or []) if field["kind"] == "multi" else [value]
-            found = [ID[side, field["name"]].get(each, 1) for each in cell]
+            found = [1 if value is None else ID[side, field["name"]].get(str(value), 1) for value in cell]
             ids += (found + [0] * field["width"])[: field["width"]]
     return ids, numbers
 
@@ -43,7 +44,8 @@ def encode(side, values):
 def find(side, given):
     """The ids and numbers of a user or an item: a known id, or a new one's values by name, its id among them."""
     values = given if isinstance(given, dict) else {side: given}
-    if row := ROW[side].get(values.get(side)):
+    row = None if values.get(side) is None else ROW[side].get(str(values[side]))
+    if row:
         return KNOWN[side]["ids"][row], KNOWN[side]["values"][row]
     return encode(side, values)
 
@@ -85,7 +87,7 @@ def run(arrays):
 def best(query, seen, k=3):
     """The k best items that a user has not seen, and their scores."""
     scores = np.load(HERE / "item_vectors.npy")[KNOWN["item"]["ids"][:, 0]] @ query
-    scores[[0, *(ROW["item"][item] for item in seen if item in ROW["item"])]] = -np.inf
+    scores[[0, *(ROW["item"][str(item)] for item in seen if str(item) in ROW["item"])]] = -np.inf
     chosen = np.argsort(-scores, kind="stable")[:k]
     return [(KNOWN["item"]["raw"][row], 1 / (1 + np.exp(-scores[row]))) for row in chosen]
 
