@@ -17,7 +17,7 @@ def basket(batch: Batch) -> tuple[Tensor, Tensor]:
     """The item ids of histories (B, L), and 1 where an event is the first of label 1 with its item, else 0 (B, L)."""
     ids = batch.catalogue.items.ids[batch.history, 0]
     liked = batch.mask & (batch.history_label == 1)
-    order = torch.where(liked, ids, -1).argsort(1, stable=True)  # equal items side by side, the earliest first
+    order = torch.where(liked, ids, -1).argsort(dim=1, stable=True)  # equal items side by side, the earliest first
     ordered = ids.gather(1, order)
     first = torch.ones_like(liked)
     first[:, 1:] = (ordered[:, 1:] != ordered[:, :-1]) | ~liked.gather(1, order)[:, :-1]

@@ -3,8 +3,8 @@
 b users of a block, N candidates, S of them for each user, V item ids
 A model whose logit is a product of what a user asks for and a vector of the item has query(batch) (B, D) and
 item_vectors() (V, D), or vectors_of(items) (N, D) if it reads the fields of items; one that has the scores of all ids
-at once gives them as scores(batch) (B, V); one that computes
-what is the user's once has score(batch, items); others score each pair.
+at once gives them as scores(batch) (B, V); one that computes what is the user's once has score(batch, items); others
+score each pair.
 """
 
 from contextlib import AbstractContextManager, nullcontext

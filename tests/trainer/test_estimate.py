@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 from recexp.cli import run
-from recexp.config import Config
+from recexp.config import Config, Relevant
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.experiment import resolve_device
@@ -61,7 +61,7 @@ def test_validation_counts_the_ranking_of_items_for_all_users(
         measured(compose(*implicit, f"trainer.ranking.candidates={candidates}"), dataset, make("fm"))[0].validation
         for candidates in ("none", "all")
     ]
-    n_users = len(questions(Batches(dataset, compose(*implicit).dataset), "valid"))
+    n_users = len(questions(Batches(dataset, compose(*implicit).dataset), "valid", Relevant.all))
     assert found[1] - found[0] == pytest.approx(n_users / 10)
 
 
