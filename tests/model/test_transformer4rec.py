@@ -314,7 +314,7 @@ def test_each_label_is_predicted_from_its_item_and_the_events_before(
                     events[i] = events[i] + model.embed.label.weight[1 + int(mixed.history_label[row, i - 1])]
             below = true(1, s + 1, s + 1).tril()
             m = model.encoder(torch.stack(events)[None], true(1, s + 1), below)[0, -1]
-            z = model.label_score.weight[0] @ m + model.score.bias[0]
+            z = model.label_score.weight[0] @ m + model.label_score.bias[0]
             y = mixed.history_label[row, s]
             surprises.append(-(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)))
     loss = model.losses(model(mixed), mixed)["auxiliary"]
