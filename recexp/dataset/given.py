@@ -1,6 +1,6 @@
 """Rows given to a trained model, n of them: read from a frame or a file, and checked."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +41,8 @@ class Rows:
     label: np.ndarray | None = None  # (n,) 0 or 1, NaN where it is unknown
     tasks: np.ndarray | None = None  # (n, T) int8, several labels: 0, 1, or -1 where one is unknown; first: `label`
     features: "dict[str, pd.DataFrame]"  # the feature columns that are there, by side
+    timeless: bool = False  # they have no times of their own, and stand after all of the run's events
+    error: Callable[[int, str, str], DataError] | None = None  # of a row's column, with what is wrong there
 
 
 class FrameTable(LoadedTable):
@@ -127,6 +129,7 @@ def read_rows(
     if "timestamp" in read:
         parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
     if timeless and isinstance(dataset.log, Log):  # as in the run's data, the order of the rows is that of the events
+        parsed["timeless"] = True
         parsed["timestamp"] = dataset.log.timestamp.max() + 1 + np.arange(len(sheet.frame), dtype=np.int64)
     if "label" in read:
         rule = next(iter(ruled.values()), None)
@@ -136,7 +139,8 @@ def read_rows(
         if labelled:
             sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
     features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}
-    return Rows(frame=sheet.frame[[name for name in there if name in wanted]], features=features, **parsed)
+    frame = sheet.frame[[name for name in there if name in wanted]]
+    return Rows(frame=frame, features=features, error=sheet.error, **parsed)
 
 
 def names_by_id(table: TableFile, config: Any) -> "pd.DataFrame":

@@ -14,7 +14,7 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, Labe
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Encoded, objects
-from recexp.dataset.given import Rows
+from recexp.dataset.given import Rows, column_names
 from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
 from recexp.dataset.prepare import by_user_then_time, group_starts
@@ -91,6 +91,26 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
     )
     merged = replace(merged, context=_context(dataset, merged, rows, known[order], position, config))
     return Given(replace(dataset, log=merged, folder=None), position[len(log) :], known[order])
+
+
+def refuse_own_events(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History) -> None:
+    """Raises DataError for the first row without a time that may be a valid or test event of its own history."""
+    import pandas as pd
+
+    log = dataset.log
+    if not rows.timeless or history is History.given or config.history_until is HistoryUntil.split:
+        return
+    assert isinstance(log, Log) and rows.error is not None
+    held_out = log.split > 0
+    known = pd.MultiIndex.from_arrays([log.user[held_out], log.item[held_out]])
+    given = pd.MultiIndex.from_arrays([log.users.index_of(rows.user), log.items.index_of(rows.item)])  # type: ignore[arg-type]
+    if (own := given.isin(known)).any():
+        message = (
+            "the run's own valid or test rows hold this user and item; without times it cannot be told whether this is "
+            "that event, whose label its history would hold: give rows that the run does not hold, evaluate its own "
+            "by `recexp evaluate RUN`, or set --history given"
+        )
+        raise rows.error(int(own.argmax()), column_names(config)["item"], message)
 
 
 def extended(

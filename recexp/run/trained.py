@@ -19,7 +19,7 @@ from recexp.dataset.config import LabelKind
 from recexp.dataset.facts import unknown_rates
 from recexp.dataset.given import FrameTable, Rows, column_names, read_rows
 from recexp.dataset.log import Dataset, Log
-from recexp.dataset.merge import Given, History, extended, merge
+from recexp.dataset.merge import Given, History, extended, merge, refuse_own_events
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST
 from recexp.dataset.sheet import TableFile
@@ -158,7 +158,12 @@ class Trained:
         return self.evaluate_rows(rows, history)
 
     def evaluate_rows(self, rows: Rows, history: str = "both") -> dict[str, float | None]:
-        """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split."""
+        """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split.
+
+        Raises DataError if rows without times may be events of their own histories.
+        """
+        if reads_history(self.model) or self.config.dataset.features.derived.names:
+            refuse_own_events(self.dataset, rows, self.config.dataset, history_of(history))
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         assert rows.label is not None
         self._tell(given)

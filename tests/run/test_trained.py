@@ -193,6 +193,14 @@ def test_rows_without_times_come_after_all_others_and_patterns_are_those_of_trai
     run = recexp.load_run(tmp_path / "run")
     rows = frame.head(5).assign(more="x").drop(columns="label")
     assert run.predict(rows).between(0, 1).all()
+    log = load(run.config.dataset).log
+    own, train = (frame.iloc[log.row[log.rows(split)]] for split in ("test", "train"))
+    mixed = pd.concat([train.head(3).assign(user=99), own.head(2)])
+    for history in ("saved", "both"):  # where their own labels would be
+        with pytest.raises(DataError, match=r"row 3 .*column 'item' = .* whose label its history would hold"):
+            run.evaluate(mixed, history=history)
+    assert run.evaluate(own, history="given")["auc"] is not None
+    assert run.evaluate(frame.assign(user=99))["auc"] is not None
     with pytest.raises(DataError, match=r"no column 'C2' \(dataset\.features\.context\)"):
         run.predict(rows.drop(columns="C2"))
     with pytest.raises(ConfigError, match=r"^users: a score depends on C1, C2;"):
