@@ -40,11 +40,12 @@ K = 3  # best items in rows.json
 def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. embeddings: write them too. Raises ConfigError for several labels or if the model cannot be
-    traced or has no embeddings, Failure if the difference is too large.
+    form: torch or onnx. embeddings: write them too. Raises ConfigError for several labels or a wide field, or if the
+    model cannot be traced or has no embeddings, Failure if the difference is too large.
     """
     if labels := trained.dataset.schema.tasks:
         raise ConfigError(f"{trained.path}: predicts {', '.join(labels)}; export writes a model of one label.")
+    encoder = described(trained.dataset.encoder)
     model = copy.deepcopy(trained.model).cpu().eval()
     given = examples(trained.dataset, N_CHECKED)
     batch, expected = batch_of(trained, given), trained.scores_of(given)
@@ -59,7 +60,7 @@ def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) 
         if ranks:
             np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())
         _write_tables(trained, temporary)
-        write_json(temporary / "encoder.json", described(trained.dataset.encoder), checksum=False)
+        write_json(temporary / "encoder.json", encoder, checksum=False)
         write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)
         write_text(temporary / "example.py", (Path(__file__).parent / "example.py").read_text("utf-8"))
         scored = [row | {"score": float(score)} for row, score in zip(rows, expected, strict=True)]

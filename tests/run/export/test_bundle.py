@@ -138,3 +138,14 @@ def test_a_ranker_gives_the_best_items_that_a_user_has_not_seen(
         assert user == row["user"] and [pair.split(":")[0] for pair in best] == [item for item, _ in row["best"]]
         assert not set(row["seen"]) & {item for item, _ in row["best"]} and len(best) == 3
         assert np.allclose([float(pair.split(":")[1]) for pair in best], [score for _, score in row["best"]], atol=2e-6)
+
+
+def test_a_field_of_many_values_in_a_cell_is_refused_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    tags = ["|".join(f"t{n}" for n in range(20))] * 600
+    make_log().assign(tags=tags).to_csv("wide.csv", index=False)
+    wide = ["model=linear", "dataset.path=wide.csv", "run.dir=wide"]
+    assert run([*(option for option in OPTIONS if not option.startswith("model")), *wide]) == 0
+    capsys.readouterr()
+    assert run(["export", "wide", "-o", "wide_out"]) != 0
+    assert capsys.readouterr().err.strip() == "recexp: export: tags has up to 20 values a cell; fewer than 16 are served."
+    assert not Path("wide_out").exists()
