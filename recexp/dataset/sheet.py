@@ -86,7 +86,8 @@ class Sheet:
         self.sizes = [len(frame) for frame in frames]
         self.frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
         if missing:
-            self.frame = self.frame.mask(self.frame.isin(list(missing)))
+            columns = {name: _without(self.frame[name], list(missing)) for name in self.frame}
+            self.frame = pd.DataFrame(columns, index=self.frame.index)
 
     def error(self, row: int, column: str, message: str) -> DataError:
         starts = np.cumsum([0, *self.sizes])
@@ -313,6 +314,27 @@ def _are_words(labels: "pd.Series") -> bool:
     from pandas.api import types
 
     return len(labels) > 0 and types.is_string_dtype(labels) and str(labels.iloc[0]).lower() in WORDS
+
+
+def _without(values: "pd.Series", words: list[str]) -> "pd.Series":
+    """The cells that are none of some words, nor of the numbers that these write; the others are gaps."""
+    from pandas.api import types
+
+    if types.infer_dtype(values, skipna=True) not in ("integer", "floating", "mixed-integer-float"):
+        return values.mask(values.isin(words))
+    numbers = [number for number in map(_number, words) if number is not None]
+    exact = values.astype(object)  # as floats, long integers would lose digits
+    gaps = exact.isin(numbers)
+    return (values if types.is_float_dtype(values) or not gaps.any() else exact).mask(gaps)
+
+
+def _number(word: str) -> int | float | None:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return None
 
 
 def _missing(values: "pd.Series") -> "pd.Series":

@@ -36,8 +36,8 @@ def fault(path: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-def context(path: Path, kind: str) -> list:
-    raw = reader(path, features={"context": {"x": kind}}).read()
+def context(path: Path, kind: str, **options: Any) -> list:
+    raw = reader(path, features={"context": {"x": kind}}, **options).read()
     assert raw.context is not None
     return [None if pd.isna(value) else value for value in raw.context["x"]]
 
@@ -121,6 +121,25 @@ def test_categories_are_text_and_gaps_are_missing(tmp_path: Path, values: Any, e
 @pytest.mark.parametrize("values", [[1, None, 3], [1.0, None, 3.0], ["1", "", "3"], ["1", None, "3"]])
 def test_numbers_may_have_gaps(tmp_path: Path, values: list) -> None:
     assert context(write(tmp_path, x=values), "numeric") == [1.0, None, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, -1, 3], "numeric", [1.0, None, 3.0]),
+        ([1.5, -1.0, None], "numeric", [1.5, None, None]),
+        ([2**62 + 1, -1, None], "categorical", [str(2**62 + 1), None, None]),
+        ([1.0, -1.0, 2.5], "categorical", ["1.0", None, "2.5"]),
+        ([1.0, -1.0, 2.0], "categorical", ["1", None, "2"]),
+        (["1", "-1", "none"], "categorical", ["1", None, None]),
+        ([True, False, None], "categorical", ["True", "False", None]),
+    ],
+)
+def test_words_that_mean_missing_are_gaps_also_as_numbers(
+    tmp_path: Path, values: list, kind: str, expected: list
+) -> None:
+    path = write(tmp_path, x=values)
+    assert context(path, kind, missing=["none", "-1"]) == expected
 
 
 def test_lists_are_values_of_a_multi_valued_feature(tmp_path: Path) -> None:
