@@ -132,12 +132,17 @@ def _check_vocabulary(name: str, encoder: AnyField) -> None:
 
 
 def _frequent(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) -> AnyField:
-    """The encoder without the values that fewer training rows hold."""
+    """The encoder without the values that fewer training rows hold; a row counts once, however often it holds one."""
     if not isinstance(encoder, Categorical | Multi):
         return encoder
     encoded: Any = encoder.encode(cells)
-    ids = encoded.at(train).flat()[0] if isinstance(encoded, Ragged) else encoded[train].ravel()
-    counts = np.bincount(ids, minlength=FIRST + encoder.size)[FIRST:]
+    n_ids = FIRST + encoder.size
+    if isinstance(encoded, Ragged):
+        ids, row = encoded.at(train).flat()
+    else:
+        ids = encoded[train]
+        ids, row = ids.ravel(), np.repeat(np.arange(len(ids)), ids.shape[1])
+    counts = np.bincount(np.unique(row.astype(np.int64) * n_ids + ids) % n_ids, minlength=n_ids)[FIRST:]
     return replace(encoder, vocabulary=encoder.vocabulary[counts >= min_count])
 
 

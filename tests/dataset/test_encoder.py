@@ -180,3 +180,10 @@ def test_fields_without_any_training_value_come_back(tmp_path: Path) -> None:
         assert [field.size for field in encoder.side.fields] == [0, 0, 0, 0]
         assert encoded.ids.tolist() == [[1, 0, 0, 1], [1, 1, 1, 1]] and encoded.values.tolist() == [[0], [2]]
         assert same(reloaded(encoder, tmp_path).transform(frame), encoded)
+
+
+def test_a_row_counts_once_however_often_it_holds_a_value() -> None:
+    frame = pd.DataFrame({"few": ["a|a|b", "b"], "many": ["|".join(["a"] * 20 + ["b"]), "b"]})
+    kinds = dict.fromkeys(frame, FeatureKind.multi)
+    encoder, _ = SideEncoder.fit(frame, kinds, np.ones(2, bool), n_bins=2, min_count=2)
+    assert [field.vocabulary.tolist() for field in encoder.fields.values()] == [["b"], ["b"]]  # type: ignore[union-attr]
