@@ -77,21 +77,30 @@ class JsonTable:
             with source.open_bytes(self.path, ("text", "JSON")) as stream:
                 while lines := stream.readlines(BLOCK):
                     if any(map(bytes.strip, lines)):
-                        yield before, json.read_json(io.BytesIO(b"".join(_as_json(lines))))
+                        yield before, json.read_json(io.BytesIO(b"".join(_as_json(self.path, before, lines))))
                     before += len(lines)
         except pa.ArrowException as error:
             place = f"{self.path}: after line {before}" if before else str(self.path)
             reason = str(error).splitlines()[0]
             raise DataError(f"{place}: is not one JSON object a line: {reason}.") from error
-        except (SyntaxError, *source.FAULTS) as error:
+        except source.FAULTS as error:
             raise DataError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}.") from error
 
 
-def _as_json(lines: list[bytes]) -> list[bytes]:
-    """Lines such as {u'user': u'a'} as JSON. Raises SyntaxError or ValueError for one that is no literal."""
+def _as_json(path: Path, before: int, lines: list[bytes]) -> list[bytes]:
+    """Lines such as {u'user': u'a'} as JSON. before: how many lines come before. Raises DataError."""
     if not lines[0].startswith((b"{'", b"{u'")):
         return lines
-    return [dumps(ast.literal_eval(line.decode())).encode() + b"\n" for line in lines if line.strip()]
+    return [_line_as_json(path, number, line) for number, line in enumerate(lines, before + 1) if line.strip()]
+
+
+def _line_as_json(path: Path, number: int, line: bytes) -> bytes:
+    try:
+        return dumps(ast.literal_eval(line.decode())).encode() + b"\n"
+    except (SyntaxError, ValueError) as error:
+        raise DataError(f"{path}:{number}: cannot be read: {str(error).splitlines()[0]}.") from error
+    except TypeError as error:
+        raise DataError(f"{path}:{number}: holds a value that JSON cannot hold: {error}.") from error
 
 
 def _selected(block: Any, names: list[str]) -> Any:

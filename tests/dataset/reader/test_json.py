@@ -59,6 +59,9 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path: Path) -> None:
         (b"[1, 2]\n", ": is not one JSON object a line"),
         (b'{"usr": 1}', "no column 'user' (dataset.columns.user). Did you mean 'usr'?"),
         (b'{"user": 1}\n{"user": "x"}', "JSON parse error"),
+        (b"{'user': 1}\n\n{'user': {1, 2}}", "log.jsonl:3: holds a value that JSON cannot hold: Object of type set"),
+        (b"{'user': 1}\n{'user': b'x'}", "log.jsonl:2: holds a value that JSON cannot hold: Object of type bytes"),
+        (b"{'user': 1}\n{'user': x}", "log.jsonl:2: cannot be read: malformed node"),
     ],
 )
 def test_a_damaged_file_is_one_line(content: bytes, expected: str, tmp_path: Path) -> None:
