@@ -5,6 +5,7 @@ columns.label = [liked, finished]                           two labels, named as
 columns.label = {like: rating>=4, finish: ratio>=.9}        two labels of comparisons
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -76,6 +77,8 @@ def _parsed(name: str, text: str) -> Rule:
         return Rule(text.strip())
     column, sign, bound = match.groups()
     try:
-        return Rule(column, sign, float(bound))
+        number = float(bound)
     except ValueError:
         raise ConfigError(f"{KEY}.{name} = {text}: compares with {bound!r}, which is no number.") from None
+    require(math.isfinite(number), f"{KEY}.{name}", text, f"a comparison with a finite number, not with {bound}")
+    return Rule(column, sign, number)

@@ -55,6 +55,8 @@ def test_labels_are_columns_or_named_comparisons() -> None:
         (["a b", "c"], "a name of letters"),
         ({"a/b": "x"}, "a name of letters"),
         ({"a": "x>=high"}, "'high', which is no number"),
+        ({"a": "x>=nan"}, "must be a comparison with a finite number, not with nan"),
+        ({"a": "x<-inf"}, "must be a comparison with a finite number, not with -inf"),
     ],
 )
 def test_a_wrong_label_is_one_line(given: Any, fault: str) -> None:
