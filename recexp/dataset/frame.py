@@ -4,7 +4,7 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from io import BufferedIOBase
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.config import require
-from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, Duplicates, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.label import KEY, Rule, rules
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
@@ -109,6 +109,11 @@ def _check_columns(config: TableConfig) -> None:
     kind = config.split.kind
     if not config.is_log and kind not in (SplitKind.random, SplitKind.given):
         raise ConfigError(f"dataset.split.kind = {kind.name}: a table has no time; use random or given.")
+    if config.is_log and config.columns.timestamp is None and config.duplicates is Duplicates.same_time:
+        raise ConfigError(
+            "dataset.duplicates = same_time: there are no times (dataset.columns.timestamp=null), so no two rows have the "
+            "same; use keep, first or last."
+        )
     labels = {rule.column for rule in rules(config.columns.label).values()}
     named = [*labels, *(column for role, column in columns.items() if role != "label" and column is not None)]
     if not isinstance(config.columns.label, str | None) and config.label_threshold is not None:
@@ -159,15 +164,15 @@ class FileReader:
 
     def _expanded(self, config: Any) -> Any:
         """The options with the columns that patterns of feature names, such as C*, stand for. Raises DataError."""
-        named = {name for kinds in config.features.sides.values() for name in kinds} | set(config.roles())
-        if not any(map(is_pattern, named)):
+        if not any(is_pattern(name) for kinds in config.features.sides.values() for name in kinds):
             return config
-        sides = {}
-        for side, kinds in config.features.sides.items():
+        self.config = config
+        files, columns = {}, {}
+        for side in config.features.sides:
             path = config.side_paths().get(side)
             file = event_files(config, self.suffixes)[0] if path is None else existing(path, f"dataset.{side}_path")
-            self.config = config
-            sides[side] = expanded(kinds, self.open(file).columns(), named, f"dataset.features.{side}")
+            files[side], columns[side] = file, self.open(file).columns()
+        sides = expanded(config.features.sides, columns, files, config.roles())
         return replace(config, features=replace(config.features, **sides))
 
     def read(self) -> Raw:
@@ -234,22 +239,37 @@ def is_pattern(name: str) -> bool:
 
 
 def expanded(
-    kinds: dict[str, FeatureKind], columns: Iterable[str], named: Collection[str], key: str
-) -> dict[str, FeatureKind]:
-    """Kinds by column, patterns replaced by the columns that match them and have no other use. Raises DataError.
+    sides: Mapping[str, Mapping[str, FeatureKind]],
+    columns: Mapping[str, Collection[str]],
+    files: Mapping[str, Path],
+    roles: Collection[str],
+) -> dict[str, dict[str, FeatureKind]]:
+    """Kinds by column of each side, patterns replaced by the columns that match them and have no other use.
 
-    named: names that stand in the configuration; a column among them is none that a pattern stands for.
+    columns, files: of each side. A column goes to one pattern alone, and to * if no other one takes it; one that the
+    configuration names, as a role or as a feature, goes to none. Raises DataError for a pattern that gets no column.
     """
-    found: dict[str, FeatureKind] = {}
-    for name, kind in kinds.items():
-        if not is_pattern(name) or name in columns:
-            found[name] = kind
-            continue
-        matching = [column for column in columns if fnmatchcase(column, name) and column not in (*named, *found)]
-        if not matching:
-            raise DataError(f"{key}.{name}: matches no column that has no other use. Columns: {', '.join(columns)}.")
-        found |= dict.fromkeys(matching, kind)
-    return found
+    named = {name for kinds in sides.values() for name in kinds} | set(roles)
+    patterns = [
+        (side, name)
+        for side, kinds in sides.items()
+        for name in kinds
+        if is_pattern(name) and name not in columns[side]
+    ]
+    taken: set[tuple[Path, str]] = set()
+    found: dict[tuple[str, str], list[str]] = {}
+    for side, name in sorted(patterns, key=lambda pattern: pattern[1] == "*"):
+        file, there = files[side], columns[side]
+        free = [column for column in there if column not in named and (file, column) not in taken]
+        found[side, name] = [column for column in free if fnmatchcase(column, name)]
+        if not found[side, name]:
+            reason = f"matches no column that has no other use. Columns: {', '.join(there)}."
+            raise DataError(f"dataset.features.{side}.{name}: {reason}")
+        taken |= {(file, column) for column in found[side, name]}
+    return {
+        side: {column: kind for name, kind in kinds.items() for column in found.get((side, name), [name])}
+        for side, kinds in sides.items()
+    }
 
 
 def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:

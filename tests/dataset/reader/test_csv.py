@@ -396,6 +396,10 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
             {"columns": {"label": None}},
             "dataset.columns.label = null: name the column, or set dataset.label=implicit",
         ),
+        (
+            {"columns": {"timestamp": None}, "duplicates": "same_time"},
+            "dataset.duplicates = same_time: there are no times",
+        ),
         ({"columns": {"item": "user"}}, "each role has a column of its own, not 'user' twice"),
         (TABLE | {"split": {"kind": "time"}}, "dataset.split.kind = time: a table has no time"),
         (TABLE | {"label": "implicit"}, "dataset.label = implicit: needs users and items"),
@@ -467,5 +471,14 @@ def test_a_pattern_names_all_columns_that_have_no_other_use(tmp_path: Path) -> N
     }  # fmt: skip
     others = reader(path, features={"item": {"note": "categorical"}, "context": {"*": "categorical"}}).config.features
     assert list(others.context) == ["C1", "C2", "I1"]
+    star_first = reader(path, features={"context": {"*": "categorical", "I*": "numeric"}}).config.features.context
+    assert {name: kind.name for name, kind in star_first.items()} == {
+        "C1": "categorical", "C2": "categorical", "note": "categorical", "I1": "numeric",
+    }  # fmt: skip
+    for sides in ({"item": {"C*": "categorical"}, "context": {"*": "categorical"}},
+                  {"user": {"*": "categorical"}, "item": {"C*": "categorical"}, "context": {"I*": "numeric"}}):  # fmt: skip
+        found = reader(path, features=sides).config.features.sides
+        assert list(found["item"]) == ["C1", "C2"]
+        assert sorted(name for kinds in found.values() for name in kinds) == ["C1", "C2", "I1", "note"]
     with pytest.raises(DataError, match=r"^dataset\.features\.context\.D\*: matches no column that has no other use"):
         reader(path, features={"context": {"D*": "numeric"}})

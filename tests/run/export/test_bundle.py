@@ -147,5 +147,7 @@ def test_a_field_of_many_values_in_a_cell_is_refused_in_one_line(capsys: pytest.
     assert run([*(option for option in OPTIONS if not option.startswith("model")), *wide]) == 0
     capsys.readouterr()
     assert run(["export", "wide", "-o", "wide_out"]) != 0
-    assert capsys.readouterr().err.strip() == "recexp: export: tags has up to 20 values a cell; fewer than 16 are served."
+    assert (
+        capsys.readouterr().err.strip() == "recexp: export: tags has up to 20 values a cell; fewer than 16 are served."
+    )
     assert not Path("wide_out").exists()
