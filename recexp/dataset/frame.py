@@ -111,8 +111,8 @@ def _check_columns(config: TableConfig) -> None:
         raise ConfigError(f"dataset.split.kind = {kind.name}: a table has no time; use random or given.")
     if config.is_log and config.columns.timestamp is None and config.duplicates is Duplicates.same_time:
         raise ConfigError(
-            "dataset.duplicates = same_time: there are no times (dataset.columns.timestamp=null), so no two rows have the "
-            "same; use keep, first or last."
+            "dataset.duplicates = same_time: there are no times (dataset.columns.timestamp=null), so no two rows "
+            "have the same; use keep, first or last."
         )
     labels = {rule.column for rule in rules(config.columns.label).values()}
     named = [*labels, *(column for role, column in columns.items() if role != "label" and column is not None)]

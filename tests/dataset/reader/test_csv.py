@@ -475,8 +475,10 @@ def test_a_pattern_names_all_columns_that_have_no_other_use(tmp_path: Path) -> N
     assert {name: kind.name for name, kind in star_first.items()} == {
         "C1": "categorical", "C2": "categorical", "note": "categorical", "I1": "numeric",
     }  # fmt: skip
-    for sides in ({"item": {"C*": "categorical"}, "context": {"*": "categorical"}},
-                  {"user": {"*": "categorical"}, "item": {"C*": "categorical"}, "context": {"I*": "numeric"}}):  # fmt: skip
+    for sides in (
+        {"item": {"C*": "categorical"}, "context": {"*": "categorical"}},
+        {"user": {"*": "categorical"}, "item": {"C*": "categorical"}, "context": {"I*": "numeric"}},
+    ):
         found = reader(path, features=sides).config.features.sides
         assert list(found["item"]) == ["C1", "C2"]
         assert sorted(name for kinds in found.values() for name in kinds) == ["C1", "C2", "I1", "note"]
