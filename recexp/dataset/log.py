@@ -67,7 +67,7 @@ class Table:
 
     def digest(self) -> str:
         """Equal for equal events with the same labels in the same splits, whatever their features."""
-        return _digest(*self._labels, self.split)
+        return _digest(*self._labels, self.split, *(() if self.user is None else (self.user,)))
 
     @property
     def _labels(self) -> tuple[np.ndarray, ...]:

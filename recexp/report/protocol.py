@@ -34,7 +34,9 @@ def history_notes(records: list[Record]) -> list[str]:
 
 
 def _on_log(record: Record) -> bool:
-    """Whether a run's rows are of users."""
+    """Whether a run's rows have histories: a table may have users, and metrics by user, but no items."""
+    if record.config.get("dataset.columns.item", "") is None:
+        return False
     return any(name.partition("/")[0] == "test.gauc" for name in record.metrics)
 
 

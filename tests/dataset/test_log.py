@@ -1,6 +1,8 @@
 """Tables and logs cut to some of their rows, and taken apart into arrays."""
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,6 +35,13 @@ def assert_equal(one: Table, two: Table) -> None:
 def test_a_log_is_a_table_with_users_items_and_time(dataset: Dataset, table: Table) -> None:
     assert isinstance(dataset.log, Log) and not isinstance(table, Log)
     assert table.arrays().keys() < dataset.log.arrays().keys()
+
+
+def test_tables_of_other_users_are_other_data(table: Table) -> None:
+    of_users = [replace(table, user=np.arange(len(table), dtype=np.int32) % n_users) for n_users in (3, 4)]
+    assert len({log.digest() for log in (table, *of_users)}) == 3
+    labels_and_splits = table.label.tobytes() + table.split.tobytes()  # as in runs from before users counted
+    assert table.digest() == hashlib.blake2b(labels_and_splits, digest_size=12).hexdigest()
 
 
 def test_arrays_make_the_log_and_the_table_again(dataset: Dataset, table: Table) -> None:

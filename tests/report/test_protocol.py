@@ -68,8 +68,11 @@ def test_runs_from_before_there_was_a_choice_have_histories_until_the_target(rec
 
 def test_a_leaderboard_says_where_histories_end_and_that_this_biases_gauc(records):
     gauc = {"figures": {"gauc": 0.7}}
-    until_target, until_split, table = records(gauc, {**gauc, "dataset.history_until": "split"}, {})
-    assert history_notes([table]) == []  # a table without users
+    of_users = {**gauc, "dataset.columns": {"user": "uid", "item": None, "timestamp": None}}
+    until_target, until_split, table, with_users = records(
+        gauc, {**gauc, "dataset.history_until": "split"}, {}, of_users
+    )
+    assert history_notes([table, with_users]) == []  # tables, one of them with users
     assert "biases gauc" in history_notes([until_target, until_target])[0]
     assert history_notes([until_split]) == ["Histories until split: they end with the training split."]
     assert len(history_notes([until_target, until_split])) == 2
