@@ -54,7 +54,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
-    found = warnings(log, sides, raw.label, config)
+    found = warnings(log, sides, raw.label, config, tuple(raw.tasks or ()))
     return Dataset(
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tuple(raw.tasks or ())),

@@ -1,10 +1,11 @@
 """What in the data makes metrics mislead: one line for each fault, none for data that are as they should be."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.label import MISSING
 from recexp.dataset.leak import leaks
 from recexp.dataset.log import SPLITS, Log, Table
 from recexp.dataset.schema import UNKNOWN, Side
@@ -17,9 +18,15 @@ TYPICAL_AUC = 0.75
 ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
-def warnings(log: Table, sides: Mapping[str, Side], label: np.ndarray, config: DatasetConfig) -> list[str]:
-    """One line for each fault. label: as given, before it is cut at a threshold, in the order of the source."""
-    found = [*leaks(log, sides, label[log.row]), *_twins(log, config), *_labels(log, config), *_small(log, config)]
+def warnings(
+    log: Table, sides: Mapping[str, Side], label: np.ndarray, config: DatasetConfig, tasks: Sequence[str] = ()
+) -> list[str]:
+    """One line for each fault.
+
+    label: as given, before it is cut at a threshold, in the order of the source. tasks: the names of several labels.
+    """
+    found = [*leaks(log, sides, label[log.row]), *_twins(log, config)]
+    found += [*_labels(log, config, tasks), *_small(log, config, tasks)]
     if isinstance(log, Log):
         found += [*_unseen(log), *_earlier(log, config)]
     return found
@@ -63,24 +70,38 @@ def _keys(log: Table) -> np.ndarray:
     return keys
 
 
-def _labels(log: Table, config: DatasetConfig) -> Iterator[str]:
+def _labels(log: Table, config: DatasetConfig, tasks: Sequence[str]) -> Iterator[str]:
     for split in SPLITS:
-        label = log.label[log.rows(split)]
-        if not len(label):
+        rows = log.rows(split)
+        if not len(rows):
             yield f"{split} has no rows: no epoch and no threshold can be chosen on it."
-        elif config.label is LabelKind.explicit and label.min() == label.max():
-            yield f"every label of {split} is {label[0]}: auc and gauc have no value there."
+            continue
+        for of_task, label in _by_task(log, rows, tasks):
+            if not len(label):
+                yield f"no row of {split} has a label{of_task}: nothing is learnt or measured of it there."
+            elif config.label is LabelKind.explicit and label.min() == label.max():
+                yield f"every label{of_task} of {split} is {label[0]}: auc and gauc have no value there."
 
 
-def _small(log: Table, config: DatasetConfig) -> Iterator[str]:
-    label = log.label[log.rows("test")]
-    positive = int(label.sum())
-    negative = positive if config.label is LabelKind.implicit else len(label) - positive
-    if positive and negative and (error := auc_error(positive, negative)) > UNCERTAIN:
-        yield (
-            f"test has {len(label):,} rows: the standard error of auc is about {error:.3f}, "
-            f"so differences below {2 * error:.2f} may be chance."
-        )
+def _small(log: Table, config: DatasetConfig, tasks: Sequence[str]) -> Iterator[str]:
+    for of_task, label in _by_task(log, log.rows("test"), tasks):
+        positive = int(label.sum())
+        negative = positive if config.label is LabelKind.implicit else len(label) - positive
+        if positive and negative and (error := auc_error(positive, negative)) > UNCERTAIN:
+            labelled = f" with a label{of_task}" if of_task else ""
+            yield (
+                f"test has {len(label):,} rows{labelled}: the standard error of auc is about {error:.3f}, "
+                f"so differences below {2 * error:.2f} may be chance."
+            )
+
+
+def _by_task(log: Table, rows: np.ndarray, tasks: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """How a sentence names each of several labels, and those of some rows that have it; of one label '' and all."""
+    if log.tasks is None:
+        yield "", log.label[rows]
+        return
+    for name, label in zip(tasks, log.tasks[rows].T, strict=True):
+        yield f" {name}", label[label != MISSING]
 
 
 def _unseen(log: Log) -> Iterator[str]:

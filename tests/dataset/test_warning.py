@@ -172,3 +172,20 @@ def test_presets_and_public_data_are_told_nothing(name: str) -> None:
         pytest.skip(f"no {name} in {DATA}")
     config = recexp.load_config(["model=fm", "dataset.cache_dir=null", *PRESETS[name]]).dataset
     assert load(config).facts["warnings"] == []
+
+
+def test_each_of_several_labels_is_looked_at(raw: Raw, tiny_config: MakeConfig) -> None:
+    assert raw.split is not None
+    train, test = raw.split == "train", raw.split == "test"
+    tasks = {
+        "click": raw.label.astype(float),
+        "buy": np.where(train, 0.0, raw.label),
+        "share": np.where(train, np.nan, raw.label),
+        "rate": np.where(test & (np.arange(N_EVENTS) % 8 > 0), np.nan, raw.label),
+    }
+    told = warned(replace(raw, tasks=tasks), tiny_config(SplitKind.given, features={}))
+    assert told[:2] == [
+        "every label buy of train is 0: auc and gauc have no value there.",
+        "no row of train has a label share: nothing is learnt or measured of it there.",
+    ]
+    assert len(told) == 3 and told[2].startswith("test has 100 rows with a label rate: the standard error of auc")
