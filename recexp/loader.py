@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
 MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
+LABEL = "dataset.columns.label"  # typed as a name, a list or a dict: whichever it is replaces any other
 HYDRAS = ConfigLoaderImpl._apply_overrides_to_config
 
 
@@ -51,9 +52,9 @@ def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
         HYDRAS([override], cfg)
 
 
-def mappings(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def mappings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The mapping options, by dotted key, in what is given for a key."""
-    if isinstance(value, dict) and MAPPING.fullmatch(key):
+    if key == LABEL or (isinstance(value, dict) and MAPPING.fullmatch(key)):
         yield key, value
     elif isinstance(value, dict):
         for name, inner in value.items():
@@ -61,7 +62,9 @@ def mappings(key: str, value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _replace(config: DictConfig, key: str, value: Any) -> None:
-    """Replaces the mappings that a configuration has by those in what is given for a key."""
+    """Replaces the mappings, and the labels, that a configuration has by those in what is given for a key."""
     for path, mapping in mappings(key, value):
-        if isinstance(OmegaConf.select(config, path, throw_on_missing=False), DictConfig):
+        parent, _, name = path.rpartition(".")
+        node = OmegaConf.select(config, parent, throw_on_missing=False)
+        if isinstance(node, DictConfig) and name in node and (path == LABEL or isinstance(node[name], DictConfig)):
             OmegaConf.update(config, path, mapping, merge=False)

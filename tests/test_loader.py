@@ -20,6 +20,7 @@ from recexp.tree import to_dict
 
 ML = ("model=fm", "dataset=ml-100k")
 USER, NO_AGE = "dataset.features.user", {"gender": "categorical", "occupation": "categorical"}
+TWO = ("model=mmoe", "dataset=csv", "dataset.path=a", "dataset.columns.label={like: 'rating>=4', finish: seen}")
 # What is typed, the option, and what it then is.
 WHOLE = [
     (["model=dien", "model.loss_weights={target:1.0}"], "model.loss_weights", {"target": 1.0}),
@@ -35,6 +36,11 @@ WHOLE = [
     (["dataset=csv", "dataset.path=a", "dataset.features.context={hour: binned}"], "dataset.features.context",
      {"hour": "binned"}),
     (["logger=mlflow", "logger.tags={team: search}"], "logger.tags", {"team": "search"}),
+    ([*TWO, "dataset.columns.label={like: 'rating>=5'}"], "dataset.columns.label", {"like": "rating>=5"}),
+    ([*TWO, "dataset.columns.label={buy: paid, like: rated}"], "dataset.columns.label",
+     {"buy": "paid", "like": "rated"}),
+    ([*TWO, "dataset.columns.label=[click, buy]"], "dataset.columns.label", ["click", "buy"]),
+    ([*TWO, "dataset.columns.label=liked"], "dataset.columns.label", "liked"),
 ]  # fmt: skip
 PART = [
     (["model=dien", "model.loss_weights.auxiliary=0"], "model.loss_weights", {"target": 1.0, "auxiliary": 0.0}),
@@ -104,6 +110,22 @@ def test_the_last_of_several_files_and_overrides_counts(tmp_path: Path) -> None:
     assert weights("+experiment=b") == {"target": 3, "auxiliary": 4}
     assert weights("+experiment=b", "model.loss_weights={target:5}") == {"target": 5}
     assert weights("model.loss_weights={target:5}", "model.loss_weights.target=6", "+experiment=b") == {"target": 6}
+
+
+def test_labels_that_a_file_names_are_replaced_by_a_later_file_and_by_what_is_typed(tmp_path: Path) -> None:
+    for group in ("dataset", "experiment"):
+        (tmp_path / group).mkdir()
+    shop = "defaults: [csv, _self_]\npath: a\ncolumns: {label: {like: rating>=4, finish: seen}}\n"
+    (tmp_path / "dataset/shop.yaml").write_text(shop)
+    mine = "# @package _global_\ndataset: {columns: {label: {buy: paid, like: rated}}}\n"
+    (tmp_path / "experiment/mine.yaml").write_text(mine)
+
+    def label(*typed: str) -> Any:
+        return recexp.load_config(["model=mmoe", "dataset=shop", *typed], str(tmp_path)).dataset.columns.label
+
+    assert label() == {"like": "rating>=4", "finish": "seen"}
+    assert label("+experiment=mine") == {"buy": "paid", "like": "rated"}
+    assert label("dataset.columns.label={buy: 'rating>=5'}") == {"buy": "rating>=5"}
 
 
 def test_a_sweep_replaces_in_each_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
