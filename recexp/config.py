@@ -355,3 +355,12 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges(self, "")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weights of the named losses: of several labels, one without a weight of its own has that of target."""
+        weights, labels = self.model.loss_weights, self.dataset.tasks
+        if not labels:
+            return weights
+        others = {name: weight for name, weight in weights.items() if name != "target"}
+        return {name: weights["target"] for name in labels if name not in others and "target" in weights} | others

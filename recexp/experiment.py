@@ -143,7 +143,7 @@ def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     batches = Batches(dataset, config.dataset, experiment.trainer.device)
     options = config.model
-    weights = experiment.trainer.weights(options)
+    weights = experiment.trainer.weights(config)
     trained = experiment.trainer.fit(model, batches, weights, options.embedding_l2, run, options.optimizers)
     if config.trainer.predictions and trained.test_scores:
         result.write_predictions(run.path, dataset, trained.test_scores)

@@ -82,8 +82,6 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
-    if dataset.tasks:
-        model = replace(model, loss_weights=_of_each_label(model.loss_weights, dataset.tasks))
     _check_l2(model, trainer)
     _check_labels(model, dataset)
     _check_validation(dataset, trainer)
@@ -261,12 +259,6 @@ def _check_scalars(raw: DictConfig) -> None:
 def _of_first_label(name: str, labels: list[str]) -> str:
     """A metric that names none of several labels is the first one's."""
     return of_label(name, labels[0]) if labels and name in MONITORED else name
-
-
-def _of_each_label(weights: dict[str, float], labels: list[str]) -> dict[str, float]:
-    """Weights of named losses where there are several labels: one without a weight of its own has that of target."""
-    others = {name: weight for name, weight in weights.items() if name != "target"}
-    return {name: weights["target"] for name in labels if name not in others and "target" in weights} | others
 
 
 def _check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]) -> None:

@@ -1,15 +1,18 @@
 """Runs on two labels, from the file of a user's own to reports and later rows."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from sklearn.metrics import roc_auc_score
 
 import recexp
 from recexp.cli import run
+from recexp.verb.rerun import again
 
 LABELS = 'dataset.columns.label={like: "rating>=4", finish: "ratio>.5"}'
 TYPED = ["model=shared_bottom", "dataset=csv", "dataset.cache_dir=null", "device=cpu", "trainer.threads=1",
@@ -81,10 +84,36 @@ def test_reports_show_each_label(folder: Path, capsys: pytest.CaptureFixture) ->
 
 def test_weights_and_monitor_name_labels(folder: Path) -> None:
     config = recexp.load_config([*TYPED, "dataset.path=x.csv", "+model.loss_weights.finish=0"])
-    assert config.model.loss_weights == {"like": 1.0, "finish": 0.0}
+    assert config.loss_weights == {"like": 1.0, "finish": 0.0}
     assert config.trainer.monitor == "auc/like"  # of the first label, if none is named
     assert (
         recexp.load_config([*TYPED, "dataset.path=x.csv", "trainer.monitor=ece/finish"]).trainer.monitor == "ece/finish"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "labels"),
+    [
+        ("dataset.columns.label=seen", []),
+        ("dataset.columns.label=[seen, label]", ["seen", "label"]),
+        ('dataset.columns.label={like: "rating>=5", seen: seen}', ["like", "seen"]),
+    ],
+)
+def test_a_run_again_forgets_labels_that_are_gone(typed: str, labels: list[str], folder: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(folder / "a", first)
+    tree = yaml.safe_load((first / "config.yaml").read_text())
+    assert tree["model"]["loss_weights"] == {"target": 1.0}  # as typed
+    tree["model"]["loss_weights"]["finish"], tree["objective"] = 0.5, "gauc/finish"
+    (first / "config.yaml").write_text(yaml.safe_dump(tree))
+    config, overrides = again(first, [typed])
+    assert config.dataset.tasks == labels
+    assert config.loss_weights == dict.fromkeys(labels or ["target"], 1.0)
+    first_label = f"/{labels[0]}" if labels else ""
+    assert (config.trainer.monitor, config.objective) == (f"auc{first_label}", f"gauc{first_label}")
+    assert (
+        recexp.load_config([word for word in overrides if not word.startswith("run.")]).loss_weights
+        == config.loss_weights
     )
 
 

@@ -66,7 +66,7 @@ def every_length(case: Case) -> str | None:
 def named_losses(case: Case) -> str | None:
     """each named loss has a weight, and each loss of weight above 0 is there"""
     returned = step(case.make(), case.mixed)[1].keys()
-    weights = case.config.model.loss_weights
+    weights = case.config.loss_weights
     if unweighted := returned - weights.keys():
         return f"losses() returns {', '.join(sorted(unweighted))}, which model.loss_weights does not name"
     if absent := {name for name, weight in weights.items() if weight} - returned:
@@ -242,7 +242,7 @@ def overfits(case: Case) -> str | None:
         raise Skip(f"only {len(rows)} training rows differ enough to tell")
     batch = case.rows(rows)
     set_mode(last)
-    weights = {name: float(weight > 0) for name, weight in case.config.model.loss_weights.items()}
+    weights = {name: float(weight > 0) for name, weight in case.config.loss_weights.items()}
     trained = [parameter for name, parameter in last.model.named_parameters() if name.startswith(last.trained)]
     adam = torch.optim.Adam(trained, 1e-2)
     for _ in range(STEPS):
@@ -272,7 +272,9 @@ def shuffled_labels(case: Case) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         batches = Batches(dataset, case.config.dataset, case.batches.device)
         recorder = NullRecorder(Path(folder))
-        result = trainer.fit(model, batches, options.loss_weights, options.embedding_l2, recorder, options.optimizers)
+        result = trainer.fit(
+            model, batches, case.config.loss_weights, options.embedding_l2, recorder, options.optimizers
+        )
     assert result.test and result.test_scores  # nothing stops this training early
     auc = result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]]
     n_positive = int(result.test_scores.labels.sum())

@@ -57,7 +57,7 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
             counted = cast("Batches", Counted(named("counts.", tensors), device, config.dataset.max_history))
             options = config.model
-            weights = trainer.weights(options)
+            weights = trainer.weights(config)
             step = Step(stage, weights, options.embedding_l2, config.trainer, counted, 1, overrides)
             load_optimizers(step.optimizers, tensors)
             step.use_learning_rates(document["learning_rates"])

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, Optimizer, Schedule, TrainerConfig, every
+from recexp.config import Config, Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure, Terminated
 from recexp.metric.binary import Metrics
@@ -124,9 +124,9 @@ class Trainer:
         """The stages of a model, as they are trained."""
         return stages(model)
 
-    def weights(self, options: ModelConfig) -> dict[str, float]:
-        """The weights of the named losses. options: of the model."""
-        return options.loss_weights
+    def weights(self, config: Config) -> dict[str, float]:
+        """The weights of the named losses."""
+        return config.loss_weights
 
     def numerics(self) -> contextlib.AbstractContextManager[None]:
         return numerics(self.config)

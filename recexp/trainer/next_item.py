@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, NextItemConfig, NextItemLoss
+from recexp.config import Config, NextItemConfig, NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.window import WindowBatch, Windows
 from recexp.error import DataError
@@ -92,7 +92,7 @@ class NextItemTrainer(Trainer):
         trained = tuple(f"model.{prefix}" for prefix in stage.trained)
         return replace(stage, model=NextItem(stage.model, self.config), trained=trained)
 
-    def weights(self, options: ModelConfig) -> dict[str, float]:
+    def weights(self, config: Config) -> dict[str, float]:
         return {self.config.loss.name: 1.0}
 
     def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:

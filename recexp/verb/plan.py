@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
     print("\n" + "\n".join(columns(parameters(model))), flush=True)
     with memory_explained(config, model):
         batches = Batches(experiment.dataset, config.dataset, trainer.device)
-        stages = estimates(trainer, model, batches, options.loss_weights, options.embedding_l2, options.optimizers)
+        stages = estimates(trainer, model, batches, config.loss_weights, options.embedding_l2, options.optimizers)
     print("\n" + "\n".join(columns(memory(stages))))
     print(f"the process: {peak_memory_mb():,.0f} MB at its peak\n")
     print("\n".join(columns(times(stages))))

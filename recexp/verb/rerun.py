@@ -1,13 +1,15 @@
 """The verb `rerun`: the configuration of a run again, changed where said, in a new directory."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError
 from recexp.run.trust import require_trust
 from recexp.verb.options import Option, folder
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from recexp.config import Config
 
 USAGE = "RUN [override...] [--trust]"
@@ -46,11 +48,46 @@ def again(path: Path, overrides: list[str]) -> "tuple[Config, list[str]]":
     from recexp.run.read import read_config, read_overrides
     from recexp.validate import check, read
 
-    read(path)  # a mistake in the file itself is told as one
+    first = read(path)  # a mistake in the file itself is told as one
     tree = read_config(path)
-    raw = changed(tree | {"run": tree["run"] | {"dir": None, "resume": False}}, overrides)
+    tree |= {"run": tree["run"] | {"dir": None, "resume": False}}
+    raw = changed(tree, overrides)
+    gone = [name for name in first.dataset.tasks if name not in _labels(raw)]
+    if gone:
+        raw = changed(_without(gone, tree), overrides)
     anew = {word.partition("=")[0] for word in overrides} & {*GROUPS}  # nothing of the earlier choice is left
     kept = [
-        word for word in read_overrides(path) if word.lstrip("+~").split("=")[0].split(".")[0] not in {"run", *anew}
+        word
+        for word in read_overrides(path)
+        if word.lstrip("+~").split("=")[0].split(".")[0] not in {"run", *anew} and not _is_of(gone, word)
     ]
     return check(raw, model_file(raw, [conf_folder()])), [*kept, *overrides]
+
+
+def _labels(raw: "DictConfig") -> list[str]:
+    """The names of the labels of a composed configuration, if there are several."""
+    columns = raw.dataset.get("columns") or {}
+    label = columns.get("label")
+    return list(label) if label is not None and not isinstance(label, str) and len(label) > 1 else []
+
+
+def _without(gone: list[str], tree: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without what is of labels that are gone: their weights, and whose metric counts."""
+    weights = {name: weight for name, weight in tree["model"]["loss_weights"].items() if name not in gone}
+    monitor, objective = (_of_any(gone, name) for name in (tree["trainer"]["monitor"], tree.get("objective")))
+    changes = {"model": tree["model"] | {"loss_weights": weights}, "trainer": tree["trainer"] | {"monitor": monitor}}
+    return tree | changes | {"objective": objective}
+
+
+def _of_any(gone: list[str], metric: str | None) -> str | None:
+    """A metric of a label that is gone becomes that of the first label, which has no name."""
+    base, _, label = (metric or "").partition("/")
+    return base if label in gone else metric
+
+
+def _is_of(gone: list[str], word: str) -> bool:
+    """Whether an override weighs a label that is gone, or names a metric of one."""
+    key, _, value = word.lstrip("+~").partition("=")
+    if key in ("trainer.monitor", "objective"):
+        return value.partition("/")[2] in gone
+    return key.removeprefix("model.loss_weights.") in gone

@@ -66,7 +66,7 @@ def test_each_loss_is_named_finite_and_reaches_every_weight(loss: NextItemLoss, 
     (stage,) = experiment.trainer.stages(experiment.model)
     batch = windows.gather(Samples(torch.arange(windows.size("train"))))
     losses = stage.model.losses(stage.model(batch), batch)
-    assert losses.keys() == experiment.trainer.weights(config.model).keys() == {loss.name}
+    assert losses.keys() == experiment.trainer.weights(config).keys() == {loss.name}
     losses[loss.name].backward()
     assert losses[loss.name].isfinite()
     for name, parameter in experiment.model.named_parameters():
