@@ -11,7 +11,8 @@ from recexp.run.record import Record
 INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
 UNTIL = "dataset.history_until"
 # What rankings are asked, with the value that absence means.
-RANKING = {"trainer.ranking.exclude_seen": True, "trainer.ranking.relevant": "all"}
+RANKING = {"trainer.ranking.exclude_seen": True, "trainer.ranking.relevant": "all",
+           "trainer.ranking.valid_users": None}  # fmt: skip
 N_SHOWN = 3
 
 

@@ -62,6 +62,11 @@ def test_histories_that_end_elsewhere_are_another_protocol(records):
     assert "(dataset.history_until is target or split)" in sentence
 
 
+def test_other_users_who_validate_choose_by_another_figure(records):
+    sentence = mixture(records({"trainer.ranking.valid_users": 50}, {"trainer.ranking.valid_users": None}, {}))
+    assert "(trainer.ranking.valid_users is 50 or null)" in sentence and "2 like" in sentence
+
+
 def test_runs_from_before_there_was_a_choice_have_histories_until_the_target(records):
     assert mixture(records({}, {"dataset.history_until": "target"})) is None
 
