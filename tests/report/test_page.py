@@ -13,7 +13,7 @@ from boards import AUC, board, rates, record
 
 from recexp.report.leaderboard import Choice, leaderboard
 from recexp.report.page import page
-from recexp.report.page.calibration import bins
+from recexp.report.page.calibration import bins, calibration
 from recexp.report.page.cost import front
 from recexp.report.page.curve import N_SHOWN, Point, over_seeds
 from recexp.report.page.importance import explained, grouped, influences
@@ -184,6 +184,12 @@ def test_keys_that_split_the_runs_alike_share_a_line(tmp_path):
 def test_importance_keeps_silent_about_few_runs(tmp_path):
     assert influences(board(tmp_path / "a", [{"a": a, "b": a % 2} for a in range(3)])) == []
     assert influences(board(tmp_path / "b", [{"a": str(a)} for a in range(10)], n_seeds=2)) == []  # 2 runs a group
+
+
+def test_calibration_of_rankings_shows_the_runs_own_error(tmp_path: Path) -> None:
+    ranked = replace(board(tmp_path, rates(2), n_seeds=1), metric="test.ndcg@10/all")
+    shown = str(calibration(ranked))
+    assert "ECE -" not in shown and len(re.findall(r"ECE 0?\.01", shown)) == 4  # caption and label of each
 
 
 def test_calibration_bins_hold_equally_many_and_ties_stay_together():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recexp.metric.table import format_value, of_label
+from recexp.metric.table import format_value, label_metric, of_label
 from recexp.report.leaderboard import Leaderboard, Row
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look
@@ -33,12 +33,18 @@ def calibration(board: Leaderboard) -> Html | None:
 def pooled(records: list[Record], metric: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Labels and scores (N,) of all runs; None if no run has any. Of several labels, those that the metric is of."""
     by_label = [labels for record in records if (labels := record.by_label())]
-    frames = [labels.get(metric.partition("/")[2], next(iter(labels.values()))) for labels in by_label]
+    frames = [labels.get(_label(metric), next(iter(labels.values()))) for labels in by_label]
     if not sum(map(len, frames)):
         return None
     label, score = (np.concatenate([frame[name].to_numpy(float) for frame in frames]) for name in ("label", "score"))
     finite = np.isfinite(score)
     return (label[finite], score[finite]) if finite.any() else None
+
+
+def _label(metric: str) -> str:
+    """The label that a metric is of, which has a name if there are several; a ranking is of none."""
+    _, _, label = metric.partition("/")
+    return label if label_metric(metric.partition(".")[2]) else ""
 
 
 def bins(label: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -51,7 +57,7 @@ def bins(label: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 def _panel(index: int, row: Row, points: np.ndarray, top: float, metric: str) -> Html:
     x, y = Scale(0, top, 30, SIZE - 6), Scale(0, top, SIZE - 34, 6)
-    ece = row.metrics.get(of_label(ECE, metric.partition("/")[2]))
+    ece = row.metrics.get(of_label(ECE, _label(metric)))
     error = f"ECE {format_value(ECE, ece.mean if ece else None)}"
     line = "M" + "L".join(f"{x(p):.1f} {y(rate):.1f}" for p, rate in points)
     dots = [
