@@ -77,7 +77,7 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
     if mixed and not choice.mix:
         raise RunError(f"{mixed} Choose by --filter, or let them share a table by --mix.")
     known = select.known_keys(finished)
-    metric = select.resolve("--metric", choice.metric, known) if choice.metric else _monitored(finished)
+    metric = select.resolve("--metric", choice.metric, known) if choice.metric else _monitored(finished, known)
     direction = _direction(metric, known)
     keys, rows = grouped(finished)
     chooser = _on_valid(metric, rows)
@@ -265,10 +265,20 @@ def _on_differences(baseline: str, differences: list[Difference], n_tests: int, 
     return notes
 
 
-def _monitored(records: list[Record]) -> str:
-    """The test metric that all runs monitored, or the main one if they monitored different metrics."""
-    monitors = {record.config.get("trainer.monitor") for record in records}
-    return f"test.{monitors.pop() if len(monitors) == 1 else MAIN}"
+def _monitored(records: list[Record], known: list[str]) -> str:
+    """The test metric that all runs monitored, or the main one if they monitored different metrics.
+
+    Raises ConfigError if there is no main one, as of rankings.
+    """
+    monitors = list(dict.fromkeys(str(record.config.get("trainer.monitor")) for record in records))
+    if len(monitors) == 1:
+        return f"test.{monitors[0]}"
+    try:
+        return select.resolve("--metric", MAIN, known)
+    except ConfigError:
+        raise ConfigError(
+            f"--metric: the runs monitored {', '.join(monitors)}; name one, as in --metric {monitors[0]}."
+        ) from None
 
 
 def _direction(metric: str, known: list[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from recexp.error import ConfigError, choices
-from recexp.metric.table import higher_is_better, is_number
+from recexp.metric.table import higher_is_better, is_number, label_metric
 from recexp.report.setting import FULL, text
 from recexp.run.record import Record
 
@@ -51,10 +51,17 @@ def known_keys(records: Iterable[Record]) -> list[str]:
 
 
 def resolve(flag: str, typed: str, known: list[str], split: str = "test") -> str:
-    """The full key of what was typed: test.auc or valid.auc for auc, model.name for model. Raises ConfigError."""
+    """The full key of what was typed: test.auc or valid.auc for auc, model.name for model. Raises ConfigError.
+
+    Of several labels, auc is the first one's: test.auc/like.
+    """
     for key in (typed, FULL.get(typed), f"{split}.{typed}", f"test.{typed}"):
         if key in known:
             return key
+    for start in (typed, f"{split}.{typed}", f"test.{typed}"):
+        for key in known:
+            if key.startswith(f"{start}/") and label_metric(key.partition(".")[2]):
+                return key
     ends = {key: key.rpartition(".")[2] for key in [*FULL, *known]}
     alike = difflib.get_close_matches(typed.rpartition(".")[2], set(ends.values()), n=3)
     near = [key for key, end in ends.items() if end in alike]

@@ -186,6 +186,27 @@ def test_the_metric_is_the_one_that_all_runs_monitored(write_run, tmp_path):
     assert board(read_all([tmp_path])).metric == "test.auc"
 
 
+def test_runs_of_several_labels_that_monitored_different_metrics_are_ranked_by_the_first_label(write_run, tmp_path):
+    for name, like in (("like", 0.6), ("finish", 0.7)):
+        write_run(name, auc=None, **{"trainer.monitor": f"auc/{name}"}, figures={"auc/like": like, "auc/finish": 0.5})
+    records = [replace(record, metrics=without_auc(record.metrics)) for record in read_all([tmp_path])]
+    assert board(records).metric == board(records, metric="auc").metric == "test.auc/like"
+
+
+def test_runs_that_monitored_different_rankings_need_a_metric(write_run, tmp_path):
+    for name in ("ndcg@10/all", "hr@10/all"):
+        write_run(name[:2], auc=None, **{"trainer.monitor": name}, figures={"ndcg@10/all": 0.5, "hr@10/all": 0.5})
+    records = [replace(record, metrics=without_auc(record.metrics)) for record in read_all([tmp_path])]
+    with pytest.raises(ConfigError, match=r"--metric: the runs monitored hr@10/all, ndcg@10/all; name one"):
+        board(records)
+    assert board(records, metric="hr@10/all").metric == "test.hr@10/all"
+
+
+def without_auc(metrics):
+    """As runs have that predict several labels, or rank."""
+    return {name: value for name, value in metrics.items() if name not in ("test.auc", "valid.auc")}
+
+
 def test_columns_are_what_differs_unless_they_are_named(runs):
     table = board(runs())
     assert table.columns == ["valid.auc", "test.auc"]  # parameters, seconds and memory are the same
