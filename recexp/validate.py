@@ -40,7 +40,7 @@ from recexp.config import (
 )
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
-from recexp.metric.table import MONITORED, of_label, of_labels, rank_metric, rank_names
+from recexp.metric.table import MONITORED, coverage_name, of_first_label, of_labels, rank_metric, rank_names
 from recexp.process import cores
 from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
@@ -70,8 +70,8 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     _check_ranking(dataset, trainer)
-    monitor = _of_first_label(trainer.monitor, dataset.tasks)
-    objective = raw.objective and _of_first_label(raw.objective, dataset.tasks)
+    monitor = of_first_label(trainer.monitor, dataset.tasks)
+    objective = raw.objective and of_first_label(raw.objective, dataset.tasks)
     _check_metric("trainer.monitor", monitor, trainer, dataset.tasks)
     if objective is not None:
         _check_metric("objective", objective, trainer, dataset.tasks)
@@ -256,11 +256,6 @@ def _check_scalars(raw: DictConfig) -> None:
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
 
 
-def _of_first_label(name: str, labels: list[str]) -> str:
-    """A metric that names none of several labels is the first one's."""
-    return of_label(name, labels[0]) if labels and name in MONITORED else name
-
-
 def _check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]) -> None:
     ranking = trainer.ranking
     allowed = [] if isinstance(trainer, NextItemConfig) else of_labels(MONITORED, labels)
@@ -269,6 +264,8 @@ def _check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]
         why = "no such metric"
         if rank_metric(name) is not None and ranking.protocol is None:
             why = "trainer.ranking.candidates = none ranks nothing; choose all"
+        elif name in map(coverage_name, ranking.cutoffs) and ranking.protocol == "all":
+            why = "is of test alone, and valid chooses"
         elif rank_metric(name) is not None or name in MONITORED:
             why = f"trainer={trainer.name} does not compute it"
         raise ConfigError(f"{key} = {name}: {why}. {choices(name, allowed)}")

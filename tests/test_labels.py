@@ -68,18 +68,26 @@ def test_a_run_of_two_labels_is_used_on_rows_of_its_own_form(folder: Path) -> No
 
 
 def test_reports_show_each_label(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    for words in (["show", "a"], ["report", "."], ["compare", "a", "a"], ["importance", "a", "--metric", "auc/finish"]):
+    for words in (
+        ["show", "a"],
+        ["report", "."],
+        ["compare", "a", "a"],
+        ["importance", "a", "--metric", "auc/finish"],
+        ["importance", "a", "--metric", "auc"],
+    ):
         assert (
             run([word if word.startswith(("-", "auc")) or word == words[0] else str(folder / word) for word in words])
             == 0
         )
         shown = capsys.readouterr().out
-        assert "auc/finish" in shown
-        assert words[0] == "importance" or "auc/like" in shown
+        assert words[-1] == "auc" or "auc/finish" in shown
+        assert words[-1] == "auc/finish" or "auc/like" in shown
     assert run(["report", str(folder), "--format", "html", "-o", str(folder / "page.html")]) == 0
     assert "valid logloss/finish" in (folder / "page.html").read_text()
-    assert run(["calibrate", str(folder / "a")]) == 2
-    assert "predicts like, finish; calibrate maps" in capsys.readouterr().err
+    predict = ["predict", str(folder / "a"), str(folder / "log.csv"), "-o", str(folder / "out.csv"), "--calibrated"]
+    for words in (["calibrate", str(folder / "a")], predict):
+        assert run(words) == 2
+        assert "predicts like, finish; calibrate maps" in capsys.readouterr().err
 
 
 def test_weights_and_monitor_name_labels(folder: Path) -> None:
@@ -122,6 +130,7 @@ def test_a_run_again_forgets_labels_that_are_gone(typed: str, labels: list[str],
     [
         ("trainer.monitor=auc/finsh", "trainer.monitor = auc/finsh: no such metric. Did you mean 'auc/finish'"),
         ("+model.loss_weights.finsh=1", "model.loss_weights.finsh: unknown key. Did you mean 'finish'"),
+        ("model=popularity", "model = popularity: predicts one label; dataset.columns.label names like, finish"),
         ("model=din", "model = din: predicts one label; dataset.columns.label names like, finish"),
     ],
 )

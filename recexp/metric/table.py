@@ -6,7 +6,7 @@ function it names. Imports neither numpy nor torch, so that `recexp --help` star
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, TypeGuard
@@ -111,6 +111,11 @@ def of_labels(names: Iterable[str], labels: Iterable[str]) -> list[str]:
     """The names of metrics, of each of several labels if there are any."""
     names = list(names)
     return [of_label(name, label) for label in labels for name in names] or names
+
+
+def of_first_label(name: str, labels: Sequence[str]) -> str:
+    """A metric that names none of several labels is the first one's."""
+    return of_label(name, labels[0]) if labels and name in MONITORED else name
 
 
 def label_metric(name: str) -> Metric | None:

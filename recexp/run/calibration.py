@@ -5,6 +5,7 @@ platt      sigmoid(slope * score + intercept) (Platt, 1999)
 """
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def calibrated(logits: np.ndarray, fitted: dict[str, Any]) -> np.ndarray:
         return fitted["slope"] * logits + fitted["intercept"]
     p = np.interp(logits, fitted["score"], fitted["probability"])
     return np.log(p) - np.log1p(-p)
+
+
+def require_one_label(path: Path, labels: Collection[str]) -> None:
+    """Raises RunError for a run of several labels."""
+    if labels:
+        raise RunError(f"{path}: predicts {', '.join(labels)}; calibrate maps the scores of one label.")
 
 
 def require_calibration(path: Path) -> dict[str, Any]:

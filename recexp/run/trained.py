@@ -39,7 +39,7 @@ from recexp.metric.scoring import (
 from recexp.metric.table import of_label
 from recexp.metric.top import Top
 from recexp.model import create, reads_history
-from recexp.run.calibration import calibrated, require_calibration
+from recexp.run.calibration import calibrated, require_calibration, require_one_label
 from recexp.run.directory import check_data
 from recexp.run.recommend import best_items, seen_items
 from recexp.run.record import read
@@ -112,6 +112,8 @@ class Trained:
 
         calibrate: by what `recexp calibrate` has kept; raises RunError.
         """
+        if calibrate:
+            require_one_label(self.path, self.dataset.schema.tasks)
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         self._tell(given)
         logits = self._logits(given)

@@ -1,6 +1,5 @@
 """The verb `calibrate`: maps a trained model's scores to probabilities by what the validation split says."""
 
-from recexp.error import RunError
 from recexp.verb.options import RUN, TRAINED, load_ended, option, parse
 
 SHOWN = ("ece", "logloss", "predicted_observed", "auc")
@@ -16,7 +15,7 @@ OPTIONS = (
 def run(arguments: list[str]) -> int:
     """Writes calibration.json into the run directory. Raises RunError."""
     from recexp.metric.table import format_value
-    from recexp.run.calibration import FILE, calibrate
+    from recexp.run.calibration import FILE, calibrate, require_one_label
     from recexp.run.folder import refuse_links
     from recexp.storage import write_json
     from recexp.terminal import columns
@@ -24,8 +23,7 @@ def run(arguments: list[str]) -> int:
     typed = parse("calibrate", OPTIONS, arguments)
     trained = load_ended(typed)
     refuse_links(trained.path, [FILE])
-    if labels := trained.dataset.schema.tasks:
-        raise RunError(f"{trained.path}: predicts {', '.join(labels)}; calibrate maps the scores of one label.")
+    require_one_label(trained.path, trained.dataset.schema.tasks)
     found = calibrate(trained.split_scores("valid"), trained.split_scores("test"), typed.method)
     write_json(trained.path / FILE, found)
     rows = [

@@ -18,7 +18,7 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Writes importance.json and importance.png into the run directory. Raises RunError or ConfigError."""
-    from recexp.metric.table import MAIN, MONITORED, format_value, of_labels, rank_metric
+    from recexp.metric.table import MAIN, MONITORED, format_value, of_first_label, of_labels, rank_metric
     from recexp.run.folder import refuse_links
     from recexp.run.importance import draw, importance
     from recexp.storage import write_json
@@ -26,10 +26,11 @@ def run(arguments: list[str]) -> int:
 
     typed = parse("importance", OPTIONS, arguments)
     trained = load_ended(typed)
-    path, metric = trained.path, typed.metric or trained.config.trainer.monitor
+    labels = trained.dataset.schema.tasks
+    path, metric = trained.path, of_first_label(typed.metric or trained.config.trainer.monitor, labels)
     if rank_metric(metric):
         raise ConfigError(f"--metric {metric}: is of rankings; importance is of metrics of labels, such as {MAIN}.")
-    allowed = of_labels(MONITORED, trained.dataset.schema.tasks)
+    allowed = of_labels(MONITORED, labels)
     if metric not in allowed:
         raise ConfigError(
             f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, allowed)}"

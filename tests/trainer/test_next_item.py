@@ -95,6 +95,7 @@ REFUSED = {
     "trainer.ranking.candidates=none": "trainer.ranking.candidates = none: trainer=next_item validates by ranking",
     "trainer.ranking.candidates=some": "trainer.ranking.candidates = some: must be all, none, or a number of",
     "trainer.monitor=ndgc@10/all": "no such metric. Did you mean 'ndcg@10/all'?",
+    "trainer.monitor=coverage@10/all": "trainer.monitor = coverage@10/all: is of test alone, and valid chooses",
     "objective=ndcg@7/all": "objective = ndcg@7/all: trainer=next_item does not compute it",
     "trainer.sparse=true": "trainer.sparse = true",
     "trainer.sparse=null": "trainer.sparse = null: trainer=next_item scores whole tables",
