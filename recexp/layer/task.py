@@ -7,8 +7,9 @@ gradnorm       w_t L_t, w = T softmax(v); v lowers sum_t |w_t g_t - mean_i(w_i g
                g_t = |dL_t / dx|, r_t = L_t / mean_i L_i                Chen et al., ICML 2018
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.loss import masked_bce
 from recexp.layer.mlp import MLP
 
+ALL_ON = MappingProxyType({"target": 1.0})
 ALPHA = 1.5  # how strongly slower labels are pulled along; the paper's choice where tasks differ
 
 
@@ -43,9 +45,13 @@ class Towers(nn.Module):
 class TaskLosses(nn.Module):
     """The named losses of all labels: `target` of one label, of several each by its name."""
 
-    def __init__(self, schema: Schema, weighting: Weighting) -> None:
+    def __init__(self, schema: Schema, weighting: Weighting, loss_weights: Mapping[str, float] = ALL_ON) -> None:
         super().__init__()
         self.names, self.weighting = task_names(schema), weighting
+        # A label of weight 0 is off: it has no part in the weights of the others.
+        on = [t for t, name in enumerate(self.names) if loss_weights.get(name, loss_weights.get("target"))]
+        self.on: Tensor  # (T',)
+        self.register_buffer("on", torch.tensor(on, dtype=torch.long), persistent=False)
         learnt = weighting is not Weighting.fixed
         self.weight = nn.Parameter(torch.zeros(len(self.names))) if learnt else None  # s or v
 
@@ -57,16 +63,17 @@ class TaskLosses(nn.Module):
 
     def weighted(self, losses: Tensor, shared: Tensor) -> Tensor:
         """Losses (T,) -> what is minimised in their place (T,)."""
-        if self.weight is None:
+        if self.weight is None or not len(self.on):
             return losses
         if self.weighting is Weighting.uncertainty:
             return torch.exp(-self.weight) * losses + self.weight / 2
-        weight = len(losses) * self.weight.softmax(0)  # (T,)
-        weighted = weight.detach() * losses
-        if not (self.training and losses.requires_grad):
-            return weighted
-        balance = imbalance(weight, gradient_sizes(losses, shared), losses.detach())  # (T,)
-        return weighted + (balance - balance.detach())  # only its gradient counts
+        on = losses[self.on]  # (T',)
+        weight = len(on) * self.weight[self.on].softmax(0)
+        weighted = weight.detach() * on
+        if self.training and on.requires_grad:
+            balance = imbalance(weight, gradient_sizes(on, shared), on.detach())
+            weighted = weighted + (balance - balance.detach())  # only its gradient counts
+        return losses.index_put((self.on,), weighted)
 
 
 def imbalance(weight: Tensor, size: Tensor, losses: Tensor) -> Tensor:

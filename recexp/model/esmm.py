@@ -46,7 +46,7 @@ class ESMM(nn.Module):
         )
         n_tasks = len(task_names(schema))
         self.towers = Towers(n_tasks, self.encode.n_out, config.hidden_sizes, config.activation, config.dropout)
-        self.task_losses = TaskLosses(schema, config.weighting)
+        self.task_losses = TaskLosses(schema, config.weighting, config.loss_weights)
 
     def forward(self, batch: Batch) -> Output:
         """Logits of each label, and in parts["conditional"] those given the label before it, (B, T)."""

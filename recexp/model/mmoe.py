@@ -50,7 +50,7 @@ class MMoE(nn.Module):
         self.experts = Experts(config.n_experts, n_in, config.hidden_sizes, config.activation, config.dropout)
         self.gates = nn.ModuleList(Gate(n_in, config.n_experts) for _ in range(n_tasks))
         self.towers = Towers(n_tasks, self.experts.n_out, config.tower_sizes, config.activation, config.dropout)
-        self.task_losses = TaskLosses(schema, config.weighting)
+        self.task_losses = TaskLosses(schema, config.weighting, config.loss_weights)
 
     def forward(self, batch: Batch) -> Output:
         """Logits, and in parts["gates"] how much each label takes of each expert, (B, T, K)."""

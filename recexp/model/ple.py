@@ -55,7 +55,7 @@ class PLE(nn.Module):
             self.levels.append(Level(config, n_tasks, n_in, last=level == config.n_levels - 1))
             n_in = config.hidden_sizes[-1] if config.hidden_sizes else n_in
         self.towers = Towers(n_tasks, n_in, config.tower_sizes, config.activation, config.dropout)
-        self.task_losses = TaskLosses(schema, config.weighting)
+        self.task_losses = TaskLosses(schema, config.weighting, config.loss_weights)
 
     def forward(self, batch: Batch) -> Output:
         x = self.encode(batch)  # (B, n)

@@ -46,7 +46,7 @@ class SharedBottom(nn.Module):
         self.bottom = MLP(self.encode.n_out, config.hidden_sizes, config.activation, config.dropout)
         n_tasks = len(task_names(schema))
         self.towers = Towers(n_tasks, self.bottom.n_out, config.tower_sizes, config.activation, config.dropout)
-        self.task_losses = TaskLosses(schema, config.weighting)
+        self.task_losses = TaskLosses(schema, config.weighting, config.loss_weights)
 
     def forward(self, batch: Batch) -> Output:
         x = self.encode(batch)  # (B, n)

@@ -97,3 +97,13 @@ def test_gradnorm_moves_weights_as_the_paper_says(batch: Batch) -> None:
     assert torch.equal(
         balance.eval()(shared @ head, batch, shared)["like"], found["like"]
     )  # the same value, no gradient
+
+
+def test_a_label_of_weight_0_has_no_part_in_the_weights_of_the_others(batch: Batch) -> None:
+    shared = torch.randn(4, 3, requires_grad=True)
+    balance = TaskLosses(TWO, Weighting.gradnorm, {"target": 1.0, "finish": 0.0})
+    assert balance.weight is not None
+    torch.nn.init.normal_(balance.weight)
+    found = balance(shared @ torch.randn(3, 2), batch, shared)
+    found["like"].backward()
+    assert not balance.weight.grad.any()  # one label is its own mean
