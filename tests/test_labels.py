@@ -1,6 +1,7 @@
 """Runs on two labels, from the file of a user's own to reports and later rows."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 import recexp
 from recexp.cli import run
+from recexp.compose import parse
+from recexp.groups import conf_folder
 from recexp.verb.rerun import again
 
 LABELS = 'dataset.columns.label={like: "rating>=4", finish: "ratio>.5"}'
@@ -123,6 +126,12 @@ def test_a_run_again_forgets_labels_that_are_gone(typed: str, labels: list[str],
         recexp.load_config([word for word in overrides if not word.startswith("run.")]).loss_weights
         == config.loss_weights
     )
+
+
+@pytest.mark.parametrize("reader", ["csv", "json", "parquet"])
+def test_labels_can_be_typed_as_the_options_of_a_reader_show_them(reader: str) -> None:
+    (shown,) = re.findall(r"or several, as (\{.*\})", (conf_folder() / f"dataset/{reader}.yaml").read_text())
+    assert parse(f"dataset.columns.label={shown}")[1] == {"like": "rating>=4", "finish": "ratio>=.9"}
 
 
 @pytest.mark.parametrize(

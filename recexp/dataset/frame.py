@@ -119,7 +119,7 @@ def _check_columns(config: TableConfig) -> None:
     if not isinstance(config.columns.label, str | None) and config.label_threshold is not None:
         raise ConfigError(
             f"dataset.label_threshold = {config.label_threshold}: cuts one label; of those that {KEY} lists, each says "
-            "its own, as {like: rating>=4}; set dataset.label_threshold=null."
+            "its own, as {like: 'rating>=4'}; set dataset.label_threshold=null."
         )
     if twice := {column for column in named if named.count(column) > 1}:
         raise ConfigError(f"dataset.columns: each role has a column of its own, not {twice.pop()!r} twice.")

@@ -2,7 +2,7 @@
 
 columns.label = liked                                       one label, the column itself
 columns.label = [liked, finished]                           two labels, named as their columns
-columns.label = {like: rating>=4, finish: ratio>=.9}        two labels of comparisons
+columns.label = {like: "rating>=4", finish: "ratio>=.9"}    two labels of comparisons
 """
 
 import math
@@ -52,7 +52,7 @@ def rules(given: Any) -> dict[str, Rule]:
     if isinstance(given, str):
         return {given: Rule(given)}
     if not isinstance(given, list | dict) or not given or not all(isinstance(text, str) for text in _texts(given)):
-        raise ConfigError(f"{KEY} = {given}: must be a column, a list of columns, or as {{like: rating>=4}}.")
+        raise ConfigError(f"{KEY} = {given}: must be a column, a list of columns, or as {{like: 'rating>=4'}}.")
     pairs = list(given.items()) if isinstance(given, dict) else [(column, column) for column in given]
     if len({name for name, _ in pairs}) < len(pairs):
         raise ConfigError(f"{KEY} = {given}: names a label twice.")

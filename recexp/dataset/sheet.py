@@ -136,7 +136,7 @@ class Sheet:
         """Labels 0 and 1 by a rule in float64, NaN where they are missing."""
         values = self.known_labels(rule.column)
         if rule.sign is None:
-            cut = "must be 0 or 1, or empty if it is unknown; cut numbers as in {like: rating>=4}"
+            cut = "must be 0 or 1, or empty if it is unknown; cut numbers as in {like: 'rating>=4'}"
             self.refuse(~np.isin(values, (0, 1)) & ~np.isnan(values), rule.column, cut)
         return rule.apply(values)
 
