@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from recexp.config import Config
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
-# Where a user adds keys of their own.
 CONFIG_DIR = "RECEXP_CONFIG_DIR"  # environment variable: the folder of --config-dir where that is not given
+# Where a user adds keys of their own.
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
 # What Hydra says of a key that is not there, or that + would add and that is.
