@@ -36,7 +36,7 @@ def test_popularity_is_found_by_the_model_that_looks_at_the_item_alone(share):
 
 
 def test_interactions_are_found_by_models_of_pairs_and_not_by_a_linear_model(share):
-    epochs = "trainer.epochs=20"
+    epochs = "trainer.epochs=5"
     assert share("linear", "interaction", epochs) < 0.15
     for model in ("fm", "afm", "deepfm"):
         assert share(model, "interaction", epochs) > 0.5, model
@@ -44,15 +44,15 @@ def test_interactions_are_found_by_models_of_pairs_and_not_by_a_linear_model(sha
 
 def test_interest_in_the_target_is_found_by_attention_and_not_by_blind_pooling(share):
     pooled, attended = (
-        share("seq_pooling", "interest", "trainer.epochs=10"),
-        share("din", "interest", "trainer.epochs=10"),
+        share("seq_pooling", "interest", "trainer.epochs=5"),
+        share("din", "interest", "trainer.epochs=5"),
     )
     assert attended > pooled + 0.1
 
 
 def test_order_is_found_by_a_recurrent_model_and_not_by_order_blind_ones(share):
     pooled, attended, recurrent = (
-        share(model, "order", "trainer.epochs=10") for model in ("seq_pooling", "din", "rnn")
+        share(model, "order", "trainer.epochs=5") for model in ("seq_pooling", "din", "rnn")
     )
     assert recurrent > max(pooled, attended) + 0.3
 
