@@ -51,9 +51,7 @@ def test_interest_in_the_target_is_found_by_attention_and_not_by_blind_pooling(s
 
 
 def test_order_is_found_by_a_recurrent_model_and_not_by_order_blind_ones(share):
-    pooled, attended, recurrent = (
-        share(model, "order", "trainer.epochs=5") for model in ("seq_pooling", "din", "rnn")
-    )
+    pooled, attended, recurrent = (share(model, "order", "trainer.epochs=5") for model in ("seq_pooling", "din", "rnn"))
     assert recurrent > max(pooled, attended) + 0.3
 
 
