@@ -120,11 +120,11 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
 def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
     """Rows without time: fields of the context alone, in the order of the source."""
     if not config.features.context:
-        raise ConfigError("dataset.features.context: a table without users and time needs the columns of its fields.")
+        raise ConfigError("dataset.features.context: a table without time needs the columns of its fields.")
     if config.features.derived.names:
-        raise ConfigError("dataset.features.derived: a table without users and time has no events before a row.")
+        raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
     if config.history_until is HistoryUntil.split:
-        raise ConfigError("dataset.history_until = split: a table without users and time has no histories.")
+        raise ConfigError("dataset.history_until = split: a table without time has no histories.")
     if config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
     if config.split.kind is SplitKind.given:

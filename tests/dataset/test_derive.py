@@ -312,7 +312,7 @@ DERIVED = "dataset.features.derived"
             [f"{DERIVED}.most_liked=[tags]", "+dataset.features.context.most_liked_tags=multi"],
             "dataset.features.context.most_liked_tags: is the name of a field",
         ),
-        ([*TABLE, f"{DERIVED}.last_items=1"], f"{DERIVED}: a table without users and time has no events before"),
+        ([*TABLE, f"{DERIVED}.last_items=1"], f"{DERIVED}: a table without time has no events before"),
         ([f"+{DERIVED}.last_item=1"], f"{DERIVED}.last_item: unknown key. Did you mean 'last_items'?"),
     ],
 )
@@ -335,7 +335,7 @@ def test_the_command_line_names_a_misspelt_key_rather_than_adding_it(
 
 def test_a_table_has_no_events_before_a_row(tiny_config: MakeConfig, tiny_table: MakeRaw) -> None:
     kinds = {"context": {"device": FeatureKind.categorical}}
-    with pytest.raises(ConfigError, match=r"features\.derived: a table without users and time"):
+    with pytest.raises(ConfigError, match=r"features\.derived: a table without time"):
         prepare(tiny_table(), tiny_config(SplitKind.random, features=kinds, last_items=1))
 
 
