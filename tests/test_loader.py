@@ -162,7 +162,7 @@ def test_a_search_space_may_choose_between_mappings_and_is_itself_one() -> None:
 def test_a_loss_that_is_not_named_is_off_and_needs_no_labels() -> None:
     typed = ["model=dien", "model.history_labels=false", "dataset.label=implicit"]
     with pytest.raises(ConfigError, match=r"model\.auxiliary = labels"):
-        recexp.load_config(typed)
+        recexp.load_config([*typed, "model.loss_weights.auxiliary=0.5"])
     assert recexp.load_config([*typed, "model.loss_weights={target:1.0}"]).model.loss_weights == {"target": 1.0}
 
 
