@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -111,6 +112,7 @@ def run_all(commands: Sequence[Sequence[str]], folder: Path) -> Ended:
 def preload() -> None:
     """Imports what commands need, and lets Hydra look for its plugins, so that forked processes need not."""
     import torch
+    from tqdm import tqdm
 
     import hydra_plugins.recexp_launcher._entry  # noqa: F401
     import recexp.cli
@@ -118,6 +120,7 @@ def preload() -> None:
 
     for name in PRELOADED:
         importlib.import_module(name)
+    tqdm.set_lock(threading.RLock())  # tqdm's own is shared between processes and stays locked if one is killed
     torch.set_num_threads(1)
     recexp.load_config(["+experiment=tiny", "trainer.threads=1"])
 
