@@ -36,7 +36,7 @@ class ItemKNN(nn.Module):
         super().__init__()
         self.shrinkage = config.shrinkage
         shape = schema.n_items, min(config.n_neighbours, schema.n_items - 1)
-        self.register_buffer("neighbour", torch.full(shape, PADDING))  # ids, by item id
+        self.register_buffer("neighbour", torch.zeros(shape, dtype=torch.long))  # ids, by item id; 0 is padding
         self.register_buffer("similarity", torch.zeros(shape))
 
     def forward(self, batch: Batch) -> Output:

@@ -68,19 +68,19 @@ class TwoTower(nn.Module):
         return Output((users * items).sum(1) / self.temperature, {"users": users, "items": items})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        liked = (batch.label == 1).nonzero()[:, 0]
-        known = known_items(batch.catalogue)
-        uniform = known[torch.randint(len(known), (self.n_uniform,), device=known.device)]
-        target = batch.target[liked]
-        candidates = torch.cat([target, uniform])  # (C,) rows of items
-        vectors = torch.cat([output.parts["items"][liked], self.item(batch.catalogue.items.at(uniform))])
-        logits = output.parts["users"][liked] @ vectors.t() / self.temperature  # (B', C)
-        logits = logits - log_expected(batch.catalogue, candidates, len(liked), self.n_uniform / len(known))
-        own = torch.arange(len(liked), device=liked.device)
-        again = candidates == target[:, None]
-        again[own, own] = False
-        loss = F.cross_entropy(logits.masked_fill(again, -torch.inf), own, reduction="sum")
-        return {"target": loss / max(1, len(liked))}
+        catalogue, n_rows, liked = batch.catalogue, len(batch), batch.label == 1
+        known = (catalogue.items.ids[:, 0] >= FIRST).float()  # by row of items: whether training has seen it
+        uniform = known.multinomial(self.n_uniform, replacement=True) if self.n_uniform else batch.target[:0]
+        candidates = torch.cat([batch.target, uniform])  # (B + S,) rows of items; of the batch, those of label 1 count
+        vectors = torch.cat([output.parts["items"], self.item(catalogue.items.at(uniform))])
+        logits = output.parts["users"] @ vectors.t() / self.temperature  # (B, B + S)
+        logits = logits - log_expected(catalogue, candidates, liked.sum(), self.n_uniform / known.sum())
+        own = torch.arange(n_rows, device=liked.device)
+        out = candidates == batch.target[:, None]
+        out[:, :n_rows] |= ~liked
+        out[own, own] = False
+        loss = F.cross_entropy(logits.masked_fill(out, -torch.inf), own, reduction="none")
+        return {"target": (loss * liked).sum() / liked.sum().clamp(min=1)}
 
     def query(self, batch: Batch) -> Tensor:
         """(B, output_size): the logit is its product with an item's vector."""
@@ -91,12 +91,8 @@ class TwoTower(nn.Module):
         return self.item(items)
 
 
-def known_items(catalogue: Catalogue) -> Tensor:
-    """The rows of the items that training has seen: (V,)."""
-    return (catalogue.items.ids[:, 0] >= FIRST).nonzero()[:, 0]
-
-
-def log_expected(catalogue: Catalogue, items: Tensor, n_drawn: int, uniform: float) -> Tensor:
+def log_expected(catalogue: Catalogue, items: Tensor, n_drawn: Tensor, uniform: Tensor) -> Tensor:
     """log q of rows of items (C,), of which n_drawn are drawn by popularity and each known one `uniform` times."""
-    count = torch.bincount(catalogue.sampling_pool, minlength=len(catalogue.items.ids)).clamp(min=1)
-    return (n_drawn * count[items] / len(catalogue.sampling_pool) + uniform).log()
+    pool, n_rows = catalogue.sampling_pool.long(), len(catalogue.items.ids)
+    count = torch.zeros(n_rows, device=pool.device).index_add_(0, pool, torch.ones(len(pool), device=pool.device))
+    return (n_drawn * count.clamp(min=1)[items] / len(pool) + uniform).log()

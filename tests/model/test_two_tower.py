@@ -55,7 +55,7 @@ def test_uniform_negatives_make_each_item_more_expected(mixed: Batch) -> None:
     catalogue, items = mixed.catalogue, torch.arange(1, 6)
     count = torch.bincount(catalogue.sampling_pool, minlength=6)[1:6]
     expected = (8 * count / len(catalogue.sampling_pool) + 0.5).log()
-    torch.testing.assert_close(log_expected(catalogue, items, 8, 0.5), expected)
+    torch.testing.assert_close(log_expected(catalogue, items, torch.tensor(8), torch.tensor(0.5)), expected)
 
 
 def test_items_that_training_has_not_seen_are_ranked_by_their_own_fields(
