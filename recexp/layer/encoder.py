@@ -7,6 +7,7 @@ interest   x = [v, t, profile],  v = sum_s a(h_s, t) h_s     as in DIN, weights 
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,22 @@ from recexp.layer.lookup import weighted_sum
 class Encoding(Enum):
     fields = "the fields of user, target and context side by side"
     interest = "the interest in the target among past events, as in DIN, the target and the profile"
+
+
+class Options(Protocol):
+    """The options of a model's encoder, as its Config holds them."""
+
+    @property
+    def encoder(self) -> Encoding: ...
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def embedding_std(self) -> float: ...
+
+    @property
+    def attention_hidden_sizes(self) -> Sequence[int]: ...
 
 
 class Fields(nn.Module):
@@ -48,10 +65,8 @@ class Interest(nn.Module):
         return torch.cat([weighted_sum(weights, events), target, profile], 1)  # (B, 2 E + P)
 
 
-def encoder(
-    kind: Encoding, schema: Schema, embedding_dim: int, std: float, hidden_sizes: Sequence[int]
-) -> Fields | Interest:
-    """hidden_sizes: of the attention."""
-    if kind is Encoding.fields:
-        return Fields(schema, embedding_dim, std)
-    return Interest(schema, embedding_dim, std, hidden_sizes)
+def encoder(options: Options, schema: Schema) -> Fields | Interest:
+    """The encoder that a model's options describe. Interest needs data with past events."""
+    if options.encoder is Encoding.fields:
+        return Fields(schema, options.embedding_dim, options.embedding_std)
+    return Interest(schema, options.embedding_dim, options.embedding_std, options.attention_hidden_sizes)

@@ -41,9 +41,7 @@ class ESMM(nn.Module):
         super().__init__()
         interested = config.encoder is Encoding.interest
         self.reads_history = chosen_history(interested, "model.encoder = interest", schema)
-        self.encode = encoder(
-            config.encoder, schema, config.embedding_dim, config.embedding_std, config.attention_hidden_sizes
-        )
+        self.encode = encoder(config, schema)
         n_tasks = len(task_names(schema))
         self.towers = Towers(n_tasks, self.encode.n_out, config.hidden_sizes, config.activation, config.dropout)
         self.task_losses = TaskLosses(schema, config.weighting, config.loss_weights)

@@ -43,9 +43,7 @@ class MMoE(nn.Module):
         super().__init__()
         interested = config.encoder is Encoding.interest
         self.reads_history = chosen_history(interested, "model.encoder = interest", schema)
-        self.encode = encoder(
-            config.encoder, schema, config.embedding_dim, config.embedding_std, config.attention_hidden_sizes
-        )
+        self.encode = encoder(config, schema)
         n_in, n_tasks = self.encode.n_out, len(task_names(schema))
         self.experts = Experts(config.n_experts, n_in, config.hidden_sizes, config.activation, config.dropout)
         self.gates = nn.ModuleList(Gate(n_in, config.n_experts) for _ in range(n_tasks))

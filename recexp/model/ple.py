@@ -46,9 +46,7 @@ class PLE(nn.Module):
         super().__init__()
         interested = config.encoder is Encoding.interest
         self.reads_history = chosen_history(interested, "model.encoder = interest", schema)
-        self.encode = encoder(
-            config.encoder, schema, config.embedding_dim, config.embedding_std, config.attention_hidden_sizes
-        )
+        self.encode = encoder(config, schema)
         n_tasks, n_in = len(task_names(schema)), self.encode.n_out
         self.levels = nn.ModuleList()
         for level in range(config.n_levels):

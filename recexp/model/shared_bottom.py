@@ -40,9 +40,7 @@ class SharedBottom(nn.Module):
         super().__init__()
         interested = config.encoder is Encoding.interest
         self.reads_history = chosen_history(interested, "model.encoder = interest", schema)
-        self.encode = encoder(
-            config.encoder, schema, config.embedding_dim, config.embedding_std, config.attention_hidden_sizes
-        )
+        self.encode = encoder(config, schema)
         self.bottom = MLP(self.encode.n_out, config.hidden_sizes, config.activation, config.dropout)
         n_tasks = len(task_names(schema))
         self.towers = Towers(n_tasks, self.bottom.n_out, config.tower_sizes, config.activation, config.dropout)
