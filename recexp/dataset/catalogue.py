@@ -1,6 +1,7 @@
 """The fields of users, items and events as tensors, and the tables of all users and items."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,6 +52,12 @@ class Catalogue:
     users: Features  # (U + 1, .)
     items: Features  # (I + 1, .)
     sampling_pool: Tensor  # (N_train,) items of the training events; a uniform draw is by popularity
+
+    @cached_property
+    def n_events(self) -> Tensor:
+        """(I + 1,) int64: the training events of each item."""
+        pool = self.sampling_pool.long()
+        return pool.new_zeros(self.items.ids.shape[0]).index_add_(0, pool, torch.ones_like(pool))
 
     def draw_items(self, like: Tensor) -> Tensor:
         """Random items in the shape of `like`, drawn by frequency in the training split."""

@@ -118,10 +118,9 @@ def evaluate_ranking(
     if k:
         values |= {coverage_name(k): coverage(best_item, len(scores.candidates), k) for k in sorted({*config.cutoffs})}
     start, end = past(batches, split, asked.row, asked.user)
-    events = torch.bincount(batches.columns.item[batches.rows["train"]], minlength=len(batches.catalogue.items.ids))
     groups = {
         "history": by_history(ranks, (end - start).cpu().numpy(), names),
-        "popularity": by_popularity(ranks, item[order], relevant, events.cpu().numpy(), names),
+        "popularity": by_popularity(ranks, item[order], relevant, batches.catalogue.n_events.cpu().numpy(), names),
     }
     return Ranking(Metrics(values, {}), groups, Top(asked.user.cpu().numpy(), best_item, score) if k else None)
 

@@ -93,6 +93,5 @@ class TwoTower(nn.Module):
 
 def log_expected(catalogue: Catalogue, items: Tensor, n_drawn: Tensor, uniform: Tensor) -> Tensor:
     """log q of rows of items (C,), of which n_drawn are drawn by popularity and each known one `uniform` times."""
-    pool, n_rows = catalogue.sampling_pool.long(), len(catalogue.items.ids)
-    count = torch.zeros(n_rows, device=pool.device).index_add_(0, pool, torch.ones(len(pool), device=pool.device))
-    return (n_drawn * count.clamp(min=1)[items] / len(pool) + uniform).log()
+    popularity = catalogue.n_events[items].clamp(min=1) / len(catalogue.sampling_pool)
+    return (n_drawn * popularity + uniform).log()
