@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 State = tuple[Tensor, ...]
 
@@ -17,6 +16,7 @@ def scanned(step: Callable[..., State], start: State, inputs: Sequence[Tensor]) 
 
     step(state, *inputs at a step) returns the next state; inputs (L, ...).
     """
+    from torch._higher_order_ops.scan import scan  # a prototype of torch's, which training can do without
 
     def combine(state: State, at_step: Any) -> tuple[State, Tensor]:
         state = step(state, *at_step)
