@@ -56,9 +56,8 @@ class EASE(nn.Module):
     def scores(self, batch: Batch) -> Tensor:
         """The logits of all item ids for the users of a batch: (B, n)."""
         ids, counted = basket(batch)
-        begin = (
-            torch.arange(ids.shape[0], device=ids.device) * ids.shape[1]
-        )  # the rows' own: a history may have no column
+        # Where each row's begin, as histories without columns have no other shape for embedding_bag.
+        begin = torch.arange(ids.shape[0], device=ids.device) * ids.shape[1]
         counted = counted.flatten()
         scores = F.embedding_bag(ids.flatten(), self.weight, begin, mode="sum", per_sample_weights=counted)
         return 4 * (scores - 0.5)

@@ -94,9 +94,9 @@ class JointRNN(nn.Module):
         target = self.embed.items(batch, targets)  # (B, N, E)
         if self.mlp is None:
             return (target @ self.project(state).float()[:, :, None])[:, :, 0] + self.bias
-        user = torch.cat([state, self.embed.profile(batch)], 1)[:, None].expand(-1, targets.shape[1], -1)
-        state, profile = user.split([state.shape[1], self.embed.profile_dim], 2)
-        return self.mlp(torch.cat([state, target, profile], 2).flatten(0, 1))[:, 0].view_as(targets)
+        of_user = (state, self.embed.profile(batch))
+        state, profile = (rows.repeat_interleave(targets.shape[1], 0) for rows in of_user)
+        return self.mlp(torch.cat([state, target.flatten(0, 1), profile], 1))[:, 0].view_as(targets)
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         losses = {"target": bce(output.logits, batch.label)}

@@ -133,9 +133,10 @@ def _validation(trainer: Trainer, stage: Train, batches: Batches) -> float:
 def _ranking(trainer: Trainer, stage: Train, batches: Batches) -> float:
     """Seconds of ranking items for the users of the validation split, from some of them; 0 if nothing is ranked."""
     config = trainer.config.ranking
-    if config.protocol is None or not (
-        n_users := len(questions(batches, "valid", config.relevant, config.valid_users))
-    ):
+    if config.protocol is None:
+        return 0.0
+    n_users = len(questions(batches, "valid", config.relevant, config.valid_users))
+    if not n_users:
         return 0.0
     few = replace(config, valid_users=min(RANKED, n_users))
     began = time.perf_counter()
