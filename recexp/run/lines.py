@@ -27,7 +27,7 @@ def data_line(name: str, dataset: "Dataset") -> str:
 
 
 def _label_rate(rate: float | None, known: float) -> str:
-    return number(rate)[:5] + ("" if known > 0.9995 else f" (of {known:.1%} of rows)")
+    return ("-" if rate is None else f"{rate:.3f}") + ("" if known > 0.9995 else f" (of {known:.1%} of rows)")
 
 
 def model_line(config: "Config", model: "torch.nn.Module", device: "torch.device") -> str:
