@@ -26,7 +26,7 @@ from recexp.dataset.sample import Samples as Samples
 class Batch:
     """B samples: a user, a target item, the context, and the user's events strictly before.
 
-    Users and items are rows of the catalogue's tables. A table without users and time has only context and label; its
+    Users and items are rows of the catalogue's tables. A table without time has only context and label; its
     other tensors have no columns.
     """
 

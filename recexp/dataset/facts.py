@@ -7,6 +7,7 @@ import numpy as np
 
 from recexp.dataset.field import Encoded
 from recexp.dataset.log import SPLITS, Log, Table
+from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side
 
 
@@ -49,8 +50,8 @@ def unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> It
 
 def _unknown(encoded: Encoded, field: Field, rows: np.ndarray) -> np.ndarray:
     """Whether a field has an unknown value in some rows: bool."""
-    if not field.wide:
-        return (encoded.ids[rows, field.column : field.column + field.width] == UNKNOWN).any(axis=1)
-    assert encoded.lists is not None
-    ids, cell = encoded.lists.column(field.column).flat()
+    column = encoded.column(field)
+    if not isinstance(column, Ragged):
+        return (column[rows] == UNKNOWN).any(axis=1)
+    ids, cell = column.flat()
     return (np.bincount(cell, ids == UNKNOWN, len(encoded.ids)) > 0)[rows]

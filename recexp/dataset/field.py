@@ -45,10 +45,13 @@ class Encoded:
             lists=None if self.lists is None or rows.lists is None else below(self.lists, rows.lists),
         )
 
-    def cells(self, field: Field) -> Iterable[np.ndarray]:
-        """The ids in each row's cell of a field, padding included."""
-        if self.lists is not None and field.wide:
-            return self.lists.column(field.column).cells()
+    def column(self, field: Field) -> np.ndarray | Ragged:
+        """A field: numbers (n,), ids (n, width), or lists of ids if it is wide."""
+        if field.wide:
+            assert self.lists is not None
+            return self.lists.column(field.column)
+        if field.numeric:
+            return self.values[:, field.column]
         return self.ids[:, field.column : field.column + field.width]
 
     def compact(self) -> "Encoded":

@@ -105,8 +105,8 @@ def read_rows(
         roles = ("user",) if labelled and dataset.log.user is not None else ()
     if labelled:
         roles = (*roles, "label")
-    ruled = {} if not hasattr(config, "columns") or isinstance(config.columns.label, str) else config.rules()
     keyed = hasattr(config, "columns")
+    ruled = config.rules() if keyed and not isinstance(config.columns.label, str) else {}
     timeless = "timestamp" in roles and "timestamp" not in names
     roles = [role for role in roles if role != "timestamp" or not timeless]
     wanted = {

@@ -67,16 +67,7 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
     for side, (encoded, index) in tables.items():
         for field in sides[side].fields:
             name = field.name if field.name == side else f"{side}.{field.name}"
-            yield Column(name, field, _column(encoded, field), index)
-
-
-def _column(encoded: Encoded, field: Field) -> np.ndarray | Ragged:
-    if field.wide:
-        assert encoded.lists is not None
-        return encoded.lists.column(field.column)
-    if field.numeric:
-        return encoded.values[:, field.column]
-    return encoded.ids[:, field.column : field.column + field.width]
+            yield Column(name, field, encoded.column(field), index)
 
 
 def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:

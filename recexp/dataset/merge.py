@@ -18,6 +18,7 @@ from recexp.dataset.given import Rows, column_names
 from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
 from recexp.dataset.prepare import by_user_then_time, group_starts
+from recexp.dataset.ragged import Ragged
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST
 from recexp.error import ConfigError
@@ -178,7 +179,10 @@ def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "
         if field.name in names:
             vocabulary: Any = getattr(encoder.fields[field.name], "vocabulary")  # noqa: B009
             values = objects([None] * FIRST + vocabulary.tolist())
-            cells = [values[np.where(ids >= FIRST, ids - field.offset, 0)] for ids in encoded.cells(field)][1:]
+            column = encoded.at(slice(1, None)).column(field)
+            ids = column.ids if isinstance(column, Ragged) else column
+            found = values[np.where(ids >= FIRST, ids - field.offset, 0)]
+            cells = replace(column, ids=found).cells() if isinstance(column, Ragged) else found
             if field.kind is FeatureKind.multi:
                 columns[field.name] = [MULTI_SEPARATOR.join(filter(None, row)) or None for row in cells]
             else:

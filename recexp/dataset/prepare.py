@@ -54,13 +54,13 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
-    found = warnings(log, sides, raw.label, config, tuple(raw.tasks or ()))
+    tasks = tuple(raw.tasks or ())
+    found = warnings(log, sides, raw.label, config, tasks)
     return Dataset(
         log=log,
-        schema=Schema(**sides, **_histories(log, config), tasks=tuple(raw.tasks or ())),
+        schema=Schema(**sides, **_histories(log, config), tasks=tasks),
         encoder=encoder,
-        facts=facts(log, sides, tuple(raw.tasks or ()))
-        | {"notes": notes + _notes(log, sides, config), "warnings": found},
+        facts=facts(log, sides, tasks) | {"notes": notes + _notes(log, sides, config), "warnings": found},
         fingerprint=fingerprint,
     )
 

@@ -69,7 +69,7 @@ class Schema:
     user: Side = field(default_factory=Side)
     item: Side = field(default_factory=Side)
     context: Side = field(default_factory=Side)
-    max_history: int = 0  # 0: a table without users and time, so without histories
+    max_history: int = 0  # 0: a table without time, so without histories
     history_labels: bool = False  # labels vary within histories
     tasks: tuple[str, ...] = ()  # the names of several labels; the first is the one that histories show
 

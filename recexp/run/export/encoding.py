@@ -46,9 +46,10 @@ def decoded(encoder: SideEncoder, encoded: Encoded) -> list[dict[str, Any]]:
 
 def _decoded(encoder: SideEncoder, field: Field, encoded: Encoded) -> list[Any]:
     fitted = encoder.fields[field.name]
+    column: Any = encoded.column(field)  # no list, as no field is wide
     if isinstance(fitted, Numeric):
-        return (encoded.values[:, field.column].astype(float) * fitted.deviation + fitted.mean).tolist()
-    ids = encoded.ids[:, field.column : field.column + field.width].astype(np.int64)
+        return (column.astype(float) * fitted.deviation + fitted.mean).tolist()
+    ids = column.astype(np.int64)
     index = np.where(ids > UNKNOWN, ids - field.offset - FIRST, -1)  # -1 for padding and unknown
     if isinstance(fitted, Binned):
         lower = np.append(fitted.edges[:1] - 1, fitted.edges) if len(fitted.edges) else np.zeros(1)
