@@ -86,7 +86,9 @@ def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
     if isinstance(value, Tensor):
         return {prefix: value}
     return {
-        name: tensor for key, each in vars(value).items() for name, tensor in flattened(f"{prefix}.{key}", each).items()
+        name: tensor
+        for item in fields(value)
+        for name, tensor in flattened(f"{prefix}.{item.name}", getattr(value, item.name)).items()
     }
 
 
