@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -26,8 +27,35 @@ def own_process() -> None:
 
 
 def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of cores that this process may use, or of those whose time a container grants it."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    granted, _, of = limit.read_text().strip().partition(" ") if limit.is_file() else ("max", "", "")
+    return usable if granted == "max" else max(1, min(usable, int(granted) // int(of)))
+
+
+class OthersWatch:
+    """Watches how much of this machine other processes use, from its creation on."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.monotonic(), self._used_seconds()
+
+    def seconds(self) -> float:
+        """How long it has watched."""
+        return time.monotonic() - self._began
+
+    def cores(self) -> float:
+        """The cores that they used on average; 0 where the system does not tell."""
+        return (self._used_seconds() - self._used) / self.seconds()
+
+    def _used_seconds(self) -> float:
+        """Of all cores since the machine started, without this process."""
+        file = Path("/proc/stat")
+        if not file.is_file():
+            return 0
+        user, nice, system, _idle, _wait, *interrupts = file.read_text().split("\n")[0].split()[1:9]
+        ticks = sum(map(int, (user, nice, system, *interrupts)))
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def memory_bytes() -> int:

@@ -36,7 +36,7 @@ from recexp.trainer.divergence import (
     require_finite,
     what_to_lower,
 )
-from recexp.trainer.loop import Take, epoch, fit, numerics
+from recexp.trainer.loop import Take, epoch, fit, noticing_others, numerics
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.recorder import Recorder
 from recexp.trainer.replay import Replay
@@ -247,7 +247,10 @@ class Trainer:
 
     def taking(self, step: Step) -> Take:
         """How the steps of a stage are taken on this device."""
-        return Replay(step, self.config.batch_size).take if self._on_graph else Watched(step).take
+        if self._on_graph:
+            return Replay(step, self.config.batch_size).take
+        take = Watched(step).take
+        return noticing_others(take, torch.get_num_threads()) if self.device.type == "cpu" else take
 
     def n_epochs(self, stage: Stage) -> int:
         return 1 if isinstance(stage, Fit) else stage.epochs or self.config.epochs

@@ -1,6 +1,7 @@
 """An epoch of training, and the settings of torch under which it runs."""
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -15,9 +16,13 @@ from tqdm import tqdm
 from recexp.config import TrainerConfig
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.model import Fit, Train, reads_history
+from recexp.process import OthersWatch
 from recexp.trainer.divergence import STEPS_BETWEEN_LOOKS, Diverged, broken_weights, finite_means
 from recexp.trainer.state import Progress
 
+logger = logging.getLogger(__name__)
+
+SECONDS_BEFORE_LOOK = 3  # at what other processes use: in a shorter time, one that passes counts for too much
 Take = Callable[[Samples, Progress], dict[str, Tensor]]  # takes a step, like Step.take
 
 
@@ -53,6 +58,38 @@ def epoch(
         means = finite_means(progress)
         progress.epoch_seconds += time.perf_counter() - began
     return means
+
+
+def noticing_others(take: Take, threads: int) -> Take:
+    """Takes steps as `take` does. Warns once, after the first seconds, if other processes hold cores of these threads.
+
+    Each of a step's many short operations ends when its last thread does. A thread whose core is taken holds up all
+    others, which may make the step thirty times as long.
+    """
+    others, looked = OthersWatch(), False
+
+    def take_and_look(samples: Samples, progress: Progress) -> dict[str, Tensor]:
+        nonlocal looked
+        losses = take(samples, progress)
+        if not looked and others.seconds() > SECONDS_BEFORE_LOOK:
+            looked = True
+            if warning := crowded(threads, others.cores()):
+                logger.warning("%s", warning)
+        return losses
+
+    return take_and_look
+
+
+def crowded(threads: int, used: float) -> str:
+    """The warning that threads wait for each other, else "". used: cores that other processes use."""
+    cores = os.cpu_count() or 1
+    free = cores - used
+    if threads == 1 or free > threads - 0.3:
+        return ""
+    return (
+        f"other processes use {used:.1f} of {cores} cores, and the {threads} threads of this run wait for each other: "
+        f"trainer.threads={max(1, round(free))} may be several times as fast."
+    )
 
 
 def fit(stage: Fit, training: Batch) -> None:
