@@ -80,7 +80,7 @@ SUMMARY = tuple(name for name, metric in PREDICTION_METRICS.items() if metric.he
 MAIN = HEADLINE[0]  # the default where none is chosen
 # Metrics of rankings, as in ndcg@10/all, of all known items, and ndcg@10/sampled100, of some beside the relevant ones.
 RANKED = ("hr", "recall", "ndcg", "mrr", "map")
-RANK_NAME = re.compile(rf"({'|'.join([*RANKED, 'coverage'])})@([1-9]\d{{0,4}})/(all|sampled[1-9]\d{{0,4}})")
+RANK_NAME = re.compile(rf"({'|'.join(RANKED)}|coverage(?=@\d+/all))@([1-9]\d{{0,4}})/(all|sampled[1-9]\d{{0,4}})")
 COSTS = tuple(name for name, metric in TRAINING_METRICS.items() if metric.cost)
 
 

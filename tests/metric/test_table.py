@@ -37,6 +37,7 @@ def test_what_is_shown_by_default():
 @pytest.mark.parametrize(("name", "direction"), [
     ("test.auc", True), ("valid.logloss", False), ("oracle.f1@best", True), ("test.gauc_users", None),
     ("train.target", False), ("train.auc", False), ("seconds", False), ("samples_per_second", True),
+    ("test.coverage@10/all", True), ("test.coverage@10/sampled5", None), ("test.ndcg@10/sampled5", True),
     ("epochs", None), ("auc", None), ("trainer.learning_rate", None), ("seed", None),
 ])  # fmt: skip
 def test_a_dotted_name_has_the_direction_of_its_metric(name, direction):
