@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 import recexp
 from recexp.cli import run
 from recexp.compose import parse
+from recexp.error import RunError
 from recexp.groups import conf_folder
 from recexp.verb.rerun import again
 
@@ -87,10 +89,43 @@ def test_reports_show_each_label(folder: Path, capsys: pytest.CaptureFixture) ->
         assert words[-1] == "auc/finish" or "auc/like" in shown
     assert run(["report", str(folder), "--format", "html", "-o", str(folder / "page.html")]) == 0
     assert "valid logloss/finish" in (folder / "page.html").read_text()
+
+
+def test_each_label_has_a_calibration_of_its_own(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    trained, rows = recexp.load_run(folder / "a"), pd.read_csv(folder / "log.csv").head(50)
+    with pytest.raises(RunError, match="is not calibrated"):
+        trained.predict(rows, calibrate=True)
+    assert run(["calibrate", str(folder / "a"), "--method", "platt"]) == 0
+    kept = json.loads((folder / "a/calibration.json").read_text())
+    shown, metrics = capsys.readouterr().out, trained.metrics
+    plain, fitted = (trained.predict(rows, calibrate=calibrate) for calibrate in (False, True))
+    for label in ("like", "finish"):
+        of = kept[label]
+        assert of["before"]["ece"] == metrics[f"test.ece/{label}"]
+        assert f"ece/{label} " in shown and f"{of['after']['ece']:.4f}" in shown
+        logit, wanted = (np.log(p / (1 - p)) for p in (plain[f"score/{label}"], fitted[f"score/{label}"]))
+        assert np.allclose(wanted, of["slope"] * logit + of["intercept"])
     predict = ["predict", str(folder / "a"), str(folder / "log.csv"), "-o", str(folder / "out.csv"), "--calibrated"]
-    for words in (["calibrate", str(folder / "a")], predict):
-        assert run(words) == 2
-        assert "predicts like, finish; calibrate maps" in capsys.readouterr().err
+    assert run(predict) == 0
+    assert np.allclose(pd.read_csv(folder / "out.csv").loc[:49, [*fitted.columns]], fitted)
+
+
+def test_an_exported_model_gives_a_score_of_each_label(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("onnxscript", reason="recexp[export] is not installed")
+    pytest.importorskip("onnxruntime", reason="recexp[export] is not installed")
+    out = folder / "out"
+    assert run(["export", str(folder / "a"), "--format", "onnx", "-o", str(out)]) == 0
+    assert json.loads((out / "model.json").read_text())["labels"] == ["like", "finish"]
+    rows = json.loads((out / "rows.json").read_text())["rows"]
+    wanted = np.array([row["score"] for row in rows])
+    assert wanted.shape == (5, 2) and np.ptp(wanted[0]) > 0.01
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["example.py"])
+    runpy.run_path(str(out / "example.py"), run_name="__main__")
+    printed = [[float(word) for word in line.split()[2:]] for line in capsys.readouterr().out.splitlines()]
+    assert np.allclose(printed, wanted, rtol=0, atol=2e-6)
 
 
 def test_weights_and_monitor_name_labels(folder: Path) -> None:

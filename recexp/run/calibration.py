@@ -5,7 +5,7 @@ platt      sigmoid(slope * score + intercept) (Platt, 1999)
 """
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ METHODS = {"isotonic": ("score", "probability"), "platt": ("slope", "intercept")
 
 
 def calibrate(valid: Scores, test: Scores, method: str) -> dict[str, Any]:
-    """What calibration.json holds: the fitted map, and test metrics before and after. Raises RunError."""
+    """What calibration.json holds: the fitted map, and test metrics before and after; of several labels, by name.
+
+    Raises RunError.
+    """
     if method not in METHODS:
         raise RunError(f"--method {method}: no such method. {choices(method, METHODS)}")
-    if len(set(valid.labels.tolist())) < 2:
-        raise RunError("calibrate: the validation split has no labels of both classes, so nothing can be fitted.")
-    fitted = fit(method, valid.logits, valid.labels)
-    after = evaluate(test.labels, calibrated(test.logits, fitted), test.users).values
-    return {**fitted, "before": evaluate(test.labels, test.logits, test.users).values, "after": after}
+    tests = test.by_label()
+    found = {name: _of_label(name, part, tests[name], method) for name, part in valid.by_label().items()}
+    return found.get("", found)
 
 
 def fit(method: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -44,20 +45,24 @@ def calibrated(logits: np.ndarray, fitted: dict[str, Any]) -> np.ndarray:
     return np.log(p) - np.log1p(-p)
 
 
-def require_one_label(path: Path, labels: Collection[str]) -> None:
-    """Raises RunError for a run of several labels."""
-    if labels:
-        raise RunError(f"{path}: predicts {', '.join(labels)}; calibrate maps the scores of one label.")
-
-
-def require_calibration(path: Path) -> dict[str, Any]:
-    """The calibration of a run. Raises RunError if it has none, DamagedFile."""
-    fitted = read_json(path / FILE)
-    if fitted is None:
+def require_calibration(path: Path, labels: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The fitted map of a run's label, or of each of several. Raises RunError if it has none, DamagedFile."""
+    kept = read_json(path / FILE)
+    if kept is None:
         raise RunError(f"{path}: is not calibrated; do that with: recexp calibrate {shlex.quote(str(path))}")
-    if not {*METHODS.get(str(fitted.get("method")), ("method",))} <= fitted.keys():
+    fitted = [kept.get(name) or {} for name in labels] or [kept]
+    if not all({*METHODS.get(str(of.get("method")), ("method",))} <= of.keys() for of in fitted):
         raise DamagedFile(f"{path / FILE}: damaged (it holds no calibration).")
     return fitted
+
+
+def _of_label(name: str, valid: Scores, test: Scores, method: str) -> dict[str, Any]:
+    if len(set(valid.labels.tolist())) < 2:
+        of = f" {name}" if name else ""
+        raise RunError(f"calibrate: the validation split has no labels{of} of both classes, so nothing can be fitted.")
+    fitted = fit(method, valid.logits, valid.labels)
+    after = evaluate(test.labels, calibrated(test.logits, fitted), test.users).values
+    return {**fitted, "before": evaluate(test.labels, test.logits, test.users).values, "after": after}
 
 
 def _isotonic(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from recexp.metric.scoring import (
 from recexp.metric.table import of_label
 from recexp.metric.top import Top
 from recexp.model import create, reads_history
-from recexp.run.calibration import calibrated, require_calibration, require_one_label
+from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
 from recexp.run.recommend import best_items, seen_items
 from recexp.run.record import read
@@ -112,13 +112,14 @@ class Trained:
 
         calibrate: by what `recexp calibrate` has kept; raises RunError.
         """
-        if calibrate:
-            require_one_label(self.path, self.dataset.schema.tasks)
+        maps = require_calibration(self.path, self.dataset.schema.tasks) if calibrate else []
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         self._tell(given)
         logits = self._logits(given)
-        scores = probability(calibrated(logits, require_calibration(self.path)) if calibrate else logits)
-        return dict(zip(self._score_names, scores.reshape(len(scores), -1).T, strict=True))
+        columns = logits.reshape(len(logits), -1).T
+        if calibrate:
+            columns = np.stack([calibrated(*pair) for pair in zip(columns, maps, strict=True)])
+        return dict(zip(self._score_names, probability(columns), strict=True))
 
     @property
     def _score_names(self) -> list[str]:

@@ -14,8 +14,8 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Writes calibration.json into the run directory. Raises RunError."""
-    from recexp.metric.table import format_value
-    from recexp.run.calibration import FILE, calibrate, require_one_label
+    from recexp.metric.table import format_value, of_label
+    from recexp.run.calibration import FILE, calibrate
     from recexp.run.folder import refuse_links
     from recexp.storage import write_json
     from recexp.terminal import columns
@@ -23,11 +23,13 @@ def run(arguments: list[str]) -> int:
     typed = parse("calibrate", OPTIONS, arguments)
     trained = load_ended(typed)
     refuse_links(trained.path, [FILE])
-    require_one_label(trained.path, trained.dataset.schema.tasks)
     found = calibrate(trained.split_scores("valid"), trained.split_scores("test"), typed.method)
     write_json(trained.path / FILE, found)
+    by_label = {name: found[name] for name in trained.dataset.schema.tasks} or {"": found}
     rows = [
-        [name, *(format_value(f"test.{name}", found[when][name]) for when in ("before", "after"))] for name in SHOWN
+        [of_label(name, label), *(format_value(f"test.{name}", of[when][name]) for when in ("before", "after"))]
+        for label, of in by_label.items()
+        for name in SHOWN
     ]
     print("\n".join(columns([["test", "before", "after"], *rows])))
     print(f"{typed.method}, fitted on valid: {trained.path / FILE}")

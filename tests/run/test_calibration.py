@@ -63,7 +63,7 @@ def test_a_calibration_is_kept_with_the_run_beside_what_it_was_before(
         == 0
     )
     assert run(["calibrate", "a", "--method", "platt"]) == 0
-    kept, metrics = require_calibration(Path("a")), json.loads(Path("a/metrics.json").read_text())
+    (kept,), metrics = require_calibration(Path("a")), json.loads(Path("a/metrics.json").read_text())
     assert kept["method"] == "platt"
     plain, fitted = (recexp.load_run("a").predict(rows(Path("a")), calibrate=calibrate) for calibrate in (False, True))
     logit = np.log(plain / (1 - plain))
@@ -85,5 +85,6 @@ def test_a_file_that_holds_no_calibration_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is not calibrated; do that with: recexp calibrate"):
         require_calibration(tmp_path)
     write_json(tmp_path / "calibration.json", {"method": "platt", "slope": 1.0})
-    with pytest.raises(DamagedFile, match="holds no calibration"):
-        require_calibration(tmp_path)
+    for labels in ((), ("like",)):
+        with pytest.raises(DamagedFile, match="holds no calibration"):
+            require_calibration(tmp_path, labels)

@@ -1,7 +1,7 @@
 """The folder that `recexp export` writes.
 
 model.pt2 or model.onnx   the model, with plain arrays as inputs and open batch size and history length
-model.json                its inputs with their shapes, its output; the run's configuration and metrics
+model.json                its inputs with their shapes, its output and labels; the run's configuration and metrics
 encoder.json              how raw values become ids and numbers
 user.npz, item.npz        these of all users and items that the run knows, with their raw ids
 item_vectors.npy          of a ranker: the vectors that its query is multiplied by, one per item id
@@ -23,7 +23,7 @@ from recexp.config import NextItemConfig, Precision
 from recexp.dataset.batch import Batch
 from recexp.dataset.config import HistoryKind
 from recexp.dataset.log import Log
-from recexp.error import ConfigError, Failure
+from recexp.error import Failure
 from recexp.model import Ranker, reads_history
 from recexp.run.export import graph
 from recexp.run.export.embeddings import write_embeddings
@@ -40,11 +40,9 @@ K = 3  # best items in rows.json
 def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. embeddings: write them too. Raises ConfigError for several labels or a wide field, or if the
-    model cannot be traced or has no embeddings, Failure if the difference is too large.
+    form: torch or onnx. embeddings: write them too. Raises ConfigError for a wide field, or if the model cannot be
+    traced or has no embeddings, Failure if the difference is too large.
     """
-    if labels := trained.dataset.schema.tasks:
-        raise ConfigError(f"{trained.path}: predicts {', '.join(labels)}; export writes a model of one label.")
     encoder = described(trained.dataset.encoder)
     model = copy.deepcopy(trained.model).cpu().eval()
     given = examples(trained.dataset, N_CHECKED)
@@ -63,7 +61,7 @@ def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) 
         write_json(temporary / "encoder.json", encoder, checksum=False)
         write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)
         write_text(temporary / "example.py", (Path(__file__).parent / "example.py").read_text("utf-8"))
-        scored = [row | {"score": float(score)} for row, score in zip(rows, expected, strict=True)]
+        scored = [row | {"score": score} for row, score in zip(rows, expected.tolist(), strict=True)]
         write_json(temporary / "rows.json", {"rows": scored[:N_WRITTEN]}, checksum=False)
         difference = _difference(temporary, rows, expected)
         if not difference <= TOLERANCE and trained.config.trainer.precision is Precision.fp32:
@@ -108,6 +106,7 @@ def _about(trained: Trained, inputs: list[dict[str, Any]], ranks: bool) -> dict[
     config, liked = trained.config, trained.config.dataset.history is HistoryKind.liked
     return {
         "output": "query" if ranks else "score",
+        "labels": trained.dataset.schema.tasks,
         "inputs": inputs,
         "max_history": trained.dataset.schema.max_history,
         "history": "liked events" if liked else "all events",

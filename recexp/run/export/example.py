@@ -93,7 +93,10 @@ def best(query, seen, k=3):
 
 
 def scores(rows):
-    """The probability of label 1 of each row; a ranker's query is multiplied by the vector of the row's item."""
+    """The probability of label 1 of each row, or a column for each of several labels.
+
+    A ranker's query is multiplied by the vector of the row's item.
+    """
     output = run(inputs(rows))
     if ABOUT["output"] == "query":
         ids = [find("item", row["item"])[0][0] for row in rows]
@@ -104,7 +107,7 @@ def scores(rows):
 if __name__ == "__main__":
     rows = json.loads(Path(sys.argv[1] if len(sys.argv) > 1 else HERE / "rows.json").read_text("utf-8"))["rows"]
     for row, score in zip(rows, scores(rows), strict=True):
-        print(*(row[side] for side in ("user", "item") if side in row), f"{score:.6f}")
+        print(*(row[side] for side in ("user", "item") if side in row), *(f"{p:.6f}" for p in np.atleast_1d(score)))
     if ABOUT["output"] == "query":
         for row, query in zip(rows, run(inputs(rows)), strict=True):
             print(row["user"], *(f"{item}:{score:.6f}" for item, score in best(query, row.get("seen", []))))

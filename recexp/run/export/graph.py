@@ -30,7 +30,7 @@ FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
 class Served(nn.Module):
     """A model that takes named arrays: the encoded user, item and context of each sample, and the items before.
 
-    It returns the probability of label 1 (B,), or a ranker's query (B, D).
+    It returns the probability of label 1 (B,), of each of several labels (B, T), or a ranker's query (B, D).
     """
 
     def __init__(self, model: nn.Module, ranks: bool, names: Sequence[str], columns: dict[str, Tensor]) -> None:
@@ -43,7 +43,7 @@ class Served(nn.Module):
         return self.output(self.batch(dict(zip(self.names, columns, strict=True))))
 
     def output(self, batch: Batch) -> Tensor:
-        return cast(Ranker, self.model).query(batch) if self.ranks else torch.sigmoid(self.model(batch).logits)
+        return cast(Ranker, self.model).query(batch) if self.ranks else torch.sigmoid(self.model(batch).every)
 
     def batch(self, columns: dict[str, Tensor]) -> Batch:
         """The samples as a batch whose catalogue holds just their own users and items."""
