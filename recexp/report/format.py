@@ -42,17 +42,17 @@ def kind_of(typed: str | None, output: str | None) -> str:
     return typed or ENDINGS.get(Path(output or "").suffix, "table")
 
 
-def put(content: str, output: str | None) -> None:
+def put(content: str, output: str | None, option: str = "-o") -> None:
     """Prints the content, or writes it whole to a file. Raises RunError if the file cannot be written."""
     if output is None:
         print(content, end="")
         return
     if Path(output).is_dir():
-        raise RunError(f"-o {output}: is a directory.")
+        raise RunError(f"{option} {output}: is a directory.")
     try:
         write_text(Path(output), content)
     except OSError as error:
-        raise RunError(f"-o {output}: cannot be written ({error.strerror}).") from error
+        raise RunError(f"{option} {output}: cannot be written ({error.strerror}).") from error
 
 
 def plain(table: Table) -> str:

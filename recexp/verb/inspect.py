@@ -5,7 +5,7 @@ from pathlib import Path
 from recexp.error import ConfigError
 from recexp.verb.options import option, parse
 
-USAGE = "FILE... [--write NAME]"
+USAGE = "FILE... [--write NAME] [--html PAGE]"
 HELP = "looks at your own log: columns, roles, labels, times, what leaks; writes its YAML"
 OPTIONS = (
     option(
@@ -16,6 +16,7 @@ OPTIONS = (
         "parts, or logs.zip/log.csv; then files of users or items, told by their column of ids",
     ),
     option("--write", metavar="NAME", help="write DIR/dataset/NAME.yaml, with which recexp dataset=NAME trains"),
+    option("--html", metavar="PAGE", help="also write PAGE: the report with pictures, one offline HTML file"),
     option("--config-dir", metavar="DIR", default="conf", help="your folder of YAML files; default: conf"),
 )
 
@@ -31,6 +32,12 @@ def run(arguments: list[str]) -> int:
 
     seen = inspect(typed.files)
     print("\n".join(report(seen)))
+    if typed.html is not None:
+        from recexp.report.format import put
+        from recexp.report.page.inspection import page
+
+        put(page(seen), typed.html, "--html")
+        print(f"\n{typed.html}")
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_text(target, dataset_yaml(typed.write, seen))

@@ -8,11 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from boards import AUC, board, rates, record
 
+from recexp.dataset.inspect.look import inspect
 from recexp.report.leaderboard import Choice, leaderboard
-from recexp.report.page import page
+from recexp.report.page import inspection, page
 from recexp.report.page.calibration import bins, calibration
 from recexp.report.page.cost import front
 from recexp.report.page.curve import N_SHOWN, Point, over_seeds
@@ -114,6 +116,21 @@ def test_no_text_of_a_run_becomes_markup(tmp_path):
     assert tags[0] == tags[1]
     assert not any(name.startswith("on") for _, attributes in hostile.elements for name in attributes)
     assert hostile.text.count(HOSTILE) > 10
+
+
+def test_no_text_of_a_log_becomes_markup(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    n, trees = np.arange(60), []
+    for word in ("plain", HOSTILE):
+        path = Path(word.replace("/", "_")) / "log.csv"
+        path.parent.mkdir()
+        cells = np.where(n % 3 == 0, "", word)
+        frame = pd.DataFrame({"user": n % 7, "item": n % 5, "label": n % 2, "timestamp": n, word: cells})
+        frame.to_csv(path, index=False)
+        trees.append(Tree(inspection.page(inspect([str(path)]))))
+    tags = [[tag for tag, _ in tree.elements] for tree in trees]
+    assert tags[0] == tags[1] and "rect" in tags[0]
+    assert HOSTILE in trees[1].text
 
 
 def test_a_path_that_is_no_text_can_still_be_written(tmp_path):

@@ -1,5 +1,7 @@
 """The verb inspect: from one's own file to a run in two commands."""
 
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,25 @@ def test_what_is_written_is_named_and_trains(capsys):
     assert told[-2:] == ["conf/dataset/mine.yaml", "recexp --config-dir conf dataset=mine model=din"]
     typed = ["--config-dir", "conf", "dataset=mine", "model=fm", "trainer.epochs=1", "trainer.threads=1"]
     assert run([*typed, "dataset.cache_dir=null", "run.dir=run"]) == 0
+
+
+def test_the_page_holds_what_is_printed_and_pictures(capsys):
+    assert run(["inspect", "log.tsv", "--html", "page.html"]) == 0
+    *told, empty, last = capsys.readouterr().out.splitlines()
+    text = Path("page.html").read_text()
+    assert (empty, last) == ("", "page.html")
+    assert html.escape("\n".join(told)) in text
+    assert "<title>1: 14 (11.7%)</title>" in text and "unseen under each split" in text
+    assert not re.search(r"https?:|//\w|@import|url\(|<script", text)
+    assert run(["inspect", "log.tsv", "--html", "."]) == 2
+    assert capsys.readouterr().err == "recexp: --html .: is a directory.\n"
+
+
+def test_a_table_is_drawn_too():
+    Path("table.csv").write_text("label,place\n" + "".join(f"{n % 2},{'' if n % 3 else 'home'}\n" for n in range(60)))
+    assert run(["inspect", "table.csv", "--html", "page.html"]) == 0
+    text = Path("page.html").read_text()
+    assert "rows by label" in text and "missing values" in text and "66.7%" in text
 
 
 def test_inspecting_alone_writes_nothing(capsys):

@@ -25,6 +25,7 @@ SENTINELS = (0, -1)
 PERCENTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 RATIOS = [0.8, 0.1, 0.1]
 HEAVY = 3
+SPANS = 40  # of time, in which events are counted
 SPLITS = (SplitKind.user_time, SplitKind.leave_last_out, SplitKind.time, SplitKind.random)
 
 
@@ -50,6 +51,7 @@ class Time:
     sentinels: dict[int, int] = field(default_factory=dict)  # how often 0 and -1 occur
     other_units: dict[str, int] = field(default_factory=dict)  # events in another unit than most
     tied: int = 0  # events that share user and time with another
+    counts: tuple[int, ...] = ()  # events in each of SPANS equal spans from first to last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class LogFacts:
     heavy_users: list[tuple[Any, int]]
     heavy_items: list[tuple[Any, int]]
     lengths: dict[int, int]  # events of a user, by percentile
+    users_by_events: list[int]  # how many have 1, 2 to 3, 4 to 7 events and so on
+    items_by_events: list[int]
     label: Label | None
     time: Time | None
     unseen: dict[str, Unseen]
@@ -109,11 +113,18 @@ def facts_of(columns: "dict[str, pd.Series]", time_format: str | None = None) ->
         heavy_users=_heaviest(counts[0], users),
         heavy_items=_heaviest(counts[1], items),
         lengths=dict(zip(PERCENTILES, lengths.tolist(), strict=True)),
+        users_by_events=by_doubling(counts[0][1:]),
+        items_by_events=by_doubling(counts[1][1:]),
         label=label,
         time=time,
         unseen=_unseen(user, item, before, moment if time is not None else None, len(users), len(items)),
         order=order_of(user, item, len(items)) if time is not None else None,
     )
+
+
+def by_doubling(counts: np.ndarray) -> list[int]:
+    """How many of the counts (n,), all at least 1, are 1, 2 to 3, 4 to 7 and so on."""
+    return np.bincount(np.frexp(counts)[1] - 1).tolist()
 
 
 def label_of(values: "pd.Series") -> Label:
@@ -152,7 +163,8 @@ def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarra
         seconds = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy() / 1e6
         seconds[wrong] = seconds[~wrong].min(initial=0)
         first, last = float(seconds.min()), float(seconds.max())
-        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum())), seconds
+        counts = _over_time(seconds[~wrong])
+        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum()), counts=counts), seconds
     given = numbers.to_numpy()
     wrong = ~np.isfinite(given.astype(np.float64))
     given = given if not wrong.any() else np.where(wrong, np.nanmin(given), given)
@@ -164,12 +176,18 @@ def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarra
     unit = max(units, key=lambda name: units[name])
     if not len(there) or units[unit] < len(there) / 2:
         first, last = float(given.min()), float(given.max())
-        return Time(unit="numbers", first=first, last=last, wrong=int(wrong.sum()), sentinels=sentinels), given
+        time = Time(unit="numbers", first=first, last=last, wrong=int(wrong.sum()), sentinels=sentinels,
+                    counts=_over_time(given))  # fmt: skip
+        return time, given
     inside = there[(there >= EARLIEST * UNITS[unit]) & (there < LATEST * UNITS[unit])] / UNITS[unit]
     others = {name: count for name, count in units.items() if count and name != unit}
     time = Time(unit=unit, first=float(inside.min()), last=float(inside.max()), wrong=int(wrong.sum()),
-                sentinels=sentinels, other_units=others)  # fmt: skip
+                sentinels=sentinels, other_units=others, counts=_over_time(inside))  # fmt: skip
     return time, given
+
+
+def _over_time(moments: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.histogram(moments, SPANS)[0].tolist())
 
 
 def _codes(values: "pd.Series") -> tuple[np.ndarray, Any]:

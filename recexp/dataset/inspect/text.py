@@ -104,7 +104,7 @@ def _time(facts: LogFacts) -> Iterator[tuple[str, str]]:
     if time is None:
         yield "time", "none, so it trains as a table, by models without histories"
         return
-    yield "time", f"{_moment(time, time.first)} to {_moment(time, time.last)}, {_unit(time)}"
+    yield "time", f"{moment(time, time.first)} to {moment(time, time.last)}, {_unit(time)}"
     for unit, count in time.other_units.items():
         yield "", f"{count:,} are in {unit}: their events stand before or after all others"
     for value, count in time.sentinels.items():
@@ -134,5 +134,6 @@ def _unit(time: Time) -> str:
     return "numbers that are no time since 1970" if time.unit == "numbers" else f"{time.unit} since 1970"
 
 
-def _moment(time: Time, value: float) -> str:
+def moment(time: Time, value: float) -> str:
+    """A time as people read it."""
     return f"{value:,.6g}" if time.unit == "numbers" else datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M")

@@ -1,12 +1,10 @@
 """The report as one self-contained HTML file that also works without scripts."""
 
-from importlib.resources import files
-from string import Template
-
 from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.calibration import calibration
 from recexp.report.page.cost import costs
 from recexp.report.page.curve import curves, rules
+from recexp.report.page.document import Section, document, scrolled
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.group import groups
 from recexp.report.page.importance import importance
@@ -16,34 +14,17 @@ from recexp.report.page.setting import differences, directories, pairs, shared
 
 def page(board: Leaderboard, title: str) -> str:
     """The whole HTML text. Reads epochs and predictions of the board's runs."""
-    sections = [
+    sections: list[Section] = [
         ("leaderboard", "Leaderboard", _leaderboard(board)),
         ("curves", "Learning curves", _curves(board)),
         ("rankings", "Rankings", groups(board)),
-        ("importance", "Importance of keys", _scrolled("importance of keys", importance(board))),
+        ("importance", "Importance of keys", scrolled("importance of keys", importance(board))),
         ("configuration", "Configuration", _configuration(board)),
         ("calibration", "Calibration", calibration(board)),
         ("cost", "Quality against cost", costs(board)),
         ("runs", "Runs", _folded("run directories", directories(board))),
     ]
-    shown = [(name, heading, content) for name, heading, content in sections if content is not None]
-    links = [element("a", heading, href=f"#{name}") for name, heading, _ in shown]
-    return Template(_file("page.html")).substitute(
-        title=element("title", title),
-        style=element("style", Html(_file("page.css") + rules(len(board.rows)))),
-        header=element("header", element("h1", title), _facts(board), element("nav", *links, aria_label="sections")),
-        main=element("main", *(_section(*section) for section in shown)),
-        script=element("script", Html(_file("page.js"))),
-    )
-
-
-def _file(name: str) -> str:
-    return (files(__name__) / name).read_text("utf-8")
-
-
-def _section(name: str, heading: str, content: Html) -> Html:
-    return element("section", element("h2", heading, id=f"{name}-heading"), content, id=name,
-                   aria_labelledby=f"{name}-heading")  # fmt: skip
+    return document(title, _facts(board), sections, rules(len(board.rows)), scripted=True)
 
 
 def _facts(board: Leaderboard) -> Html:
@@ -76,7 +57,7 @@ def _leaderboard(board: Leaderboard) -> Html:
         "corrected for the number of comparisons, bold below 0.05."
     )
     note = element("p", explanation + (compared if pairings else ""), class_="note")
-    return join(_scrolled("leaderboard", ranking(board)), note)
+    return join(scrolled("leaderboard", ranking(board)), note)
 
 
 def _curves(board: Leaderboard) -> Html | None:
@@ -90,15 +71,10 @@ def _curves(board: Leaderboard) -> Html | None:
 
 def _configuration(board: Leaderboard) -> Html:
     return join(
-        _scrolled("keys that differ", differences(board)),
+        scrolled("keys that differ", differences(board)),
         *(_folded(f"what {runs} have in common", pairs(config)) for runs, config in shared(board)),
     )
 
 
-def _scrolled(label: str, content: Html | None) -> Html | None:
-    """A table in its own container, so that a narrow screen scrolls the table and not the page."""
-    return content and element("div", content, class_="scroll", tabindex="0", role="region", aria_label=label)
-
-
 def _folded(label: str, content: Html) -> Html:
-    return element("details", element("summary", label), _scrolled(label, content))
+    return element("details", element("summary", label), scrolled(label, content))

@@ -9,6 +9,7 @@ import numpy as np
 from recexp.metric.table import format_value
 from recexp.report.leaderboard import Leaderboard, by_seed
 from recexp.report.page.element import Html, element, join
+from recexp.report.page.plot import share_bar
 from recexp.report.setting import FULL, text
 
 MIN_RUNS, MIN_GROUP = 10, 3  # runs needed per key and per group; fewer say nothing
@@ -115,15 +116,13 @@ def _numbered(index: np.ndarray) -> list[int]:
 
 
 def _line(metric: str, influence: Influence) -> Html:
-    bar = element("rect", width=f"{100 * influence.share:.1f}%", height="100%")
-    share = join(element("svg", bar, class_="bar", aria_hidden="true"), element("span", f"{influence.share:.0%}"))
     groups = [element("span", element("span", f"{group.label} ", class_="key"), format_value(metric, group.mean),
                       element("small", f" ({group.n})"), class_="group") for group in influence.groups]  # fmt: skip
     keys = [element("div", key) for key in influence.keys]
     return element(
         "tr",
         element("th", *keys, scope="row"),
-        element("td", element("div", share, class_="share")),
+        element("td", share_bar(influence.share, f"{influence.share:.0%}")),
         element("td", influence.n, class_="number"),
         element("td", *groups, class_="groups"),
     )

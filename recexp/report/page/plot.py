@@ -51,9 +51,13 @@ def spread_log(values: Iterable[float]) -> tuple[float, float]:
     return 10**low, 10**high
 
 
-def frame(x: Scale, y: Scale, name: str, whole: bool = False) -> Html:
-    """Grid lines, tick labels and the name of the horizontal axis. whole: that axis has only whole numbers."""
-    across = [(value, label) for value, label in x.ticks() if not whole or value == round(value)]
+def frame(x: Scale, y: Scale, name: str, whole: bool = False, ticks: list[tuple[float, str]] | None = None) -> Html:
+    """Grid lines, tick labels and the name of the horizontal axis.
+
+    whole: that axis has only whole numbers. ticks: of that axis, where they are no round numbers.
+    """
+    round_ones = [(value, label) for value, label in x.ticks() if not whole or value == round(value)]
+    across = round_ones if ticks is None else ticks
     up = y.ticks()
     lines = [element("path", d=f"M{x.start} {y(value):.1f}H{x.stop}", class_="grid") for value, _ in up]
     texts = [element("text", label, x=x.start - 6, y=f"{y(value):.1f}", dy=".32em", text_anchor="end")
@@ -80,6 +84,12 @@ def swatch(row: int) -> Html:
     """A short line in the look of a row."""
     line = element("path", d="M1 5H21", class_="line")
     return element("svg", line, class_=f"swatch {look(row)}", viewBox="0 0 22 10", aria_hidden="true")
+
+
+def share_bar(share: float, told: str) -> Html:
+    """A bar of a share from 0 to 1, and the share in words beside it."""
+    bar = element("svg", element("rect", width=f"{100 * share:.1f}%", height="100%"), class_="bar", aria_hidden="true")
+    return element("div", bar, element("span", told), class_="share")
 
 
 def _step(width: float, n: int) -> float:

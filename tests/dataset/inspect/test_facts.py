@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recexp.dataset.inspect.facts import facts_of, label_of
+from recexp.dataset.inspect.facts import SPANS, facts_of, label_of
 from recexp.dataset.inspect.order import hit_rate, order_of
 
 
@@ -38,6 +38,17 @@ def test_sizes_and_repetitions_are_those_that_loops_count() -> None:
     assert found.heavy_users == Counter(frame["user"]).most_common(1) + found.heavy_users[1:]
     lengths = sorted(Counter(frame["user"]).values())
     assert (found.lengths[0], found.lengths[100]) == (lengths[0], lengths[-1])
+
+
+def test_users_and_times_are_counted_by_doubling_and_by_spans() -> None:
+    frame = log()
+    found = facts(frame)
+    lengths = list(Counter(frame["user"]).values())
+    expected = [sum(2**n <= length < 2 ** (n + 1) for length in lengths) for n in range(max(lengths).bit_length())]
+    assert found.users_by_events == expected and sum(found.items_by_events) == 15
+    assert found.time is not None and len(found.time.counts) == SPANS
+    first = (frame["timestamp"].astype(int) - 10**9 < 59 / SPANS).sum()
+    assert sum(found.time.counts) == 400 and found.time.counts[0] == first
 
 
 def test_unseen_users_are_those_without_a_training_row() -> None:
