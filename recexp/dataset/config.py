@@ -12,6 +12,7 @@ class FeatureKind(Enum):
     multi = "several values of one vocabulary"
     numeric = "a number, standardised by the training split"
     binned = "a number, cut into quantiles of the training split"
+    vector = "numbers, as many in each cell, each standardised by the training split"
 
 
 class LabelKind(Enum):

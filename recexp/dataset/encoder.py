@@ -89,7 +89,7 @@ class SideEncoder:
         lists = [_shifted_lists(arrays[field.name], field.offset) for field in fields if field.wide]
         return Encoded(
             ids=np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
-            values=np.stack(values, axis=1) if values else np.zeros((n, 0), np.float32),
+            values=np.column_stack(values) if values else np.zeros((n, 0), np.float32),
             lists=beside(lists) if lists else None,
         )
 

@@ -1,8 +1,8 @@
 """Encoders of one feature column, one class per kind: fitted on the training rows, then applied to any rows.
 
 `read` parses a column, so that fitting and encoding it need only one pass; `fit` learns from the rows where `train` is
-true; `encode` returns ids (n, width), lists of them for wide cells, or values (n,) for numbers. The ids are without the
-field's offset: 0 is padding, 1 is unknown, known values start at 2.
+true; `encode` returns ids (n, width), lists of them for wide cells, values (n,) for numbers, or (n, width) for vectors.
+The ids are without the field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
 from collections.abc import Iterable
@@ -46,12 +46,14 @@ class Encoded:
         )
 
     def column(self, field: Field) -> np.ndarray | Ragged:
-        """A field: numbers (n,), ids (n, width), or lists of ids if it is wide."""
+        """A field: numbers (n,), of a vector (n, width), ids (n, width), or lists of ids if it is wide."""
         if field.wide:
             assert self.lists is not None
             return self.lists.column(field.column)
-        if field.numeric:
+        if field.kind is FeatureKind.numeric:
             return self.values[:, field.column]
+        if field.numeric:
+            return self.values[:, field.column : field.column + field.width]
         return self.ids[:, field.column : field.column + field.width]
 
     def compact(self) -> "Encoded":
@@ -208,12 +210,61 @@ class Numeric:
         return cls(mean=mean, deviation=deviation)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
-        scaled = np.clip((numbers - self.mean) / self.deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
-        return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
+        return _scaled(numbers, self.mean, self.deviation)
 
 
-AnyField: TypeAlias = Categorical | Multi | Binned | Numeric
-ENCODERS: dict[FeatureKind, type[AnyField]] = {field.kind: field for field in (Categorical, Multi, Binned, Numeric)}
+@dataclass(frozen=True, kw_only=True)
+class Vector:
+    """As many numbers in each cell, each as a Numeric; a missing cell becomes the means."""
+
+    kind: ClassVar[FeatureKind] = FeatureKind.vector
+    size: ClassVar[int] = 0
+    mean: np.ndarray  # (width,) float64
+    deviation: np.ndarray  # (width,)
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> np.ndarray:
+        """(n, width) from cells that are arrays, NaN where a cell is missing; (n, 0) if all are."""
+        there = column.notna().to_numpy()
+        if not there.any():
+            return np.zeros((len(column), 0))
+        try:
+            given = np.stack(column[there].to_list()).astype(np.float64)  # (m, width)
+        except (TypeError, ValueError):
+            given = np.zeros(0)
+        if given.ndim != 2:
+            raise DataError(f"feature '{name}': a vector's cells must be lists of numbers, all of one length.")
+        numbers = np.full((len(column), given.shape[1]), np.nan)
+        numbers[there] = given
+        return numbers
+
+    @classmethod
+    def fit(cls, numbers: np.ndarray, train: np.ndarray, n_bins: int) -> "Vector":
+        sample = numbers[train & np.isfinite(numbers).all(1)]
+        if not len(sample):
+            return cls(mean=np.zeros(numbers.shape[1]), deviation=np.ones(numbers.shape[1]))
+        return cls(mean=sample.mean(0), deviation=np.where(np.ptp(sample, 0) > 0, sample.std(0), 1.0))
+
+    def encode(self, numbers: np.ndarray) -> np.ndarray:
+        if not numbers.shape[1]:  # no cell says how many numbers a vector has
+            numbers = np.full((len(numbers), self.width), np.nan)
+        return _scaled(numbers, self.mean, self.deviation)
+
+
+AnyField: TypeAlias = Categorical | Multi | Binned | Numeric | Vector
+ENCODERS: dict[FeatureKind, type[AnyField]] = {
+    field.kind: field for field in (Categorical, Multi, Binned, Numeric, Vector)
+}
+
+
+def _scaled(numbers: np.ndarray, mean: float | np.ndarray, deviation: float | np.ndarray) -> np.ndarray:
+    """float32 in the shape of the numbers; 0 for what is missing."""
+    scaled = np.clip((numbers - mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+    return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
 
 
 def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:

@@ -138,7 +138,7 @@ def read_rows(
             parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in ruled.items()})
         if labelled:
             sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
-    features = {side: _as_learnt(sheet.features(kinds[side]), getattr(dataset.encoder, side)) for side in sides}
+    features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
     frame = sheet.frame[[name for name in there if name in wanted]]
     return Rows(frame=frame, features=features, error=sheet.error, **parsed)
 
@@ -184,8 +184,9 @@ def _labels(sheet: Sheet, column: str, config: DatasetConfig) -> np.ndarray:
     return labels
 
 
-def _as_learnt(frame: "pd.DataFrame", encoder: SideEncoder) -> "pd.DataFrame":
-    """Categorical values, read as text, in the type that the encoder has learnt them in."""
+def _features(sheet: Sheet, kinds: dict[str, FeatureKind], encoder: SideEncoder) -> "pd.DataFrame":
+    """Categorical values in the type that the encoder has learnt them in, vectors of the learnt length."""
+    frame = sheet.features(kinds, {name: field.width for name, field in encoder.fields.items()})
     for name, field in encoder.fields.items():
         if name in frame and isinstance(field, Categorical):
             values = [value for value in field.vocabulary.tolist() if not isinstance(value, str)]

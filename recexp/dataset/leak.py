@@ -66,6 +66,8 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
         tables |= {"user": (log.users, log.user), "item": (log.items, log.item)}
     for side, (encoded, index) in tables.items():
         for field in sides[side].fields:
+            if field.kind is FeatureKind.vector:  # what somebody else has computed, of many numbers
+                continue
             name = field.name if field.name == side else f"{side}.{field.name}"
             yield Column(name, field, encoded.column(field), index)
 

@@ -21,18 +21,19 @@ class Field:
     name: str
     kind: FeatureKind
     column: int  # its first column among the side's ids or, if numeric, its values or, if wide, its lists
-    width: int = 1  # values of the longest cell; above 1 only for multi-valued fields
+    width: int = 1  # values of the longest cell; above 1 only for multi-valued fields and vectors
     offset: int = 0  # added to its ids from 2 on
-    size: int = 0  # known values; 0 for numeric fields
+    size: int = 0  # known values; 0 for numbers
 
     @property
     def numeric(self) -> bool:
-        return self.kind is FeatureKind.numeric
+        """True if its cells are numbers: one column of values, or of a vector several."""
+        return self.kind in (FeatureKind.numeric, FeatureKind.vector)
 
     @property
     def wide(self) -> bool:
-        """True if its cells are lists; otherwise they are columns of ids, or one of values."""
-        return self.width >= WIDE
+        """True if its cells are lists; otherwise they are columns of ids or of values."""
+        return self.width >= WIDE and not self.numeric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Side:
 
     @property
     def value_columns(self) -> int:
-        return sum(field.numeric for field in self.fields)
+        return sum(field.width for field in self.fields if field.numeric)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,16 @@
 import ast
 import logging
 from bisect import bisect_right
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from recexp.dataset import vector
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
@@ -175,11 +178,18 @@ class Sheet:
         self.refuse(wrong, column, f"not a split. {near.rstrip('.')}")
         return values.to_numpy()
 
-    def features(self, kinds: Kinds) -> "pd.DataFrame":
-        """Numbers as float64, everything else as text; gaps are missing values."""
+    def features(self, kinds: Kinds, widths: Mapping[str, int] = MappingProxyType({})) -> "pd.DataFrame":
+        """Numbers as float64, vectors as arrays of them, everything else as text; gaps are missing values.
+
+        widths: of vectors, where they are known; others have that of most of their cells.
+        """
         import pandas as pd
 
-        convert = {FeatureKind.categorical: self._text, FeatureKind.multi: self._multi}
+        convert: dict[FeatureKind, Callable[[str], Any]] = {
+            FeatureKind.categorical: self._text,
+            FeatureKind.multi: self._multi,
+            FeatureKind.vector: partial(self._vectors, widths=widths),
+        }
         columns = {name: convert.get(kind, self._measure)(name) for name, kind in kinds.items()}
         return pd.DataFrame(columns, index=self.frame.index)
 
@@ -190,6 +200,29 @@ class Sheet:
             np.abs(numbers) > LARGEST, column, f"a numeric or binned feature must be at most {LARGEST:g} in size"
         )
         return numbers
+
+    def _vectors(self, column: str, widths: Mapping[str, int]) -> "pd.Series":
+        import pandas as pd
+
+        values = self.frame[column]
+        if values.dtype == object:
+            values = values.map(vector.as_text)
+        missing = (_missing(values) | values.isin(GAPS)).to_numpy(bool)
+        if missing.all() and column not in widths:
+            raise DataError(f"{self.tables[0].path}: column '{column}' holds no vector: all cells are empty.")
+        numbers, counts = vector.parsed(values.astype(str).mask(missing), self.multi_separator)
+        width = widths.get(column) or int(np.bincount(counts[~missing]).argmax())
+        if (odd := (counts != width) & ~missing).any():
+            row = int(odd.argmax())
+            raise self.error(row, column, f"holds {counts[row]} numbers, not {width}; all vectors have one length")
+        vectors = numbers.reshape(-1, width)
+        wrong = np.zeros(len(missing), bool)
+        wrong[~missing] = ~(np.abs(vectors) <= LARGEST).all(1)
+        self.refuse(wrong, column, f"a vector must hold numbers alone, of at most {LARGEST:g} in size")
+        cells = np.full(len(missing), None, object)
+        for at, cell in zip(np.flatnonzero(~missing), vectors, strict=True):  # at once, numpy would make a matrix
+            cells[at] = cell
+        return pd.Series(cells, values.index)
 
     def _text(self, column: str) -> "pd.Series":
         from pandas.api import types

@@ -5,7 +5,7 @@ Chang et al., Training and Testing Low-degree Polynomial Data Mappings via Linea
 
 B batch, C columns, P pairs of columns of different fields. Each field is a small bag of ids with coefficients x: a
 categorical field its id with coefficient 1, a multi-valued one its values with 1 / count each, a numeric one a fixed id
-with its number as coefficient.
+with its number as coefficient, a vector as many.
 """
 
 import torch
@@ -72,9 +72,9 @@ def side_bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
     ids, x = [], []
     for field in side.fields:
         if field.numeric:
-            number = features.values[:, field.column, None]  # (n, 1)
-            ids.append(torch.full_like(number, FIRST, dtype=torch.long))
-            x.append(number)
+            numbers = features.values[:, field.column : field.column + field.width]  # (n, width)
+            ids.append(torch.arange(FIRST, FIRST + field.width, device=numbers.device).expand(len(numbers), -1))
+            x.append(numbers)
             continue
         values = features.ids[:, field.column : field.column + field.width]  # (n, width)
         valid = (values != PADDING).float()

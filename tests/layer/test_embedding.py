@@ -114,6 +114,26 @@ def test_a_side_of_numbers_alone_needs_no_ids() -> None:
     torch.testing.assert_close(side(features), torch.stack([0.5 * side.direction, torch.zeros(1, D)]))
 
 
+def test_a_vector_is_the_sum_of_its_numbers_times_their_directions() -> None:
+    torch.manual_seed(0)
+    fields = (Field(name="hour", kind=FeatureKind.numeric, column=4),
+              Field(name="image", kind=FeatureKind.vector, column=1, width=3))  # fmt: skip
+    side = SideEmbedding("context", Side(fields=fields), D, std=1.0)
+    values = torch.randn(5, 5)
+    directions = side.direction
+    expected = [values[:, 4:] * directions[0], sum(values[:, 1 + n, None] * directions[1 + n] for n in range(3))]
+    torch.testing.assert_close(side(Features(torch.zeros(5, 0).long(), values)), torch.stack(expected, 1))
+
+
+def test_a_vector_of_any_length_starts_as_large_as_a_number() -> None:
+    torch.manual_seed(0)
+    fields = tuple(Field(name=f"v{n}", kind=FeatureKind.vector, column=0, width=n) for n in (2, 500))
+    vectors = SideEmbedding("item", Side(fields=fields), 64, std=0.5)(
+        Features(torch.zeros(400, 0).long(), torch.randn(400, 500))
+    )
+    assert vectors.std((0, 2)).tolist() == pytest.approx([0.5, 0.5], rel=0.2)
+
+
 def test_fields_are_those_of_user_target_and_context_in_the_order_of_the_schema(embed: FeatureEmbedding) -> None:
     batch = random_batch(6)
     expected = [

@@ -30,7 +30,8 @@ def bags(schema: Schema, batch: Batch, row: int) -> list[Bag]:
         for field in getattr(schema, name).fields:
             at = row if index is None else int(index[row])
             if field.numeric:
-                sample.append({FIRST: float(features.values[at, field.column])})
+                values = features.values[at, field.column : field.column + field.width].tolist()
+                sample.append({FIRST + n: value for n, value in enumerate(values)})
             else:
                 ids = features.ids[at, field.column : field.column + field.width].tolist()
                 values = [id_ for id_ in ids if id_ != PADDING]
@@ -118,6 +119,13 @@ def test_padding_contributes_nothing(dataset: Dataset, mixed: Batch) -> None:
     assert not padded.catalogue.items.ids[0].any()
     without = replace(dataset.schema, item=Side())
     assert require_dense(dataset.schema, padded) >= require_dense(without, padded) > 10
+
+
+def test_each_number_of_a_vector_is_crossed_with_other_fields() -> None:
+    vector = Field(name="vector", kind=FeatureKind.vector, column=0, width=3)
+    site = Field(name="site", kind=FeatureKind.categorical, column=0, size=2)
+    batch = context_only(Features(torch.tensor([[2], [3]]), torch.randn(2, 3)))
+    assert require_dense(Schema(context=Side(fields=(site, vector))), batch) == 6
 
 
 def test_order_and_repetition_within_a_bag_are_those_of_a_mean() -> None:

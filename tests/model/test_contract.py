@@ -18,8 +18,9 @@ from recexp.config import ModelConfig
 from recexp.contract.measure import in_closed_form, step, without_draws
 from recexp.contract.variant import all_unknown, longer, with_garbage
 from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.config import FeatureKind
 from recexp.dataset.log import Dataset
-from recexp.dataset.schema import PADDING, UNKNOWN
+from recexp.dataset.schema import PADDING, UNKNOWN, Field
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, SideEmbedding
@@ -265,6 +266,26 @@ def test_items_are_ranked_by_the_logits_of_pairs(
     chosen = torch.rand(expected.shape) < 0.5
     some = expected.masked_fill(~chosen, -torch.inf)
     torch.testing.assert_close(scores.of(rows, chosen), some, rtol=1e-4, atol=1e-5)
+
+
+@each_model
+def test_a_vector_is_a_field_whose_every_number_is_learnt_from(
+    name: str, make: Make, dataset: Dataset, gather: Gather
+) -> None:
+    side, batch = dataset.schema.item, gather(range(64))
+    vector = Field(name="vector", kind=FeatureKind.vector, column=side.value_columns, width=20)
+    side = replace(side, fields=(*side.fields, vector))
+    items = batch.catalogue.items
+    values = torch.cat([items.values, torch.randn(len(items.ids), 20)], 1)
+    batch = with_catalogue(batch, items=replace(items, values=values))
+    model = make(name, schema=replace(dataset.schema, item=side))
+    require_sound(*step(model, batch), 64)
+    for stage in stages(model):
+        if isinstance(stage, Train):
+            _, _, gradients = step(stage.model, batch)
+            for path, module in stage.model.named_modules():
+                if isinstance(module, SideEmbedding) and module.side == side and path.startswith(stage.trained):
+                    assert gradients[f"{path}.direction"][-20:].any(1).all(), path
 
 
 @each_model

@@ -109,13 +109,19 @@ def config_of(reader: str, options: dict[str, Any]) -> Any:
 def _sorted_out(typed: list[str]) -> tuple[str, list[Path], list[Path]]:
     """dataset.path, the files of the log, and other files."""
     first, *others = [frame.parts(Path(path).expanduser(), path) for path in typed]
-    columns = form.guess(first[0]).columns
-    more = [files for files in others if form.guess(files[0]).columns == columns]
+    columns = _columns(first[0]) if others else ()
+    more = [files for files in others if _columns(files[0]) == columns]
     sides = [file for files in others if files not in more for file in files]
     if not more:
         return typed[0], first, sides
     files = [file for part in (first, *more) for file in part]
     return _pattern(files), files, sides
+
+
+def _columns(path: Path) -> tuple[str, ...]:
+    """The columns of a file; those of text are in its form already, and one user a line has none."""
+    found = form.guess(path)
+    return tuple(_opened([path], found)[0].columns()) if found.reader in ("parquet", "json") else found.columns
 
 
 def _pattern(files: list[Path]) -> str:

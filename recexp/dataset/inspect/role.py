@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.sheet import GAPS, WORDS
+from recexp.dataset.vector import parsed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +43,11 @@ class Column:
     """A column as the first rows show it."""
 
     name: str
-    type: str  # integer, number, words (true and false), time, list, text or empty
+    type: str  # integer, number, words (true and false), time, list, vector, text or empty
     n_unique: int
     missing: dict[str, int]  # how often, by the word that stands for it; '' for empty cells
     role: str = ""  # of ROLES, or `user feature`, `item feature`, `context feature`, or unused
-    kind: str = ""  # of a feature: categorical, multi, numeric
+    kind: str = ""  # of a feature: categorical, multi, numeric, vector
     why: str = ""
     time_format: str | None = None
     separator: str | None = None  # of a multi-valued cell
@@ -108,6 +110,8 @@ def describe(values: "pd.Series") -> Column:
         time_format = "%Y%m%d" if str(values.name).lower().endswith("date") and _parses(unique, "%Y%m%d") else None
     elif (time_format := _time_format(unique.astype(str))) is not None:
         kind, time_format = "time", time_format or None
+    elif _is_vector(unique.astype(str)):
+        kind = "vector"
     else:
         separator = _multi(unique.astype(str), len(there))
         kind = "text" if separator is None else "list"
@@ -189,6 +193,8 @@ def _feature(column: Column, values: "pd.Series", ids: dict[str, np.ndarray]) ->
 
 
 def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
+    if column.type == "vector":
+        return "vector", "as many numbers in each cell"
     if column.type == "list":
         return "multi", f"several values, between them {column.separator!r}"
     if column.type == "number" or (column.type == "integer" and column.n_unique > MANY):
@@ -227,6 +233,12 @@ def _parses(unique: "pd.Series", time_format: str) -> bool:
 
     some = unique.iloc[:TRIED].astype(str)
     return bool(pd.to_datetime(some, format=time_format, utc=True, errors="coerce").notna().all())
+
+
+def _is_vector(unique: "pd.Series") -> bool:
+    """Whether cells hold two numbers or more, all as many, and some with a fraction: whole ones may be codes."""
+    numbers, counts = parsed(unique.iloc[:TRIED], MULTI_SEPARATOR)
+    return bool(counts[0] > 1 and (counts == counts[0]).all() and np.isfinite(numbers).all() and (numbers % 1).any())
 
 
 def _multi(unique: "pd.Series", n_rows: int) -> str | None:

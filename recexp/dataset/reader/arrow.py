@@ -39,7 +39,7 @@ def _plain(what: str, column: Any, separator: str) -> Any:
         return column.cast(kind.value_type)
     if pa.types.is_decimal(kind):
         return _exact(column)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return _joined(what, column, separator)
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise DataError(f"{what}: is {kind}; it must hold strings, numbers, times or lists.")

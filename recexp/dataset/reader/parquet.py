@@ -100,7 +100,7 @@ def _longest(encoded: Any, group: int, names: list[str]) -> int:
     lengths = [1]
     for batch in encoded.iter_batches(1, [group], names):
         for column in batch.columns:
-            while isinstance(column, pa.ListArray | pa.LargeListArray):
+            while isinstance(column, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
                 column = column.values
             if isinstance(column, pa.DictionaryArray) and len(column.dictionary):
                 lengths.append(compute.max(compute.binary_length(column.dictionary)).as_py())

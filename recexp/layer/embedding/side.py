@@ -24,8 +24,9 @@ class SideEmbedding(nn.Module):
     """A vector of size D for each field of one side.
 
     A categorical field is a row of the table, a multi-valued one the mean over its values, a numeric one its number
-    times a vector (Guo et al. 2017). Padding and unknown start at 0: padding stays there, unknown is trained only if
-    values are missing. The side may be a selection of the data's fields: the table has rows for these alone.
+    times a direction (Guo et al. 2017), a vector the sum of its numbers times one each. Padding and unknown start at 0:
+    padding stays there, unknown is trained only if values are missing. The side may be a selection of the data's
+    fields: the table has rows for these alone.
     """
 
     columns: Tensor
@@ -59,7 +60,7 @@ class SideEmbedding(nn.Module):
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
         if side.value_columns:
-            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std)
+            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std * _shares(side))
 
     def forward(self, features: Features) -> Tensor:
         """Features of n users, items or events -> (n, F, D)."""
@@ -71,8 +72,8 @@ class SideEmbedding(nn.Module):
         column = number = 0
         for field in self.side.fields:
             if field.numeric:
-                fields.append(features.values[:, field.column, None] * self.direction[number])
-                number += 1
+                fields.append(self._projected(field, features, number))
+                number += field.width
                 continue
             if field.wide:
                 fields.append(self._list_means(field, features))
@@ -85,6 +86,13 @@ class SideEmbedding(nn.Module):
                 fields.append(vectors[:, columns].sum(1) / count)  # padding is 0
             column += field.width
         return torch.stack(fields, 1)
+
+    def _projected(self, field: Field, features: Features, first: int) -> Tensor:
+        """(n, D) of a number or a vector, whose directions start at `first`."""
+        if field.width == 1:
+            return features.values[:, field.column, None] * self.direction[first]
+        values = features.values[:, field.column : field.column + field.width]
+        return values @ self.direction[first : first + field.width]
 
     def _list_means(self, field: Field, features: Features) -> Tensor:
         """(n, D) of a wide field: memory follows the values, not the longest cell."""
@@ -114,6 +122,12 @@ def _source(side: Side) -> Tensor:
     """The data's id of each row of a side's table: (vocabulary,)."""
     ids = [torch.arange(field.size) + FIRST + field.offset for field in side.fields if not field.numeric]
     return torch.cat([torch.arange(FIRST), *ids])
+
+
+def _shares(side: Side) -> Tensor:
+    """(value columns, 1): the scale at which the directions of a vector's numbers sum to one of a single number."""
+    widths = [field.width for field in side.fields if field.numeric for _ in range(field.width)]
+    return torch.tensor(widths)[:, None].rsqrt()
 
 
 def _shifts(side: Side) -> dict[str, int]:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric
+from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric, Vector
 from recexp.dataset.schema import FIRST, UNKNOWN, WIDE, Field
 from recexp.error import ConfigError
 
 
 def described(encoder: Encoder) -> dict[str, list[dict[str, Any]]]:
-    """The fields of each side, in the order of its id columns and, if they are numeric, of its value columns.
+    """The fields of each side, in the order of its id columns and, if they are numbers, of its value columns.
 
     A field's ids start at `first`: that of its n-th value, counted from 0, is first + n; of a binned field, n is how
     many edges are not above the number.
@@ -29,8 +29,9 @@ def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
         )
     entry: dict[str, Any] = {"name": field.name, "kind": field.kind.name}
     match encoder.fields[field.name]:
-        case Numeric() as numeric:
-            return entry | {"mean": numeric.mean, "deviation": numeric.deviation, "largest": MAX_DEVIATIONS}
+        case Numeric() | Vector() as numeric:
+            mean, deviation = (np.asarray(of).tolist() for of in (numeric.mean, numeric.deviation))
+            return entry | {"mean": mean, "deviation": deviation, "largest": MAX_DEVIATIONS}
         case Binned() as binned:
             entry |= {"size": binned.size, "edges": binned.edges.tolist()}
         case Categorical() | Multi() as known:
@@ -39,7 +40,7 @@ def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
 
 
 def decoded(encoder: SideEncoder, encoded: Encoded) -> list[dict[str, Any]]:
-    """The raw values of n rows by name: of a multi-valued field a list, of a bin any number in it, None if unknown."""
+    """The raw values of n rows by name: of several values a list, of a bin any number in it, None if unknown."""
     columns = {field.name: _decoded(encoder, field, encoded) for field in encoder.side.fields}
     return [{name: column[row] for name, column in columns.items()} for row in range(len(encoded.ids))]
 
@@ -47,7 +48,7 @@ def decoded(encoder: SideEncoder, encoded: Encoded) -> list[dict[str, Any]]:
 def _decoded(encoder: SideEncoder, field: Field, encoded: Encoded) -> list[Any]:
     fitted = encoder.fields[field.name]
     column: Any = encoded.column(field)  # no list, as no field is wide
-    if isinstance(fitted, Numeric):
+    if isinstance(fitted, Numeric | Vector):
         return (column.astype(float) * fitted.deviation + fitted.mean).tolist()
     ids = column.astype(np.int64)
     index = np.where(ids > UNKNOWN, ids - field.offset - FIRST, -1)  # -1 for padding and unknown

@@ -28,9 +28,10 @@ def encode(side, values):
     ids, numbers = [], []
     for field in FIELDS[side]:
         value = values.get(field["name"])
-        if field["kind"] == "numeric":
-            scaled = 0.0 if value is None else (value - field["mean"]) / field["deviation"]
-            numbers.append(min(max(scaled, -field["largest"]), field["largest"]))
+        if field["kind"] in ("numeric", "vector"):
+            mean, deviation = np.atleast_1d(field["mean"]), np.atleast_1d(field["deviation"])
+            scaled = np.zeros(len(mean)) if value is None else (np.atleast_1d(value) - mean) / deviation
+            numbers += [*np.clip(scaled, -field["largest"], field["largest"])]
         elif field["kind"] == "binned":
             known = value is not None and field["size"]
             ids.append(field["first"] + int(np.searchsorted(field["edges"], value, "right")) if known else 1)

@@ -122,6 +122,16 @@ def test_lists_of_a_spark_folder_are_multi_valued(folder: Path) -> None:
     assert [(field.name, field.width) for field in dataset.schema.context.fields] == [("tags", 2)]
 
 
+def test_vectors_in_parquet_files_of_items_are_found(folder: Path) -> None:
+    log().to_parquet("log.parquet")
+    items = movies()[["movieId"]]
+    items["image"] = [None, *([n / 4, 0.5, 1.0] for n in range(1, len(items)))]
+    items.to_parquet("items.parquet")
+    _, dataset, config = trained_on(folder, "log.parquet", "items.parquet")
+    assert config.item_path.endswith("items.parquet") and config.features.item["image"].name == "vector"
+    assert dataset.log.items.values.shape == (31, 3) and not dataset.log.items.values[1].any()
+
+
 def test_positives_alone_are_implicit(folder: Path) -> None:
     log().assign(rating=1).to_csv("log.csv", index=False)
     _, _, config = trained_on(folder, "log.csv")

@@ -16,7 +16,7 @@ import recexp
 from recexp.cli import run
 from recexp.run.export.embeddings import embeddings
 
-FEATURES = ("dataset.features.context={place: categorical, hour: numeric, price: binned}",
+FEATURES = ("dataset.features.context={place: categorical, hour: numeric, price: binned, mood: vector}",
             "dataset.features.user={age: binned}", "+dataset.features.item.tags=multi")  # fmt: skip
 ROOT = Path(__file__).parents[3]
 OPTIONS = ["model=din", "model.history_labels=true", "dataset=csv", "dataset.path=log.csv", *FEATURES,
@@ -36,6 +36,7 @@ def make_log() -> pd.DataFrame:
         "user": [f"u{n:02}" for n in user], "item": [f"i{n}" for n in item], "label": random.integers(2, size=n),
         "timestamp": np.sort(random.integers(10**6, size=n)), "place": random.choice(["home", "away", None], size=n),
         "hour": np.where(random.random(n) < 0.1, np.nan, random.random(n)), "price": random.integers(50, size=n),
+        "mood": np.where(random.random(n) < 0.1, None, [f"{x:.3f} {x * x:.3f}" for x in random.normal(3, size=n)]),
         "age": 20.0 + user, "tags": [None if n == 3 else "|".join(f"t{n % k}" for k in (2, 3)) for n in item],
     })  # fmt: skip
 
@@ -62,8 +63,8 @@ def test_the_example_scores_raw_ids_without_recexp_as_the_run_does() -> None:
 
 
 def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
-    known = {"place": "home", "hour": 0.25, "price": 7}
-    strange = {"place": "nowhere", "hour": None, "price": None}
+    known = {"place": "home", "hour": 0.25, "price": 7, "mood": [2.5, 6.0]}
+    strange = {"place": "nowhere", "hour": None, "price": None, "mood": None}
     history = [{"item": "i3", "label": 1, "age": 900}, {"item": "i4", "label": 0, "age": 30}]
     rows = [
         {"user": "u03", "item": "i5", "context": known},
@@ -93,7 +94,7 @@ def test_the_bundle_says_what_the_model_takes() -> None:
     about = json.loads(Path("out/model.json").read_text())
     shapes = {each["name"]: each["shape"] for each in about["inputs"]}
     assert shapes["mask"] == ["batch", "length"] and shapes["history_ids"][:2] == ["batch", "length"]
-    assert shapes["context_values"] == ["batch", 1]
+    assert shapes["context_values"] == ["batch", 3]
     assert "history_age" not in shapes  # din reads none
     assert about["metrics"]["test.auc"] == recexp.load_run("run").metrics["test.auc"]
 
