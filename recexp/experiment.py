@@ -13,9 +13,10 @@ from recexp.config import Config
 from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.config import LabelKind
+from recexp.dataset.label import out_of_order
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
-from recexp.error import ConfigError, choices
+from recexp.error import ConfigError, DataError, choices
 from recexp.kernel.library import installed
 from recexp.metric.binary import NO_USERS
 from recexp.metric.scoring import undefined
@@ -56,6 +57,7 @@ def _build(config: Config) -> Experiment:
             f"trainer.monitor = {config.trainer.monitor}: needs users, and these data have none; "
             "name their column in dataset.columns.user."
         )
+    _check_order(config.model.name, dataset)
     torch.manual_seed(config.seed)
     with Bounded(config.model, config.trainer.optimizer):
         model = create(config.model, dataset.schema)
@@ -63,6 +65,19 @@ def _build(config: Config) -> Experiment:
     model = model.to(device)
     trainer = registry.get("trainer", config.trainer.name)(config.trainer, device, config.seed)
     return Experiment(config, dataset, model, trainer)
+
+
+def _check_order(model: str, dataset: Dataset) -> None:
+    """Raises DataError if the model takes labels to follow one another, and in these data they do not."""
+    needs, log = getattr(registry.get("model", model), "needs", None), dataset.log
+    if needs is None or not needs.ordered or log.tasks is None:
+        return
+    if (wrong := out_of_order(log.tasks)).any():
+        raise DataError(
+            f"model = {model}: of {', '.join(dataset.schema.tasks)} each can be 1 only where the one before is; "
+            f"{int(wrong.sum()):,} of {len(log):,} rows are otherwise, first row {log.row[wrong].min()} (from 0). "
+            "Mend them, or choose a model without that order, as mmoe."
+        )
 
 
 def train(config: Config) -> dict[str, Any]:

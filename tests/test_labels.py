@@ -176,6 +176,7 @@ def test_labels_can_be_typed_as_the_options_of_a_reader_show_them(reader: str) -
         ("+model.loss_weights.finsh=1", "model.loss_weights.finsh: unknown key. Did you mean 'finish'"),
         ("model=popularity", "model = popularity: predicts one label; dataset.columns.label names like, finish"),
         ("model=din", "model = din: predicts one label; dataset.columns.label names like, finish"),
+        ("model=esmm", "model = esmm: of like, finish each can be 1 only where the one before is; "),
     ],
 )
 def test_a_mistake_is_one_line(typed: str, fault: str, folder: Path, capsys: pytest.CaptureFixture) -> None:

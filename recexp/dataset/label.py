@@ -68,6 +68,11 @@ def task_labels(columns: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
 
 
+def out_of_order(tasks: np.ndarray) -> np.ndarray:
+    """(N,) bool: the rows whose labels (N, T) are 1 after one that is 0."""
+    return ((tasks[:, 1:] == 1) & (tasks[:, :-1] == 0)).any(1)
+
+
 def _texts(given: list | dict) -> list[Any]:
     return list(given.values()) if isinstance(given, dict) else given
 

@@ -40,6 +40,7 @@ class Needs:
     inputs: Inputs
     n_fields: int = 1  # at least, ids included
     tasks: bool = False  # whether it can predict several labels
+    ordered: bool = False  # whether each of these is 1 only where the one before is
 
 
 @dataclass(frozen=True)

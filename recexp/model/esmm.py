@@ -23,7 +23,7 @@ from recexp.registry import register
 
 @register("esmm")
 class ESMM(nn.Module):
-    needs = Needs(Inputs.chosen, n_fields=2, tasks=True)
+    needs = Needs(Inputs.chosen, n_fields=2, tasks=True, ordered=True)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from recexp.dataset.batch import Batches
-from recexp.dataset.label import Rule, rules
+from recexp.dataset.label import Rule, out_of_order, rules
 from recexp.dataset.prepare import prepare
 from recexp.dataset.reader.csv import Csv
 from recexp.dataset.schema import Schema
@@ -136,6 +136,11 @@ def test_a_column_that_is_no_label_is_named(label: Any, options: Any, fault: str
 def test_a_contradiction_is_one_line(label: Any, options: Any, fault: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=fault):
         reader(tmp_path, label, **options)
+
+
+def test_a_label_after_one_that_is_0_is_out_of_order_and_a_missing_one_is_not() -> None:
+    tasks = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 1, 0], [1, 0, 1], [0, -1, 0]], np.int8)
+    assert out_of_order(tasks).tolist() == [False, False, False, False, True, True, False]
 
 
 def test_the_example_of_the_yaml_file_is_a_list_of_labels() -> None:
