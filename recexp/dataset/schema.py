@@ -24,6 +24,7 @@ class Field:
     width: int = 1  # values of the longest cell; above 1 only for multi-valued fields and vectors
     offset: int = 0  # added to its ids from 2 on
     size: int = 0  # known values; 0 for numbers
+    padded: bool = False  # whether cells are padded however many values they have
 
     @property
     def numeric(self) -> bool:
@@ -33,7 +34,7 @@ class Field:
     @property
     def wide(self) -> bool:
         """True if its cells are lists; otherwise they are columns of ids or of values."""
-        return self.width >= WIDE and not self.numeric
+        return self.width >= WIDE and not (self.numeric or self.padded)
 
 
 @dataclass(frozen=True, kw_only=True)

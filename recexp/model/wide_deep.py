@@ -72,7 +72,7 @@ class WideDeep(nn.Module):
 def _check_width(schema: Schema) -> None:
     """Raises ConfigError for a field whose cells hold too many values to pair each with all others."""
     for field in (*schema.user.fields, *schema.item.fields, *schema.context.fields):
-        if field.wide:
+        if field.width >= WIDE:
             raise ConfigError(
                 f"model.wide = poly2: takes fields of fewer than {WIDE} values a cell, and {field.name} has "
                 f"up to {field.width:,}; leave it out of model.wide_fields."

@@ -9,8 +9,8 @@ user.parquet, ...         the vectors of users and items by raw id, if asked for
 rows.json, example.py     some rows with the scores that the run gives them, and a program that scores them
 """
 
-import copy
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,12 +22,13 @@ from torch import nn
 from recexp.config import NextItemConfig, Precision
 from recexp.dataset.batch import Batch
 from recexp.dataset.config import HistoryKind
-from recexp.dataset.log import Log
+from recexp.dataset.log import Dataset, Log
 from recexp.error import Failure
-from recexp.model import Ranker, reads_history
+from recexp.model import Ranker, create, reads_history
 from recexp.run.export import graph
 from recexp.run.export.embeddings import write_embeddings
 from recexp.run.export.encoding import described
+from recexp.run.export.padded import padded
 from recexp.run.export.rows import batch_of, examples, rankings, written
 from recexp.run.trained import Trained
 from recexp.storage import new_folder, write_json, write_text
@@ -40,14 +41,17 @@ K = 3  # best items in rows.json
 def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. embeddings: write them too. Raises ConfigError for a wide field, or if the model cannot be
-    traced or has no embeddings, Failure if the difference is too large.
+    form: torch or onnx. embeddings: write them too. Raises ConfigError if the model cannot be traced or has no
+    embeddings, or a field has too many values, Failure if the difference is too large.
     """
-    encoder = described(trained.dataset.encoder)
-    model = copy.deepcopy(trained.model).cpu().eval()
     given = examples(trained.dataset, N_CHECKED)
-    batch, expected = batch_of(trained, given), trained.scores_of(given)
-    rows = written(given, batch)
+    served = replace(given, dataset=padded(given.dataset))
+    schema = served.dataset.schema
+    encoder = described(served.dataset.encoder, schema)
+    model = create(trained.config.model, schema).eval()
+    model.load_state_dict(trained.model.state_dict())
+    batch, expected = batch_of(trained, served), trained.scores_of(given)
+    rows = written(served, batch)
     ranks = isinstance(trained.config.trainer, NextItemConfig) and hasattr(model, "item_vectors")
     if ranks:
         rows = [row | ranking for row, ranking in zip(rows, rankings(trained, given, K), strict=True)]
@@ -57,7 +61,7 @@ def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) 
         inputs = _write_graph(model, ranks, batch, form, temporary)
         if ranks:
             np.save(temporary / "item_vectors.npy", cast(Ranker, model).item_vectors().detach().numpy())
-        _write_tables(trained, temporary)
+        _write_tables(served.dataset, temporary)
         write_json(temporary / "encoder.json", encoder, checksum=False)
         write_json(temporary / "model.json", _about(trained, inputs, ranks), checksum=False)
         write_text(temporary / "example.py", (Path(__file__).parent / "example.py").read_text("utf-8"))
@@ -95,8 +99,8 @@ def _write_graph(model: nn.Module, ranks: bool, batch: Batch, form: str, folder:
     ]
 
 
-def _write_tables(trained: Trained, folder: Path) -> None:
-    log = trained.dataset.log
+def _write_tables(dataset: Dataset, folder: Path) -> None:
+    log = dataset.log
     if isinstance(log, Log):
         for side, table in (("user", log.users), ("item", log.items)):
             np.savez(folder / f"{side}.npz", raw=table.raw, ids=table.ids, values=table.values)

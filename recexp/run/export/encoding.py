@@ -9,24 +9,20 @@ import numpy as np
 
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric, Vector
-from recexp.dataset.schema import FIRST, UNKNOWN, WIDE, Field
-from recexp.error import ConfigError
+from recexp.dataset.schema import FIRST, UNKNOWN, Field, Schema, Side
 
 
-def described(encoder: Encoder) -> dict[str, list[dict[str, Any]]]:
+def described(encoder: Encoder, schema: Schema) -> dict[str, list[dict[str, Any]]]:
     """The fields of each side, in the order of its id columns and, if they are numbers, of its value columns.
 
     A field's ids start at `first`: that of its n-th value, counted from 0, is first + n; of a binned field, n is how
     many edges are not above the number.
     """
-    return {side: [_described(fields, field) for field in fields.side.fields] for side, fields in vars(encoder).items()}
+    sides = {side: getattr(schema, side).fields for side in vars(encoder)}
+    return {side: [_described(getattr(encoder, side), field) for field in fields] for side, fields in sides.items()}
 
 
 def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
-    if field.wide:
-        raise ConfigError(
-            f"export: {field.name} has up to {field.width:,} values a cell; fewer than {WIDE} are served."
-        )
     entry: dict[str, Any] = {"name": field.name, "kind": field.kind.name}
     match encoder.fields[field.name]:
         case Numeric() | Vector() as numeric:
@@ -39,9 +35,9 @@ def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
     return entry | {"first": FIRST + field.offset, "width": field.width}
 
 
-def decoded(encoder: SideEncoder, encoded: Encoded) -> list[dict[str, Any]]:
+def decoded(encoder: SideEncoder, side: Side, encoded: Encoded) -> list[dict[str, Any]]:
     """The raw values of n rows by name: of several values a list, of a bin any number in it, None if unknown."""
-    columns = {field.name: _decoded(encoder, field, encoded) for field in encoder.side.fields}
+    columns = {field.name: _decoded(encoder, field, encoded) for field in side.fields}
     return [{name: column[row] for name, column in columns.items()} for row in range(len(encoded.ids))]
 
 

@@ -14,6 +14,7 @@ from recexp.dataset.merge import Given
 from recexp.dataset.schema import FIRST, UNKNOWN, Side
 from recexp.model import reads_history
 from recexp.run.export.encoding import decoded
+from recexp.run.export.padded import lists_of
 from recexp.run.recommend import seen_items
 from recexp.run.trained import NO_PAIRS, Trained
 
@@ -34,23 +35,25 @@ def examples(dataset: Dataset, n: int) -> Given:
 
 
 def _made_up(side: Side, n: int, random: np.random.Generator) -> Encoded:
-    ids = [
-        np.where(
+    made = {
+        field: np.where(
             random.random((n, field.width)) < 0.9,
             FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width)),
             UNKNOWN,
-        )
+        ).astype(np.int32)
         for field in side.fields
         if not field.numeric
-    ]
+    }
+    ids, lists = ([column for field, column in made.items() if field.wide is wide] for wide in (False, True))
     return Encoded(
-        ids=np.concatenate(ids, 1).astype(np.int32) if ids else np.zeros((n, 0), np.int32),
+        ids=np.concatenate(ids, 1) if ids else np.zeros((n, 0), np.int32),
+        lists=lists_of(lists) if lists else None,
         values=random.standard_normal((n, side.value_columns)).astype(np.float32),
     )
 
 
 def batch_of(trained: Trained, given: Given) -> Batch:
-    """The rows as one batch in the memory of the CPU."""
+    """The rows, of padded data, as one batch in the memory of the CPU."""
     batches = Batches(given.dataset, trained.config.dataset, "cpu", given.known)
     longest = None if reads_history(trained.model) else 0
     return batches.gather(Samples(torch.from_numpy(given.row.astype(np.int32))), "test", longest)
@@ -70,7 +73,7 @@ def rankings(trained: Trained, given: Given, k: int) -> list[dict[str, Any]]:
 
 
 def written(given: Given, batch: Batch) -> list[dict[str, Any]]:
-    """The rows with raw ids and values, as example.py reads them."""
+    """The rows, of padded data, with raw ids and values, as example.py reads them."""
     log, encoder = given.dataset.log, given.dataset.encoder
     context = Encoded(ids=log.context.ids[given.row], values=log.context.values[given.row])
     rows: list[dict[str, Any]] = [{} for _ in given.row]
@@ -87,6 +90,7 @@ def written(given: Given, batch: Batch) -> list[dict[str, Any]]:
                     {"item": items[item], "label": label, "age": age} for item, label, age in zip(*events, strict=True)
                 ]
     if encoder.context.fields:
-        for row, values in zip(rows, decoded(encoder.context, context), strict=True):
+        side = given.dataset.schema.context
+        for row, values in zip(rows, decoded(encoder.context, side, context), strict=True):
             row["context"] = values
     return rows

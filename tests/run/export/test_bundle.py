@@ -141,14 +141,19 @@ def test_a_ranker_gives_the_best_items_that_a_user_has_not_seen(
         assert np.allclose([float(pair.split(":")[1]) for pair in best], [score for _, score in row["best"]], atol=2e-6)
 
 
-def test_a_field_of_many_values_in_a_cell_is_refused_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    tags = ["|".join(f"t{n}" for n in range(20))] * 600
-    make_log().assign(tags=tags).to_csv("wide.csv", index=False)
-    wide = ["model=linear", "dataset.path=wide.csv", "run.dir=wide"]
+def test_cells_of_many_values_are_padded_beside_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, frame = np.random.default_rng(1), make_log()
+    words = ["|".join(f"w{n}" for n in random.integers(40, size=size)) for size in random.integers(25, size=len(frame))]
+    tags = frame.item.map({item: "|".join(f"t{k}" for k in range(n)) for n, item in enumerate(frame.item.unique())})
+    frame.assign(tags=tags, words=words).to_csv("wide.csv", index=False)
+    wide = ["model=seq_pooling", "dataset.path=wide.csv", "run.dir=wide", "+dataset.features.context.words=multi"]
     assert run([*(option for option in OPTIONS if not option.startswith("model")), *wide]) == 0
-    capsys.readouterr()
-    assert run(["export", "wide", "-o", "wide_out"]) != 0
-    assert (
-        capsys.readouterr().err.strip() == "recexp: export: tags has up to 20 values a cell; fewer than 16 are served."
-    )
-    assert not Path("wide_out").exists()
+    assert run(["export", "wide", "-o", "wide_out"]) == 0  # compares scores itself
+    rows = json.loads(Path("wide_out/rows.json").read_text())["rows"]
+    encoder = json.loads(Path("wide_out/encoder.json").read_text())
+    widths = {field["name"]: field.get("width") for side in encoder.values() for field in side}
+    assert (widths["words"], widths["tags"]) == (24, 29)
+    new = [rows[0] | {"item": {"item": "new", "tags": [f"t{n}" for n in range(20)]}}]
+    assert 0 < runpy.run_path("wide_out/example.py")["scores"](new)[0] < 1
+    monkeypatch.setattr("recexp.run.export.padded.MOST", 100)
+    assert run(["export", "wide", "-o", "more"]) == 2 and not Path("more").exists()
