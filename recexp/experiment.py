@@ -20,7 +20,7 @@ from recexp.error import ConfigError, DataError, choices
 from recexp.kernel.library import installed
 from recexp.metric.binary import NO_USERS
 from recexp.metric.scoring import undefined
-from recexp.model import create
+from recexp.model import create, search_of
 from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
@@ -105,7 +105,7 @@ def train_in_directory(config: Config, overrides: list[str]) -> tuple[Path, dict
         with memory_explained(config):
             experiment = _build(config)
         _announce(experiment, run)
-        artifact.save(experiment.dataset, config.dataset, run.path / "encoder")
+        artifact.save(experiment.dataset, config.dataset, run.path / "encoder", search_of(experiment.model))
         with memory_explained(config, experiment.model):
             return run.path, _fill(experiment, run)
 
@@ -156,7 +156,7 @@ def _announce(experiment: Experiment, run: Run) -> None:
 def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
     """Trains, and writes the results."""
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
-    batches = Batches(dataset, config.dataset, experiment.trainer.device)
+    batches = Batches(dataset, config.dataset, experiment.trainer.device, search=search_of(model))
     options = config.model
     weights = experiment.trainer.weights(config)
     trained = experiment.trainer.fit(model, batches, weights, options.embedding_l2, run, options.optimizers)

@@ -88,9 +88,12 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
 
 @pytest.fixture(scope="session")
 def batches(compose: "Callable[..., Config]", dataset: "Dataset") -> "Batches":
+    """Of all that models read: what a search by category finds, too."""
     from recexp.dataset.batch import Batches
+    from recexp.dataset.search import Search
 
-    return Batches(dataset, compose().dataset)
+    field = next(field for field in dataset.schema.item.fields if field.name == "category")
+    return Batches(dataset, compose().dataset, search=Search(field, 10))
 
 
 @pytest.fixture(scope="session")

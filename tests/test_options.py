@@ -21,7 +21,7 @@ from recexp.dataset.config import Duplicates, FeatureKind
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import UserError
-from recexp.model import create
+from recexp.model import create, search_of
 from recexp.registry import get, names
 from recexp.storage import digest
 from recexp.trainer.recorder import NullRecorder
@@ -36,6 +36,10 @@ MODELS: dict[str, dict[str, str]] = {
     "dcnv2": dict.fromkeys(["rank", "n_experts"], "model.cross=mixture"),
     "dien": dict.fromkeys(["auxiliary", "auxiliary_hidden_sizes"], "model.loss_weights.auxiliary=0.5"),
     **{key: {"attention_hidden_sizes": "model.encoder=interest"} for key in ["esmm", "mmoe", "ple", "shared_bottom"]},
+    "sim": {
+        **dict.fromkeys(["long_length", "search_size"], "model.search=soft model.loss_weights.auxiliary=1"),
+        "auxiliary_hidden_sizes": "model.loss_weights.auxiliary=1",
+    },
     "rnn_als": {"alpha": "model.feedback=implicit"},
     "transformer4rec": {"memory": "model.auxiliary=next", "n_sampled": "model.auxiliary=sampled"},
     "wide_deep": {"n_buckets": "model.wide=poly2"},
@@ -110,9 +114,10 @@ def effects(tmp_path, monkeypatch) -> Callable[[Config], str]:
         torch.manual_seed(config.seed)
         model, options = create(config.model, dataset.schema), config.model
         model.register_forward_hook(lambda *_: events.append("forward"))
+        batches = Batches(dataset, config.dataset, search=search_of(model))
         trainer = get("trainer", config.trainer.name, "trainer.name")(config.trainer, torch.device("cpu"), config.seed)
         trained = trainer.fit(
-            model, Batches(dataset, config.dataset), trainer.weights(options), options.embedding_l2,
+            model, batches, trainer.weights(options), options.embedding_l2,
             Observer(Path(tempfile.mkdtemp(dir=tmp_path))), options.optimizers,
         )  # fmt: skip
         tensors = [value.numpy().tobytes() for value in model.state_dict().values()]

@@ -11,7 +11,7 @@ from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.experiment import resolve_device
-from recexp.model import create
+from recexp.model import create, search_of
 
 N_EVENTS = 20_000  # about how many events of the log
 
@@ -44,8 +44,8 @@ def build(config: Config, n_events: int = N_EVENTS) -> Case:
         torch.manual_seed(config.seed + offset)
         return create(config.model, dataset.schema).to(device)
 
-    make()  # a model that refuses the dataset says so here
-    batches = Batches(dataset, config.dataset, device)
+    search = search_of(make())  # a model that refuses the dataset says so here
+    batches = Batches(dataset, config.dataset, device, search=search)
     rows = Samples(batches.rows["train"])
     length = batches.gather(rows, "train").mask.sum(1)
     lengths = {0, 1, 2, int(length.float().median()), int(length.max())}

@@ -21,7 +21,7 @@ from recexp.dataset.window import packed
 from recexp.layer.loss import bce
 from recexp.metric.item_scores import ItemScores
 from recexp.metric.table import of_labels
-from recexp.model import Fit, Train, reads_history, stages
+from recexp.model import Fit, Train, reads_history, search_of, stages
 from recexp.trainer.default import Trainer
 from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
@@ -121,7 +121,10 @@ def strictly_before(case: Case) -> str | None:
         raise Skip("the data have no histories")
     for split in ("train", "valid", "test"):
         for batch in case.batches.epoch(split, 2048):
-            if late := int((batch.mask & (batch.history_age <= 0)).sum()):
+            late = int((batch.mask & (batch.history_age <= 0)).sum())
+            if batch.found:
+                late += int((batch.found.mask & (batch.found.age <= 0)).sum())
+            if late:
                 return f"{late} events of the {split} split are not"
     return None
 
@@ -270,7 +273,7 @@ def shuffled_labels(case: Case) -> str | None:
     trainer = Trainer(config, case.batches.device, case.config.seed)
     options = case.config.model
     with tempfile.TemporaryDirectory() as folder:
-        batches = Batches(dataset, case.config.dataset, case.batches.device)
+        batches = Batches(dataset, case.config.dataset, case.batches.device, search=search_of(model))
         recorder = NullRecorder(Path(folder))
         result = trainer.fit(
             model, batches, case.config.loss_weights, options.embedding_l2, recorder, options.optimizers

@@ -1,5 +1,6 @@
 """Batches that differ from a given one in what must not matter, or in a way that the model must cope with."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recexp.dataset.batch import Batch, Features
+from recexp.dataset.history import Past
 from recexp.dataset.schema import PADDING, UNKNOWN
 
 HISTORIES = ("history", "history_label", "history_age", "mask")
@@ -14,19 +16,26 @@ HISTORIES = ("history", "history_label", "history_age", "mask")
 
 def without_histories(batch: Batch) -> Batch:
     columns: dict[str, Any] = {name: getattr(batch, name)[:, :0] for name in HISTORIES}
-    return replace(batch, **columns)
+    return replace(batch, **columns, found=batch.found and _each(batch.found, lambda x: x[:, :0]))
 
 
 def with_garbage(batch: Batch) -> Batch:
     """The batch with random events on padding."""
-    mask = batch.mask
-    noise = torch.randint(1, len(batch.catalogue.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
-    return replace(
-        batch,
-        history=torch.where(mask, batch.history, noise.to(mask.device)),
-        history_label=torch.where(mask, batch.history_label, 1.0),
-        history_age=torch.where(mask, batch.history_age, 1e6),
-    )
+
+    def filled(mask: Tensor, item: Tensor, label: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        noise = torch.randint(1, len(batch.catalogue.items.ids), mask.shape, generator=torch.Generator().manual_seed(1))
+        kept = torch.where(mask, item, noise.to(mask.device))
+        return kept, torch.where(mask, label, 1.0), torch.where(mask, age, 1e6)
+
+    history, label, age = filled(batch.mask, batch.history, batch.history_label, batch.history_age)
+    if found := batch.found:
+        columns = filled(found.mask, found.item, found.label, found.age)
+        found = Past(**dict(zip(("item", "label", "age"), columns, strict=True)), mask=found.mask)
+    return replace(batch, history=history, history_label=label, history_age=age, found=found)
+
+
+def _each(past: Past, change: Callable[[Tensor], Tensor]) -> Past:
+    return Past(**{name: change(column) for name, column in vars(past).items()})
 
 
 def longer(batch: Batch, n: int) -> Batch:
@@ -36,7 +45,7 @@ def longer(batch: Batch, n: int) -> Batch:
         return torch.cat([x, x.new_zeros(len(x), n)], 1)
 
     columns: dict[str, Any] = {name: widen(getattr(batch, name)) for name in HISTORIES}
-    return replace(batch, **columns)
+    return replace(batch, **columns, found=batch.found and _each(batch.found, widen))
 
 
 def all_unknown(batch: Batch) -> Batch:
@@ -63,4 +72,7 @@ def single_row(batch: Batch, row: int) -> Batch:
         name: getattr(batch, name)[row : row + 1] for name in ("label", "tasks", "user", "target")
     }
     columns |= {name: getattr(batch, name)[row : row + 1, :length] for name in HISTORIES}
-    return replace(batch, **columns, context=batch.context.at(slice(row, row + 1)))
+    if found := batch.found:
+        n_found = int(found.mask[row].sum())
+        found = _each(found, lambda x: x[row : row + 1, :n_found])
+    return replace(batch, **columns, context=batch.context.at(slice(row, row + 1)), found=found)

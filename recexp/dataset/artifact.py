@@ -1,9 +1,9 @@
 """What a run keeps of its data, so that its directory alone is enough to use the model.
 
 The folder holds a dataset like any prepared one: the fitted encoder, the encoded users and items, and each user's
-events from the last `max_history` before the first held-out row onwards; of earlier ones the pairs of user and item, so
-that recommendations can leave out what a user has seen. It keeps no rows of a table. Runs on the same prepared data
-share the files through hard links if the file system has them.
+events from the last `max_history` before the first held-out row onwards, or from the first that the model's search
+reaches; of earlier ones the pairs of user and item, so that recommendations can leave out what a user has seen. It
+keeps no rows of a table. Runs on the same prepared data share the files through hard links if the file system has them.
 """
 
 import logging
@@ -17,20 +17,21 @@ import numpy as np
 from recexp.dataset import cache, store
 from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Dataset, Log
+from recexp.dataset.search import Search
 from recexp.error import DamagedFile
 from recexp.storage import new_folder, remove, remove_leftovers
 
 logger = logging.getLogger(__name__)
 
 
-def save(dataset: Dataset, config: DatasetConfig, folder: Path) -> None:
-    """Writes the folder, unless it is there already and whole."""
+def save(dataset: Dataset, config: DatasetConfig, folder: Path, search: Search | None = None) -> None:
+    """Writes the folder, unless it is there already and whole. search: that of the run's model."""
     if _is_whole(folder, alone=True):
         return
     with new_folder(folder) as temporary:
-        shared = _shared(dataset, config)
+        shared = _shared(dataset, config, search)
         if shared is None or not _linked(shared, temporary):
-            store.write(temporary, reduced(dataset, config))
+            store.write(temporary, reduced(dataset, config, search))
 
 
 def load(folder: Path) -> Dataset:
@@ -38,12 +39,12 @@ def load(folder: Path) -> Dataset:
     return store.read(folder)
 
 
-def reduced(dataset: Dataset, config: DatasetConfig) -> Dataset:
+def reduced(dataset: Dataset, config: DatasetConfig, search: Search | None = None) -> Dataset:
     """The dataset without the rows that no later row needs."""
     log = dataset.log
     if not isinstance(log, Log):
         return replace(dataset, log=log.take(slice(0)), folder=None)
-    start = first_needed(log, config)
+    start = first_needed(log, config, search)
     return replace(dataset, log=log.since(start), earlier=_pairs_before(log, start), folder=None)
 
 
@@ -54,19 +55,24 @@ def _pairs_before(log: Log, start: np.ndarray) -> np.ndarray:
     return np.stack([pairs // len(log.items.raw), pairs % len(log.items.raw)], 1).astype(np.int32)
 
 
-def first_needed(log: Log, config: DatasetConfig) -> np.ndarray:
+def first_needed(log: Log, config: DatasetConfig, search: Search | None = None) -> np.ndarray:
     """(U + 1,) position of each user's first event that a held-out or later row needs."""
     derived = config.features.derived
     first, end = log.offsets[:-1], log.offsets[1:]
-    if derived.most_liked:  # counts over all of a user's events
+    if derived.most_liked or (search and search.field):  # of all of a user's events
         return first
     held_out = np.append(np.flatnonzero(log.split > 0), len(log))
     held_out = held_out[np.searchsorted(held_out, first)]  # each user's first, or a later user's
     past_end = np.where(held_out < end, np.append(log.before, 0)[held_out], end)
     known = log.split == 0 if config.history_until is HistoryUntil.split else np.ones(len(log), bool)
     seen = known & (log.label > 0) if config.history is HistoryKind.liked else known
-    history = _last(seen, config.max_history, first, past_end)
+    history = _last(seen, _longest(config, search), first, past_end)
     return np.minimum(history, _last(known, derived.last_items, first, past_end))
+
+
+def _longest(config: DatasetConfig, search: Search | None) -> int:
+    """How many of a user's last events a row may need."""
+    return max(config.max_history, search.most if search else 0)
 
 
 def _last(seen: np.ndarray, n: int, first: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -76,11 +82,12 @@ def _last(seen: np.ndarray, n: int, first: np.ndarray, end: np.ndarray) -> np.nd
     return np.minimum(np.append(np.flatnonzero(seen), len(seen))[index], end)
 
 
-def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
+def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> Path | None:
     """The folder beside the prepared data that holds the same files; None if there is none and none can be made."""
     if dataset.folder is None:
         return None
-    shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{config.max_history}"
+    reach = "all" if search and search.field else _longest(config, search)
+    shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{reach}"
     if not _is_whole(shared):
         try:
             with cache.alone(dataset.folder):
@@ -89,7 +96,7 @@ def _shared(dataset: Dataset, config: DatasetConfig) -> Path | None:
                 remove_leftovers(dataset.folder)
                 if not _is_whole(shared, alone=True):
                     with new_folder(shared) as temporary:
-                        store.write(temporary, reduced(dataset, config))
+                        store.write(temporary, reduced(dataset, config, search))
         except OSError:  # a cache that cannot be written, or another process was faster
             return shared if _is_whole(shared) else None
     return shared

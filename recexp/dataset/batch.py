@@ -16,10 +16,11 @@ from recexp.dataset.catalogue import Lists as Lists
 from recexp.dataset.column import Columns, on_device, pick
 from recexp.dataset.config import DatasetConfig, LabelKind
 from recexp.dataset.field import Encoded
-from recexp.dataset.history import Histories, no_histories
+from recexp.dataset.history import Histories, Past, no_past
 from recexp.dataset.log import SPLITS, Dataset, Log
 from recexp.dataset.negatives import Negatives
 from recexp.dataset.sample import Samples as Samples
+from recexp.dataset.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Batch:
     history_age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps; 0 on padding
     mask: Tensor  # (B, L) bool, False on padding
     catalogue: Catalogue
+    found: Past | None = None  # earlier events found for the target, where a model searches for them
 
     def __len__(self) -> int:
         return len(self.label)
@@ -54,11 +56,16 @@ class Batches:
         config: DatasetConfig,
         device: torch.device | str = "cpu",
         known: np.ndarray | None = None,
+        search: Search | None = None,
     ) -> None:
-        """known: (N,) bool, the events that histories may hold, where not all rows are; no negatives are drawn then."""
+        """known: (N,) bool, the events that histories may hold, where not all rows are; no negatives are drawn then.
+
+        search: which earlier events the model is to be given beside the history.
+        """
         log = dataset.log
         self.device = torch.device(device)
         self.max_history = dataset.schema.max_history  # 0 for a table
+        self.n_events = self.max_history + (search.most if search else 0)  # of a sample, at most
         self.vocabulary = {side: getattr(dataset.schema, side).vocabulary for side in ("user", "item", "context")}
         self.rows = {split: self._tensor(log.rows(split).astype(np.int32)) for split in SPLITS}
         self.context = self._features(log.context)
@@ -68,7 +75,7 @@ class Batches:
         if isinstance(log, Log):
             self.columns = Columns.of(log, self.device)
             self.label = self.columns.label
-            self.histories = Histories(log, self.columns, config, self.max_history, self.device, known)
+            self.histories = Histories(log, self.columns, config, self.max_history, self.device, known, search)
             pool = self.columns.item[self.rows["train"]]
             users, items = (self._features(side).long() for side in (log.users, log.items))
             self.catalogue = Catalogue(users, items, pool)
@@ -142,17 +149,25 @@ class Batches:
         row, device = samples.row, self.device
         longest = self.max_history if longest is None else longest
         user = target = torch.zeros((len(row), 0), dtype=torch.long, device=device)
+        past, found = no_past(len(row), device), None
         if self.max_history:
             user = pick(self.columns.user, row).long()
             target = pick(self.columns.item, row).long() if samples.item is None else samples.item
+        if longest:
+            past = self.histories.gather(split, row, user, longest)
+            found = self.histories.found(split, row, user, target)
         return Batch(
             label=pick(self.label, row).float() if samples.label is None else samples.label,
             tasks=self.tasks[row].float(),
             user=user,
             target=target,
             context=self.context.at(row).long(),
-            **(self.histories.gather(split, row, user, longest) if longest else no_histories(len(row), device)),
+            history=past.item,
+            history_label=past.label,
+            history_age=past.age,
+            mask=past.mask,
             catalogue=self.catalogue,
+            found=found,
         )
 
     def _features(self, encoded: Encoded) -> Features:

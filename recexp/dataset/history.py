@@ -13,6 +13,17 @@ from recexp.dataset.column import Columns, on_device, pick
 from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Log
 from recexp.dataset.sample import Samples
+from recexp.dataset.search import Search, ValueIndex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Some earlier events of B users, oldest first, padded with 0 on the right."""
+
+    item: Tensor  # (B, L) rows of items
+    label: Tensor  # (B, L) float32
+    age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps
+    mask: Tensor  # (B, L) bool, False on padding
 
 
 @dataclass(frozen=True)
@@ -60,9 +71,10 @@ class Histories:
         longest: int,
         device: torch.device,
         known: np.ndarray | None = None,
+        search: Search | None = None,
     ) -> None:
         """known: (N,) bool, the events that may be in a history; all of them by default."""
-        self.columns, self.longest = columns, longest
+        self.columns, self.longest, self.search = columns, longest, search
         visible = np.ones(len(log), bool) if known is None else known
         if config.history is HistoryKind.liked:
             visible = visible & (log.label > 0)
@@ -72,17 +84,37 @@ class Histories:
         trained = whole if log.chronological and not until_split else View.of(visible & (log.split == 0), device)
         held_out = trained if until_split else whole
         self.views = {"train": trained, "valid": held_out, "test": held_out}
+        self.indexes: dict[int, ValueIndex] = {}  # by the identity of their view
+        if search is not None and search.field is not None:
+            values = log.items.column(search.field)
+            assert isinstance(values, np.ndarray)
+            for view in (trained, held_out):
+                visible = np.arange(len(log)) if view.events is None else view.events.cpu().numpy()
+                if id(view) not in self.indexes:
+                    self.indexes[id(view)] = ValueIndex(values, log.item, visible, device)
 
-    def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> dict[str, Tensor]:
-        """The batch's history columns (B, L): the last `longest` events before each row (B,) that the split may see."""
+    def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> Past:
+        """The last `longest` events before each row (B,) that the split may see."""
+        return self._at(row, *self.views[split].window(*self._past(row, user), longest))
+
+    def found(self, split: str, row: Tensor, user: Tensor, target: Tensor) -> Past | None:
+        """What the search finds for targets (B,) before rows (B,); None if there is no search."""
+        if self.search is None:
+            return None
+        view, past = self.views[split], self._past(row, user)
+        if self.search.field is None:
+            return self._at(row, *view.window(*past, self.search.most))
+        return self._at(row, *self.indexes[id(view)].last(target, *past, self.search.most))
+
+    def _at(self, row: Tensor, position: Tensor, mask: Tensor) -> Past:
+        """The events at positions (B, L) of the log, as seen from rows (B,)."""
         columns, time = self.columns, self.columns.timestamp
-        position, mask = self.views[split].window(*self._past(row, user), longest)
-        return {
-            "history": pick(columns.item, position).long().mul_(mask),
-            "history_label": pick(columns.label, position).float().mul_(mask),
-            "history_age": (pick(time, row)[:, None] - pick(time, position)).float().mul_(mask),
-            "mask": mask,
-        }
+        return Past(
+            item=pick(columns.item, position).long().mul_(mask),
+            label=pick(columns.label, position).float().mul_(mask),
+            age=(pick(time, row)[:, None] - pick(time, position)).float().mul_(mask),
+            mask=mask,
+        )
 
     def longest_first(self, split: str, samples: Samples) -> Samples:
         """The samples by descending length of their histories."""
@@ -95,7 +127,7 @@ class Histories:
         return pick(self.columns.offsets, user), pick(self.columns.before, row).long()
 
 
-def no_histories(n_rows: int, device: torch.device) -> dict[str, Tensor]:
-    """The batch's history columns without events, (B, 0)."""
+def no_past(n_rows: int, device: torch.device) -> Past:
+    """Without events, (B, 0)."""
     none = torch.zeros((n_rows, 0), device=device)
-    return {"history": none.long(), "history_label": none, "history_age": none, "mask": none.bool()}
+    return Past(item=none.long(), label=none, age=none, mask=none.bool())

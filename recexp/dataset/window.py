@@ -54,7 +54,7 @@ class Windows:
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.device, self.negatives = batches, batches.device, 0
-        self.max_history = batches.max_history
+        self.max_history, self.n_events = batches.max_history, batches.n_events
         columns, rows = batches.columns, batches.rows["train"]
         user, time = columns.user[rows], columns.timestamp[rows]
         self.item, self.time = columns.item[rows], time

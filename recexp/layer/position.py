@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from recexp.kernel.device import traced
 from recexp.layer.lookup import Table
 
+AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
+
 
 def distance(mask: Tensor) -> Tensor:
     """How many events follow each position, 0 at the last event: mask (B, L) -> (B, L) int64.

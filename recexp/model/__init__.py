@@ -16,6 +16,7 @@ from recexp import registry
 from recexp.config import ModelConfig, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.dataset.search import Search
 from recexp.dataset.window import Packed
 from recexp.error import ConfigError
 from recexp.layer.loss import bce
@@ -143,6 +144,11 @@ def reads_history(model: nn.Module | type[nn.Module]) -> bool:
     if needs is not None and needs.inputs is Inputs.chosen:
         return getattr(model, "reads_history", True)
     return needs is None or needs.inputs in (Inputs.history, Inputs.sequence)
+
+
+def search_of(model: nn.Module) -> Search | None:
+    """How the model searches all earlier events: its attribute `search`. None if it reads the history alone."""
+    return getattr(model, "search", None)
 
 
 def of_tasks(logits: Tensor, parts: dict[str, Tensor]) -> Output:

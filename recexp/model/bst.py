@@ -24,12 +24,10 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, beside, lookup
 from recexp.layer.mlp import MLP
-from recexp.layer.position import AgePosition, LearntPosition, Sinusoid, distance, position
+from recexp.layer.position import AGE_BUCKETS, AgePosition, LearntPosition, Sinusoid, distance, position
 from recexp.layer.transformer import Encoder, Norm
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
-
-AGE_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too
 
 
 class Position(Enum):

@@ -96,7 +96,7 @@ def features(schema: Schema, history: bool) -> list[Feature]:
 def mixed(batch: Batch, other: Batch, feature: Feature) -> Batch:
     """The batch, with one feature of each row of the other."""
     if feature.side == HISTORY:
-        names = ("history", "history_label", "history_age", "mask")
+        names = ("history", "history_label", "history_age", "mask", "found")
         return replace(batch, **{name: getattr(other, name) for name in names})
     if feature.side == "context":
         return replace(batch, context=_mixed(batch.context, other.context, feature))

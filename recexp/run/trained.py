@@ -38,7 +38,7 @@ from recexp.metric.scoring import (
 )
 from recexp.metric.table import of_label
 from recexp.metric.top import Top
-from recexp.model import create, reads_history
+from recexp.model import create, reads_history, search_of
 from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
 from recexp.run.recommend import best_items, seen_items
@@ -135,7 +135,7 @@ class Trained:
         if not isinstance(dataset.log, Log) or config.label is LabelKind.implicit:
             dataset = load(config)
             check_data(self.path, dataset.fingerprint)
-        return Batches(dataset, config, self.device)
+        return Batches(dataset, config, self.device, search=search_of(self.model))
 
     def split_scores(self, split: str) -> Scores:
         """The logits of valid or test, as in evaluation after training. Raises ConfigError for any other split."""
@@ -211,7 +211,7 @@ class Trained:
 
         log, earlier = given.dataset.log, self.dataset.earlier
         assert isinstance(log, Log)
-        batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
+        batches = Batches(given.dataset, self.config.dataset, self.device, given.known, search_of(self.model))
         chosen = torch.from_numpy(candidates).to(self.device)
         size = self.config.trainer.eval_batch_size
         with numerics(self.config.trainer):
@@ -300,7 +300,7 @@ class Trained:
 
     def _logits(self, given: Given) -> np.ndarray:
         """The logits (n,) of the rows given; of T labels (n, T)."""
-        batches = Batches(given.dataset, self.config.dataset, self.device, given.known)
+        batches = Batches(given.dataset, self.config.dataset, self.device, given.known, search_of(self.model))
         rows = torch.from_numpy(given.row.astype(np.int32)).to(self.device)
         longest = None if reads_history(self.model) else 0
         with numerics(self.config.trainer), progress_bar(0, len(rows), "predict") as bar:

@@ -16,6 +16,7 @@ from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import DamagedFile, RunError
+from recexp.model import search_of
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_model, load_optimizers, model_tensors, named, optimizer_tensors
@@ -55,7 +56,9 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            counted = cast("Batches", Counted(named("counts.", tensors), device, config.dataset.max_history))
+            search = search_of(stage.model)
+            n_events = config.dataset.max_history + (search.most if search else 0)
+            counted = cast("Batches", Counted(named("counts.", tensors), device, n_events))
             options = config.model
             weights = trainer.weights(config)
             step = Step(stage, weights, options.embedding_l2, config.trainer, counted, 1, overrides)
@@ -67,10 +70,10 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
 
 
 class Counted:
-    """Stands for the batches of a Step, of which only the counts and the longest history are known."""
+    """Stands for the batches of a Step, of which only the counts and the events of a sample are known."""
 
-    def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device, max_history: int) -> None:
-        self.counts_by_side, self.device, self.max_history = counts_by_side, device, max_history
+    def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device, n_events: int) -> None:
+        self.counts_by_side, self.device, self.n_events = counts_by_side, device, n_events
 
     def counts(self, side: str) -> Tensor:
         return self.counts_by_side[side]

@@ -154,7 +154,7 @@ class Step:
     def _reads_per_sample(self, table: Table) -> int:
         """How many users, items or events of a sample are looked up."""
         of_items = table.origin is not None and table.origin.side == "item"
-        return 1 + self.batches.max_history if of_items and reads_history(self.model) else 1
+        return 1 + self.batches.n_events if of_items and reads_history(self.model) else 1
 
     def _gradients(self) -> list[Tensor]:
         """All gradients, of the rows of the batch alone if they are sparse."""

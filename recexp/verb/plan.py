@@ -24,6 +24,7 @@ def run(arguments: list[str]) -> int:
     from recexp.compose import load_config, split_flags
     from recexp.dataset.batch import Batches
     from recexp.experiment import build
+    from recexp.model import search_of
     from recexp.run import lines
     from recexp.run.result import peak_memory_mb
     from recexp.terminal import columns
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> int:
     print(lines.model_line(config, model, trainer.device))
     print("\n" + "\n".join(columns(parameters(model))), flush=True)
     with memory_explained(config, model):
-        batches = Batches(experiment.dataset, config.dataset, trainer.device)
+        batches = Batches(experiment.dataset, config.dataset, trainer.device, search=search_of(model))
         stages = estimates(trainer, model, batches, config.loss_weights, options.embedding_l2, options.optimizers)
     print("\n" + "\n".join(columns(memory(stages))))
     print(f"the process: {peak_memory_mb():,.0f} MB at its peak\n")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.dataset.batch import Batch
+from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import PADDING, Schema
 from recexp.layer.embedding.fields import FeatureEmbedding
 from recexp.layer.embedding.side import SideEmbedding
@@ -46,15 +46,19 @@ class SequenceEmbedding(nn.Module):
 
     def together(self, batch: Batch) -> Events:
         """The history's events and, after the padding, the target, with an index (B, L + 1)."""
-        items = batch.catalogue.items
         index = torch.cat([batch.history, batch.target[:, None]], 1)  # (B, L + 1)
+        mask = functional.pad(batch.mask, (0, 1), value=False)  # a target is an item of unknown label
+        return self.past(batch.catalogue, index, functional.pad(batch.history_label, (0, 1)), mask)
+
+    def past(self, catalogue: Catalogue, item: Tensor, label: Tensor, mask: Tensor) -> Events:
+        """Rows of items (B, L) and their labels (B, L), known where the mask (B, L) is true, as events."""
+        items = catalogue.items
         if self.label is None:
-            features, index = self.embed.unique_rows("item", items, index)
+            features, index = self.embed.unique_rows("item", items, item)
             return Events(self.item(features).flatten(1), index)
-        # Unique pairs of an item and its label; a target is an item of unknown label.
+        # Unique pairs of an item and its label.
         n_labels = self.label.num_embeddings
-        label = torch.where(batch.mask, 1 + batch.history_label.long(), PADDING)  # (B, L)
-        index = n_labels * index + functional.pad(label, (0, 1), value=PADDING)
+        index = n_labels * item + torch.where(mask, 1 + label.long(), PADDING)
         pairs, index = self.embed.unique("item", n_labels * items.ids.shape[0], index)
         vectors = self.item(items.at(pairs // n_labels)).flatten(1) + self.label(pairs % n_labels)  # (n, E)
         return Events(vectors, index)

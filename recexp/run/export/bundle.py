@@ -23,8 +23,8 @@ from recexp.config import NextItemConfig, Precision
 from recexp.dataset.batch import Batch
 from recexp.dataset.config import HistoryKind
 from recexp.dataset.log import Dataset, Log
-from recexp.error import Failure
-from recexp.model import Ranker, create, reads_history
+from recexp.error import ConfigError, Failure
+from recexp.model import Ranker, create, reads_history, search_of
 from recexp.run.export import graph
 from recexp.run.export.embeddings import write_embeddings
 from recexp.run.export.encoding import described
@@ -41,9 +41,11 @@ K = 3  # best items in rows.json
 def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) -> float:
     """Writes the folder, which must not be there, and returns the largest difference of a score from the run's.
 
-    form: torch or onnx. embeddings: write them too. Raises ConfigError if the model cannot be traced or has no
-    embeddings, or a field has too many values, Failure if the difference is too large.
+    form: torch or onnx. embeddings: write them too. Raises ConfigError if the model searches all earlier events, cannot
+    be traced or has no embeddings, or a field has too many values, Failure if the difference is too large.
     """
+    if search_of(trained.model):
+        raise ConfigError(f"{trained.path}: its model searches all earlier events; export writes one of histories.")
     given = examples(trained.dataset, N_CHECKED)
     served = replace(given, dataset=padded(given.dataset))
     schema = served.dataset.schema

@@ -1,0 +1,33 @@
+"""The events of a history that are nearest to a target by an inner product.
+
+B batch, L history length, n unique events, S size of the vectors compared
+"""
+
+import torch
+from torch import Tensor
+
+from recexp.layer.lookup import Events
+
+
+def inner_products(query: Tensor, keys: Events) -> Tensor:
+    """<q, k_s> of queries (B, S) and all keys of the history: (B, L). Equal events have equal ones to the bit."""
+    n, length = len(keys.vectors), keys.index.shape[1]
+    if n <= length:  # then all pairs of a row and a unique event are fewer than the events of the batch
+        return (query @ keys.vectors.T).gather(1, keys.index)
+    return (query[:, None] * keys.expanded()).sum(2)
+
+
+def nearest(scores: Tensor, mask: Tensor, most: int) -> Tensor:
+    """The positions (B, K) of the highest scores (B, L) where the mask (B, L) is true, of equal ones the last.
+
+    K is `most`, or L if that is less; ascending, and where fewer are true, others follow.
+    """
+    length = scores.shape[1]
+    bits = scores.float().contiguous().view(torch.int32)
+    # Floats as integers of the same order: below 0, the bits of the absolute value run the other way.
+    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long().masked_fill(~mask, -(2**31))
+    # With the position in the lower half no two are equal, so padding and the batch cannot decide between them.
+    position = torch.arange(length, device=scores.device)
+    chosen = ((ordered << 32) + position).topk(min(most, length), dim=1).indices
+    last = torch.where(mask.gather(1, chosen), chosen, length)
+    return chosen.gather(1, last.argsort(dim=1, stable=True))
