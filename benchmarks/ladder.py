@@ -3,8 +3,9 @@
 usage: python benchmarks/ladder.py [STRUCTURE ...] [--seeds N] [--threads N] [--events N]
 
 For each planted structure alone, and for all of them in the default data, models are trained with several seeds on the
-same synthetic log. `together` is `order` without features, so events must teach which items belong together. Prints
-how far each model gets from AUC 0.5 to the oracle's, as mean and standard deviation over seeds.
+same synthetic log. `together` is `order` without features, so events must teach which items belong together. In
+`recall` the target's category was last seen 500 events ago. Prints how far each model gets from AUC 0.5 to the
+oracle's, as mean and standard deviation over seeds.
 """
 
 import argparse
@@ -14,9 +15,11 @@ from pathlib import Path
 
 import recexp
 
-STRUCTURES = ("popularity", "interaction", "interest", "order", "drift")
+STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall")
 SIDES = ("user", "item", "context")
 IDS = " ".join(["dataset.n_items=1000", *(f"~dataset.features.{side} +dataset.features.{side}={{}}" for side in SIDES)])
+FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500", "n_items=1000", "n_users=60",
+                                              "n_events=60000")) + " trainer.learning_rate=3e-3"  # fmt: skip
 LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", "linear", "fm", "afm", "fnn", "deepfm", "wide_deep", "wide_deep model.wide=poly2"),
     "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
@@ -29,6 +32,12 @@ LADDER = {  # planted structure: models with their overrides
         f"dien {IDS}",
         f"dien {IDS} model.loss_weights.auxiliary=0.5",
         f"dien {IDS} model.loss_weights.auxiliary=0.5 model.auxiliary=sampled",
+    ),
+    "recall": (
+        f"din {FAR} dataset.max_history=50",
+        f"din {FAR} dataset.max_history=1000 trainer.eval_batch_size=256",
+        f"sim {FAR} dataset.max_history=50",
+        f"sim {FAR} dataset.max_history=50 model.search=soft model.loss_weights.auxiliary=1",
     ),
     "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien", "bst", "transformer4rec"),
 }
@@ -64,4 +73,4 @@ if __name__ == "__main__":
             values = shares(structure, rung, typed.seeds, more)
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             summary = f"{statistics.fmean(values):6.1%} ± {deviation:.1%}   n={len(values)}"
-            print(f"{structure:12} {summary}   {rung.replace(IDS, 'ids of 1000 items')}", flush=True)
+            print(f"{structure:12} {summary}   {rung.replace(IDS, 'ids of 1000 items').replace(FAR, '')}", flush=True)

@@ -4,13 +4,14 @@ benchmarks/ladder.py draws the whole ladder, over more seeds and data.
 """
 
 import statistics
+from collections.abc import Sequence
 
 import pytest
 
 import recexp
 
 pytestmark = pytest.mark.slow
-STRUCTURES = ("popularity", "interaction", "interest", "order", "drift")
+STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall")
 SEEDS = (0, 1)
 
 
@@ -18,11 +19,11 @@ SEEDS = (0, 1)
 def share(tmp_path, one_thread):
     """The mean share of the way from AUC 0.5 to the oracle's, on data where one structure is planted."""
 
-    def of(model: str, structure: str, *more: str) -> float:
+    def of(model: str, structure: str, *more: str, seeds: Sequence[int] = SEEDS) -> float:
         planted = [f"dataset.{name}={1.0 if name == structure else 0.0}" for name in STRUCTURES]
         size = ["dataset.n_users=600", "dataset.n_events=30000", "dataset.n_items=200", "dataset.cache_dir=null"]
         found = []
-        for seed in SEEDS:
+        for seed in seeds:
             place = [f"run.dir={tmp_path}/{model}-{seed}", f"seed={seed}", "trainer.threads=1", "trainer.patience=3"]
             config = recexp.load_config([f"model={model}", "trainer.batch_size=512", *planted, *size, *place, *more])
             found.append(recexp.train(config)["share_of_oracle"])
@@ -53,6 +54,15 @@ def test_interest_in_the_target_is_found_by_attention_and_not_by_blind_pooling(s
 def test_order_is_found_by_a_recurrent_model_and_not_by_order_blind_ones(share):
     pooled, attended, recurrent = (share(model, "order", "trainer.epochs=5") for model in ("seq_pooling", "din", "rnn"))
     assert recurrent > max(pooled, attended) + 0.3
+
+
+def test_what_was_liked_before_the_history_is_found_by_search_and_not_by_attention(share):
+    rounds = ["rounds=true", "n_categories=30", "max_history=10", "n_users=80", "n_events=5600", "n_items=60"]
+    small = ["model.embedding_dim=8", "model.hidden_sizes=[32]", "model.attention_hidden_sizes=[16]"]
+    trained = ["trainer.epochs=2", "trainer.learning_rate=5e-3", "trainer.batch_size=256"]
+    typed = [*(f"dataset.{option}" for option in rounds), *small, *trained]
+    assert share("din", "recall", *typed, seeds=[0]) < 0.3
+    assert share("sim", "recall", *typed, "model.n_found=5", seeds=[0]) > 0.7
 
 
 @pytest.fixture

@@ -10,14 +10,16 @@ timestamp, of which the planted terms see the last WINDOW. c is an item's catego
     interest     sign of (likes - dislikes) among the history's events of category c; 0 without any
     order        sum_s (n + 1 - 2 s) v[c_s], c_s the category of the s-th last of n events: does v[c] rise or fall?
     drift        label of the history's last event of category c, as -1 or 1; 0 without any
+    recall       label of the user's last earlier event of category c, as drift, but however long ago
 
-Terms have mean 0 and standard deviation 1 over the N events. `interest` and `drift` depend on earlier labels, so for
-them this holds approximately, and at bias 0; the two are correlated, so together they count for more. Strengths affect
-labels only: users, items and events are the same for all strengths. Age carries no information beyond the segment.
+Terms have mean 0 and standard deviation 1 over the N events. `interest`, `drift` and `recall` depend on earlier labels,
+so for them this holds approximately, and at bias 0; they are correlated, so together they count for more. Strengths
+affect labels only: users, items and events are the same for all strengths. Age carries no information beyond the
+segment.
 
 Items are drawn by a Zipf law, most of them from one of the user's INTERESTS current categories, each of which is
-replaced at random times; or, if one of the RULES of planted.py has a share, from the law there. A share TIED of the
-events has the timestamp of the user's previous event.
+replaced at random times; or, if one of the RULES of planted.py has a share, from the law there; or, with rounds, from
+all categories in turn. A share TIED of the events has the timestamp of the user's previous event.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -28,11 +30,13 @@ from recexp.config import require
 from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.reader import planted
+from recexp.dataset.reader.distant import in_rounds, last_of_category
 from recexp.dataset.reader.planted import FOLLOWERS, MOST, RULES
 from recexp.registry import register
 
 VERSION = 3  # to be raised with every change of the generated data
-STRENGTHS = ("popularity", "interaction", "interest", "order", "drift")
+STRENGTHS = ("popularity", "interaction", "interest", "order", "drift", "recall")
+LATER = (*RULES, "recall", "rounds")  # options that came later: data without them are as before
 
 MAX_ROWS = 10**8  # some gigabytes of memory
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
@@ -89,6 +93,8 @@ class Synthetic:
         interest: float
         order: float
         drift: float
+        recall: float
+        rounds: bool
         transition: float
         second_order: float
         daytime: float
@@ -111,6 +117,7 @@ class Synthetic:
             for name in RULES:
                 require(0 <= getattr(self, name) <= 1, f"dataset.{name}", getattr(self, name), "0 to 1")
             if total := sum(self.shares.values()):
+                require(not self.rounds, "dataset.rounds", "true", f"false where {', '.join(self.shares)} draws items")
                 require(
                     total <= 1 + 1e-9, f"dataset.{RULES[0]} + ... + {RULES[-1]}", f"{total:g}", "at most 1 together"
                 )
@@ -128,7 +135,7 @@ class Synthetic:
 
     def fingerprint(self) -> str:
         own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
-        own = [name for name in own if name not in RULES or name in self.config.shares]
+        own = [name for name in own if name not in LATER or getattr(self.config, name)]
         return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
 
     def read(self) -> Raw:
@@ -190,9 +197,14 @@ def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World
         start=start,
         before=np.maximum.accumulate(np.where(tied, 0, position)),
     )
+    own = np.random.default_rng((config.generator_seed, 1))  # so that all else is as without rules and rounds
+    if config.rounds:
+        category = in_rounds(own, user, start, config.n_categories)
+        edge = edges(world, config.n_categories)
+        item = between(own, world, edge[category], edge[category + 1])
+        return replace(events, item=item, category=world.category.astype(np.int16)[item])
     if not config.shares:
         return events
-    own = np.random.default_rng((config.generator_seed, 1))  # so that all else is as without rules
     law = planted.draw_law(own, config.shares, world.frequency)
     item, true_rank = planted.draw_items(own, law, events.timestamp, events.start, events.before)
     return replace(events, item=item, category=world.category.astype(np.int16)[item], true_rank=true_rank)
@@ -207,12 +219,21 @@ def draw_items(rng: np.random.Generator, n_categories: int, world: World, first:
         spell = np.cumsum(first | (rng.random(n_events, dtype=np.float32) < EXCHANGED), dtype=np.int32) - 1
         category_of = rng.integers(n_categories, size=spell[-1] + 1, dtype=np.int16)
         np.copyto(category, category_of[spell], where=chosen == interest)
-    below = np.concatenate([[0], np.cumsum(world.frequency)])
-    edge = below[np.searchsorted(world.category, np.arange(n_categories + 1))]  # items are sorted by category
+    edge = edges(world, n_categories)
     astray = rng.random(n_events, dtype=np.float32) < ASTRAY
-    low = np.where(astray, 0, edge[category])
-    high = np.where(astray, 1, edge[category + 1])
-    item = np.searchsorted(below, low + rng.random(n_events) * (high - low), side="right") - 1
+    return between(rng, world, np.where(astray, 0, edge[category]), np.where(astray, 1, edge[category + 1]))
+
+
+def edges(world: World, n_categories: int) -> np.ndarray:
+    """(n_categories + 1,) the share of items in lower categories, by their frequency."""
+    below = np.concatenate([[0], np.cumsum(world.frequency)])
+    return below[np.searchsorted(world.category, np.arange(n_categories + 1))]  # items are sorted by category
+
+
+def between(rng: np.random.Generator, world: World, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(N,) items by their frequency, each from a range of shares."""
+    below = np.concatenate([[0], np.cumsum(world.frequency)])
+    item = np.searchsorted(below, low + rng.random(len(low)) * (high - low), side="right") - 1
     return np.minimum(item, len(world.frequency) - 1).astype(np.int32)  # rounding may reach the upper edge
 
 
@@ -280,22 +301,28 @@ def akin_events(events: Events) -> np.ndarray:
 def draw_labels(
     rng: np.random.Generator, config: Synthetic.Config, events: Events, akin: np.ndarray, logit: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) labels and probabilities from logits that lack `interest` and `drift`, which depend on earlier labels.
+    """(N,) labels and probabilities from logits that lack the terms that depend on earlier labels.
 
     Draws all users' first events, then their second, and so on.
     """
     scale = 1 / np.sqrt(max((akin > 0).mean(), 1e-9))  # both terms are -1 or 1 where anything is akin
+    last = last_of_category(events.user, events.category, events.before) if config.recall else None
     threshold = rng.random(len(logit), dtype=np.float32)
     first, length = np.unique(events.start, return_counts=True)
     first = first[np.argsort(-length, kind="stable")]
     n_active = len(length) - np.searchsorted(np.sort(length), np.arange(length.max()), side="right")
     liked = np.zeros(len(first), np.int64)  # bit s - 1: the label of the user's s-th last event, ties included
-    probability = np.empty(len(logit))
+    probability = np.zeros(len(logit))
     for position, active in enumerate(n_active):
         event = first[:active] + position
         liked_akin = (liked[:active] >> (event - events.before[event])) & akin[event]
         term = config.interest * interest(liked_akin, akin[event]) + config.drift * drift(liked_akin, akin[event])
-        probability[event] = 1 / (1 + np.exp(-(logit[event] + scale * term)))
+        term *= scale
+        if last is not None:
+            seen = last[event]
+            recalled = np.where(seen < 0, 0, np.where(threshold[seen] < probability[seen], 1, -1))
+            term += config.recall / np.sqrt((last >= 0).mean()) * recalled
+        probability[event] = 1 / (1 + np.exp(-(logit[event] + term)))
         liked[:active] = (liked[:active] << 1) | (threshold[event] < probability[event])
     return (threshold < probability).astype(np.float32), probability
 

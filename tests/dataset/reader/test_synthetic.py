@@ -181,6 +181,31 @@ def test_interest_and_drift_equal_a_loop_over_strictly_earlier_events(config: Sy
     assert np.allclose(logits(probability), np.array(terms) / np.sqrt(np.mean(known)), atol=1e-6)
 
 
+@pytest.mark.parametrize("rounds", [False, True])
+def test_recall_equals_a_loop_over_all_strictly_earlier_events(config: Synthetic.Config, rounds: bool) -> None:
+    options = {**OFF, "recall": 0.7, "rounds": rounds, "n_categories": 12}
+    _, events, label, probability = Synthetic(replace(config, n_users=30, n_events=900, **options)).generate()
+    terms = np.zeros(900)
+    for row in range(900):
+        earlier = (events.user == events.user[row]) & (events.timestamp < events.timestamp[row])
+        akin = np.flatnonzero(earlier & (events.category == events.category[row]))
+        terms[row] = 2 * label[akin[-1]] - 1 if len(akin) else 0
+    assert np.allclose(logits(probability), 0.7 * terms / np.sqrt(np.mean(terms != 0)), atol=1e-6)
+
+
+def test_in_rounds_each_category_comes_back_after_all_others(config: Synthetic.Config, default: Generated) -> None:
+    world, events, _, _ = Synthetic(replace(config, rounds=True, n_categories=8)).generate()
+    later = events.user[8:] == events.user[:-8]
+    assert np.array_equal(events.category[8:][later], events.category[:-8][later])
+    assert not (events.category[1:] == events.category[:-1])[events.user[1:] == events.user[:-1]].any()
+    assert np.array_equal(world.category[events.item], events.category)
+    for name in ("user", "timestamp", "device", "before"):
+        assert np.array_equal(getattr(events, name), getattr(default[1], name))
+    assert len(np.unique(events.category[events.start == np.arange(len(events.user))])) == 8
+    with pytest.raises(ConfigError, match=r"dataset\.rounds = true: must be false where trend draws items"):
+        replace(config, rounds=True, trend=0.5)
+
+
 def test_order_equals_a_loop_over_strictly_earlier_events(config: Synthetic.Config) -> None:
     small = replace(config, n_users=30, n_events=900)
     _, events, _, _ = Synthetic(small).generate()
