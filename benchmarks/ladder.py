@@ -15,13 +15,16 @@ from pathlib import Path
 
 import recexp
 
-STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall")
+STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall", "triple")
 SIDES = ("user", "item", "context")
 IDS = " ".join(["dataset.n_items=1000", *(f"~dataset.features.{side} +dataset.features.{side}={{}}" for side in SIDES)])
 FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500", "n_items=1000", "n_users=60",
                                               "n_events=60000")) + " trainer.learning_rate=3e-3"  # fmt: skip
+FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_mlp", "dcnv2", "xdeepfm", "autoint",
+          "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
 LADDER = {  # planted structure: models with their overrides
-    "interaction": ("popularity", "linear", "fm", "afm", "fnn", "deepfm", "wide_deep", "wide_deep model.wide=poly2"),
+    "interaction": ("popularity", *FIELDS, "fnn", "wide_deep", "wide_deep model.wide=poly2"),
+    "triple": FIELDS,
     "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
     "order": ("seq_pooling", "din", "rnn", "dien", "bst model.position=learnt", "transformer4rec"),
     "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien", "bst model.position=learnt"),

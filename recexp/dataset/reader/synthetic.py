@@ -7,6 +7,7 @@ timestamp, of which the planted terms see the last WINDOW. c is an item's catego
 
     popularity   effect of the item: of its price, its tags and a random draw of its own
     interaction  A[segment, brand] + B[segment, device]; A and B have mean 0 over each row and each column
+    triple       C[segment, brand, device]; C has mean 0 along each of its axes, so no two of the three tell anything
     interest     sign of (likes - dislikes) among the history's events of category c; 0 without any
     order        sum_s (n + 1 - 2 s) v[c_s], c_s the category of the s-th last of n events: does v[c] rise or fall?
     drift        label of the history's last event of category c, as -1 or 1; 0 without any
@@ -30,13 +31,14 @@ from recexp.config import require
 from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.reader import planted
+from recexp.dataset.reader.crossed import crossed, standardise
 from recexp.dataset.reader.distant import in_rounds, last_of_category
 from recexp.dataset.reader.planted import FOLLOWERS, MOST, RULES
 from recexp.registry import register
 
 VERSION = 3  # to be raised with every change of the generated data
-STRENGTHS = ("popularity", "interaction", "interest", "order", "drift", "recall")
-LATER = (*RULES, "recall", "rounds")  # options that came later: data without them are as before
+STRENGTHS = ("popularity", "interaction", "interest", "order", "drift", "recall", "triple")
+LATER = (*RULES, "recall", "rounds", "triple")  # options that came later: data without them are as before
 
 MAX_ROWS = 10**8  # some gigabytes of memory
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
@@ -95,6 +97,7 @@ class Synthetic:
         drift: float
         recall: float
         rounds: bool
+        triple: float
         transition: float
         second_order: float
         daytime: float
@@ -160,6 +163,9 @@ class Synthetic:
         logit += config.popularity * popularity(rng, world, events)
         logit += config.interaction * interaction(rng, world, events)
         logit += config.order * order(rng, config.n_categories, events)
+        if config.triple:
+            own = np.random.default_rng((config.generator_seed, 2))  # so that all else is as without
+            logit += config.triple * triple(own, world, events)
         label, probability = draw_labels(rng, config, events, akin, logit)
         return world, events, label, probability
 
@@ -257,21 +263,13 @@ def popularity(rng: np.random.Generator, world: World, events: Events) -> np.nda
 
 def interaction(rng: np.random.Generator, world: World, events: Events) -> np.ndarray:
     segment = world.segment[events.user]
-    brands = crossed(rng, segment, world.brand[events.item], N_SEGMENTS, N_BRANDS)
-    return standardise(brands + crossed(rng, segment, events.device, N_SEGMENTS, N_DEVICES))
+    brands = crossed(rng, (segment, world.brand[events.item]), (N_SEGMENTS, N_BRANDS))
+    return standardise(brands + crossed(rng, (segment, events.device), (N_SEGMENTS, N_DEVICES)))
 
 
-def crossed(rng: np.random.Generator, left: np.ndarray, right: np.ndarray, n_left: int, n_right: int) -> np.ndarray:
-    """A random effect of each pair of values, less its best additive approximation over the pairs that occur.
-
-    The rest sums to 0 over the events of each value of either field, so a linear model of the two learns nothing.
-    """
-    pair = left * n_right + right
-    weight = np.sqrt(np.bincount(pair, minlength=n_left * n_right))
-    effect = rng.standard_normal(n_left * n_right)
-    additive = np.hstack([np.repeat(np.eye(n_left), n_right, 0), np.tile(np.eye(n_right), (n_left, 1))])
-    fit = np.linalg.lstsq(additive * weight[:, None], effect * weight, rcond=None)[0]
-    return standardise((effect - additive @ fit)[pair])
+def triple(rng: np.random.Generator, world: World, events: Events) -> np.ndarray:
+    columns = world.segment[events.user], world.brand[events.item], events.device
+    return crossed(rng, columns, (N_SEGMENTS, N_BRANDS, N_DEVICES))
 
 
 def category_before(events: Events, lag: int) -> np.ndarray:
@@ -341,7 +339,3 @@ def drift(liked: np.ndarray, akin: np.ndarray) -> np.ndarray:
 def ones(bits: np.ndarray) -> np.ndarray:
     """How many of the WINDOW bits are set. np.bitwise_count came with numpy 2."""
     return ONES[bits & (len(ONES) - 1)] + ONES[bits >> (WINDOW // 2)]
-
-
-def standardise(term: np.ndarray) -> np.ndarray:
-    return (term - term.mean(dtype=float)) / max(term.std(dtype=float), 1e-9)

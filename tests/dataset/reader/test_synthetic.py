@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
 from recexp.dataset.reader import synthetic
+from recexp.dataset.reader.crossed import crossed
 from recexp.dataset.reader.synthetic import STRENGTHS, WINDOW, Events, Synthetic, World
 from recexp.error import ConfigError
 
@@ -151,14 +152,26 @@ def test_the_interaction_is_seen_in_pairs_of_fields_and_not_in_single_fields(alo
     assert held_out_auc(pairs, label) > 0.5 + 0.9 * (oracle - 0.5)
 
 
-def test_the_interaction_has_mean_0_for_each_value_of_each_field() -> None:
+def test_the_triple_is_seen_in_three_fields_and_not_in_pairs(alone: dict[str, Generated]) -> None:
+    world, events, label, probability = alone["triple"]
+    segment, brand, device = world.segment[events.user], world.brand[events.item], events.device
+    pairs = one_hot(segment * 100 + brand, segment * 100 + device, brand * 100 + device)
+    oracle = roc_auc_score(label[1::2], probability[1::2])
+    assert abs(held_out_auc(pairs, label) - 0.5) < 0.03
+    assert held_out_auc(one_hot((segment * 100 + brand) * 10 + device), label) > 0.5 + 0.7 * (oracle - 0.5)
+
+
+def test_an_interaction_has_mean_0_for_each_combination_of_fewer_fields() -> None:
     rng = np.random.default_rng(0)
     left = rng.integers(4, size=3000)
     right = (left + rng.integers(5, size=3000)) % 6  # far from independent; some pairs never occur
-    effect = synthetic.crossed(rng, left, right, 4, 6)
+    third = rng.integers(3, size=3000)
+    pair, triple = crossed(rng, (left, right), (4, 6)), crossed(rng, (left, right, third), (4, 6, 3))
     for side in (left, right):
-        assert np.allclose(np.bincount(side, effect), 0, atol=1e-8)
-    assert effect.std() == pytest.approx(1)
+        assert np.allclose(np.bincount(side, pair), 0, atol=1e-8)
+    for two in (left * 6 + right, left * 3 + third, right * 3 + third):
+        assert np.allclose(np.bincount(two, triple), 0, atol=1e-8)
+    assert pair.std() == pytest.approx(1) and triple.std() == pytest.approx(1)
 
 
 def test_the_end_of_the_history_is_the_last_earlier_timestamp(default: Generated) -> None:
