@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recexp.config import Config
     from recexp.dataset.batch import Batch, Batches
     from recexp.dataset.log import Dataset
+    from recexp.dataset.search import Search
     from recexp.layer.embedding import FeatureEmbedding
 
 TINY = ("dataset.n_users=50", "dataset.n_items=40", "dataset.n_events=1500", "dataset.cache_dir=null",
@@ -87,13 +88,18 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
 
 
 @pytest.fixture(scope="session")
-def batches(compose: "Callable[..., Config]", dataset: "Dataset") -> "Batches":
-    """Of all that models read: what a search by category finds, too."""
-    from recexp.dataset.batch import Batches
+def search(dataset: "Dataset") -> "Search":
+    """By category, so that batches hold all that any model reads."""
     from recexp.dataset.search import Search
 
-    field = next(field for field in dataset.schema.item.fields if field.name == "category")
-    return Batches(dataset, compose().dataset, search=Search(field, 10))
+    return Search(next(field for field in dataset.schema.item.fields if field.name == "category"), 10)
+
+
+@pytest.fixture(scope="session")
+def batches(compose: "Callable[..., Config]", dataset: "Dataset", search: "Search") -> "Batches":
+    from recexp.dataset.batch import Batches
+
+    return Batches(dataset, compose().dataset, search=search)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """On a CUDA device every model does what it does on a CPU, gives the same bits twice, and resumes to the bit."""
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from recexp.config import Config, Precision, Schedule
 from recexp.contract.case import Case, build
 from recexp.contract.checks import CHECKS, verdict
 from recexp.contract.measure import step, without_draws
-from recexp.dataset.batch import Batch, Features
+from recexp.dataset.batch import Batch
 from recexp.layer.loss import bce
 from recexp.model import Output
+from recexp.trainer.broken import flattened, restored
 from recexp.trainer.checkpoint import Checkpoints
 from recexp.trainer.default import Trainer
 
@@ -35,11 +36,7 @@ def case(compose: Callable[..., Config]) -> Callable[..., Case]:
 
 def on_cpu(batch: Batch) -> Batch:
     """The batch on the CPU."""
-
-    def moved(value: Tensor | Features) -> Any:
-        return value.cpu() if isinstance(value, Tensor) else Features(value.ids.cpu(), value.values.cpu())
-
-    return replace(batch, **{each.name: moved(getattr(batch, each.name)) for each in fields(batch)})
+    return restored(Batch, "batch", {name: tensor.cpu() for name, tensor in flattened("batch", batch).items()})
 
 
 def trained(subject: Case, recorder: Recorder, **options: Any) -> nn.Module:

@@ -11,14 +11,18 @@ from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.log import Dataset
+from recexp.dataset.search import Search
 from recexp.layer import next_item
 from recexp.layer.loss import bce
 from recexp.model import Output, Train, losses, stages
+from recexp.model.sim import SearchKind
 from recexp.trainer.loss import joint
 
 
 @pytest.fixture
-def meta_step(monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], dataset: Dataset) -> Callable[..., None]:
+def meta_step(
+    monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], dataset: Dataset, search: Search
+) -> Callable[..., None]:
     """meta_step(model, 7): the gathering of 7 samples, and losses and gradients of each stage, without values."""
     monkeypatch.setattr(torch, "autocast", lambda *arguments, **options: nullcontext())  # knows no meta tensors
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
@@ -26,7 +30,7 @@ def meta_step(monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], d
     monkeypatch.setattr(
         next_item, "log_popularity", lambda catalogue: torch.zeros(len(catalogue.items.ids), device="meta")
     )
-    batches = Batches(dataset, compose().dataset, "meta")
+    batches = Batches(dataset, compose().dataset, "meta", search=search)
 
     def meta_step(model: nn.Module, n_rows: int) -> None:
         model = model.to("meta").train()
@@ -42,6 +46,10 @@ def meta_step(monkeypatch: pytest.MonkeyPatch, compose: Callable[..., Config], d
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_a_step_of_no_model_waits_for_the_gpu(name: str, n_rows: int, make: Callable, meta_step: Callable) -> None:
     meta_step(make(name), n_rows)
+
+
+def test_a_step_of_soft_search_does_not_wait_either(make: Callable, meta_step: Callable) -> None:
+    meta_step(make("sim", search=SearchKind.soft, n_found=3), 7)
 
 
 class Waits(nn.Module):

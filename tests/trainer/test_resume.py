@@ -21,7 +21,7 @@ from recexp.dataset.batch import Batches
 from recexp.dataset.prepare import load
 from recexp.error import RunError, Terminated
 from recexp.metric import scoring
-from recexp.model import create
+from recexp.model import create, search_of
 from recexp.trainer.default import Result, Trainer
 from recexp.trainer.step import Step
 
@@ -52,7 +52,8 @@ def run(compose: Callable[..., Config]) -> Callable[..., Run]:
             "trainer.epochs=2", "trainer.patience=null", "dataset.n_events=700", "trainer.batch_size=120", *overrides
         )
         dataset = load(config.dataset)
-        return Run(config, Batches(dataset, config.dataset), dataset.schema)
+        search = search_of(create(config.model, dataset.schema))
+        return Run(config, Batches(dataset, config.dataset, search=search), dataset.schema)
 
     return run
 
