@@ -18,8 +18,8 @@ import recexp
 STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall", "triple")
 SIDES = ("user", "item", "context")
 IDS = " ".join(["dataset.n_items=1000", *(f"~dataset.features.{side} +dataset.features.{side}={{}}" for side in SIDES)])
-FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500", "n_items=1000", "n_users=60",
-                                              "n_events=60000")) + " trainer.learning_rate=3e-3"  # fmt: skip
+FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500", "n_items=1000", "n_users=30",
+                                              "n_events=30000")) + " trainer.epochs=5"  # fmt: skip
 FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_mlp", "dcnv2", "xdeepfm", "autoint",
           "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
 LADDER = {  # planted structure: models with their overrides

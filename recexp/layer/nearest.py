@@ -6,15 +6,22 @@ B batch, L history length, n unique events, S size of the vectors compared
 import torch
 from torch import Tensor
 
-from recexp.layer.lookup import Events
+from recexp.layer.chunk import in_chunks
+from recexp.layer.lookup import Events, lookup
 
 
 def inner_products(query: Tensor, keys: Events) -> Tensor:
     """<q, k_s> of queries (B, S) and all keys of the history: (B, L). Equal events have equal ones to the bit."""
-    n, length = len(keys.vectors), keys.index.shape[1]
-    if n <= length:  # then all pairs of a row and a unique event are fewer than the events of the batch
+    per_row = max(1, keys.index.shape[1]) * query.shape[1]
+    if (
+        len(keys.vectors) <= per_row
+    ):  # then products with all unique events take less memory than the keys of each event
         return (query @ keys.vectors.T).gather(1, keys.index)
-    return (query[:, None] * keys.expanded()).sum(2)
+    return in_chunks(_products, per_row, (query, keys.index), keys.vectors)
+
+
+def _products(query: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
+    return (query[:, None] * lookup(vectors, index)).sum(2)
 
 
 def nearest(scores: Tensor, mask: Tensor, most: int) -> Tensor:

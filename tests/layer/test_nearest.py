@@ -7,7 +7,7 @@ from recexp.layer.lookup import Events
 from recexp.layer.nearest import inner_products, nearest
 
 
-@pytest.mark.parametrize("n", [3, 40])
+@pytest.mark.parametrize("n", [3, 100])
 def test_inner_products_are_those_of_each_event(n: int) -> None:
     torch.manual_seed(0)
     query, keys = torch.randn(4, 8), Events(torch.randn(n, 8), torch.randint(n, (4, 7)))
@@ -37,4 +37,6 @@ def test_padding_does_not_decide_between_equal_scores() -> None:
 
 
 def test_without_events_nothing_is_chosen() -> None:
+    keys = Events(torch.randn(30, 8), torch.zeros(2, 0, dtype=torch.long))
+    assert inner_products(torch.randn(2, 8), keys).shape == (2, 0)
     assert nearest(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool), 3).shape == (2, 0)
