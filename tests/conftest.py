@@ -37,6 +37,20 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def draw() -> Iterator[Callable[[Path], None]]:
+    """Runs get a blank picture; draw(run) draws that of a run directory."""
+    import blank
+
+    from recexp.run import picture
+    from recexp.sweep import pool
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picture, "draw", blank.draw)
+        patch.setattr(pool, "main", blank.job)
+        yield blank.draw_for_real
+
+
 @pytest.fixture(autouse=True)
 def plugins_go() -> Iterator[None]:
     """What a test's plugins register is gone after it, so tests may run in any order."""

@@ -1,6 +1,6 @@
 """Recommendations are the best of all items, as scoring each pair of a user and an item finds them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ MODELS = ("din", "bst", "als")
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Trained]]:
+def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trained]:
     """load("din"): the run of that model, trained once, on data without context for `als`."""
     folder = tmp_path_factory.mktemp("runs")
 
@@ -30,9 +30,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Tra
             recexp.train(recexp.load_config([*SMALL, *context, f"model={model}", f"run.dir={path}"]))
         return recexp.load_run(path, eval_batch_size=64)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recexp.run.picture.draw", lambda path: None)
-        yield load
+    return load
 
 
 def requests(run: Trained, **columns: Any) -> pd.DataFrame:

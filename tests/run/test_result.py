@@ -112,7 +112,8 @@ def test_load_runs_gives_a_row_a_run_with_configuration_and_figures(run):
     assert row["test.auc"] == json.loads((run / "metrics.json").read_text())["test"]["auc"]
 
 
-def test_the_picture_is_a_png_of_a_size_to_look_at(run):
+def test_the_picture_is_a_png_of_a_size_to_look_at(run, draw):
+    draw(run)
     content = (run / "curves.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 10_000
 

@@ -1,7 +1,7 @@
 """A trained model loaded back: it predicts as it did when it was trained, and new rows by what is known before them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Trained]]:
-    """trained("din"): the run of that name, trained once, without its picture, and loaded anew."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    """trained("din"): the run of that name, trained once, and loaded anew."""
     folder = tmp_path_factory.mktemp("runs")
 
     def trained(name: str) -> Trained:
@@ -40,9 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             recexp.train(recexp.load_config([*SMALL, *RUNS[name], f"run.dir={path}"]))
         return recexp.load_run(path)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recexp.run.picture.draw", lambda path: None)
-        yield trained
+    return trained
 
 
 def held_out(run: Trained) -> pd.DataFrame:

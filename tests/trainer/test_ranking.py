@@ -24,7 +24,6 @@ DIN = ("model=din", "model.history_labels=false")
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("recexp.run.picture.draw", lambda path: None)
 
 
 def test_ranks_are_beside_labels_and_choose_the_best_epoch(capsys: pytest.CaptureFixture) -> None:

@@ -31,7 +31,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("recexp.run.picture.draw", lambda path: None)
         make_log().to_csv("log.csv", index=False)
         assert run(OPTIONS) == 0
         saved = pd.read_parquet("run/predictions.parquet").rename(columns={"user": "uid"})

@@ -47,7 +47,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("recexp.run.picture.draw", lambda path: None)
         make_log().to_csv("log.csv", index=False)
         assert run(OPTIONS) == 0
         assert run(["export", "run", "-o", "out"]) == 0
