@@ -21,13 +21,13 @@ from torture import library, process, start
 from torture.case import Problem, Sort
 
 COUNTS = {  # of a full run and of a short one
-    "kill": (200, 10),
-    "steps": (200, 3),
-    "faults": (1000, 20),
-    "power": (2000, 50),
-    "cut": (10_000, 12),
-    "flip": (1000, 60),
-    "crowd": (32, 8),
+    "kill": (200, 4),
+    "steps": (200, 2),
+    "faults": (1000, 10),
+    "power": (2000, 20),
+    "cut": (10_000, 4),
+    "flip": (1000, 20),
+    "crowd": (32, 4),
     "fuzz": (3600, 25),  # seconds
 }
 SORTS: tuple[Sort, ...] = get_args(Sort)
