@@ -1,16 +1,17 @@
 """Kernels take the members of their structures by name, and refuse what C would misread."""
 
 import json
-import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+import recexp
 from recexp.kernel import library as module
 
 SOURCES = Path(module.__file__).parent.glob("*.c")
@@ -120,15 +121,26 @@ def test_threads_are_those_of_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0\n"
 
 
+@pytest.fixture
+def switch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """switch("0"): kernels as in a process with this value of the environment variable."""
+
+    def switch(value: str) -> None:
+        monkeypatch.setenv(module.SWITCH, value)
+        module.installed.cache_clear()
+
+    yield switch
+    module.installed.cache_clear()
+
+
 @needs_kernels
-def test_a_model_trains_alike_with_kernels_switched_off(tmp_path):
+def test_a_model_trains_alike_with_kernels_switched_off(tmp_path, switch):
     losses, names = [], []
-    for switch in ("1", "0"):
-        folder = tmp_path / switch
+    for value in ("1", "0"):
+        folder = tmp_path / value
+        switch(value)
         typed = ["model=din", "+experiment=tiny", "trainer.epochs=1", "trainer.threads=1", f"run.dir={folder}"]
-        code = "import sys; from recexp.cli import main; sys.exit(main())"
-        environment = {**os.environ, module.SWITCH: switch}
-        subprocess.run([sys.executable, "-c", code, *typed], env=environment, cwd=tmp_path, check=True, timeout=120)
+        recexp.train(recexp.load_config(typed))
         names.append(json.loads((folder / "environment.json").read_text())["hardware"]["kernels"])
         losses.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["losses"])
     assert names[0] and not names[1]
