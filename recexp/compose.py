@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import functools
 import io
 import os
@@ -215,17 +216,23 @@ def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_loader() -> Iterator[None]:
-    """Has Hydra compose with recexp's loader."""
+    """Has Hydra compose with recexp's loader, and only once: it would compose all before for hydra.mode alone."""
     from hydra._internal import hydra as internal
+    from hydra.types import RunMode
 
     from recexp.loader import Loader
 
-    original = internal.ConfigLoaderImpl
+    def mode(self: Any, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        return RunMode.MULTIRUN if "hydra.mode=MULTIRUN" in overrides else None
+
+    loader, get_mode = internal.ConfigLoaderImpl, internal.Hydra.get_mode
     internal.ConfigLoaderImpl = Loader  # type: ignore[misc]
+    internal.Hydra.get_mode = mode  # type: ignore[method-assign]
     try:
         yield
     finally:
-        internal.ConfigLoaderImpl = original  # type: ignore[misc]
+        internal.ConfigLoaderImpl = loader  # type: ignore[misc]
+        internal.Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def call_hydra(
@@ -341,17 +348,25 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 @functools.cache
 def _guard_files() -> None:
-    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file."""
+    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file.
+
+    Files of recexp's own are parsed once.
+    """
     from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
 
     Plugins.instance()  # registers the class that reads files
     reader: Any = SourcesRegistry.instance().resolve("file")
     load = reader.load_config
+    known: dict[Path, Any] = {}
 
     def checked(source: Any, config_path: str) -> Any:
         path = Path(source.path, source._normalize_file_name(config_path))
-        if path.is_relative_to(conf_folder().absolute()) or not path.exists():
+        if path.is_relative_to(conf_folder().absolute()):
+            if path not in known:
+                known[path] = load(source, config_path)
+            return copy.deepcopy(known[path])
+        if not path.exists():
             return load(source, config_path)
         try:
             tree = parse_yaml(read_bytes(path).decode())
