@@ -220,10 +220,10 @@ def _own_loader() -> Iterator[None]:
     from hydra._internal import hydra as internal
     from hydra.types import RunMode
 
-    from recexp.loader import Loader
+    from recexp.loader import SWEEPS, Loader
 
     def mode(self: Any, config_name: str | None, overrides: list[str]) -> RunMode | None:
-        return RunMode.MULTIRUN if "hydra.mode=MULTIRUN" in overrides else None
+        return RunMode.MULTIRUN if SWEEPS in overrides else None
 
     loader, get_mode = internal.ConfigLoaderImpl, internal.Hydra.get_mode
     internal.ConfigLoaderImpl = Loader  # type: ignore[misc]

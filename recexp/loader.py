@@ -13,26 +13,35 @@ from hydra._internal.config_repository import IConfigRepository
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+
+from recexp.error import ConfigError
 
 # The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
 MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
 LABEL = "dataset.columns.label"  # typed as a name, a list or a dict: whichever it is replaces any other
+SWEEPS = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
 HYDRAS = ConfigLoaderImpl._apply_overrides_to_config
 
 
 class Loader(ConfigLoaderImpl):
-    def _load_configuration_impl(self, *arguments: Any, **named: Any) -> DictConfig:
+    def _load_configuration_impl(
+        self, config_name: str | None, overrides: list[str], *arguments: Any, **named: Any
+    ) -> DictConfig:
+        self.sweeps = SWEEPS in overrides
         # Hydra calls it by its class.
         ConfigLoaderImpl._apply_overrides_to_config = apply_overrides  # type: ignore[method-assign]
         try:
-            return super()._load_configuration_impl(*arguments, **named)
+            return super()._load_configuration_impl(config_name, overrides, *arguments, **named)
         finally:
             ConfigLoaderImpl._apply_overrides_to_config = staticmethod(HYDRAS)  # type: ignore[method-assign]
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.loaded: list[Any] = []
         config = super()._compose_config_from_defaults_list(defaults, repo)
+        if config.hydra.mode is RunMode.MULTIRUN and not self.sweeps:
+            raise ConfigError("hydra.mode = MULTIRUN: a file does not make a command a sweep; write recexp -m.")
         for tree in self.loaded:
             _replace(config, "", tree)
         return config
