@@ -131,7 +131,10 @@ def _check_features(config: TableConfig) -> None:
         raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
     for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
-            raise ConfigError(f"dataset.features.{side}: of a log alone; in a table without time use features.context.")
+            raise ConfigError(
+                f"dataset.features.{side}: of a log alone, which may be without times (name columns.user and .item, "
+                "timestamp=null); in a table use features.context."
+            )
         if side in config.side_paths() and not kinds:
             raise ConfigError(
                 f"dataset.{side}_path: nothing of it is read; name its columns in dataset.features.{side}, "
