@@ -12,12 +12,14 @@ from torch.overrides import TorchFunctionMode
 from recexp import registry
 from recexp.config import Config, ModelConfig, Optimizer
 from recexp.error import ConfigError, Failure
-from recexp.model import Fit, stages
+from recexp.model import Fit, search_of, stages
 from recexp.process import memory_bytes
 from recexp.terminal import size
+from recexp.trainer.optimizer import ids_of_batch, optimizer_overrides, rowwise_tables, table_by_row
 
 # Numbers that an optimizer keeps for each weight.
 STATE = {"adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "adagrad": 1, "sgd": 0}
+INDEX_BYTES = 8  # of a row in a sparse gradient
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 # What CPU and GPU say, and numpy.
 ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
@@ -25,16 +27,17 @@ UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 class Bounded(TorchFunctionMode):
-    """Within it, a model is made only if the machine has the memory for its tensors, and for training them.
+    """Within it, a model is made only if the machine has the memory for its tensors and the optimizer's state.
 
-    A model with stages of its own may be fitted in closed form, so its tensors alone count until it is made.
+    Gradients count once the model is made: a table that is updated by row has none of its size. A model with stages of
+    its own may be fitted in closed form, so its tensors alone count until then.
     """
 
     def __init__(self, config: ModelConfig, optimizer: Optimizer) -> None:
         super().__init__()
         self.config, self.memory, self.made = config, memory_bytes(), 0
         by_gradient = not hasattr(registry.get("model", config.name), "stages")
-        self.copies = 2 + STATE[optimizer.name] if by_gradient else 1
+        self.copies = 1 + STATE[optimizer.name] if by_gradient else 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -48,7 +51,7 @@ class Bounded(TorchFunctionMode):
 
     def _refuse(self, tensor: Tensor) -> NoReturn:
         options = [f"model.{name} = {value}" for name, value in vars(self.config).items() if value in tensor.shape]
-        copies = f", {self.copies} times with its gradient and the optimizer's state" if self.copies > 1 else ""
+        copies = f", {self.copies} times with the optimizer's state" if self.copies > 1 else ""
         lower = f"; lower {' or '.join(options)}" if options else ""
         raise ConfigError(
             f"model = {self.config.name}: a tensor of {shape(tensor)} takes {size(tensor.nbytes)}{copies}; "
@@ -58,7 +61,7 @@ class Bounded(TorchFunctionMode):
 
 def require_memory(config: Config, model: nn.Module, device: torch.device) -> None:
     """Raises ConfigError if weights, gradients and the optimizer's state alone exceed the memory of the device."""
-    needed = training_bytes(model, config.trainer.optimizer)
+    needed = training_bytes(model, config)
     there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
     if needed > there:
         raise ConfigError(
@@ -67,12 +70,26 @@ def require_memory(config: Config, model: nn.Module, device: torch.device) -> No
         )
 
 
-def training_bytes(model: nn.Module, optimizer: Optimizer) -> int:
-    """Bytes of weights and buffers, and of the gradients and optimizer state of what is trained by gradient."""
+def training_bytes(model: nn.Module, config: Config) -> int:
+    """Bytes of weights and buffers, and of the gradients and optimizer state of what is trained by gradient.
+
+    The gradient of a table that is updated by row holds the rows of a batch alone.
+    """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     if all(isinstance(stage, Fit) for stage in stages(model)):
         return weights
-    return weights + (1 + STATE[optimizer.name]) * sum(parameter.nbytes for parameter in model.parameters())
+    trainer, options = config.trainer, config.model
+    overrides = optimizer_overrides(trainer, model, options.optimizers)
+    gradients: dict[Tensor, int] = {parameter: parameter.nbytes for parameter in model.parameters()}
+    search = search_of(model)
+    n_events = config.dataset.max_history + (search.most if search else 0)
+    for table in rowwise_tables(model):
+        n_ids = ids_of_batch(trainer, model, table, n_events)
+        if table_by_row(trainer, table, overrides, options.embedding_l2, n_ids):
+            gradients[table.weight] = min(n_ids, len(table.weight)) * (table.weight[0].nbytes + INDEX_BYTES)
+    kinds = {parameter: overrides.get(parameter, trainer.optimizer) for parameter in gradients}
+    state = sum(STATE[kind.name] * parameter.nbytes for parameter, kind in kinds.items())
+    return weights + sum(gradients.values()) + state
 
 
 def largest_part(model: nn.Module) -> str:

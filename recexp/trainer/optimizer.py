@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import EXACT, Optimizer, Schedule, TrainerConfig, require_rowwise
+from recexp.config import EXACT, L2Rows, Optimizer, Schedule, TrainerConfig, require_rowwise
 from recexp.error import ConfigError, choices
 from recexp.kernel.adam import available
 from recexp.layer.lookup import Table
+from recexp.model import reads_history
 from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.ftrl import FTRL
 
@@ -37,6 +38,36 @@ def optimizer_overrides(
         require_rowwise(f"model.optimizers.{module}", optimizers[module], config.sparse)
         overrides |= dict.fromkeys(inside, optimizers[module])
     return overrides
+
+
+def rowwise_tables(model: nn.Module) -> list[Table]:
+    """The embedding tables that may be updated by row."""
+    return [module for module in model.modules() if getattr(module, "rowwise", False)]  # type: ignore[misc]
+
+
+def ids_of_batch(config: TrainerConfig, model: nn.Module, table: Table, n_events: int) -> int:
+    """How many ids of a batch are looked up in a table, at most; 0 if that is not known. n_events: of a sample."""
+    of_items = table.origin is not None and table.origin.side == "item"
+    return config.batch_size * table.n_ids * (1 + n_events if of_items and reads_history(model) else 1)
+
+
+def whole_l2(config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float) -> float:
+    """The strength of the L2 term on a whole table. l2: of embeddings; a table overridden with FTRL has none."""
+    if not table.decayed:
+        return config.network_l2
+    return l2 if config.l2_rows is L2Rows.all and not by_ftrl(table, overrides) else 0.0
+
+
+def table_by_row(
+    config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float, n_ids: int
+) -> bool:
+    """`updated_by_row` of a table with its optimizer; one overridden with FTRL always is. l2: of embeddings."""
+    kind, strength = overrides.get(table.weight, config.optimizer), whole_l2(config, table, overrides, l2)
+    return by_ftrl(table, overrides) or updated_by_row(config, kind, table, n_ids, strength)
+
+
+def by_ftrl(table: Table, overrides: Mapping[Tensor, Optimizer]) -> bool:
+    return overrides.get(table.weight) is Optimizer.ftrl
 
 
 def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: int, l2: float) -> bool:

@@ -15,7 +15,15 @@ from recexp.layer.lookup import Table
 from recexp.model import Train, reads_history
 from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.loss import add_l2, clip, joint
-from recexp.trainer.optimizer import learning_rate_factor, make_optimizers, updated_by_row
+from recexp.trainer.optimizer import (
+    by_ftrl,
+    ids_of_batch,
+    learning_rate_factor,
+    make_optimizers,
+    rowwise_tables,
+    table_by_row,
+    whole_l2,
+)
 from recexp.trainer.state import Progress
 
 
@@ -41,22 +49,16 @@ class Step:
         self.batches, self.max_history = batches, None if reads_history(stage.model) else 0
         self.trained = trained_parameters(stage)
         tables = [table for table in rowwise_tables(stage.model) if table.weight.requires_grad]
-        by_ftrl = {table for table in tables if overrides.get(table.weight) is Optimizer.ftrl}
-        decayed = [table for table in tables if table.decayed and table not in by_ftrl] if l2 else []
-        whole_l2: dict[Tensor, float] = {}
+        strengths = {table.weight: whole_l2(config, table, overrides, l2) for table in tables}
+        decayed = [table for table in tables if table.decayed and not by_ftrl(table, overrides)] if l2 else []
         for table in tables:
-            strength = 0.0 if table.decayed else config.network_l2
-            if table in decayed and config.l2_rows is L2Rows.all:
-                strength = l2
-            n_ids = config.batch_size * table.n_ids * self._reads_per_sample(table)
-            kind = overrides.get(table.weight, config.optimizer)
-            table.sparse = table in by_ftrl or updated_by_row(config, kind, table, n_ids, strength)
-            whole_l2[table.weight] = strength
+            n_ids = ids_of_batch(config, stage.model, table, batches.n_events)
+            table.sparse = table_by_row(config, table, overrides, l2, n_ids)
         self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
         of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
         self.network = [parameter for parameter in self.trained if parameter not in of_data]
-        self.optimizers = make_optimizers(config, self.trained, tables, overrides, whole_l2)
+        self.optimizers = make_optimizers(config, self.trained, tables, overrides, strengths)
         self.deferred = [optimizer for optimizer in self.optimizers if isinstance(optimizer, DeferredAdam)]
         self.tables = tables
         for optimizer in self.deferred:
@@ -151,11 +153,6 @@ class Step:
         for table in self.tables:
             table.sparse, table.before_read = False, None
 
-    def _reads_per_sample(self, table: Table) -> int:
-        """How many users, items or events of a sample are looked up."""
-        of_items = table.origin is not None and table.origin.side == "item"
-        return 1 + self.batches.n_events if of_items and reads_history(self.model) else 1
-
     def _gradients(self) -> list[Tensor]:
         """All gradients, of the rows of the batch alone if they are sparse."""
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
@@ -181,11 +178,6 @@ def trained_parameters(stage: Train) -> list[nn.Parameter]:
         if parameter.requires_grad:
             trained.append(parameter)
     return trained
-
-
-def rowwise_tables(model: nn.Module) -> list[Table]:
-    """The embedding tables that may be updated by row."""
-    return [module for module in model.modules() if getattr(module, "rowwise", False)]  # type: ignore[misc]
 
 
 def autocast(config: TrainerConfig, device: torch.device) -> torch.autocast:

@@ -17,9 +17,9 @@ from recexp.model import Train
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_optimizers, optimizer_tensors
 from recexp.trainer.deferred_adam import DeferredAdam
-from recexp.trainer.optimizer import updated_by_row
+from recexp.trainer.optimizer import rowwise_tables, updated_by_row
 from recexp.trainer.state import Progress
-from recexp.trainer.step import Step, rowwise_tables
+from recexp.trainer.step import Step
 
 N, D, STEPS = 60, 4, 2000
 Pair = tuple[nn.Parameter, torch.optim.Optimizer]

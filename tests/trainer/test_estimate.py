@@ -75,7 +75,7 @@ def test_memory_is_that_of_weights_gradients_and_state(
     assert one.memory["gradients"] == weights
     counters = 4 * len(list(model.parameters()))  # a step count for each
     assert one.memory["optimizer state"] == weights + counters
-    assert training_bytes(model, compose("trainer.optimizer=adagrad").trainer.optimizer) == pytest.approx(
+    assert training_bytes(model, compose("model=deepfm", "trainer.optimizer=adagrad")) == pytest.approx(
         sum(one.memory[name] for name in ("weights", "gradients", "optimizer state")), rel=0.01
     )
 

@@ -12,7 +12,7 @@ from recexp.error import ConfigError
 from recexp.layer.lookup import Table
 from recexp.model import losses
 from recexp.trainer.loss import add_l2, clip, joint
-from recexp.trainer.step import rowwise_tables
+from recexp.trainer.optimizer import rowwise_tables
 
 
 def backward(model: nn.Module, batch: Batch, sparse: bool = False) -> list[Table]:

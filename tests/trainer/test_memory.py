@@ -19,6 +19,7 @@ from recexp.terminal import size
 from recexp.trainer import memory
 from recexp.trainer.default import Trainer
 from recexp.trainer.memory import Bounded, memory_explained, require_memory, training_bytes
+from recexp.trainer.optimizer import rowwise_tables
 
 
 @pytest.mark.parametrize("name", registry.names("model"))
@@ -33,19 +34,34 @@ def test_every_model_is_counted_as_it_is_made(name: str, compose: Callable[..., 
     assert bounded.made == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
-def test_bytes_of_training_are_weights_gradients_and_state(make: Callable[..., nn.Module]) -> None:
+def test_bytes_of_training_are_weights_gradients_and_state(
+    make: Callable[..., nn.Module], compose: Callable[..., Config]
+) -> None:
     model, fitted = make("fm"), make("als")
     weights = sum(parameter.nbytes for parameter in model.parameters())
-    assert training_bytes(model, Optimizer.adam) == 4 * weights
-    assert training_bytes(model, Optimizer.sgd) == 2 * weights
-    assert training_bytes(fitted, Optimizer.adam) == sum(tensor.nbytes for tensor in fitted.state_dict().values())
+    assert training_bytes(model, compose("model=fm")) == 4 * weights
+    assert training_bytes(model, compose("model=fm", "trainer.optimizer=sgd")) == 2 * weights
+    found = training_bytes(fitted, compose("model=als"))
+    assert found == sum(tensor.nbytes for tensor in fitted.state_dict().values())
+
+
+def test_gradient_of_a_table_by_row_holds_the_rows_of_a_batch(
+    make: Callable[..., nn.Module], compose: Callable[..., Config]
+) -> None:
+    """A model with two tables a side: an id's vector, and its linear term."""
+    model, options = make("fm"), ("model=fm", "trainer.batch_size=3", "trainer.sparse=true")
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    tables = rowwise_tables(model)
+    rows = sum(3 * table.n_ids * (4 * table.embedding_dim + 8) for table in tables)
+    others = weights - sum(table.weight.nbytes for table in tables)
+    assert training_bytes(model, compose(*options)) == 3 * weights + others + rows
 
 
 @pytest.mark.parametrize(
     ("typed", "told"),
     [
         (["model=fm", "model.embedding_dim=65536"], "takes .* lower model.embedding_dim = 65536"),
-        (["model=deepfm", "model.hidden_sizes=[4096,4096]"], r"a tensor of 4,096 x \d+ takes [\d.]+ MB"),
+        (["model=deepfm", "model.hidden_sizes=[4096,4096]"], r"a tensor of 4,096 x [\d,]+ takes [\d.]+ MB"),
         (["model=als", "model.embedding_dim=65536"], r"x 65,536 takes [\d.]+ MB; this machine has"),
     ],
 )
@@ -64,7 +80,7 @@ def test_model_that_cannot_be_trained_here_is_refused(
     compose: Callable[..., Config], make: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make("deepfm")
-    needed = training_bytes(model, Optimizer.adam)
+    needed = training_bytes(model, compose("model=deepfm"))
     monkeypatch.setattr(memory, "memory_bytes", lambda: needed)
     require_memory(compose("model=deepfm"), model, torch.device("cpu"))
     monkeypatch.setattr(memory, "memory_bytes", lambda: needed - 1)
