@@ -4,7 +4,6 @@
 
 /* What is kept of a past step: adam.py's columns. */
 enum { RATE, EPS, DECAY, SHRINK, SUM, MOMENT, SQUARE, COLUMNS };
-enum { AHEAD = 12 }; /* rows whose numbers are fetched before they are needed */
 
 STRUCT(adam_missed,
     float *weight, *mean, *square; /* (rows, W) */
@@ -43,9 +42,9 @@ static void adam_missed_thread(void *args, long thread, long n_threads) {
     BLOCKS(start, rows, a->n) for (long i = start; i < start + rows; i++) {
         if (a->rows && i + AHEAD < a->n) {
             long next = a->rows[i + AHEAD];
-            __builtin_prefetch(a->weight + next * width, 1);
-            __builtin_prefetch(a->mean + next * width, 1);
-            __builtin_prefetch(a->square + next * width, 1);
+            fetch(a->weight + next * width, width);
+            fetch(a->mean + next * width, width);
+            fetch(a->square + next * width, width);
             __builtin_prefetch(a->last + next, 1);
         }
         long row = a->rows ? a->rows[i] : i, last = a->last[row], gap = a->step - last;
@@ -91,9 +90,10 @@ static void adam_update_thread(void *args, long thread, long n_threads) {
     BLOCKS(start, rows, a->n) for (long i = start; i < start + rows; i++) {
         if (i + AHEAD < a->n) {
             long next = a->rows[i + AHEAD];
-            __builtin_prefetch(a->weight + next * width, 1);
-            __builtin_prefetch(a->mean + next * width, 1);
-            __builtin_prefetch(a->square + next * width, 1);
+            fetch(a->weight + next * width, width);
+            fetch(a->mean + next * width, width);
+            fetch(a->square + next * width, width);
+            __builtin_prefetch(a->last + next);
         }
         long row = a->rows[i];
         EACH(j, width) {

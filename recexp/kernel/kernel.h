@@ -74,6 +74,13 @@ void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_t
     for (long start = thread * BLOCK, rows; rows = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); \
          start += n_threads * BLOCK)
 
+enum { AHEAD = 12 }; /* rows between the one at work and the one that is fetched: as many as take the time of a fetch */
+
+/* Asks for a row of a table ahead of its use. */
+INLINE void fetch(const float *row, long width) {
+    for (long j = 0; j < width; j += 16) __builtin_prefetch(row + j);
+}
+
 INLINE float *scratch(long rows, long width) { return malloc(sizeof(float) * rows * width); }
 
 /* product.c: c (m, n) = first + a b, or a b if first is null: a (m, depth) with any strides, b (depth, n), first
@@ -132,8 +139,13 @@ INLINE vec square_root(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
 INLINE int any(ivec condition) { return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0; }
 #else
 #define SOME(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (int)((n) < 8 ? (n) : 8)))
-INLINE vec load_some(const float *p, long n) { return (vec)_mm256_maskload_ps(p, SOME(n)); }
-INLINE void store_some(float *p, vec x, long n) { _mm256_maskstore_ps(p, SOME(n), (__m256)x); }
+INLINE vec load_some(const float *p, long n) { return n < LANES ? (vec)_mm256_maskload_ps(p, SOME(n)) : LOAD(p); }
+INLINE void store_some(float *p, vec x, long n) { /* a masked store takes ten times as long as a plain one */
+    if (n < LANES)
+        _mm256_maskstore_ps(p, SOME(n), (__m256)x);
+    else
+        STORE(p, x);
+}
 INLINE vec square_root(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
 INLINE int any(ivec condition) { return !_mm256_testz_si256((__m256i)condition, (__m256i)condition); }
 #endif

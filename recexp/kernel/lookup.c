@@ -14,6 +14,7 @@ static int outside(long index, long n_rows) { return index < 0 || index >= n_row
 static void gather_thread(void *args, long thread, long n_threads) {
     struct gather *g = args;
     BLOCKS(start, rows, g->n) for (long i = start; i < start + rows; i++) {
+        if (i + AHEAD < g->n) __builtin_prefetch(g->table[0] + g->index[0][i + AHEAD] * g->width);
         long first = g->index[0][i], second = g->table[1] ? g->index[1][i] : 0;
         if (outside(first, g->n_rows[0]) || (g->table[1] && outside(second, g->n_rows[1]))) {
             g->out_of_range = 1;
@@ -24,7 +25,7 @@ static void gather_thread(void *args, long thread, long n_threads) {
         if (g->table[1])
             EACH(j, g->width) STORE(to + j, LOAD(from + j) + LOAD(other + j));
         else
-            memcpy(to, from, sizeof(float) * g->width);
+            EACH(j, g->width) store_some(to + j, load_some(from + j, g->width - j), g->width - j);
     }
 }
 KERNEL(gather)

@@ -22,10 +22,10 @@ static void sort_by_digit(const unsigned long *from, unsigned long *to, long n, 
     for (long i = 0; i < n; i++) to[at[from[i] >> shift & mask]++] = from[i];
 }
 
-static void group_thread(void *args, long thread, long n_threads) {
+/* By one thread: passes of several would wait for each other, which takes as long where cores are busy. */
+EXPORT void group(void *args, long n_threads) {
     struct group *g = args;
     long n = g->n, n_bits = 1, n_groups = 0;
-    if (thread) return;
     for (long i = 0; i < n; i++)
         if (g->index[i] < 0 || g->index[i] >= g->n_rows) {
             g->out_of_range = 1;
@@ -52,7 +52,6 @@ static void group_thread(void *args, long thread, long n_threads) {
     *g->count = n_groups;
     free(keys < sorted ? keys : sorted);
 }
-KERNEL(group)
 
 STRUCT(sum_groups,
     const float *x;            /* (N, W) */
@@ -63,11 +62,16 @@ STRUCT(sum_groups,
 
 static void sum_groups_thread(void *args, long thread, long n_threads) {
     const struct sum_groups *s = args;
-    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++) EACH(j, s->width) {
-        vec sum = {0};
-        for (long k = s->start[i]; k < s->start[i + 1]; k++)
-            sum += load_some(s->x + s->order[k] * s->width + j, s->width - j);
-        store_some(s->out + i * s->width + j, sum, s->width - j);
+    long n_entries = s->start[s->n];
+    BLOCKS(start, rows, s->n) for (long i = start; i < start + rows; i++) {
+        for (long k = s->start[i] + AHEAD; k < s->start[i + 1] + AHEAD && k < n_entries; k++)
+            fetch(s->x + s->order[k] * s->width, s->width);
+        EACH(j, s->width) {
+            vec sum = {0};
+            for (long k = s->start[i]; k < s->start[i + 1]; k++)
+                sum += load_some(s->x + s->order[k] * s->width + j, s->width - j);
+            store_some(s->out + i * s->width + j, sum, s->width - j);
+        }
     }
 }
 KERNEL(sum_groups)

@@ -72,6 +72,8 @@ def lookup_grouped(table: Tensor, index: Tensor, groups: Groups, padding: int | 
 
 def coalesced(grad: Tensor) -> Tensor:
     """A sparse gradient of a table with one value per row. Torch forgets that that of a single look-up is so."""
+    if grad.is_coalesced():
+        return grad
     rows, values, shape = grad._indices()[0], grad._values(), grad.shape
     if not bool((rows[1:] > rows[:-1]).all()):
         groups = grouped(rows, grad)

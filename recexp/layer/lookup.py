@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recexp.kernel import lookup as kernel
 from recexp.kernel.device import waits
 from recexp.kernel.lookup import lookup
+from recexp.kernel.pages import in_large_pages
 from recexp.kernel.unique import grouped, lookup_grouped
 
 
@@ -36,6 +37,10 @@ class Table(nn.Embedding):
     def decayed(self) -> bool:
         """Whether the L2 term of embeddings applies to it."""
         return self.origin is not None
+
+    def reset_parameters(self) -> None:
+        in_large_pages(self.weight)  # new, and written to for the first time
+        super().reset_parameters()
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (...) int64 -> (..., E)."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from recexp.kernel.adam import COLUMNS, Rows, Step, missed, powers, remember, update
+from recexp.kernel.pages import in_large_pages
+from recexp.kernel.unique import coalesced
 
 KEPT = 2**14  # steps that may be put off; then all rows are brought up to date
 LARGEST_MOVE = 4.0  # of a weight in a step, in learning rates: Adam's is at most (1 - b1) / sqrt(1 - b2) = 3.2
@@ -40,7 +42,7 @@ class DeferredAdam(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # no closure: the loss is not evaluated anew
         for table, group in self.tables.items():
             if table.grad is not None:
-                self._update(table, table.grad.coalesce(), group)
+                self._update(table, coalesced(table.grad), group)
 
     def _update(self, table: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table] or self._start(table)
@@ -60,8 +62,8 @@ class DeferredAdam(torch.optim.Optimizer):
     def _start(self, table: Tensor) -> dict[str, Any]:
         self.state[table] = {
             "step": torch.zeros((), dtype=torch.float64),
-            "exp_avg": torch.zeros_like(table),
-            "exp_avg_sq": torch.zeros_like(table),
+            "exp_avg": _like(table).zero_(),
+            "exp_avg_sq": _like(table).zero_(),
             "last": torch.zeros(len(table), dtype=torch.int32, device=table.device),
             "past": self._past[table][:0],
             "reach": _norm(table),  # the norm of the table is at most this
@@ -104,17 +106,23 @@ class DeferredAdam(torch.optim.Optimizer):
         return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As given: torch's own turns all numbers into the type of the weights."""
+        """As given: torch's own turns all numbers into the type of the weights. Moments move to pages of their own."""
         self.state.clear()
         for index, table in enumerate(self.tables):
             if state := state_dict["state"].get(index):
                 past = self._past[table][: len(state["past"])]
                 past.copy_(state["past"])
-                self.state[table] = {**state, "past": past}
+                moments = {name: _like(state[name]).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[table] = {**state, **moments, "past": past}
 
 
 def _rows(table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Rows:
     return Rows(table.detach(), state["exp_avg"], state["exp_avg_sq"], state["last"], group["betas"])
+
+
+def _like(x: Tensor) -> Tensor:
+    """A new tensor of this shape, its numbers not yet set."""
+    return in_large_pages(torch.empty_like(x))
 
 
 def _norm(x: Tensor) -> Tensor:
