@@ -24,8 +24,11 @@ class Optimizer(Enum):
     adagrad = "AdaGrad"
     lazy_adam = "Adam that skips embedding rows absent from the batch"
     ftrl = "FTRL-proximal: steps as in AdaGrad, an L1 term that sets weights to exactly 0"
+    row_wise_adam = "Adam whose second moment is one number for each embedding row"
+    row_wise_adagrad = "AdaGrad whose sum of squares is one number for each embedding row"
 
 
+ROW_WISE = (Optimizer.row_wise_adam, Optimizer.row_wise_adagrad)
 EXACT = (Optimizer.adam, Optimizer.adamw)  # by row too, whatever decays the whole table
 
 

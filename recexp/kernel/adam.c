@@ -6,13 +6,19 @@
 enum { RATE, EPS, DECAY, SHRINK, SUM, MOMENT, SQUARE, COLUMNS };
 
 STRUCT(adam_missed,
-    float *weight, *mean, *square; /* (rows, W) */
+    float *weight, *mean, *square; /* (rows, W), square (rows, 1) if per_row */
     int *last;                     /* (rows,): the step up to which each row is updated, 0 before its first gradient */
     const long *OPTIONAL rows;     /* (n,), unique; null: all */
     const double *past, *powers;   /* (n_past, COLUMNS), (n_past + 1, 2) */
-    long n, width, step, n_past, decays, n_left; /* after n_left steps without decay a row moves no more */
+    long n, width, per_row, step, n_past, decays, n_left; /* after n_left steps without decay a row moves no more */
     double beta1, beta2;
 )
+
+/* The second moments of a row's numbers from j on; one number for all of them if per_row. */
+INLINE vec second_moment(const float *square, long j, long width, long per_row) {
+    if (per_row) return (vec){0} + *square;
+    return load_some(square + j, width - j);
+}
 
 /* The steps one by one: gradients are `decay` times the weights. */
 static void one_by_one(vec *w, vec *m, vec *v, const double *past, long n, const struct adam_missed *a) {
@@ -44,16 +50,17 @@ static void adam_missed_thread(void *args, long thread, long n_threads) {
             long next = a->rows[i + AHEAD];
             fetch(a->weight + next * width, width);
             fetch(a->mean + next * width, width);
-            fetch(a->square + next * width, width);
+            fetch(a->square + next * (a->per_row ? 1 : width), a->per_row ? 1 : width);
             __builtin_prefetch(a->last + next, 1);
         }
         long row = a->rows ? a->rows[i] : i, last = a->last[row], gap = a->step - last;
         if (!gap || (!last && !a->decays)) continue;
         const double *past = a->past + (a->n_past - gap) * COLUMNS, *power = a->powers + 2 * gap;
+        float *square = a->square + row * (a->per_row ? 1 : width);
         EACH(j, width) {
             float *weight = a->weight + row * width + j, *mean = a->mean + row * width + j;
-            float *square = a->square + row * width + j;
-            vec w = load_some(weight, width - j), m = load_some(mean, width - j), v = load_some(square, width - j);
+            vec w = load_some(weight, width - j), m = load_some(mean, width - j);
+            vec v = second_moment(square, j, width, a->per_row);
             if (a->decays)
                 one_by_one(&w, &m, &v, past, gap, a);
             else {
@@ -66,19 +73,20 @@ static void adam_missed_thread(void *args, long thread, long n_threads) {
             }
             store_some(weight, w, width - j);
             store_some(mean, m, width - j);
-            store_some(square, v, width - j);
+            if (!a->per_row) store_some(square + j, v, width - j);
         }
+        if (a->per_row) *square *= (float)power[1];
         a->last[row] = a->step;
     }
 }
 KERNEL(adam_missed)
 
 STRUCT(adam_update,
-    float *weight, *mean, *square; /* (rows, W) */
+    float *weight, *mean, *square; /* (rows, W), square (rows, 1) if per_row */
     int *last;                     /* (rows,) */
-    const long *rows;              /* (n,), unique */
+    const long *OPTIONAL rows;     /* (n,), unique; null: all */
     const float *grad;             /* (n, W) */
-    long n, width, step;
+    long n, width, per_row, step;
     double beta1, beta2, rate, eps, decay, shrink;
 )
 
@@ -88,25 +96,35 @@ static void adam_update_thread(void *args, long thread, long n_threads) {
     float b1 = a->beta1, b2 = a->beta2, c1 = 1 - a->beta1, c2 = 1 - a->beta2;
     float rate = a->rate, eps = a->eps, decay = a->decay, shrink = a->shrink;
     BLOCKS(start, rows, a->n) for (long i = start; i < start + rows; i++) {
-        if (i + AHEAD < a->n) {
+        if (a->rows && i + AHEAD < a->n) {
             long next = a->rows[i + AHEAD];
             fetch(a->weight + next * width, width);
             fetch(a->mean + next * width, width);
-            fetch(a->square + next * width, width);
+            fetch(a->square + next * (a->per_row ? 1 : width), a->per_row ? 1 : width);
             __builtin_prefetch(a->last + next);
         }
-        long row = a->rows[i];
+        long row = a->rows ? a->rows[i] : i;
+        float *square = a->square + row * (a->per_row ? 1 : width);
+        if (a->per_row) {
+            vec sum = {0};
+            EACH(j, width) {
+                vec g = load_some(a->grad + i * width + j, width - j);
+                g += decay * load_some(a->weight + row * width + j, width - j);
+                sum += g * g;
+            }
+            *square = b2 * *square + c2 * sum_of(sum)[0] / width;
+        }
         EACH(j, width) {
             float *weight = a->weight + row * width + j, *mean = a->mean + row * width + j;
-            float *square = a->square + row * width + j;
-            vec w = load_some(weight, width - j), m = load_some(mean, width - j), v = load_some(square, width - j);
+            vec w = load_some(weight, width - j), m = load_some(mean, width - j);
             vec g = load_some(a->grad + i * width + j, width - j) + decay * w;
+            vec v = second_moment(square, j, width, a->per_row);
+            if (!a->per_row) v = b2 * v + c2 * g * g;
             w *= shrink;
             m = b1 * m + c1 * g;
-            v = b2 * v + c2 * g * g;
             store_some(weight, w - rate * m / (square_root(v) + eps), width - j);
             store_some(mean, m, width - j);
-            store_some(square, v, width - j);
+            if (!a->per_row) store_some(square + j, v, width - j);
         }
         a->last[row] = a->step;
     }

@@ -8,6 +8,8 @@ last step with one. With S = sum c_t r^j, and q and s^2 the mean and variance of
     w <- w - S m / (sqrt(v) + q) (1 + s^2 / (sqrt(v) + q)^2)
 up to terms in s^3, which is why steps are taken one by one where sqrt(v) + q < 200 s. With an L2 term on the whole
 table g is not 0, and they always are: for each row in one pass over memory.
+
+Row-wise Adam has one v for each row, of the mean of g^2 over its weights; the rest is the same.
 """
 
 import math
@@ -44,7 +46,7 @@ class Step:
 class Rows:
     """A table's weights and moments (n, W), and the step up to which each row is updated: (n,) int32.
 
-    That is 0 before a row's first gradient.
+    That is 0 before a row's first gradient. The second moments of row-wise Adam are (n, 1).
     """
 
     weight: Tensor
@@ -92,48 +94,54 @@ def missed_reference(rows: Rows, index: Tensor, past: Tensor, step: int, decays:
     rows.weight[index], rows.mean[index], rows.square[index], rows.last[index] = w, m, v, step
 
 
-def update_reference(rows: Rows, index: Tensor, grad: Tensor, step: Step) -> None:
-    """A step of rows at an index (m,) that have missed none, with gradients (m, W)."""
+def update_reference(rows: Rows, index: Tensor | None, grad: Tensor, step: Step) -> None:
+    """A step of rows at an index (m,) that have missed none, with gradients (m, W). An index of None is all rows."""
+    at = slice(None) if index is None else index
     kept = (rows.weight, rows.mean, rows.square)
-    w, m, v = (tensor[index] for tensor in kept)
+    w, m, v = (tensor[at] for tensor in kept)
     for tensor, new in zip(kept, _adam(w, m, v, grad, step, rows.betas), strict=True):
-        tensor[index] = new
-    rows.last[index] = step.step
+        tensor[at] = new
+    rows.last[at] = step.step
 
 
 def _adam(
     w: Tensor, m: Tensor, v: Tensor, grad: Tensor, step: Step, betas: tuple[float, float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad = grad + step.decay * w
-    m, v = betas[0] * m + (1 - betas[0]) * grad, betas[1] * v + (1 - betas[1]) * grad.square()
+    squares = grad.square() if v.shape == grad.shape else grad.square().mean(1, keepdim=True)
+    m, v = betas[0] * m + (1 - betas[0]) * grad, betas[1] * v + (1 - betas[1]) * squares
     return step.shrink * w - step.rate * m / (v.sqrt() + step.eps), m, v
 
 
 def missed(rows: Rows, index: Tensor | None, past: Tensor, step: int, powers: Tensor, decays: bool) -> None:
     """`missed_reference`; an index of None is all rows. decays: whether gradients of absent rows are not 0."""
     kernels = library(rows.weight)
-    if kernels is None:
+    if kernels is None or (decays and _per_row(rows)):
         index = torch.arange(len(rows.last), device=rows.last.device) if index is None else index
         missed_reference(rows, index, past, step, decays)
         return
     n = len(rows.last) if index is None else len(index)
     kernels["adam_missed"](
-        **_tensors(rows), rows=index, past=past, powers=powers, n=n, width=rows.weight.shape[1], step=step,
-        n_past=len(past), decays=int(decays), n_left=REACH, beta1=rows.betas[0], beta2=rows.betas[1],
+        **_members(rows), rows=index, past=past, powers=powers, n=n, step=step, n_past=len(past), decays=int(decays),
+        n_left=REACH, beta1=rows.betas[0], beta2=rows.betas[1],
     )  # fmt: skip
 
 
-def update(rows: Rows, index: Tensor, grad: Tensor, step: Step) -> None:
+def update(rows: Rows, index: Tensor | None, grad: Tensor, step: Step) -> None:
     """`update_reference`."""
     kernels = library(rows.weight)
     if kernels is None:
         update_reference(rows, index, grad, step)
         return
     kernels["adam_update"](
-        **_tensors(rows), rows=index, grad=grad, n=len(index), width=rows.weight.shape[1],
-        beta1=rows.betas[0], beta2=rows.betas[1], **vars(step),
+        **_members(rows), rows=index, grad=grad, n=len(grad), beta1=rows.betas[0], beta2=rows.betas[1], **vars(step),
     )  # fmt: skip
 
 
-def _tensors(rows: Rows) -> dict[str, Tensor]:
-    return {"weight": rows.weight, "mean": rows.mean, "square": rows.square, "last": rows.last}
+def _members(rows: Rows) -> dict[str, Tensor | int]:
+    tensors = {"weight": rows.weight, "mean": rows.mean, "square": rows.square, "last": rows.last}
+    return {**tensors, "width": rows.weight.shape[1], "per_row": int(_per_row(rows))}
+
+
+def _per_row(rows: Rows) -> bool:
+    return rows.square.shape != rows.weight.shape

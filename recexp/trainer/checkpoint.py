@@ -35,6 +35,7 @@ OPTIMIZER_STATE = {
     "SparseAdam": {"step", "exp_avg", "exp_avg_sq"},
     "DeferredAdam": {"step", "exp_avg", "exp_avg_sq", "last", "past", "reach"},
     "Adagrad": {"step", "sum"},
+    "RowWiseAdagrad": {"sum"},
     "FTRL": {"n", "r"},
 }
 
@@ -235,7 +236,8 @@ def _fits(key: str, tensor: Tensor, shape: torch.Size) -> bool:
         case "past":
             return tensor.dtype is torch.float64 and tensor.shape[1:] == (len(COLUMNS),) and len(tensor) <= KEPT
         case _:
-            return tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape == shape)
+            per_row = (*shape[:1], 1)
+            return tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape in (shape, per_row))
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

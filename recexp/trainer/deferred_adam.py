@@ -20,15 +20,25 @@ LARGEST_MOVE = 4.0  # of a weight in a step, in learning rates: Adam's is at mos
 class DeferredAdam(torch.optim.Optimizer):
     """Takes sparse gradients of tables; `catch_up` must be called with rows before they are read.
 
-    The state of a table holds what is still to be done, so training goes on from it to the bit.
+    The state of a table holds what is still to be done, so training goes on from it to the bit. After a dense gradient
+    nothing is, as it updates all rows.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], lr: float, weight_decay: float = 0.0, decoupled: bool = False
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        row_wise: bool = False,
     ) -> None:
-        """groups: parameters with their `l2`, the strength of an L2 term on the whole table. decoupled: as in AdamW."""
+        """groups: parameters with their `l2`, the strength of an L2 term on the whole table. decoupled: as in AdamW.
+
+        row_wise: the second moment is one number for each row, of the mean of its squared gradients.
+        """
         defaults = {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": weight_decay, "decoupled": decoupled}
         super().__init__(groups, defaults | {"l2": 0.0})
+        self.row_wise = row_wise
         self.clipping = 1.0  # what the gradients of the next step have been multiplied by
         self._powers = powers(KEPT, defaults["betas"])  # type: ignore[arg-type]
         self._past = {table: torch.zeros(KEPT, len(COLUMNS), dtype=torch.float64) for table in self.tables}
@@ -42,7 +52,7 @@ class DeferredAdam(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]  # no closure: the loss is not evaluated anew
         for table, group in self.tables.items():
             if table.grad is not None:
-                self._update(table, coalesced(table.grad), group)
+                self._update(table, coalesced(table.grad) if table.grad.is_sparse else table.grad, group)
 
     def _update(self, table: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table] or self._start(table)
@@ -52,6 +62,9 @@ class DeferredAdam(torch.optim.Optimizer):
         lr, decay = float(group["lr"]), group["weight_decay"]
         coupled, shrink = (0.0, 1 - lr * decay) if group["decoupled"] else (decay, 1.0)
         step = Step.of(int(state["step"]), lr, group["betas"], group["eps"], coupled, shrink)
+        if not grad.is_sparse:
+            update(_rows(table, state, group), None, grad, step)
+            return
         update(_rows(table, state, group), grad.indices()[0], grad.values(), step)
         n, past = len(state["past"]), self._past[table]
         absent = Step(step.step, step.rate, step.eps, coupled + self.clipping * group["l2"], shrink)
@@ -63,7 +76,7 @@ class DeferredAdam(torch.optim.Optimizer):
         self.state[table] = {
             "step": torch.zeros((), dtype=torch.float64),
             "exp_avg": _like(table).zero_(),
-            "exp_avg_sq": _like(table).zero_(),
+            "exp_avg_sq": _like(table[:, :1] if self.row_wise else table).zero_(),
             "last": torch.zeros(len(table), dtype=torch.int32, device=table.device),
             "past": self._past[table][:0],
             "reach": _norm(table),  # the norm of the table is at most this
@@ -91,8 +104,8 @@ class DeferredAdam(torch.optim.Optimizer):
 
         All rows are brought up to date where a bound does not answer that.
         """
-        present = {table: table.grad.indices()[0] for table in self.tables if table.grad is not None}
-        decayed = {table: group["l2"] for table, group in self.tables.items() if group["l2"] and table in present}
+        with_grad = {table: group["l2"] for table, group in self.tables.items() if table.grad is not None}
+        decayed = {table: l2 for table, l2 in with_grad.items() if l2}
         for table in decayed:
             if not self.state[table]:
                 self._start(table)
@@ -101,7 +114,9 @@ class DeferredAdam(torch.optim.Optimizer):
         norms = []
         for table, l2 in decayed.items():
             self.catch_up(table)
-            squares = self.state[table]["reach"].square() - _norm(table.detach()[present[table]]).square()
+            assert table.grad is not None
+            present = table.detach()[table.grad.indices()[0]]
+            squares = self.state[table]["reach"].square() - _norm(present).square()
             norms.append(l2 * squares.clamp(min=0).sqrt())
         return torch.linalg.vector_norm(torch.stack(norms)).float()
 

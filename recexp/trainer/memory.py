@@ -17,8 +17,10 @@ from recexp.process import memory_bytes
 from recexp.terminal import size
 from recexp.trainer.optimizer import ids_of_batch, optimizer_overrides, rowwise_tables, table_by_row
 
-# Numbers that an optimizer keeps for each weight.
-STATE = {"adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "adagrad": 1, "sgd": 0}
+# Numbers that an optimizer keeps for each weight; the row-wise ones keep another for each row.
+STATE = {
+    "adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "row_wise_adam": 1, "adagrad": 1, "row_wise_adagrad": 0, "sgd": 0,
+}  # fmt: skip
 INDEX_BYTES = 8  # of a row in a sparse gradient
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 # What CPU and GPU say, and numpy.

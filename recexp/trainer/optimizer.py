@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import EXACT, L2Rows, Optimizer, Schedule, TrainerConfig, require_rowwise
+from recexp.config import EXACT, ROW_WISE, L2Rows, Optimizer, Schedule, TrainerConfig, require_rowwise
 from recexp.error import ConfigError, choices
 from recexp.kernel.adam import available
 from recexp.layer.lookup import Table
 from recexp.model import reads_history
 from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.ftrl import FTRL
+from recexp.trainer.row_wise import RowWiseAdagrad
 
 LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
 ROWS_PER_ID = 8  # of a table, for updates by row to cost less
@@ -99,12 +100,14 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One optimizer for each kind in use, and a second one for those tables that are updated by row.
 
-    overrides: per-parameter optimizer overrides. l2: strengths of L2 terms on whole tables. Row-wise SGD, AdaGrad and
+    overrides: per-parameter optimizer overrides. l2: strengths of L2 terms on whole tables. By row, SGD, AdaGrad and
     FTRL are exact: without momentum or decay, a row whose gradient is 0 stays as it is. So are Adam and AdamW, which
-    update rows absent from a batch later. Lazy Adam is not Adam: these rows keep their moments, and stay.
+    update rows absent from a batch later. Lazy Adam is not Adam: these rows keep their moments, and stay. Of a row-wise
+    kind, all tables have one number for each row; other parameters have the plain kind.
     """
-    rowwise = {table.weight for table in tables if table.sparse}
     kinds = {parameter: overrides.get(parameter, config.optimizer) for parameter in parameters}
+    one_number = {table.weight for table in tables if overrides.get(table.weight, config.optimizer) in ROW_WISE}
+    rowwise = one_number | {table.weight for table in tables if table.sparse}
     optimizers = []
     for kind in dict.fromkeys(kinds.values()):
         dense = [parameter for parameter in kinds if kinds[parameter] is kind and parameter not in rowwise]
@@ -121,13 +124,13 @@ def _dense(config: TrainerConfig, kind: Optimizer, parameters: list[nn.Parameter
     on_gpu = device.type == "cuda"  # the learning rate lies there too: a recorded step reads it anew in each replay
     lr: Any = torch.tensor(config.learning_rate, device=device) if on_gpu else config.learning_rate
     match kind:
-        case Optimizer.adam | Optimizer.lazy_adam:
+        case Optimizer.adam | Optimizer.lazy_adam | Optimizer.row_wise_adam:
             return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.adamw:
             return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True, capturable=on_gpu)
         case Optimizer.sgd:
             return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, fused=True)
-        case Optimizer.adagrad:
+        case Optimizer.adagrad | Optimizer.row_wise_adagrad:
             return torch.optim.Adagrad(parameters, lr=config.learning_rate, weight_decay=decay)
         case Optimizer.ftrl:
             return _ftrl(config, parameters)
@@ -140,6 +143,11 @@ def _rowwise(
         case Optimizer.adam | Optimizer.adamw:
             groups = [{"params": [parameter], "l2": l2.get(parameter, 0.0)} for parameter in parameters]
             return DeferredAdam(groups, config.learning_rate, config.weight_decay, kind is Optimizer.adamw)
+        case Optimizer.row_wise_adam:  # an L2 term on a whole table asks for dense gradients, which then hold it
+            groups = [{"params": [parameter]} for parameter in parameters]
+            return DeferredAdam(groups, config.learning_rate, config.weight_decay, row_wise=True)
+        case Optimizer.row_wise_adagrad:
+            return RowWiseAdagrad(parameters, config.learning_rate, config.weight_decay)
         case Optimizer.sgd:
             return torch.optim.SGD(parameters, lr=config.learning_rate)
         case Optimizer.adagrad:

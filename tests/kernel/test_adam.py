@@ -1,12 +1,24 @@
 """Steps that rows have missed, and steps of rows: by kernels, and by the reference one by one."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from recexp.kernel import adam
-from recexp.kernel.adam import COLUMNS, EPS, Rows, Step, missed, missed_reference, powers, remember, update
+from recexp.kernel.adam import (
+    COLUMNS,
+    EPS,
+    Rows,
+    Step,
+    missed,
+    missed_reference,
+    powers,
+    remember,
+    update,
+    update_reference,
+)
 
 BETAS, N = (0.9, 0.999), 100
 each_width = pytest.mark.parametrize("width", [1, 5, 16, 37])
@@ -79,6 +91,22 @@ def test_update_equals_that_of_torch(width, library, threads, used):
         update(rows, torch.arange(N), whole.grad, Step.of(number, 0.01, BETAS, 1e-8, 0.1, 1.0))
     torch.testing.assert_close(rows.weight, whole.detach(), rtol=1e-5, atol=1e-6)
     assert rows.last.eq(3).all() and set(used) == {"adam_update"}
+
+
+@each_width
+def test_one_second_moment_of_a_row_equals_that_of_the_reference(width, library, threads, used):
+    rows = rows_of(width, 1e-3, 301 - torch.arange(N, dtype=torch.int32))
+    rows = replace(rows, square=rows.square.mean(1, keepdim=True))
+    index, grad, wanted = torch.arange(0, N, 3), torch.randn(34, width), copied(rows)
+    past, step = remembered(2, 300), Step.of(302, 0.01, BETAS, 1e-8, 0.1, 0.99)
+    missed(rows, None, past, 301, powers(300, BETAS), decays=False)
+    missed_reference(wanted, torch.arange(N), past, 301, decays=False)
+    update(rows, index, grad, step)
+    update_reference(wanted, index, grad.double(), step)
+    assert used == ["adam_missed", "adam_update"]
+    for name in ("weight", "mean", "square"):
+        torch.testing.assert_close(getattr(rows, name).double(), getattr(wanted, name), rtol=1e-5, atol=1e-6)
+    assert torch.equal(rows.last, wanted.last)
 
 
 def test_a_learning_rate_of_0_moves_nothing(library):

@@ -368,7 +368,8 @@ def test_optimizer_state_of_another_kind_is_told(kind: Optimizer, trained: Calla
         *({**state, name: torch.ones(5, 5).long()} for name in state),
     ]
     for tensors in wrong:
-        if not named("optimizer.0.0.", tensors) and not named("optimizer.1.0.", tensors):
+        parameters = ("optimizer.0.0.", "optimizer.1.0.")
+        if any(named(each, state) and not named(each, tensors) for each in parameters):
             continue  # a parameter without any state has had no gradient yet
         with pytest.raises(DamagedFile):
             load_optimizers(trained(kind)[2], tensors)
