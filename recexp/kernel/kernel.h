@@ -140,9 +140,9 @@ INLINE int any(ivec condition) { return _mm512_test_epi32_mask((__m512i)conditio
 #else
 #define SOME(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (int)((n) < 8 ? (n) : 8)))
 INLINE vec load_some(const float *p, long n) { return n < LANES ? (vec)_mm256_maskload_ps(p, SOME(n)) : LOAD(p); }
-INLINE void store_some(float *p, vec x, long n) { /* a masked store takes ten times as long as a plain one */
+INLINE void store_some(float *p, vec x, long n) { /* AMD's masked stores take ten times as long as plain ones */
     if (n < LANES)
-        _mm256_maskstore_ps(p, SOME(n), (__m256)x);
+        for (long i = 0; i < n; i++) p[i] = x[i];
     else
         STORE(p, x);
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,7 +23,12 @@ class Origin:
     """The ids of the data that the n rows of a table stand for."""
 
     side: str  # user, item or context
-    ids: Tensor  # (n,) int64
+    spans: tuple[range, ...]  # of ids, one after another
+
+    @property
+    def ids(self) -> Tensor:
+        """(n,) int64. Not kept: it may take twice the memory of a table's weights."""
+        return torch.cat([torch.arange(span.start, span.stop) for span in self.spans])
 
 
 class Table(nn.Embedding):

@@ -118,10 +118,10 @@ def _draw_by_field(weight: Tensor, side: Side, init: EmbeddingInit) -> None:
             draw(rows)
 
 
-def _source(side: Side) -> Tensor:
-    """The data's id of each row of a side's table: (vocabulary,)."""
-    ids = [torch.arange(field.size) + FIRST + field.offset for field in side.fields if not field.numeric]
-    return torch.cat([torch.arange(FIRST), *ids])
+def _source(side: Side) -> tuple[range, ...]:
+    """The data's ids of the rows of a side's table, in order."""
+    firsts = [(FIRST + field.offset, field.size) for field in side.fields if not field.numeric]
+    return (range(FIRST), *(range(first, first + size) for first, size in firsts))
 
 
 def _shares(side: Side) -> Tensor:
