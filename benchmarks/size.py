@@ -89,7 +89,9 @@ def deepfm(n_rows: int, way: str, n_steps: int) -> float:
 
 
 def stepping(model: nn.Module, config: Config) -> Step:
-    batches = cast("Batches", SimpleNamespace(steps=lambda *_: 1, max_history=0, n_events=0, device=torch.device("cpu")))
+    batches = cast(
+        "Batches", SimpleNamespace(steps=lambda *_: 1, max_history=0, n_events=0, device=torch.device("cpu"))
+    )
     return Step(Train(name="train", model=model), config.model.loss_weights, 0.0, config.trainer, batches, 1)
 
 
