@@ -13,9 +13,7 @@ from recexp.layer.lookup import Events, lookup
 def inner_products(query: Tensor, keys: Events) -> Tensor:
     """<q, k_s> of queries (B, S) and all keys of the history: (B, L). Equal events have equal ones to the bit."""
     per_row = max(1, keys.index.shape[1]) * query.shape[1]
-    if (
-        len(keys.vectors) <= per_row
-    ):  # then products with all unique events take less memory than the keys of each event
+    if len(keys.vectors) <= per_row:  # products with all unique events take less memory than the key of each event
         return (query @ keys.vectors.T).gather(1, keys.index)
     return in_chunks(_products, per_row, (query, keys.index), keys.vectors)
 
