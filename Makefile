@@ -19,7 +19,7 @@ run: install  ## DIEN on the embedded synthetic data
 	$(BIN)/recexp model=dien model.loss_weights.auxiliary=0.5 trainer.epochs=5
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 torture: install  ## kills, failing disks, power losses, flipped bits, fuzzing; hours, or KINDS="kill cut" alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3'
