@@ -35,6 +35,8 @@ def one_thread() -> None:
     """Tests share the machine; those that do without torch need not import it."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+        if not torch.cuda.is_available():  # else it writes down the stack for devices that may come, 2 ms each time
+            torch.manual_seed = torch.default_generator.manual_seed
 
 
 @pytest.fixture(scope="session", autouse=True)
