@@ -4,6 +4,7 @@ An import counts wherever it stands: in a function, and under TYPE_CHECKING too,
 """
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,7 @@ class Import(NamedTuple):
         return f"{self.path}:{self.line}: {room_of(self.path)} imports {self.module}"
 
 
+@functools.cache
 def imports(root: Path) -> list[Import]:
     """All imports of recexp and hydra_plugins by their own files, whose paths start at root."""
     paths = sorted(path for top in ("recexp", "hydra_plugins") for path in (root / top).rglob("*.py"))
