@@ -5,7 +5,8 @@ B batch, T events of all its sequences, D model size; E the item vectors, P thos
     x <- x + Attention(LN x),  x <- x + FFN(LN x)                              form=pre
     y = LN x,  x <- y + Attention(q = y, k = v = x),  z = LN x,  x <- z + FFN(z)     form=original
     score of item i after event s = <LN x_s, E_i>
-Attention is causal. A user without history has the query 0.
+Attention is causal; what it gives has dropout in form=pre alone, what the FFN gives in both. A user without history has
+the query 0.
 """
 
 from dataclasses import dataclass
@@ -45,11 +46,12 @@ class Block(nn.Module):
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
         y = self.norms[0](x)
-        heads = self.attention(y, y if self.form is Form.pre else x, layout, last)
-        past = x if self.form is Form.pre else y
-        x = (past[layout.last] if last else past) + self.dropout(heads)
+        pre = self.form is Form.pre
+        heads = self.attention(y, y if pre else x, layout, last)
+        past = x if pre else y
+        x = (past[layout.last] if last else past) + (self.dropout(heads) if pre else heads)
         y = self.norms[1](x)
-        return (x if self.form is Form.pre else y) + self.dropout(self.transform(y))
+        return (x if pre else y) + self.dropout(self.transform(y))
 
 
 class Backbone(nn.Module):

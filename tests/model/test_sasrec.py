@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch
 from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
-from recexp.model.sasrec import Form
+from recexp.layer.mlp import MLP
+from recexp.layer.packed import CausalAttention, Layout
+from recexp.model.sasrec import Block, Form
 
 Make = Callable[..., nn.Module]
 
@@ -47,6 +49,19 @@ def test_states_and_logits_are_those_of_the_equations(form: Form, make: Make, mi
         torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-4)
         target = model.item_vectors()[ids[mixed.target[sample]]]
         torch.testing.assert_close(logits[sample], expected[-1] @ target, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", Form)
+def test_what_attention_gives_has_dropout_with_pre_norm_alone(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(8, 1, 8, Activation.relu, dropout=0.5, form=form)
+    monkeypatch.setattr(CausalAttention, "forward", lambda attention, query, *rest: torch.randn_like(query))
+    monkeypatch.setattr(MLP, "forward", lambda mlp, x: torch.zeros_like(x))
+    torch.manual_seed(0)
+    x, layout, trained = torch.randn(5, 8), Layout(torch.tensor([5])), []
+    for mode in (True, False):
+        torch.manual_seed(1)
+        trained.append(block.train(mode)(x, layout, last=False))
+    assert torch.equal(*trained) == (form is Form.original)
 
 
 def test_a_query_is_the_last_state(make: Make, mixed: Batch) -> None:
