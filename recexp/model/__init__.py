@@ -147,8 +147,9 @@ def reads_history(model: nn.Module | type[nn.Module]) -> bool:
 
 
 def search_of(model: nn.Module) -> Search | None:
-    """How the model searches all earlier events: its attribute `search`. None if it reads the history alone."""
-    return getattr(model, "search", None)
+    """How the model searches all earlier events: its attribute `search`, a Search. None if it has none."""
+    search = getattr(model, "search", None)
+    return search if isinstance(search, Search) else None
 
 
 def of_tasks(logits: Tensor, parts: dict[str, Tensor]) -> Output:
