@@ -21,9 +21,7 @@ from recexp.dataset.merge import decoded
 from recexp.dataset.prepare import prepare
 from recexp.dataset.ragged import Ragged, below, beside
 from recexp.dataset.raw import Raw
-from recexp.error import ConfigError
 from recexp.layer.embedding import FeatureEmbedding
-from recexp.run.export.encoding import described
 from recexp.run.importance import features, mixed
 from recexp.trainer.broken import flattened, restored
 
@@ -178,8 +176,3 @@ def test_memory_follows_the_values(tiny_table: Callable[..., Raw], tiny_config: 
     config = tiny_config(SplitKind.random, features={"context": {"tags": FeatureKind.multi}})
     dataset = prepare(replace(raw, context=pd.DataFrame({"tags": cells})), config)
     assert sum(array.nbytes for array in dataset.log.arrays().values()) < 40 * n_rows
-
-
-def test_a_bundle_of_fixed_shapes_refuses_them(prepared: Prepare) -> None:
-    with pytest.raises(ConfigError, match=r"^export: tags has up to \d+ values a cell; fewer than 16 are served\.$"):
-        described(prepared(True)[0].encoder)
