@@ -265,7 +265,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(name, folder):
     assert (folder / "bomb").stat().st_size < 2**24
     command = [sys.executable, "-c", READ, kind, "bomb"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0 and done.stdout.startswith(("bomb", "dataset.path = bomb")), done.stderr + done.stdout
 
