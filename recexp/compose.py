@@ -350,7 +350,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 def _guard_files() -> None:
     """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file.
 
-    Files of recexp's own are parsed once.
+    Files of recexp's own are parsed once, until they change.
     """
     from hydra._internal.sources_registry import SourcesRegistry
     from hydra.core.plugins import Plugins
@@ -358,16 +358,17 @@ def _guard_files() -> None:
     Plugins.instance()  # registers the class that reads files
     reader: Any = SourcesRegistry.instance().resolve("file")
     load = reader.load_config
-    known: dict[Path, Any] = {}
+    known: dict[tuple[Path, int], Any] = {}
 
     def checked(source: Any, config_path: str) -> Any:
         path = Path(source.path, source._normalize_file_name(config_path))
-        if path.is_relative_to(conf_folder().absolute()):
-            if path not in known:
-                known[path] = load(source, config_path)
-            return copy.deepcopy(known[path])
         if not path.exists():
             return load(source, config_path)
+        if path.is_relative_to(conf_folder().absolute()):
+            version = path, path.stat().st_mtime_ns
+            if version not in known:
+                known[version] = load(source, config_path)
+            return copy.deepcopy(known[version])
         try:
             tree = parse_yaml(read_bytes(path).decode())
             if not isinstance(tree, dict | None):

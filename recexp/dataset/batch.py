@@ -20,7 +20,7 @@ from recexp.dataset.history import Histories, Past, no_past
 from recexp.dataset.log import SPLITS, Dataset, Log
 from recexp.dataset.negatives import Negatives
 from recexp.dataset.sample import Samples as Samples
-from recexp.dataset.search import Search
+from recexp.dataset.search import Search, events_of_sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Batches:
         log = dataset.log
         self.device = torch.device(device)
         self.max_history = dataset.schema.max_history  # 0 for a table
-        self.n_events = self.max_history + (search.most if search else 0)  # of a sample, at most
+        self.n_events = events_of_sample(self.max_history, search)
         self.vocabulary = {side: getattr(dataset.schema, side).vocabulary for side in ("user", "item", "context")}
         self.rows = {split: self._tensor(log.rows(split).astype(np.int32)) for split in SPLITS}
         self.context = self._features(log.context)

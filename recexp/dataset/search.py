@@ -21,6 +21,11 @@ class Search:
     most: int
 
 
+def events_of_sample(max_history: int, search: Search | None) -> int:
+    """How many past events a sample has at most: its history and what the search finds."""
+    return max_history + (search.most if search else 0)
+
+
 class ValueIndex:
     """The visible events of a log, sorted by value, then position.
 

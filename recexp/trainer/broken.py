@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.search import events_of_sample
 from recexp.error import DamagedFile, RunError
 from recexp.model import search_of
 from recexp.storage import read_json, write_json
@@ -56,8 +57,7 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            search = search_of(stage.model)
-            n_events = config.dataset.max_history + (search.most if search else 0)
+            n_events = events_of_sample(config.dataset.max_history, search_of(stage.model))
             counted = cast("Batches", Counted(named("counts.", tensors), device, n_events))
             options = config.model
             weights = trainer.weights(config)

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from recexp import registry
 from recexp.config import Config, ModelConfig, Optimizer
+from recexp.dataset.search import events_of_sample
 from recexp.error import ConfigError, Failure
 from recexp.model import Fit, search_of, stages
 from recexp.process import memory_bytes
@@ -83,8 +84,7 @@ def training_bytes(model: nn.Module, config: Config) -> int:
     trainer, options = config.trainer, config.model
     overrides = optimizer_overrides(trainer, model, options.optimizers)
     gradients: dict[Tensor, int] = {parameter: parameter.nbytes for parameter in model.parameters()}
-    search = search_of(model)
-    n_events = config.dataset.max_history + (search.most if search else 0)
+    n_events = events_of_sample(config.dataset.max_history, search_of(model))
     for table in rowwise_tables(model):
         n_ids = ids_of_batch(trainer, model, table, n_events)
         if table_by_row(trainer, table, overrides, options.embedding_l2, n_ids):
