@@ -21,6 +21,7 @@ from recexp.dataset.log import SPLITS, Dataset, Log
 from recexp.dataset.negatives import Negatives
 from recexp.dataset.sample import Samples as Samples
 from recexp.dataset.search import Search, events_of_sample
+from recexp.error import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,15 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def searched(self) -> Past:
+        """What was found, for a model that cannot do without."""
+        if self.found is None:
+            raise ConfigError(
+                "This model reads what its search finds, so batches need Batches(..., search=model.search)."
+            )
+        return self.found
 
 
 class Batches:

@@ -73,6 +73,10 @@ class Events:
     def _expanded(self) -> Tensor:
         return lookup(self.vectors, self.index)
 
+    def at(self, place: Tensor) -> "Events":
+        """The events at some places (B, K) of the history alone."""
+        return Events(self.vectors, self.index.gather(1, place))
+
 
 def beside(events: Events, others: Events) -> list[Events]:
     """Events of equal length side by side, [e, o], as the terms of a sum: [e, 0] + [0, o]."""

@@ -4,10 +4,28 @@ B batch, L history length, n unique events, S size of the vectors compared
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recexp.layer.chunk import in_chunks
 from recexp.layer.lookup import Events, lookup
+from recexp.layer.mlp import linear
+
+
+class SoftSearch(nn.Module):
+    """r_s = <W_e e_s, W_t t> of the events of a history (B, L), and where the highest are. Pi et al., CIKM 2020."""
+
+    def __init__(self, dim: int, size: int, n_found: int) -> None:
+        super().__init__()
+        self.n_found = n_found
+        self.key, self.query = linear(dim, size, bias=False), linear(dim, size, bias=False)
+
+    def forward(self, target: Tensor, events: Events, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The relevance of each event (B, L), and the positions (B, K) of the most relevant.
+
+        target: (B, E)
+        """
+        relevance = inner_products(self.query(target), Events(self.key(events.vectors), events.index))
+        return relevance, nearest(relevance.detach(), mask, self.n_found)
 
 
 def inner_products(query: Tensor, keys: Events) -> Tensor:

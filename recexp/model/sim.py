@@ -30,7 +30,7 @@ from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.loss import bce
 from recexp.layer.mlp import MLP, linear
-from recexp.layer.nearest import inner_products, nearest
+from recexp.layer.nearest import SoftSearch
 from recexp.layer.position import AGE_BUCKETS, AgePosition
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -72,26 +72,22 @@ class SIM(nn.Module):
         def __post_init__(self) -> None:
             super().__post_init__()
             if self.search is SearchKind.soft and not self.loss_weights.get("auxiliary"):
-                raise ConfigError(
-                    "model.search = soft: is trained by its own loss; set model.loss_weights.auxiliary above 0."
-                )
+                raise ConfigError("model.search = soft: learns by its loss; set model.loss_weights.auxiliary above 0.")
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.n_found, self.soft = config.n_found, config.search is SearchKind.soft
-        field = None if self.soft else search_field(schema, config.search_field)
-        self.search = Search(field, config.long_length if self.soft else config.n_found)
+        soft = config.search is SearchKind.soft
+        field = None if soft else search_field(schema, config.search_field)
+        self.search = Search(field, config.long_length if soft else config.n_found)
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         item_dim, sizes = self.embed.item_dim, config.attention_hidden_sizes
         self.age = AgePosition(AGE_BUCKETS, config.embedding_dim, config.embedding_std)
         found_dim = item_dim + config.embedding_dim
-        self.key = linear(item_dim, config.search_size, bias=False) if self.soft else None
-        self.query = linear(item_dim, config.search_size, bias=False) if self.soft else None
-        n_heads = config.n_heads if config.attention is Unit.multi_head else 1
-        self.heads = linear(item_dim, n_heads * found_dim, bias=False) if config.attention is Unit.multi_head else None
-        self.unit = None
-        if config.attention is Unit.din:
-            self.unit = attention(Attention.interaction, found_dim, sizes, config.activation)
+        self.soft = SoftSearch(item_dim, config.search_size, config.n_found) if soft else None
+        multi_head = config.attention is Unit.multi_head
+        n_heads = config.n_heads if multi_head else 1
+        self.heads = linear(item_dim, n_heads * found_dim, bias=False) if multi_head else None
+        self.unit = None if multi_head else attention(Attention.interaction, found_dim, sizes, config.activation)
         self.short = attention(Attention.interaction, item_dim, sizes, config.activation)
         n_in = n_heads * found_dim + 2 * item_dim + self.embed.profile_dim
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
@@ -101,17 +97,12 @@ class SIM(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
-        searched = required(batch.found)  # (B, M), with hard search R itself
+        searched = batch.searched  # (B, M), with hard search R itself
         candidates = self.embed.past(batch.catalogue, searched.item, searched.label, searched.mask)
-        found, relevance, parts = searched, searched.mask.float(), {}
-        if self.key is not None and self.query is not None:
-            keys = Events(self.key(candidates.vectors), candidates.index)
-            relevance = inner_products(self.query(target), keys)  # (B, M)
-            chosen = nearest(relevance.detach(), searched.mask, self.n_found)  # (B, K)
-            found = Past(**{name: column.gather(1, chosen) for name, column in vars(searched).items()})
-            kept = Events(candidates.vectors, candidates.index.gather(1, chosen))
-        else:
-            kept = candidates
+        found, kept, relevance, parts = searched, candidates, searched.mask.float(), {}
+        if self.soft is not None:
+            relevance, chosen = self.soft(target, candidates, searched.mask)  # (B, M), (B, K)
+            found, kept = searched.at(chosen), candidates.at(chosen)
         long, weights = self.attend(target, kept, found)  # (B, H Z), (B, H, K)
         short = weigh(self.short(target, events, batch.mask), batch.mask, Normalise.softmax, target.shape[1] ** -0.5)
         interest = weighted_sum(short, events)  # (B, E)
@@ -148,12 +139,6 @@ def mean_of(relevance: Tensor, events: Events, mask: Tensor) -> Tensor:
     return weighted_sum(weights, events)
 
 
-def required(found: Past | None) -> Past:
-    if found is None:
-        raise ConfigError("model = sim: its batches need what it searches for: Batches(..., search=model.search).")
-    return found
-
-
 def search_field(schema: Schema, name: str | None) -> Field:
     """The item's field of a name; without a name, the first after the id that can be searched by."""
     fields = [field for field in schema.item.fields if not (field.numeric or field.wide)]
@@ -161,7 +146,5 @@ def search_field(schema: Schema, name: str | None) -> Field:
     if name is None:
         return fields[1] if len(fields) > 1 else fields[0]
     if name not in named:
-        raise ConfigError(
-            f"model.search_field = {name}: no categorical or multi field of items. {choices(name, named)}"
-        )
+        raise ConfigError(f"model.search_field = {name}: no categorical or multi item field. {choices(name, named)}")
     return named[name]

@@ -76,7 +76,7 @@ def test_soft_search_attends_to_the_events_of_the_highest_inner_products(sim: Ma
     target = model.embed(all_found)[1]
     expected = []
     for row, length in enumerate(found.mask.sum(1).tolist()):
-        r = [(model.key(events[row, s]) @ model.query(target[row])).item() for s in range(length)]
+        r = [(model.soft.key(events[row, s]) @ model.soft.query(target[row])).item() for s in range(length)]
         expected.append(plain_logit(model, all_found, row, sorted(range(length), key=r.__getitem__)[-3:]))
     torch.testing.assert_close(model(all_found).logits, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
@@ -94,7 +94,7 @@ def test_a_search_that_keeps_all_events_is_attention_over_all(attention: Unit, s
 
 def test_only_its_own_loss_trains_the_soft_search(make: Make, all_found: Batch) -> None:
     model = make("sim", search=SearchKind.soft)
-    parts, searches = step(model, all_found)[1], [model.key.weight, model.query.weight]
+    parts, searches = step(model, all_found)[1], [model.soft.key.weight, model.soft.query.weight]
     assert torch.autograd.grad(model(all_found).logits.sum(), searches, allow_unused=True) == (None, None)
     assert parts.keys() == {"target", "auxiliary"}
     assert all(weight.grad.any() for weight in searches)
@@ -119,7 +119,7 @@ def test_the_field_searched_by_is_one_of_the_item(make: Make, dataset: Dataset) 
     assert make("sim", schema=dataset.schema.ids).search.field.name == "item"
     tags = make("sim", search_field="tags").search.field
     assert (tags.name, tags.kind) == ("tags", FeatureKind.multi)
-    with pytest.raises(ConfigError, match=r"^model.search_field = price: no categorical or multi field of items\. "):
+    with pytest.raises(ConfigError, match=r"^model.search_field = price: no categorical or multi item field\. "):
         make("sim", search_field="price")
 
 
@@ -129,7 +129,7 @@ def test_soft_search_without_its_loss_is_refused() -> None:
 
 
 def test_batches_without_a_search_are_refused(sim: Make, mixed: Batch) -> None:
-    with pytest.raises(ConfigError, match=r"^model = sim: its batches need what it searches for"):
+    with pytest.raises(ConfigError, match=r"batches need Batches\(\.\.\., search=model\.search\)\.$"):
         sim()(replace(mixed, found=None))
 
 
