@@ -6,7 +6,7 @@ DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 JOBS ?= 1  # cases of make torture at once
 
-.PHONY: install run test torture smoke lint docs marks parity bench bench-peers bench-quick dist clean
+.PHONY: install run test test-slow torture smoke lint docs marks parity bench bench-peers bench-quick dist clean
 
 install: $(STAMP)
 
@@ -18,8 +18,13 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard recexp/kernel
 run: install  ## DIEN on the embedded synthetic data
 	$(BIN)/recexp model=dien model.loss_weights.auxiliary=0.5 trainer.epochs=5
 
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: install
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: install  ## what takes long: planted truth, every option and variant of each model, kills, bombs, the wheel
+	$(PYTEST) -m slow
 
 torture: install  ## kills, failing disks, power losses, flipped bits, fuzzing; hours, or KINDS="kill cut" alone
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'atheris>=3'

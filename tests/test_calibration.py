@@ -20,6 +20,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [None, "model=0"], ids=["against the best", "against a named row"])
 @pytest.mark.parametrize("law", ["normal", "heavy tails (t, 3 df)"])
 @pytest.mark.parametrize("family", ["2 rows, 5 common seeds", "2 rows, 3 and 10 other seeds", "5 rows, 5 common seeds"])

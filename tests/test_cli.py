@@ -262,6 +262,7 @@ def plain(model):
     return compose([f"model={model}"])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variant_is_called_by_its_model_and_differs_from_it(name):
     raw, folders = compose([f"+experiment/variants={name}"])
@@ -328,6 +329,7 @@ def test_runs_and_show_read_what_a_run_wrote(empty, capsys):
     assert "a: finished" in told and "embedding_dim: 16" in told and "best epoch 1 of 1" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     typed = [*SMOKE, "run.dir=a", "trainer.epochs=2000", "trainer.patience=null"]
@@ -348,6 +350,7 @@ def test_a_signal_leaves_the_run_interrupted_and_resumable(sent, code, empty):
     assert 1 <= epochs < 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_run_whose_output_nobody_reads_goes_on_to_its_end_and_says_how_it_ended(fails, empty):
     typed = [*SMOKE, "run.dir=a", "trainer.epochs=3"]
@@ -410,6 +413,7 @@ def test_a_disk_error_is_one_line_with_exit_code_1(empty, capsys, monkeypatch):
     assert run(["resume", "a"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_gives_the_figures_of_one_that_was_not(empty, capsys):
     typed = [*SMOKE, "trainer.epochs=12", "trainer.patience=null", "run.dir=killed"]
     code = (

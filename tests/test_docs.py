@@ -105,6 +105,7 @@ def test_every_metric_is_defined():
         assert better == words[metric.higher_is_better], name
 
 
+@pytest.mark.slow
 def test_page_of_models_is_what_their_files_say():
     done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -258,6 +258,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_takes_memory(name, folder):
     kind, make = BOMBS[name]

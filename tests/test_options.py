@@ -26,6 +26,8 @@ from recexp.registry import get, names
 from recexp.storage import digest
 from recexp.trainer.recorder import NullRecorder
 
+pytestmark = pytest.mark.slow
+
 SHORT = ("device=cpu", "trainer.threads=1", "trainer.batch_size=256", "trainer.epochs=1", "dataset.cache_dir=null")
 SMALL = ("dataset.n_users=50", "dataset.n_items=40", "dataset.n_events=600")
 # What an option waits for, where it is not read otherwise.

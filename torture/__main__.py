@@ -21,7 +21,7 @@ from torture import library, process, start
 from torture.case import Problem, Sort
 
 COUNTS = {  # of a full run and of a short one
-    "kill": (200, 4),
+    "kill": (200, 10),
     "steps": (200, 2),
     "faults": (1000, 10),
     "power": (2000, 20),

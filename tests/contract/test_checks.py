@@ -29,6 +29,7 @@ def case(compose: Callable[..., Config]) -> Callable[[str], Case]:
     return lambda name: build(compose(f"model={name}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.names("model"))
 def test_every_model_passes_every_check(name: str, case: Callable[[str], Case]) -> None:
     subject = case(name)

@@ -33,6 +33,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), separator=st.sampled_from(",;\t|"))
 def test_ids_of_a_csv_file_are_the_text_that_was_written(rows: list[tuple[str, str]], separator: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

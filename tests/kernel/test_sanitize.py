@@ -24,6 +24,7 @@ def runtime() -> str | None:
     return path if Path(path).is_absolute() else None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not library.installed(), reason="no kernels are compiled for this machine")
 @pytest.mark.skipif(runtime() is None, reason="no gcc with its address sanitizer")
 def test_kernels_under_sanitizers(tmp_path):

@@ -51,7 +51,10 @@ def variants() -> list[Any]:
                 continue
             of_channels = kind is Activation and name != "feature_mlp"
             members = (Activation.prelu, Activation.dice) if of_channels else kind
-            variants += [pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}") for each in members]
+            variants += [
+                pytest.param(name, {option: each}, id=f"{name}-{option}={each.name}", marks=pytest.mark.slow)
+                for each in members
+            ]
     return variants
 
 

@@ -149,6 +149,7 @@ def test_direction_is_the_metrics_own(make: Callable, folder: Path, objective: s
     assert best_trial(search.trials(), objective).params == {"x": f"{best}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [Sampler.tpe, Sampler.gp, Sampler.random])
 def test_trials_depend_on_the_seed_alone(make: Callable, tmp_path: Path, sampler: Sampler) -> None:
     found = []
@@ -357,6 +358,7 @@ def test_what_breaks_the_watch_is_raised(running: tuple[Watch, Path, Fake], monk
 # Interrupted and resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "epoch", "n_jobs"), [(0, 1, 1), (5, 3, 1), (4, 2, 3)])
 def test_search_killed_and_given_again_is_the_search_that_was_not(
     make: Callable, tmp_path: Path, job: int, epoch: int, n_jobs: int

@@ -127,6 +127,7 @@ def test_every_model_has_a_space() -> None:
     assert [path.stem for path in FILES] == registry.names("model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_space_of_a_model_is_allowed_by_its_configuration(path: Path) -> None:
     tree = yaml.safe_load(path.read_text("utf-8"))

@@ -132,6 +132,7 @@ def test_job_that_fails_is_a_failed_trial_and_exit_code_1(empty: Path, capsys: p
     assert "loss 'target' is nan" in trials()[1].user_attrs["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["basic", "processes"])
 def test_bad_trial_is_pruned_between_epochs_through_any_launcher(
     launcher: str, empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -148,6 +149,7 @@ def test_bad_trial_is_pruned_between_epochs_through_any_launcher(
     assert "1 complete, 1 pruned" in told
 
 
+@pytest.mark.slow
 def test_search_given_again_goes_on_to_more_trials_and_leaves_the_first_alone(
     empty: Path, capsys: pytest.CaptureFixture
 ) -> None:

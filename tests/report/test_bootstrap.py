@@ -31,6 +31,7 @@ def by_rows(label: np.ndarray, score: np.ndarray, user: np.ndarray, weight: np.n
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_of_weighted_users_are_those_of_rows_repeated_as_often(seed, ties):
@@ -40,6 +41,7 @@ def test_metrics_of_weighted_users_are_those_of_rows_repeated_as_often(seed, tie
         assert metrics(sample, weight) == pytest.approx(by_rows(label, score, user, weight), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_comparison_is_that_of_a_loop_over_draws():
     label, first, second, user = drawn(1, n=150, n_users=18)
     changes = compare(label, first, second, user, n_draws=60, seed=3)

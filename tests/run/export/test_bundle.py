@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_the_example_scores_raw_ids_without_recexp_as_the_run_does() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE, "out/example.py"], capture_output=True, text=True, check=True)
     rows = json.loads(Path("out/rows.json").read_text())["rows"]
@@ -98,6 +99,7 @@ def test_the_bundle_says_what_the_model_takes() -> None:
     assert about["metrics"]["test.auc"] == recexp.load_run("run").metrics["test.auc"]
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript", reason="recexp[export] is not installed")
     pytest.importorskip("onnxruntime", reason="recexp[export] is not installed")

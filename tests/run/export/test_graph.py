@@ -20,6 +20,7 @@ def outputs(program: Any, names: list[str], batch: Batch) -> torch.Tensor:
     return program.module()(*(columns[name] for name in names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "ranks", "read"),
     [
