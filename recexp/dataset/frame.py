@@ -68,7 +68,7 @@ class TableConfig(DatasetConfig):
 
     @property
     def is_log(self) -> bool:
-        return self.columns.item is not None
+        return self.columns.user is not None and self.columns.item is not None
 
     def roles(self) -> dict[str, str]:
         """Column -> config key of the columns that are not features. Implicit feedback has no label to read."""
@@ -97,10 +97,12 @@ class TableConfig(DatasetConfig):
 def _check_columns(config: TableConfig) -> None:
     columns = asdict(config.columns)
     absent = [role for role in ("user", "item", "timestamp") if columns[role] is None]
-    if absent not in ([], ["timestamp"], ["item", "timestamp"], ["user", "item", "timestamp"]):
+    joined = absent == ["user", "timestamp"] and config.item_path  # a table whose rows have features by their item
+    if absent not in ([], ["timestamp"], ["item", "timestamp"], ["user", "item", "timestamp"]) and not joined:
         raise ConfigError(
             f"dataset.columns.{absent[0]} = null: a log has user and item, and timestamp if it has times; name them, "
-            "or none, or the user alone, for a table (there, ids are features.context, and gauc needs the user)."
+            "or for a table none, or the user alone (for gauc, or a user_path), or the item alone with an item_path; "
+            "there, ids are features.context."
         )
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
@@ -131,18 +133,32 @@ def _check_features(config: TableConfig) -> None:
         raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
     for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
-            raise ConfigError(
-                f"dataset.features.{side}: of a log alone, which may be without times (name columns.user and .item, "
-                "timestamp=null); in a table use features.context."
-            )
+            _check_joined(config, side, kinds)
         if side in config.side_paths() and not kinds:
             raise ConfigError(
                 f"dataset.{side}_path: nothing of it is read; name its columns in dataset.features.{side}, "
                 f"or set dataset.{side}_path=null."
             )
         for name in kinds:
-            if name in roles and name != config.columns.timestamp and (config.is_log or name != config.columns.user):
+            ids = () if config.is_log or side != "context" else (config.columns.user, config.columns.item)
+            if name in roles and name not in (config.columns.timestamp, *ids):
                 raise ConfigError(f"dataset.features.{side}.{name}: is {roles[name]} already, so no feature.")
+
+
+def _check_joined(config: TableConfig, side: str, kinds: Collection[str]) -> None:
+    """Raises ConfigError unless a file of users or items can be joined to the rows of a table."""
+    if side not in config.side_paths() or getattr(config.columns, side) is None:
+        raise ConfigError(
+            f"dataset.features.{side}: of a log, which may be without times (name columns.user and .item, "
+            f"timestamp=null), or of a file joined to a table (name columns.{side} and {side}_path); "
+            "a table's own columns are features.context."
+        )
+    for name in kinds:
+        if name in config.features.context:
+            raise ConfigError(
+                f"dataset.features.{side}.{name}: the rows of a table have a column of that name in "
+                "features.context too; leave one out, or rename it."
+            )
 
 
 class FileReader:
@@ -194,11 +210,10 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
         raw["timestamp"] = np.arange(len(events.frame))  # if there are no times, the order of the rows
         if columns.timestamp is not None:
             raw["timestamp"] = events.times(columns.timestamp, config.time_format)
-        for side in ("user", "item"):
-            raw[side] = events.ids(getattr(columns, side))
+    for side in ("user", "item"):
+        if (column := getattr(columns, side)) is not None:
+            raw[side] = events.ids(column)
             raw[f"{side}s"] = _side(config, side, events, raw[side], open_table)
-    elif columns.user is not None:
-        raw["user"] = events.ids(columns.user)
     if context:
         raw["context"] = events.features(context)
     if config.split.kind is SplitKind.given:

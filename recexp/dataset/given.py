@@ -1,5 +1,6 @@
 """Rows given to a trained model, n of them: read from a frame or a file, and checked."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROLES = ("user", "item", "timestamp")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,8 @@ def read_rows(
     names, there = column_names(config), table.columns()
     is_log = isinstance(dataset.log, Log)
     if not is_log:
-        roles = ("user",) if labelled and dataset.log.user is not None else ()
+        by_user = ("user",) if labelled and dataset.log.user is not None else ()
+        roles = tuple(dict.fromkeys((*dataset.joined, *by_user)))
     if labelled:
         roles = (*roles, "label")
     keyed = hasattr(config, "columns")
@@ -115,7 +118,8 @@ def read_rows(
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
     if "label" in (*roles, *optional):
         wanted |= {rule.column: KEY for rule in ruled.values() if labelled or rule.column in there}
-    kinds = {side: _kinds(dataset.encoder, config, side, there) for side in sides}
+    by_id = [str(name) for frame in dataset.joined.values() for name in frame]
+    kinds = {side: _kinds(dataset.encoder, config, side, there, by_id) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
     sheet = Sheet([table], wanted, _separator(config), getattr(config, "missing", ()))
@@ -123,7 +127,8 @@ def read_rows(
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
         if side in read and not is_log:
-            parsed[side] = sheet.ids(read[side])
+            ids = dataset.joined[side].index.to_numpy() if side in dataset.joined else None
+            parsed[side] = sheet.ids(read[side]) if ids is None else _ids(sheet, read[side], ids)
         elif side in read:
             parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
     if "timestamp" in read:
@@ -139,6 +144,8 @@ def read_rows(
         if labelled:
             sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
     features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
+    for side, known in dataset.joined.items():
+        features["context"] = _with_joined(features["context"], known, parsed[side], side)
     frame = sheet.frame[[name for name in there if name in wanted]]
     return Rows(frame=frame, features=features, error=sheet.error, **parsed)
 
@@ -156,11 +163,29 @@ def _separator(config: Any) -> str:
     return getattr(config, "multi_separator", MULTI_SEPARATOR)
 
 
-def _kinds(encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str]) -> dict[str, FeatureKind]:
+def _with_joined(given: "pd.DataFrame", known: "pd.DataFrame", ids: Ids, side: str) -> "pd.DataFrame":
+    """The fields of rows, with the known features of their ids; rows of other ids have those given, if any."""
+    import pandas as pd
+
+    index = pd.Index(ids, dtype=ids.dtype)
+    joined, new = known.reindex(index).set_axis(given.index), ~index.isin(known.index)
+    if new.any():
+        own = [name for name in known if name in given]
+        joined.loc[new, own] = given.loc[new, own]
+        lacking = ", ".join(str(name) for name in known if name not in given)
+        taken = f"missing in these rows: {lacking}" if lacking else "those in the rows count"
+        logger.info("features kept with the run lack the %s of %s of %s rows; %s", side, new.sum(), len(new), taken)
+    return given.drop(columns=known.columns, errors="ignore").join(joined)
+
+
+def _kinds(
+    encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str], by_id: Collection[str]
+) -> dict[str, FeatureKind]:
     """The features of a side, by what the run has learnt: its options may name them by a pattern."""
     made = config.features.derived.names if side == "context" else [side]
     kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in made}
-    return kinds if side == "context" else {name: kind for name, kind in kinds.items() if name in there}
+    needed = set(kinds) - set(by_id) if side == "context" else ()
+    return {name: kind for name, kind in kinds.items() if name in needed or name in there}
 
 
 def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:

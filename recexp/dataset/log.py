@@ -2,10 +2,10 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from recexp.dataset.encoder import Encoder
 from recexp.dataset.field import Encoded
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "valid", "test")
 
@@ -130,6 +133,7 @@ class Dataset:
     facts: dict[str, Any]  # sizes, label rates, unknown rates by column: for the run directory and the terminal
     fingerprint: str  # equal for equal content prepared in the same way
     earlier: np.ndarray | None = None  # (M, 2) unique user and item of events that the log no longer holds, sorted
+    joined: "dict[str, pd.DataFrame]" = field(default_factory=dict)  # features by raw user or item id that join a table
     folder: Path | None = None  # where all this is stored as files
 
     def sample(self, n_rows: int) -> "Dataset":

@@ -49,7 +49,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
     raw, notes = filtered(raw, config)
-    log, encoder = (_table if raw.item is None else _log)(raw, config)
+    log, encoder = (_table if raw.timestamp is None else _log)(raw, config)
     sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
@@ -60,14 +60,15 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tasks),
         encoder=encoder,
-        facts=facts(log, sides, tasks) | {"notes": notes + _notes(log, sides, config), "warnings": found},
+        facts=facts(log, sides, tasks) | {"notes": notes + _notes(raw, log, sides, config), "warnings": found},
         fingerprint=fingerprint,
+        joined={} if isinstance(log, Log) else {side: features for side, (_, features) in raw.by_id.items()},
     )
 
 
-def _notes(log: Table, sides: Mapping[str, Side], config: DatasetConfig) -> list[str]:
+def _notes(raw: Raw, log: Table, sides: Mapping[str, Side], config: DatasetConfig) -> list[str]:
     """A line for each thing that is taken otherwise than it stands in the source."""
-    notes = []
+    notes = [note for side, (ids, features) in raw.by_id.items() if (note := _without_features(side, ids, features))]
     columns = getattr(config, "columns", None)
     if isinstance(log, Log) and columns is not None and columns.timestamp is None:
         notes.append("there is no column of times: the order of the rows is the order of the events")
@@ -76,6 +77,18 @@ def _notes(log: Table, sides: Mapping[str, Side], config: DatasetConfig) -> list
         if rates:
             notes.append(f"missing in train, or rarer than dataset.min_count={config.min_count}: {', '.join(rates)}")
     return notes
+
+
+def _without_features(side: str, ids: Ids, features: "pd.DataFrame") -> str:
+    """How many users or items, in how many rows, have no features."""
+    import pandas as pd
+
+    codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
+    absent = ~pd.Index(unique).isin(features.index)
+    if not absent.any():
+        return ""
+    rows = f"{absent[codes].sum():,} of {len(codes):,} rows"
+    return f"{absent.sum():,} of {len(unique):,} {side}s, in {rows}, have no features: their file lacks them"
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
@@ -112,14 +125,21 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     derived = {}
     if config.features.derived.names:
         derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config)
-    context_encoder, context = _context(raw, order, derived, train, config)
+    frame = _columns(raw.context, "context", config.features.context)
+    context_encoder, context = _context(frame, config.features.context, order, derived, train, config)
     encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
     return replace(log, context=context), encoder
 
 
 def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
-    """Rows without time: fields of the context alone, in the order of the source."""
-    if not config.features.context:
+    """Rows without time: fields of the context alone, in the order of the source; features of ids join their rows."""
+    frame, kinds = _columns(raw.context, "context", config.features.context), config.features.context
+    for side, (ids, features) in raw.by_id.items():
+        index, raw_ids = _index(ids, f"{raw.origin}: a row's {side}")
+        of_id = getattr(config.features, side)
+        joined = _by_id(features, raw_ids, side, of_id).iloc[index - 1].reset_index(drop=True)
+        frame, kinds = joined if frame is None else frame.join(joined), kinds | of_id
+    if not kinds:
         raise ConfigError("dataset.features.context: a table without time needs the columns of its fields.")
     if config.features.derived.names:
         raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
@@ -134,7 +154,7 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
     else:
         raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table has no time; use random or given.")
     order = np.arange(len(splits))
-    encoder, context = _context(raw, order, {}, splits == 0, config)
+    encoder, context = _context(frame, kinds, order, {}, splits == 0, config)
     log = Table(
         label=_label(raw, config),
         split=splits,
@@ -230,14 +250,18 @@ def _entities(
 
 
 def _context(
-    raw: Raw, order: np.ndarray, derived: "Mapping[str, pd.Categorical]", train: np.ndarray, config: DatasetConfig
+    frame: "pd.DataFrame | None",
+    kinds: Mapping[str, FeatureKind],
+    order: np.ndarray,
+    derived: "Mapping[str, pd.Categorical]",
+    train: np.ndarray,
+    config: DatasetConfig,
 ) -> tuple[SideEncoder, Encoded]:
     """Fields of the events in the given order, then the derived fields, which are in that order already."""
     import pandas as pd
 
-    frame = _columns(raw.context, "context", config.features.context)
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
-    kinds = config.features.context | dict.fromkeys(derived, FeatureKind.categorical)
+    kinds = {**kinds, **dict.fromkeys(derived, FeatureKind.categorical)}
     encoder, encoded = SideEncoder.fit(rows.assign(**derived), kinds, train, config.n_bins, config.min_count)
     return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
 

@@ -15,7 +15,7 @@ MULTI_SEPARATOR = "|"  # between the values of a multi-valued cell, whatever the
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """N events in the order of the source; a table has no time and no items, and may have users."""
+    """N events in the order of the source; a table has no time. Features of its users or items join its rows."""
 
     origin: str  # where the rows come from, for error messages
     label: np.ndarray  # (N,) numbers as given: a rating, or 0 and 1
@@ -29,6 +29,12 @@ class Raw:
     probability: np.ndarray | None = None  # (N,) P(label = 1), if it is known
     true_rank: np.ndarray | None = None  # (N,) int32, the item's rank among all by P(it comes next), if that is known
     tasks: dict[str, np.ndarray] | None = None  # several labels (N,) by name, 0, 1 or NaN; the first of them is `label`
+
+    @property
+    def by_id(self) -> "dict[str, tuple[Ids, pd.DataFrame]]":
+        """The ids of the rows and the features by id, of user and item as far as there are features."""
+        pairs = {"user": (self.user, self.users), "item": (self.item, self.items)}
+        return {side: (ids, known) for side, (ids, known) in pairs.items() if ids is not None and known is not None}
 
 
 class Reader(Protocol):

@@ -1,4 +1,7 @@
-"""A dataset as a folder of files: one .npy per array, the encoder, and a JSON file of schema, facts and checksums."""
+"""A dataset as a folder of files: one .npy per array, the encoder, and a JSON file of schema, facts and checksums.
+
+Features that join the rows of a table are Parquet files.
+"""
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -25,13 +28,16 @@ def write(folder: Path, dataset: Dataset, source: dict[str, Any] | None = None) 
     arrays = dataset.log.arrays() | ({} if dataset.earlier is None else {EARLIER: dataset.earlier})
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    for side, frame in dataset.joined.items():
+        frame.to_parquet(folder / f"{side}.parquet")
     dataset.encoder.save(folder)
-    names = sorted([*(f"{name}.npy" for name in arrays), FILE])
+    names = sorted([*(f"{name}.npy" for name in arrays), *(f"{side}.parquet" for side in dataset.joined), FILE])
     saved = {
         "fingerprint": dataset.fingerprint,
         "schema": dataset.schema.to_dict(),
         "facts": dataset.facts,
         "arrays": sorted(arrays),
+        "joined": sorted(dataset.joined),
         "source": source or {},
         "digests": dict(zip(names, _digests(folder, names), strict=True)),
     }
@@ -40,6 +46,8 @@ def write(folder: Path, dataset: Dataset, source: dict[str, Any] | None = None) 
 
 def read(folder: Path) -> Dataset:
     """The dataset of a folder, its arrays memory-mapped. Raises DamagedFile if it is not what was written."""
+    import pandas as pd
+
     saved = check(folder)
     try:
         # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
@@ -50,6 +58,7 @@ def read(folder: Path) -> Dataset:
             earlier=earlier,
             schema=Schema.from_dict(saved["schema"]),
             encoder=Encoder.load(folder),
+            joined={side: pd.read_parquet(folder / f"{side}.parquet") for side in saved.get("joined", ())},
             facts=saved["facts"],
             fingerprint=saved["fingerprint"],
             folder=folder,

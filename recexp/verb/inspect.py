@@ -60,7 +60,7 @@ def _target(folder: Path, name: str) -> Path:
 
 def _model(options: dict) -> str:
     """Overrides for a model that such data can train."""
-    if options.get("columns", {"user": "user"})["user"] is None:
+    if options.get("columns", {"timestamp": "timestamp"})["timestamp"] is None:
         return "model=deepfm"
     implicit = "columns" not in options or options.get("label") == "implicit"
     return "model=din model.history_labels=false" if implicit else "model=din"

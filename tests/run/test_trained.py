@@ -13,6 +13,7 @@ import recexp
 from recexp import registry
 from recexp.dataset.prepare import load
 from recexp.error import ConfigError, DataError, RunError
+from recexp.run.export.bundle import export
 from recexp.run.trained import Trained
 
 SMALL = ("dataset.n_users=40", "dataset.n_items=30", "dataset.n_events=800", "dataset.cache_dir=null", "device=cpu",
@@ -172,6 +173,50 @@ def test_a_table_predicts_its_test_rows_and_is_evaluated_on_its_source(tmp_path:
     assert run.predict(test).tolist() == run.predictions.score.tolist()
     with pytest.raises(DataError, match="no such file"):
         recexp.load_run(run.path).evaluate()
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_features_of_a_file_that_joins_a_table_are_kept_with_the_run(
+    side: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"label": random.integers(2, size=400), side: random.integers(40, size=400),
+                          "site": random.choice(["a", "b"], size=400)})  # fmt: skip
+    features = pd.DataFrame({side: range(30), "tags": [["x|y", "y", None][n % 3] for n in range(30)],
+                             "cost": random.normal(size=30), "image": [f"{n} {n / 7}" for n in range(30)]})  # fmt: skip
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    features.to_csv(tmp_path / "side.csv", index=False)
+    other = {"user": "item", "item": "user"}[side]
+    data = [f"dataset.columns.{other}=null", "dataset.columns.timestamp=null", "dataset.split.kind=random",
+            f"dataset.path={tmp_path / 'table.csv'}", f"dataset.{side}_path={tmp_path / 'side.csv'}",
+            f"+dataset.features.{side}={{tags: multi, cost: numeric, image: vector}}",
+            f"+dataset.features.context={{{side}: categorical, site: categorical}}"]  # fmt: skip
+    train = [option for option in SMALL if not option.startswith("dataset.n_")]
+    metrics = recexp.train(
+        recexp.load_config(["model=deepfm", "dataset=csv", *train, *data, f"run.dir={tmp_path / 'run'}"])
+    )
+    run = recexp.load_run(tmp_path / "run")
+    assert [field.name for field in run.dataset.schema.context.fields] == [side, "site", "tags", "cost", "image"]
+    lacking = int((frame[side] >= 30).sum())
+    assert run.dataset.facts["notes"] == [
+        f"10 of 40 {side}s, in {lacking} of 400 rows, have no features: their file lacks them"
+    ]
+    assert run.evaluate() == metrics["test"]
+    for name in ("table.csv", "side.csv"):
+        (tmp_path / name).unlink()
+    test = frame.iloc[run.predictions.row].drop(columns="label")
+    with caplog.at_level("INFO"):
+        assert run.predict(test).tolist() == run.predictions.score.tolist()
+    assert f"lack the {side} of {(test[side] >= 30).sum()} of 40 rows; missing in these rows: tags, cost" in caplog.text
+    new = test.assign(**{side: 99})
+    given = new.assign(**features.drop(columns=side).iloc[3])
+    assert (run.predict(given) != run.predict(new)).all()
+    assert (
+        run.predict(given.assign(**{side: 4})) == run.predict(test.assign(**{side: 4}))
+    ).all()  # the known ones count
+    with pytest.raises(DataError, match=rf"no column '{side}' \(dataset\.columns\.{side}\)"):
+        run.predict(test.drop(columns=side))
+    assert export(run, "torch", tmp_path / "out") < 1e-5  # example.py joins its rows itself
 
 
 def test_what_is_no_run_says_so() -> None:

@@ -23,16 +23,18 @@ def options_of(
         options["multi_separator"] = multi
     usable = [column for column in columns if column.kind and column.separator in (None, multi)]
     features = {side: _kinds(usable, f"{side} feature") for side in ("user", "item", "context")}
-    for side, (path, found) in sides.items():
-        features[side] = {column.name: column.kind for column in found if column.kind}
-        if features[side]:
-            options[f"{side}_path"] = path
-    if not timed:
+    files = {side: {column.name: column.kind for column in found if column.kind} for side, (_, found) in sides.items()}
+    files = {side: kinds for side, kinds in files.items() if kinds}
+    options |= {f"{side}_path": sides[side][0] for side in files}
+    if not timed and not (files and facts):  # a table, whose rows are joined with at most one file
         ids = {named[role].name: "categorical" for role in ("user", "item", "timestamp") if role in named}
-        features = {"user": {}, "item": {}, "context": ids | features["user"] | features["item"] | features["context"]}
-        options = {key: value for key, value in options.items() if not key.endswith("_path")}
-        options["columns"] |= {"user": None, "item": None, "timestamp": None}
-    elif named["timestamp"].time_format:
+        of_row = ids | features["user"] | features["item"] | features["context"]
+        of_file = {name for kinds in files.values() for name in kinds}
+        context = {name: kind for name, kind in of_row.items() if name not in of_file}
+        features = {"user": {}, "item": {}, "context": context}
+        options["columns"] |= {role: None for role in ("user", "item", "timestamp") if role not in files}
+    features |= files
+    if timed and named["timestamp"].time_format:
         options["time_format"] = named["timestamp"].time_format
     if label is not None and len(label.counts) > 1:
         options["label_threshold"] = label.threshold

@@ -38,7 +38,7 @@ def _facts(seen: Inspection) -> Iterator[tuple[str, str]]:
     if seen.form.reader == "sequence":
         yield "time", "none: the position in the line stands for it"
     elif seen.facts is not None:
-        yield from _time(seen.facts)
+        yield from _time(seen.facts, "user_path" in seen.options or "item_path" in seen.options)
     if seen.facts is not None and seen.facts.order is not None:
         yield from _order(seen.facts.order)
 
@@ -99,10 +99,14 @@ def _label(label: Label) -> Iterator[tuple[str, str]]:
         yield from (("", line) for line in columns(bars, right=(0, 1)))
 
 
-def _time(facts: LogFacts) -> Iterator[tuple[str, str]]:
+def _time(facts: LogFacts, files: bool) -> Iterator[tuple[str, str]]:
+    """files: whether features of users or items come from files of their own."""
     time = facts.time
-    if time is None:
+    if time is None and files:
+        yield "time", "none, so the order of the rows is taken for that of the events; best by models without histories"
+    elif time is None:
         yield "time", "none, so it trains as a table, by models without histories"
+    if time is None:
         return
     yield "time", f"{moment(time, time.first)} to {moment(time, time.last)}, {_unit(time)}"
     for unit, count in time.other_units.items():

@@ -4,6 +4,7 @@ model.pt2 or model.onnx   the model, with plain arrays as inputs and open batch 
 model.json                its inputs with their shapes, its output and labels; the run's configuration and metrics
 encoder.json              how raw values become ids and numbers
 user.npz, item.npz        these of all users and items that the run knows, with their raw ids
+user.json, item.json      of a table whose rows are joined with features by id: these, as raw values
 item_vectors.npy          of a ranker: the vectors that its query is multiplied by, one per item id
 user.parquet, ...         the vectors of users and items by raw id, if asked for
 rows.json, example.py     some rows with the scores that the run gives them, and a program that scores them
@@ -27,7 +28,7 @@ from recexp.error import ConfigError, Failure
 from recexp.model import Ranker, create, reads_history, search_of
 from recexp.run.export import graph
 from recexp.run.export.embeddings import write_embeddings
-from recexp.run.export.encoding import described
+from recexp.run.export.encoding import described, raw_features
 from recexp.run.export.padded import padded
 from recexp.run.export.rows import batch_of, examples, rankings, written
 from recexp.run.trained import Trained
@@ -106,6 +107,8 @@ def _write_tables(dataset: Dataset, folder: Path) -> None:
     if isinstance(log, Log):
         for side, table in (("user", log.users), ("item", log.items)):
             np.savez(folder / f"{side}.npz", raw=table.raw, ids=table.ids, values=table.values)
+    for side, known in dataset.joined.items():
+        write_json(folder / f"{side}.json", raw_features(dataset.encoder.context, known), checksum=False)
 
 
 def _about(trained: Trained, inputs: list[dict[str, Any]], ranks: bool) -> dict[str, Any]:

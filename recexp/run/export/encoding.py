@@ -3,13 +3,17 @@
 n users, items or events
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import MAX_DEVIATIONS, Binned, Categorical, Encoded, Multi, Numeric, Vector
+from recexp.dataset.field import MAX_DEVIATIONS, AnyField, Binned, Categorical, Encoded, Multi, Numeric, Vector
+from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, UNKNOWN, Field, Schema, Side
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def described(encoder: Encoder, schema: Schema) -> dict[str, list[dict[str, Any]]]:
@@ -39,6 +43,20 @@ def decoded(encoder: SideEncoder, side: Side, encoded: Encoded) -> list[dict[str
     """The raw values of n rows by name: of several values a list, of a bin any number in it, None if unknown."""
     columns = {field.name: _decoded(encoder, field, encoded) for field in side.fields}
     return [{name: column[row] for name, column in columns.items()} for row in range(len(encoded.ids))]
+
+
+def raw_features(encoder: SideEncoder, known: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """The raw values of users or items by name, as `decoded` has them, by id."""
+    columns = {str(name): _raw(known[name], encoder.fields[str(name)]) for name in known}
+    rows = zip(*columns.values(), strict=True)
+    return {str(raw): dict(zip(columns, row, strict=True)) for raw, row in zip(known.index, rows, strict=True)}
+
+
+def _raw(column: "pd.Series", fitted: AnyField) -> list[Any]:
+    cells = column.astype(object).where(column.notna(), None).tolist()
+    if isinstance(fitted, Multi):
+        return [[value for value in (cell or "").split(MULTI_SEPARATOR) if value] for cell in cells]
+    return [cell.tolist() if isinstance(cell, np.ndarray) else cell for cell in cells]
 
 
 def _decoded(encoder: SideEncoder, field: Field, encoded: Encoded) -> list[Any]:

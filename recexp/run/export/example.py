@@ -2,7 +2,8 @@
 
 It needs numpy, and torch or onnxruntime. model.json tells what the model takes, encoder.json how raw values become ids
 and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written. Ids
-and values of categories are compared as text: 3 and "3" are the same.
+and values of categories are compared as text: 3 and "3" are the same. user.json or item.json, if it is there, holds
+features that join the context of a row by its user or item.
 """
 
 import json
@@ -15,6 +16,11 @@ HERE = Path(__file__).parent
 ABOUT, FIELDS = (json.loads((HERE / name).read_text("utf-8")) for name in ("model.json", "encoder.json"))
 KNOWN = {side: dict(np.load(HERE / f"{side}.npz")) for side in ("user", "item") if (HERE / f"{side}.npz").exists()}
 ROW = {side: {str(raw): row for row, raw in enumerate(table["raw"].tolist()) if row} for side, table in KNOWN.items()}
+JOINED = {
+    side: json.loads((HERE / f"{side}.json").read_text("utf-8"))
+    for side in ("user", "item")
+    if (HERE / f"{side}.json").exists()
+}
 ID = {
     (side, field["name"]): {str(value): n for n, value in enumerate(field["values"], field["first"])}
     for side, fields in FIELDS.items()
@@ -51,8 +57,17 @@ def find(side, given):
     return encode(side, values)
 
 
+def joined(row):
+    """A row of a table, its context joined with the features of its user or item."""
+    context = dict(row.get("context", {}))
+    for side, known in JOINED.items():
+        context |= known.get(str(row.get(side)), {})
+    return {"context": context} if JOINED else row
+
+
 def inputs(rows):
     """The model's inputs; histories, oldest event first, are padded on the right."""
+    rows = [joined(row) for row in rows]
     histories = [row.get("history", [])[-ABOUT["max_history"] :] if ABOUT["max_history"] else [] for row in rows]
     sizes = {"batch": len(rows), "length": max(1, *map(len, histories), 0)}
     arrays = {

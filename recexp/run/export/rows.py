@@ -1,4 +1,4 @@
-"""Rows to try an exported model on: the last events of some of the run's users, or made up where it has no users."""
+"""Rows to try an exported model on: the last events of some of the run's users, or made up if it keeps no rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Encoded
 from recexp.dataset.log import Dataset, Log, Table, evenly
 from recexp.dataset.merge import Given
@@ -28,10 +29,23 @@ def examples(dataset: Dataset, n: int) -> Given:
         return Given(dataset, rows[evenly(len(rows), n)], np.ones(len(log), bool))
     random, side = np.random.default_rng(0), dataset.schema.context
     zeros = np.zeros(n, np.int32)
-    table = Table(
-        label=zeros.astype(np.int8), split=np.full(n, 2, np.int8), row=zeros, context=_made_up(side, n, random)
-    )
+    context = _made_up(side, n, random)
+    for known in dataset.joined.values():
+        context = _joined(dataset.encoder.context, context, known.iloc[evenly(len(known), n)])
+    n = len(context.ids)
+    table = Table(label=zeros[:n].astype(np.int8), split=np.full(n, 2, np.int8), row=zeros[:n], context=context)
     return Given(replace(dataset, log=table, folder=None), np.arange(n), None)
+
+
+def _joined(encoder: SideEncoder, made: Encoded, known: pd.DataFrame) -> Encoded:
+    """Rows with the known features of as many ids; other fields as they are made up, or missing if they are wide."""
+    encoded = encoder.transform(known.reset_index(drop=True).reindex(columns=list(encoder.fields)))
+    for field in encoder.side.fields:
+        if field.name not in known and not field.wide:
+            columns = slice(field.column, field.column + field.width)
+            array, source = (encoded.values, made.values) if field.numeric else (encoded.ids, made.ids)
+            array[:, columns] = source[: len(known), columns]
+    return encoded
 
 
 def _made_up(side: Side, n: int, random: np.random.Generator) -> Encoded:
@@ -89,8 +103,12 @@ def written(given: Given, batch: Batch) -> list[dict[str, Any]]:
                 row["history"] = [
                     {"item": items[item], "label": label, "age": age} for item, label, age in zip(*events, strict=True)
                 ]
+    by_id = {name for known in given.dataset.joined.values() for name in known}
+    for name, known in given.dataset.joined.items():
+        for row, raw in zip(rows, known.index[evenly(len(known), len(rows))].tolist(), strict=True):
+            row[name] = raw
     if encoder.context.fields:
         side = given.dataset.schema.context
         for row, values in zip(rows, decoded(encoder.context, side, context), strict=True):
-            row["context"] = values
+            row["context"] = {name: value for name, value in values.items() if name not in by_id}
     return rows

@@ -14,6 +14,7 @@ import recexp
 from recexp.dataset.inspect.look import inspect
 from recexp.dataset.inspect.template import dataset_yaml
 from recexp.dataset.inspect.text import report
+from recexp.dataset.log import Log
 from recexp.dataset.prepare import load
 from recexp.error import DataError
 
@@ -109,6 +110,18 @@ def test_a_log_without_time_trains_as_a_table(folder: Path) -> None:
     seen, dataset, config = trained_on(folder, "log.csv")
     assert list(config.features.context) == ["userId", "movieId"] and config.columns.user is None
     assert dataset.schema.max_history == 0 and seen.facts is not None
+
+
+@pytest.mark.parametrize("dropped", ["userId", None])
+def test_features_of_items_join_a_log_without_time_and_a_table_without_users(dropped: str | None, folder: Path) -> None:
+    log().drop(columns=["timestamp", *([dropped] if dropped else [])]).to_csv("log.csv", index=False)
+    movies().to_csv("movies.csv", index=False)
+    seen, dataset, config = trained_on(folder, "log.csv", "movies.csv")
+    assert config.item_path.endswith("movies.csv") and list(config.features.item) == ["genres"]
+    assert config.split.kind.name == "random" and config.columns.user == (None if dropped else "userId")
+    assert isinstance(dataset.log, Log) is (dropped is None)
+    assert "genres" in [field.name for side in (dataset.schema.item, dataset.schema.context) for field in side.fields]
+    assert dropped or "so the order of the rows is taken" in "\n".join(report(seen))
 
 
 def test_lists_of_a_spark_folder_are_multi_valued(folder: Path) -> None:

@@ -19,6 +19,7 @@ LOG = """user,item,label,timestamp,age,genres,device
 8,a,0,15,,x|y,web
 """
 TABLE = {"columns": {"user": None, "item": None, "timestamp": None}, "split": {"kind": "random"}}
+BY_ITEM = {"columns": {"user": None, "timestamp": None}, "split": {"kind": "random"}, "item_path": "items.csv"}
 
 
 def reader(path: Path | list[str] | None, **options: Any) -> Csv:
@@ -403,7 +404,11 @@ def test_a_fault_in_an_unused_column_is_no_fault(tmp_path: Path) -> None:
         ({"columns": {"item": "user"}}, "each role has a column of its own, not 'user' twice"),
         (TABLE | {"split": {"kind": "time"}}, "dataset.split.kind = time: a table has no time"),
         (TABLE | {"label": "implicit"}, "dataset.label = implicit: needs users and items"),
-        (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: of a log alone"),
+        (TABLE | {"features": {"user": {"age": "numeric"}}}, "dataset.features.user: of a log, which may"),
+        (BY_ITEM | {"item_path": None}, "dataset.columns.user = null: a log has user and item"),
+        (BY_ITEM | {"features": {"user": {"age": "numeric"}}}, "(name columns.user and user_path)"),
+        (BY_ITEM | {"features": {"item": {"x": "multi"}, "context": {"x": "multi"}}}, "item.x: the rows of a table"),
+        (BY_ITEM | {"features": {"item": {"item": "categorical"}}}, "dataset.features.item.item: is dataset.columns"),
         (
             {"features": {"context": {"label": "numeric"}}},
             "dataset.features.context.label: is dataset.columns.label",
