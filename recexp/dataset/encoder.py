@@ -64,12 +64,8 @@ class SideEncoder:
         encoders: dict[str, AnyField] = {}
         arrays: dict[str, Any] = {}
         for name, kind in kinds.items():
-            cells: Any = _read(frame, name, kind)
-            encoders[name] = ENCODERS[kind].fit(cells, train, n_bins)
-            _check_vocabulary(name, encoders[name])
-            if min_count > 1 and name not in ids:
-                encoders[name] = _frequent(encoders[name], cells, train, min_count)
-            arrays[name] = encoders[name].encode(cells)
+            least = 1 if name in ids else min_count
+            encoders[name], arrays[name] = _fitted(frame, name, kind, train, n_bins, least)
         encoder = cls(encoders)
         return encoder, encoder._joined(arrays, len(frame))
 
@@ -89,7 +85,7 @@ class SideEncoder:
         lists = [_shifted_lists(arrays[field.name], field.offset) for field in fields if field.wide]
         return Encoded(
             ids=np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
-            values=np.column_stack(values) if values else np.zeros((n, 0), np.float32),
+            values=_beside(values) if values else np.zeros((n, 0), np.float32),
             lists=beside(lists) if lists else None,
         )
 
@@ -125,6 +121,18 @@ def _read(frame: "pd.DataFrame", name: str, kind: FeatureKind) -> Any:
     return ENCODERS[kind].read(frame[name], name)
 
 
+def _fitted(
+    frame: "pd.DataFrame", name: str, kind: FeatureKind, train: np.ndarray, n_bins: int, min_count: int
+) -> tuple[AnyField, Any]:
+    """The encoder of a column, and the column encoded."""
+    cells: Any = _read(frame, name, kind)
+    encoder = ENCODERS[kind].fit(cells, train, n_bins)
+    _check_vocabulary(name, encoder)
+    if min_count > 1:
+        encoder = _frequent(encoder, cells, train, min_count)
+    return encoder, encoder.encode(cells)
+
+
 def _check_vocabulary(name: str, encoder: AnyField) -> None:
     for value in getattr(encoder, "vocabulary", np.zeros(0)).tolist():
         if not isinstance(value, str | int | float):
@@ -144,6 +152,11 @@ def _frequent(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) 
         ids, row = ids.ravel(), np.repeat(np.arange(len(ids)), ids.shape[1])
     counts = np.bincount(np.unique(row.astype(np.int64) * n_ids + ids) % n_ids, minlength=n_ids)[FIRST:]
     return replace(encoder, vocabulary=encoder.vocabulary[counts >= min_count])
+
+
+def _beside(values: list[np.ndarray]) -> np.ndarray:
+    """(n, V) from columns (n,) and (n, width)."""
+    return values[0] if len(values) == 1 and values[0].ndim == 2 else np.column_stack(values)
 
 
 def _shifted(ids: np.ndarray, offset: int) -> np.ndarray:

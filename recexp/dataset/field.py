@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+BLOCK = 4096  # vectors that are standardised at a time
 MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
 
 
@@ -228,31 +229,45 @@ class Vector:
 
     @staticmethod
     def read(column: "pd.Series", name: str) -> np.ndarray:
-        """(n, width) from cells that are arrays, NaN where a cell is missing; (n, 0) if all are."""
-        there = column.notna().to_numpy()
-        if not there.any():
-            return np.zeros((len(column), 0))
+        """(n, width) from cells that are arrays, float32 if these are; NaN where one is missing, (n, 0) if all are."""
+        there = np.flatnonzero(column.notna())
+        cells = column.iloc[there].to_list()
+        single = all(isinstance(cell, np.ndarray) and cell.dtype == np.float32 for cell in cells)
+        shapes = set(map(np.shape, cells)) or {(0,)}
         try:
-            given = np.stack(column[there].to_list()).astype(np.float64)  # (m, width)
-        except (TypeError, ValueError):
-            given = np.zeros(0)
-        if given.ndim != 2:
-            raise DataError(f"feature '{name}': a vector's cells must be lists of numbers, all of one length.")
-        numbers = np.full((len(column), given.shape[1]), np.nan)
-        numbers[there] = given
+            (shape,) = shapes
+            (width,) = shape
+            numbers = np.full((len(column), width), np.nan, np.float32 if single else np.float64)
+            for row, cell in zip(there, cells, strict=True):
+                numbers[row] = cell
+        except (TypeError, ValueError) as error:
+            message = f"feature '{name}': a vector's cells must be lists of numbers, all of one length."
+            raise DataError(message) from error
         return numbers
 
     @classmethod
     def fit(cls, numbers: np.ndarray, train: np.ndarray, n_bins: int) -> "Vector":
-        sample = numbers[train & np.isfinite(numbers).all(1)]
-        if not len(sample):
-            return cls(mean=np.zeros(numbers.shape[1]), deviation=np.ones(numbers.shape[1]))
-        return cls(mean=sample.mean(0), deviation=np.where(np.ptp(sample, 0) > 0, sample.std(0), 1.0))
+        width = numbers.shape[1]
+        rows = np.flatnonzero(train & np.isfinite(numbers.sum(1, np.float64)))
+        if not len(rows):
+            return cls(mean=np.zeros(width), deviation=np.ones(width))
+        total, square = np.zeros(width), np.zeros(width)
+        low, high = np.full(width, np.inf), np.full(width, -np.inf)
+        for block in _blocks(rows):
+            total = np.vstack([total, numbers[block]]).sum(0)
+            low, high = np.minimum(low, numbers[block].min(0)), np.maximum(high, numbers[block].max(0))
+        mean = total / len(rows)
+        for block in _blocks(rows):
+            square = np.vstack([square, (numbers[block] - mean) ** 2]).sum(0)
+        return cls(mean=mean, deviation=np.where(high > low, np.sqrt(square / len(rows)), 1.0))
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
         if not numbers.shape[1]:  # no cell says how many numbers a vector has
-            numbers = np.full((len(numbers), self.width), np.nan)
-        return _scaled(numbers, self.mean, self.deviation)
+            return np.zeros((len(numbers), self.width), np.float32)
+        scaled = np.empty(numbers.shape, np.float32)
+        for rows in _blocks(np.arange(len(numbers))):
+            scaled[rows] = _scaled(numbers[rows], self.mean, self.deviation)
+        return scaled
 
 
 AnyField: TypeAlias = Categorical | Multi | Binned | Numeric | Vector
@@ -265,6 +280,11 @@ def _scaled(numbers: np.ndarray, mean: float | np.ndarray, deviation: float | np
     """float32 in the shape of the numbers; 0 for what is missing."""
     scaled = np.clip((numbers - mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Some rows at a time, as vectors of all of them in float64 would take as much memory again, several times."""
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
 def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:

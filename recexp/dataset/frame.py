@@ -19,7 +19,7 @@ from recexp.dataset.label import KEY, Rule, rules
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
-from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id
+from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id, vectors_of
 from recexp.error import ConfigError, DataError
 from recexp.tree import to_dict
 
@@ -203,7 +203,8 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
-    events = Sheet([open_table(path) for path in files], wanted, config.multi_separator, config.missing)
+    vectors = [name for kinds in config.features.sides.values() for name in vectors_of(kinds)]
+    events = Sheet([open_table(path) for path in files], wanted, config.multi_separator, config.missing, vectors)
     columns, context = config.columns, config.features.context
     raw: dict[str, Any] = {"origin": ", ".join(config.files), **_labels(config, events)}
     if config.is_log:
@@ -244,7 +245,8 @@ def _side(
     if path is None:
         return constant_features(events, side, ids, kinds)
     wanted = dict.fromkeys(kinds, f"dataset.features.{side}") | {column: f"dataset.columns.{side}"}
-    sheet = Sheet([open_table(existing(path, f"dataset.{side}_path"))], wanted, config.multi_separator, config.missing)
+    table = open_table(existing(path, f"dataset.{side}_path"))
+    sheet = Sheet([table], wanted, config.multi_separator, config.missing, vectors_of(kinds))
     features = features_by_id(sheet, column, kinds)
     if not features.index.isin(ids).any():
         message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {ids[0]!r}"

@@ -20,7 +20,8 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
-from recexp.dataset.sheet import LoadedTable, Sheet, TableFile
+from recexp.dataset.sheet import LoadedTable, Sheet, TableFile, vectors_of
+from recexp.dataset.vector import without_arrays
 from recexp.error import DataError, choices
 from recexp.groups import conf_folder
 from recexp.storage import parse_yaml
@@ -122,7 +123,8 @@ def read_rows(
     kinds = {side: _kinds(dataset.encoder, config, side, there, by_id) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
-    sheet = Sheet([table], wanted, _separator(config), getattr(config, "missing", ()))
+    separator, vectors = _separator(config), [name for of_side in kinds.values() for name in vectors_of(of_side)]
+    sheet = Sheet([table], wanted, separator, getattr(config, "missing", ()), vectors)
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
@@ -146,7 +148,7 @@ def read_rows(
     features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
     for side, known in dataset.joined.items():
         features["context"] = _with_joined(features["context"], known, parsed[side], side)
-    frame = sheet.frame[[name for name in there if name in wanted]]
+    frame = without_arrays(sheet.frame[[name for name in there if name in wanted]], separator)
     return Rows(frame=frame, features=features, error=sheet.error, **parsed)
 
 

@@ -1,6 +1,7 @@
 """Columns of files, read and checked: each value fits its role, or an error names file, row and column."""
 
 import ast
+import hashlib
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping
@@ -79,15 +80,20 @@ class Sheet:
         wanted: dict[str, str],
         multi_separator: str = MULTI_SEPARATOR,
         missing: Collection[str] = (),
+        vectors: Collection[str] = (),
     ) -> None:
-        """wanted: column -> the config key that asks for it. missing: words that stand for a missing value."""
+        """wanted: column -> the config key that asks for it. missing: words that stand for a missing value.
+
+        vectors: columns whose cells may stay arrays; those of all others become text.
+        """
         import pandas as pd
 
         self.tables = tables
         self.multi_separator = multi_separator
         frames = [_load(table, wanted) for table in tables]
         self.sizes = [len(frame) for frame in frames]
-        self.frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+        joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+        self.frame = vector.without_arrays(joined, multi_separator, vectors)
         if missing:
             columns = {name: _without(self.frame[name], list(missing)) for name in self.frame}
             self.frame = pd.DataFrame(columns, index=self.frame.index)
@@ -96,7 +102,7 @@ class Sheet:
         starts = np.cumsum([0, *self.sizes])
         index = bisect_right(starts, row) - 1
         location = self.tables[index].location(int(row - starts[index]))
-        value = str(self.frame[column].iloc[row])
+        value = str(vector.as_text(self.frame[column].iloc[row]))
         shown = repr(value if len(value) < 60 else value[:60] + "...")
         return DataError(f"{location}: column '{column}' = {shown}: {message}.")
 
@@ -205,23 +211,20 @@ class Sheet:
         import pandas as pd
 
         values = self.frame[column]
-        if values.dtype == object:
-            values = values.map(vector.as_text)
-        missing = (_missing(values) | values.isin(GAPS)).to_numpy(bool)
-        if missing.all() and column not in widths:
+        gaps = values.map(lambda cell: isinstance(cell, str) and cell in GAPS)
+        missing = (values.isna() | gaps).to_numpy(bool)
+        vectors, rows = vector.arrays_of(values[~missing], self.multi_separator), np.flatnonzero(~missing)
+        counts = np.array([len(cell) for cell in vectors], np.int64)
+        if not counts.any() and column not in widths:
             raise DataError(f"{self.tables[0].path}: column '{column}' holds no vector: all cells are empty.")
-        numbers, counts = vector.parsed(values.astype(str).mask(missing), self.multi_separator)
-        width = widths.get(column) or int(np.bincount(counts[~missing]).argmax())
-        if (odd := (counts != width) & ~missing).any():
-            row = int(odd.argmax())
-            raise self.error(row, column, f"holds {counts[row]} numbers, not {width}; all vectors have one length")
-        vectors = numbers.reshape(-1, width)
-        wrong = np.zeros(len(missing), bool)
-        wrong[~missing] = ~(np.abs(vectors) <= LARGEST).all(1)
+        width = widths.get(column) or int(np.bincount(counts).argmax())
+        if len(odd := np.flatnonzero(counts != width)):
+            message = f"holds {counts[odd[0]]} numbers, not {width}; all vectors have one length"
+            raise self.error(rows[odd[0]], column, message)
+        cells, wrong = np.full(len(missing), None, object), np.zeros(len(missing), bool)
+        for row, cell in zip(rows, vectors, strict=True):  # at once, numpy would make a matrix
+            cells[row], wrong[row] = cell, not (np.abs(cell) <= LARGEST).all()
         self.refuse(wrong, column, f"a vector must hold numbers alone, of at most {LARGEST:g} in size")
-        cells = np.full(len(missing), None, object)
-        for at, cell in zip(np.flatnonzero(~missing), vectors, strict=True):  # at once, numpy would make a matrix
-            cells[at] = cell
         return pd.Series(cells, values.index)
 
     def _text(self, column: str) -> "pd.Series":
@@ -282,6 +285,11 @@ class Sheet:
             raise self.error(int(wrong.argmax()), column, message)
 
 
+def vectors_of(kinds: Mapping[str, FeatureKind]) -> list[str]:
+    """The columns of vectors."""
+    return [name for name, kind in kinds.items() if kind is FeatureKind.vector]
+
+
 def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
     """The features of a sheet that has one row per id, indexed by the id."""
     import pandas as pd
@@ -299,14 +307,19 @@ def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.Da
     codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
     first = np.flatnonzero(~pd.Series(codes).duplicated())  # the row where each id occurs first
     for name in kinds:
-        values = pd.factorize(sheet.frame[name])[0]
+        column = sheet.frame[name]
+        values = pd.factorize(column.map(_hashable) if vector.holds_arrays(column) else column)[0]
         wrong = values != values[first][codes]
         if wrong.any():
             row = int(wrong.argmax())
-            earlier = str(sheet.frame[name].iloc[first[codes[row]]])
+            earlier = str(vector.as_text(column.iloc[first[codes[row]]]))
             message = f"{side} {ids[row]!r} has {earlier!r} in an earlier row; features of the event itself"
             raise sheet.error(row, name, f"{message} stand in dataset.features.context")
     return sheet.features(kinds).iloc[first].set_index(pd.Index(unique, dtype=ids.dtype))
+
+
+def _hashable(cell: Any) -> Any:
+    return hashlib.blake2b(cell.tobytes()).digest() if isinstance(cell, np.ndarray) else cell
 
 
 def _load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
@@ -353,6 +366,8 @@ def _without(values: "pd.Series", words: list[str]) -> "pd.Series":
     """The cells that are none of some words, nor of the numbers that these write; the others are gaps."""
     from pandas.api import types
 
+    if vector.holds_arrays(values):
+        return values
     if types.infer_dtype(values, skipna=True) not in ("integer", "floating", "mixed-integer-float"):
         return values.mask(values.isin(words))
     numbers = [number for number in map(_number, words) if number is not None]

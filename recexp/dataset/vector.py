@@ -1,16 +1,37 @@
-"""Cells that hold numbers one after another, as 0.1|0.2 or [0.1, 0.2] or 0.1 0.2, as arrays."""
+"""Cells that hold numbers one after another: as text such as 0.1|0.2 or [0.1, 0.2] or 0.1 0.2, in lists or arrays.
+
+Arrays of floats stay what they are, from the file to the model; text is parsed some cells at a time.
+"""
 
 import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recexp.dataset.reader.arrow import joined
+
 if TYPE_CHECKING:
     import pandas as pd
 
+BLOCK = 4096  # cells parsed at a time
+
+
+def arrays_of(cells: "pd.Series", separator: str) -> list[np.ndarray]:
+    """The numbers of each of n cells, NaN for what is no number: text and lists as float64, arrays as they are."""
+    arrays: list[np.ndarray] = []
+    for start in range(0, len(cells), BLOCK):
+        block = cells.iloc[start : start + BLOCK]
+        if all(map(_is_array, block)):
+            arrays += block.to_list()
+        else:
+            numbers, counts = parsed(block.map(as_text).astype(str), separator)
+            arrays += np.split(numbers, np.cumsum(counts)[:-1])
+    return arrays
+
 
 def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers (T,) of n cells one after another, NaN where a word is no number, and how many each cell has (n,).
+    """The numbers (T,) of n cells of text one after another, NaN where a word is no number, and how many each has (n,).
 
     Between them stand the separator, commas or spaces, around them brackets or nothing; a missing cell has none.
     """
@@ -30,6 +51,26 @@ def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
     return numbers, counts
 
 
+def without_arrays(frame: "pd.DataFrame", separator: str, but: Collection[str] = ()) -> "pd.DataFrame":
+    """The frame with cells that are arrays as text, their values joined by the separator, apart from some columns."""
+    import pyarrow as pa
+
+    texts = {
+        name: joined(f"column '{name}'", pa.chunked_array([pa.array(frame[name], from_pandas=True)]), separator)
+        for name in frame
+        if name not in but and holds_arrays(frame[name])
+    }
+    return frame.assign(**{str(name): text.to_pandas().set_axis(frame.index) for name, text in texts.items()})
+
+
+def holds_arrays(cells: "pd.Series") -> bool:
+    return cells.dtype == object and any(isinstance(cell, np.ndarray) for cell in cells)
+
+
 def as_text(cell: object) -> object:
     """A cell of a frame that holds its numbers as a list or an array, as text."""
     return " ".join(map(str, cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
+
+
+def _is_array(cell: object) -> bool:
+    return isinstance(cell, np.ndarray) and cell.dtype.kind == "f" and cell.ndim == 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.sheet import GAPS, WORDS
-from recexp.dataset.vector import parsed
+from recexp.dataset.vector import parsed, without_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +56,7 @@ class Column:
 
 def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
     """The columns of a log by their roles; those of a file without header have no names to go by."""
+    frame = without_arrays(frame, MULTI_SEPARATOR)
     columns = {name: describe(frame[name]) for name in frame.columns}
     chosen = dict(_by_name(columns)) if headed else {}
     taken = {name for name, _ in chosen.values()}
@@ -86,6 +87,7 @@ def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
 
 def features(frame: "pd.DataFrame", ids: str, side: str) -> list[Column]:
     """The columns of a file of a side's features, one row per id, without the ids."""
+    frame = without_arrays(frame, MULTI_SEPARATOR)
     columns = [_feature(describe(frame[name]), frame[name], {}) for name in frame.columns if name != ids]
     return [replace(column, role=f"{side} feature") if column.kind else column for column in columns]
 

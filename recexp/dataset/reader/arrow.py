@@ -1,4 +1,4 @@
-"""Arrow tables as frames: columns keep their types; lists become text, their values joined by the separator."""
+"""Arrow tables as frames: columns keep their types; lists of floats become arrays, others text with a separator."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,13 +40,14 @@ def _plain(what: str, column: Any, separator: str) -> Any:
     if pa.types.is_decimal(kind):
         return _exact(column)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _joined(what, column, separator)
+        return column if pa.types.is_floating(kind.value_type) else joined(what, column, separator)
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise DataError(f"{what}: is {kind}; it must hold strings, numbers, times or lists.")
     return column
 
 
-def _joined(what: str, column: Any, separator: str) -> Any:
+def joined(what: str, column: Any, separator: str) -> Any:
+    """Lists as text, their values joined by the separator. Raises DataError if a value holds it."""
     import pyarrow as pa
     from pyarrow import compute
 

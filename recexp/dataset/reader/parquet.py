@@ -26,7 +26,7 @@ class Parquet(frame.FileReader):
 
 
 class ParquetTable:
-    """Columns keep their types; lists become text, their values joined by the separator."""
+    """Columns keep their types; lists of floats become arrays, others text, their values joined by the separator."""
 
     def __init__(self, path: Path, multi_separator: str) -> None:
         self.path = path

@@ -12,6 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from pyarrow import parquet
 
+from recexp.dataset.field import Vector
 from recexp.dataset.reader.parquet import Parquet
 from recexp.error import DataError
 
@@ -148,6 +149,43 @@ def test_lists_are_values_of_a_multi_valued_feature(tmp_path: Path) -> None:
     assert "set another dataset.multi_separator" in fault(
         write(tmp_path, x=[["a|b"], [], None]), features={"context": {"x": "multi"}}
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (pa.list_(pa.float32()), np.float32),
+        (pa.list_(pa.float32(), 2), np.float32),
+        (pa.large_list(pa.float64()), np.float64),
+    ],
+)
+def test_vectors_are_the_numbers_of_the_file(kind: pa.DataType, dtype: type, tmp_path: Path) -> None:
+    rows = [[0.1, 2.5], None, [3.0, -4.5e-7]]
+    path = write(tmp_path, x=pa.array(rows, kind))
+    raw = reader(path, features={"context": {"x": "vector"}}, missing=["?"]).read()
+    assert raw.context is not None
+    first, gap, last = raw.context["x"]
+    assert first.dtype == dtype and first.tolist() == [dtype(0.1), 2.5] and gap is None
+    assert last.tolist() == [3.0, dtype(-4.5e-7)]
+    fields = Vector.read(raw.context["x"], "x")
+    assert fields.dtype == dtype and np.isnan(fields[1]).all() and fields[[0, 2]].tolist() == [[*first], [*last]]
+    assert context(path, "multi") == ["0.1|2.5", None, "3|-4.5e-7"]
+
+
+def test_a_wrong_vector_is_one_line(tmp_path: Path) -> None:
+    features = {"context": {"x": "vector"}}
+    lists = pa.list_(pa.float32())
+    with_gap, longer = ([[1.0, 2.0], [3.0, None], [5.0, 6.0]], [[1.0, 2.0], [3.0, 4.0, 5.0], [5.0, 6.0]])
+    told = fault(write(tmp_path, x=pa.array(with_gap, lists)), features=features)
+    assert "row 2: column 'x' = '3.0 nan': a vector must hold numbers alone" in told
+    told = fault(write(tmp_path, x=pa.array(longer, lists)), features=features)
+    assert "row 2: column 'x' = '3.0 4.0 5.0': holds 3 numbers, not 2" in told
+    wide = pa.array([[0.5] * 99, [0.5] * 99, [1.5] * 99], lists)
+    told = fault(write(tmp_path, x=wide), features={"item": {"x": "vector"}})
+    assert "row 3: column 'x' = '1.5 1.5" in told and "item 'a' has '0.5 0.5" in told
+    same = pa.array([[0.5] * 99, [1.5] * 99, [0.5] * 99], lists)
+    raw = reader(write(tmp_path, x=same), features={"item": {"x": "vector"}}).read()
+    assert raw.items is not None and [cell[0] for cell in raw.items["x"]] == [0.5, 1.5]
 
 
 @pytest.mark.parametrize("values", [[{"a": 1}] * 3, [b"a"] * 3, [[{"a": 1}]] * 3])
