@@ -1,9 +1,11 @@
 """Columns that hold what a model is asked: the label itself, or a statistic of the events that are held out.
 
-N rows of the log; n rows looked at; E users or items
+N rows of the log; n rows looked at; E users or items; V components of a vector
+
+Of a vector, the component that is most like what is asked is looked at, and the best linear combination of all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +19,8 @@ from recexp.dataset.schema import UNKNOWN, Field, Side
 PREDICTS = 0.95  # AUC of a column alone; the best honest one that we know is .93, of Frappe's items
 N_TRAIN, N_VALID = 50_000, 20_000  # rows looked at to find such a column
 N_BINS = 32  # of a numeric column there
+N_VECTORS = 10_000  # rows, or users or items, looked at for a vector: of 768 components, in about half a second
+RIDGE = 0.01  # of the regression on a vector's components, whose variances are about 1
 PRIOR = 5  # training rows that a value's label rate is drawn to the mean by
 FOLLOWS = 0.95  # rank correlation of a column with a statistic over all events
 TRAIN_FOLLOWS = 0.995  # rank correlation from which train alone says the same
@@ -66,8 +70,6 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
         tables |= {"user": (log.users, log.user), "item": (log.items, log.item)}
     for side, (encoded, index) in tables.items():
         for field in sides[side].fields:
-            if field.kind is FeatureKind.vector:  # what somebody else has computed, of many numbers
-                continue
             name = field.name if field.name == side else f"{side}.{field.name}"
             yield Column(name, field, encoded.column(field), index)
 
@@ -77,9 +79,40 @@ def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:
     held_out = "valid" if len(log.rows("valid")) else "test"
     train, scored = _sample(log.rows("train"), N_TRAIN), _sample(log.rows(held_out), N_VALID)
     for column in columns:
-        auc = _auc(log.label[scored], _label_rates(column, train, log.label[train], scored))
-        if auc > PREDICTS:
-            yield f"{column.name} alone predicts the label (auc {auc:.3f} on {held_out}); is it known before the event?"
+        if column.field.kind is FeatureKind.vector:
+            rows, asked = _sample(train, N_VECTORS), _sample(scored, N_VECTORS)
+            scores = _vector_scores(column, rows, log.label[rows], asked)
+        else:
+            asked, scores = scored, {column.name: _label_rates(column, train, log.label[train], scored)}
+        for name, score in scores.items():
+            if (auc := _auc(log.label[asked], score)) > PREDICTS:
+                yield f"{name} alone predicts the label (auc {auc:.3f} on {held_out}); is it known before the event?"
+                break
+
+
+def _vector_scores(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> dict[str, np.ndarray]:
+    """(n,) scores of some rows by name: the component that is best in train, and the best combination of all there."""
+    assert isinstance(column.values, np.ndarray)
+    known, asked = (column.values[rows if column.index is None else column.index[rows]] for rows in (train, scored))
+    best, sign = _most_like(label, known)
+    gram = known.T @ known + RIDGE * len(known) * np.eye(known.shape[1], dtype=known.dtype)
+    weights = np.linalg.solve(gram, known.T @ (label - label.mean()))
+    return {
+        _component(column, best): sign * asked[:, best],
+        f"a linear combination of {column.name}": asked @ weights,
+    }
+
+
+def _most_like(numbers: np.ndarray, vectors: np.ndarray) -> tuple[int, float]:
+    """The component of vectors (n, V) that numbers (n,) correlate with most, and the sign of that."""
+    spread = vectors.std(0)
+    correlation = (numbers - numbers.mean()) @ vectors / np.where(spread > 0, spread, np.inf)
+    best = int(np.abs(correlation).argmax())
+    return best, float(np.sign(correlation[best]))
+
+
+def _component(column: Column, number: int) -> str:
+    return f"component {number} (counted from 0) of {column.name}"
 
 
 def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> np.ndarray:
@@ -109,7 +142,11 @@ def _over_all_time(log: Log, columns: list[Column], label: np.ndarray) -> Iterat
     """
     for side, entity in (("user", log.user), ("item", log.item)):
         numbers = {column.name: values for column in columns if (values := _numbers(column, entity)) is not None}
-        statistics = list(_statistics(entity, log.split == 0, {"label": log.label, "rating": label})) if numbers else []
+        vectors = [column for column in columns if column.field.kind is FeatureKind.vector and column.index is entity]
+        if not numbers and not vectors:
+            continue
+        statistics = list(_statistics(entity, log.split == 0, {"label": log.label, "rating": label}))
+        numbers |= {name: values for column in vectors for name, values in _like(column, statistics)}
         for name, values in numbers.items():
             followed = next((statistic.name for statistic in statistics if _follows(values, statistic)), None)
             if followed:
@@ -130,6 +167,16 @@ def _numbers(column: Column, entity: np.ndarray) -> np.ndarray | None:
     by_entity = np.full(int(entity.max()) + 1, np.nan)
     by_entity[entity] = numbers
     return by_entity if np.array_equal(by_entity[entity], numbers, equal_nan=True) else None
+
+
+def _like(column: Column, statistics: Iterable[Statistic]) -> Iterator[tuple[str, np.ndarray]]:
+    """The component (E,) of a vector that is most like each statistic over all events, by name."""
+    assert isinstance(column.values, np.ndarray)
+    for statistic in statistics:
+        known = _sample(np.flatnonzero(np.isfinite(statistic.of_all)), N_VECTORS)
+        if len(known) >= MIN_ENTITIES:
+            best, _ = _most_like(_ranks(statistic.of_all[known]), column.values[known])
+            yield _component(column, best), column.values[:, best]
 
 
 def _statistics(entity: np.ndarray, train: np.ndarray, ratings: Mapping[str, np.ndarray]) -> Iterator[Statistic]:
