@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
+from recexp.dataset import vector
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.ragged import Ragged, below
 from recexp.dataset.raw import MULTI_SEPARATOR
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-BLOCK = 4096  # vectors that are standardised at a time
 MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
 
 
@@ -251,21 +251,14 @@ class Vector:
         rows = np.flatnonzero(train & np.isfinite(numbers.sum(1, np.float64)))
         if not len(rows):
             return cls(mean=np.zeros(width), deviation=np.ones(width))
-        total, square = np.zeros(width), np.zeros(width)
-        low, high = np.full(width, np.inf), np.full(width, -np.inf)
-        for block in _blocks(rows):
-            total = np.vstack([total, numbers[block]]).sum(0)
-            low, high = np.minimum(low, numbers[block].min(0)), np.maximum(high, numbers[block].max(0))
-        mean = total / len(rows)
-        for block in _blocks(rows):
-            square = np.vstack([square, (numbers[block] - mean) ** 2]).sum(0)
-        return cls(mean=mean, deviation=np.where(high > low, np.sqrt(square / len(rows)), 1.0))
+        mean, deviation = vector.moments(numbers, rows)
+        return cls(mean=mean, deviation=deviation)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
         if not numbers.shape[1]:  # no cell says how many numbers a vector has
             return np.zeros((len(numbers), self.width), np.float32)
         scaled = np.empty(numbers.shape, np.float32)
-        for rows in _blocks(np.arange(len(numbers))):
+        for rows in vector.blocks(np.arange(len(numbers))):
             scaled[rows] = _scaled(numbers[rows], self.mean, self.deviation)
         return scaled
 
@@ -280,11 +273,6 @@ def _scaled(numbers: np.ndarray, mean: float | np.ndarray, deviation: float | np
     """float32 in the shape of the numbers; 0 for what is missing."""
     scaled = np.clip((numbers - mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
-
-
-def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    """Some rows at a time, as vectors of all of them in float64 would take as much memory again, several times."""
-    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
 def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:

@@ -6,7 +6,7 @@ Features that join the rows of a table are Parquet files.
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from recexp.dataset.schema import Schema
 from recexp.error import DamagedFile
 from recexp.process import cores
 from recexp.storage import file_digest, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ABOUT = "dataset.json"
 EARLIER = "earlier"
@@ -46,8 +49,6 @@ def write(folder: Path, dataset: Dataset, source: dict[str, Any] | None = None) 
 
 def read(folder: Path) -> Dataset:
     """The dataset of a folder, its arrays memory-mapped. Raises DamagedFile if it is not what was written."""
-    import pandas as pd
-
     saved = check(folder)
     try:
         # Copy-on-write: torch wants writable arrays, and what it would write must not reach the file.
@@ -58,13 +59,19 @@ def read(folder: Path) -> Dataset:
             earlier=earlier,
             schema=Schema.from_dict(saved["schema"]),
             encoder=Encoder.load(folder),
-            joined={side: pd.read_parquet(folder / f"{side}.parquet") for side in saved.get("joined", ())},
+            joined={side: _read_features(folder / f"{side}.parquet") for side in saved.get("joined", ())},
             facts=saved["facts"],
             fingerprint=saved["fingerprint"],
             folder=folder,
         )
     except STRANGE as error:
         raise DamagedFile(f"{folder}: damaged ({type(error).__name__}: {error}).") from error
+
+
+def _read_features(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(path)
 
 
 def check(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from recexp.dataset.reader.arrow import joined
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 4096  # cells parsed at a time
+BLOCK = 4096  # cells parsed, or vectors standardised, at a time
 
 
 def arrays_of(cells: "pd.Series", separator: str) -> list[np.ndarray]:
@@ -61,6 +61,25 @@ def without_arrays(frame: "pd.DataFrame", separator: str, but: Collection[str] =
         if name not in but and holds_arrays(frame[name])
     }
     return frame.assign(**{str(name): text.to_pandas().set_axis(frame.index) for name, text in texts.items()})
+
+
+def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (width,) of some rows of numbers (n, width), 1 of numbers that are all equal."""
+    width = numbers.shape[1]
+    total, square = np.zeros(width), np.zeros(width)
+    low, high = np.full(width, np.inf), np.full(width, -np.inf)
+    for block in blocks(rows):
+        total = np.vstack([total, numbers[block]]).sum(0)
+        low, high = np.minimum(low, numbers[block].min(0)), np.maximum(high, numbers[block].max(0))
+    mean = total / len(rows)
+    for block in blocks(rows):
+        square = np.vstack([square, (numbers[block] - mean) ** 2]).sum(0)
+    return mean, np.where(high > low, np.sqrt(square / len(rows)), 1.0)
+
+
+def blocks(rows: np.ndarray) -> list[np.ndarray]:
+    """Some rows at a time: in float64, vectors of all of them would take as much memory again, several times."""
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
 def holds_arrays(cells: "pd.Series") -> bool:
