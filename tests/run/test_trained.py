@@ -175,47 +175,43 @@ def test_a_table_predicts_its_test_rows_and_is_evaluated_on_its_source(tmp_path:
         recexp.load_run(run.path).evaluate()
 
 
-@pytest.mark.parametrize("side", ["user", "item"])
 def test_features_of_a_file_that_joins_a_table_are_kept_with_the_run(
-    side: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     random = np.random.default_rng(0)
-    frame = pd.DataFrame({"label": random.integers(2, size=400), side: random.integers(40, size=400),
+    frame = pd.DataFrame({"label": random.integers(2, size=400), "item": random.integers(40, size=400),
                           "site": random.choice(["a", "b"], size=400)})  # fmt: skip
-    features = pd.DataFrame({side: range(30), "tags": [["x|y", "y", None][n % 3] for n in range(30)],
+    features = pd.DataFrame({"item": range(30), "tags": [["x|y", "y", None][n % 3] for n in range(30)],
                              "cost": random.normal(size=30), "image": [f"{n} {n / 7}" for n in range(30)]})  # fmt: skip
     frame.to_csv(tmp_path / "table.csv", index=False)
-    features.to_csv(tmp_path / "side.csv", index=False)
-    other = {"user": "item", "item": "user"}[side]
-    data = [f"dataset.columns.{other}=null", "dataset.columns.timestamp=null", "dataset.split.kind=random",
-            f"dataset.path={tmp_path / 'table.csv'}", f"dataset.{side}_path={tmp_path / 'side.csv'}",
-            f"+dataset.features.{side}={{tags: multi, cost: numeric, image: vector}}",
-            f"+dataset.features.context={{{side}: categorical, site: categorical}}"]  # fmt: skip
+    features.to_csv(tmp_path / "items.csv", index=False)
+    data = ["dataset.columns.user=null", "dataset.columns.timestamp=null", "dataset.split.kind=random",
+            f"dataset.path={tmp_path / 'table.csv'}", f"dataset.item_path={tmp_path / 'items.csv'}",
+            "+dataset.features.item={tags: multi, cost: numeric, image: vector}",
+            "+dataset.features.context={item: categorical, site: categorical}"]  # fmt: skip
     train = [option for option in SMALL if not option.startswith("dataset.n_")]
     metrics = recexp.train(
         recexp.load_config(["model=deepfm", "dataset=csv", *train, *data, f"run.dir={tmp_path / 'run'}"])
     )
     run = recexp.load_run(tmp_path / "run")
-    assert [field.name for field in run.dataset.schema.context.fields] == [side, "site", "tags", "cost", "image"]
-    lacking = int((frame[side] >= 30).sum())
+    assert [field.name for field in run.dataset.schema.context.fields] == ["item", "site", "tags", "cost", "image"]
+    lacking = int((frame["item"] >= 30).sum())
     assert run.dataset.facts["notes"] == [
-        f"10 of 40 {side}s, in {lacking} of 400 rows, have no features: their file lacks them"
+        f"10 of 40 items, in {lacking} of 400 rows, have no features: their file lacks them"
     ]
     assert run.evaluate() == metrics["test"]
-    for name in ("table.csv", "side.csv"):
+    for name in ("table.csv", "items.csv"):
         (tmp_path / name).unlink()
     test = frame.iloc[run.predictions.row].drop(columns="label")
     with caplog.at_level("INFO"):
         assert run.predict(test).tolist() == run.predictions.score.tolist()
-    assert f"lack the {side} of {(test[side] >= 30).sum()} of 40 rows; missing in these rows: tags, cost" in caplog.text
-    new = test.assign(**{side: 99})
-    given = new.assign(**features.drop(columns=side).iloc[3])
+    assert f"lack the item of {(test['item'] >= 30).sum()} of 40 rows; missing in these rows: tags, cost" in caplog.text
+    new = test.assign(item=99)
+    given = new.assign(**features.drop(columns="item").iloc[3])
     assert (run.predict(given) != run.predict(new)).all()
-    assert (
-        run.predict(given.assign(**{side: 4})) == run.predict(test.assign(**{side: 4}))
-    ).all()  # the known ones count
-    with pytest.raises(DataError, match=rf"no column '{side}' \(dataset\.columns\.{side}\)"):
-        run.predict(test.drop(columns=side))
+    assert (run.predict(given.assign(item=4)) == run.predict(test.assign(item=4))).all()  # the known ones count
+    with pytest.raises(DataError, match=r"no column 'item' \(dataset\.columns\.item\)"):
+        run.predict(test.drop(columns="item"))
     assert export(run, "torch", tmp_path / "out") < 1e-5  # example.py joins its rows itself
 
 

@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from recexp.dataset.config import SplitKind
+from recexp.dataset.prepare import prepare
 from recexp.dataset.reader.csv import Csv
 from recexp.error import ConfigError, DataError
 
@@ -456,6 +457,17 @@ def test_a_log_without_times_is_in_the_order_of_its_rows(tmp_path: Path) -> None
     assert raw.timestamp is not None and raw.timestamp.tolist() == [0, 1, 2]
     with pytest.raises(ConfigError, match=r"^dataset\.columns\.user = null"):
         reader(path, columns={"user": None})
+
+
+def test_a_file_of_users_joins_a_table_of_users(tmp_path: Path) -> None:
+    users = write(tmp_path, "user,age\n1,20\n2,30\n3,40\n", "users.csv")
+    path = write(tmp_path, "user,label,part\n2,1,train\n1,0,train\n9,1,valid\n2,0,test\n")
+    options = {"columns": {"item": None, "timestamp": None}, "split": {"kind": "given", "column": "part"},
+               "features": {"user": {"age": "numeric"}}, "user_path": str(users)}  # fmt: skip
+    dataset = prepare(reader(path, **options).read(), reader(path, **options).config)
+    assert dataset.log.context.values[:, 0].tolist() == [1, -1, 0, 1] and dataset.log.user is not None
+    assert dataset.joined["user"]["age"].to_dict() == {"1": 20, "2": 30, "3": 40}
+    assert dataset.facts["notes"] == ["1 of 3 users, in 1 of 4 rows, have no features: their file lacks them"]
 
 
 def test_words_that_mean_missing_are_gaps_in_every_feature_and_no_ids(tmp_path: Path) -> None:
