@@ -121,9 +121,10 @@ def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: n
     if column.field.numeric:
         edges = np.unique(np.quantile(known, np.arange(1, N_BINS) / N_BINS))
         known, asked = _bins(known, edges), _bins(asked, edges)
-    size = int(max(known.max(initial=0), asked.max(initial=0))) + 1
-    count = np.bincount(known, minlength=size)
-    positive = np.bincount(known, label[known_row], minlength=size)
+    values, index = np.unique(np.concatenate([known, asked]), return_inverse=True)  # few, however large the ids are
+    known, asked = index[: len(known)], index[len(known) :]
+    count = np.bincount(known, minlength=len(values))
+    positive = np.bincount(known, label[known_row], minlength=len(values))
     rate = ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked]
     n_values = np.bincount(asked_row, minlength=len(scored))
     return np.where(n_values, np.bincount(asked_row, rate, len(scored)) / np.maximum(n_values, 1), label.mean())
