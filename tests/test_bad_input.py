@@ -101,6 +101,8 @@ VALUES = {
     "dataset.negatives": COUNT,
     "dataset.max_history": COUNT,
     "dataset.n_bins": f"1 {COUNT}",
+    "dataset.n_buckets": f"1 {COUNT}",
+    "dataset.n_quotients": f"317 {COUNT}",
     "dataset.min_count": COUNT,
     "dataset.k_core": COUNT.removeprefix("0 "),
     "dataset.duplicates": "some null 1",

@@ -63,9 +63,10 @@ NEXT_ITEM = TRAINER | {
     "score_l2": "trainer.loss=bpr_max",
     "negatives.logq": "trainer.negatives.popular=0.5",  # uniform draws leave nothing to correct
 }
+READ_AS = {"n_bins": "binned", "n_buckets": "hash", "n_quotients": "hash"}  # options that one kind of feature reads
 DATASET = {
     "negatives": "dataset.label=implicit model.history_labels=false",
-    "n_bins": "dataset.features.user={age:binned}",
+    **{name: f"dataset.features.user={{age:{kind}}}" for name, kind in READ_AS.items()},
 }
 # Values to try where others of the type would be refused.
 OTHER: dict[str, Any] = {
@@ -88,6 +89,7 @@ OTHER: dict[str, Any] = {
     "duplicates": Duplicates.last,
     "k_core": 25,
     "min_count": 110,
+    "n_buckets": 3,
     "missing": ["3"],
     "header": ["user", "item", "shop", "label", "timestamp", "tags"],
 }
@@ -234,4 +236,5 @@ def test_each_option_of_a_file_is_read(effects, tmp_path):
     frame.to_csv(tmp_path / "log.csv", index=False, quoting=csv.QUOTE_NONE)
     typed = ["model=din", "dataset=csv", f"dataset.path={tmp_path / 'log.csv'}", "dataset.features.item={}"]
     typed += ["dataset.features.context={tags:multi,shop:numeric}"]
-    assert not ignored("dataset", typed, DATASET | {"n_bins": "dataset.features.context={shop:binned}"}, effects)
+    shop = {name: f"dataset.features.context={{shop:{kind}}}" for name, kind in READ_AS.items()}
+    assert not ignored("dataset", typed, DATASET | shop, effects)

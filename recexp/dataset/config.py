@@ -1,5 +1,6 @@
 """The options of a dataset: of every reader, of its features and of its split."""
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -9,6 +10,7 @@ from recexp.error import OBEYED, ConfigError, choices
 
 class FeatureKind(Enum):
     categorical = "one of many values"
+    hash = "one of very many values, each in one of n_buckets by its text"
     multi = "several values of one vocabulary"
     numeric = "a number, standardised by the training split"
     binned = "a number, cut into quantiles of the training split"
@@ -120,6 +122,8 @@ class DatasetConfig:
     history: HistoryKind
     history_until: HistoryUntil
     n_bins: int = between(2, 2**16, "finer ones are ids")
+    n_buckets: int = between(2, 2**24, "each hashed feature has as many rows of a table")
+    n_quotients: int = between(1, 2**12, "more take more rows than they save")
     min_count: int = between(1, 10**6, "rarer values than that are all there are")
     duplicates: Duplicates
     k_core: int = between(0, 10**6, "hardly a log has users and items with more events")
@@ -138,6 +142,11 @@ class DatasetConfig:
                 f"dataset.label_threshold = {self.label_threshold}: with label=implicit every event is a positive, "
                 "whatever its rating; set dataset.label_threshold=null with it."
             )
+        if self.n_quotients**2 > self.n_buckets:
+            most = (
+                f"at most the square root of n_buckets, {math.isqrt(self.n_buckets):,}: more take rows, not save them"
+            )
+            raise ConfigError(f"dataset.n_quotients = {self.n_quotients}: must be {most}.")
         if self.split.column is not None and self.split.kind is not SplitKind.given:
             raise ConfigError(
                 f"dataset.split.column = {self.split.column}: is read with split.kind=given alone, "

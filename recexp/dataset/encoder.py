@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "encoder.json"
+MAX_IDS = 2**31 - 1  # of the fields of a side together, as they are numbered in 32 bits
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,25 @@ class SideEncoder:
         n_bins: int,
         min_count: int = 1,
         ids: Collection[str] = (),
+        n_buckets: int = 1,
+        n_quotients: int = 1,
     ) -> tuple["SideEncoder", Encoded]:
         """Learns from the rows where `train` (n,) is true, and encodes all n rows; columns in the order of `kinds`.
 
-        min_count: values in fewer training rows are unknown, apart from those of `ids`.
-        Raises DataError if a numeric column holds something else.
+        min_count: values in fewer training rows are unknown, apart from those of `ids` and hashed ones.
+        Raises DataError if a numeric column holds something else, or the ids of all fields are too many.
         """
         encoders: dict[str, AnyField] = {}
         arrays: dict[str, Any] = {}
         for name, kind in kinds.items():
             least = 1 if name in ids else min_count
-            encoders[name], arrays[name] = _fitted(frame, name, kind, train, n_bins, least)
+            sizes = (n_buckets, n_quotients) if kind is FeatureKind.hash else (n_bins,)
+            encoders[name], arrays[name] = _fitted(frame, name, kind, train, sizes, least)
         encoder = cls(encoders)
+        if (n_ids := encoder.side.vocabulary) > MAX_IDS:
+            raise DataError(
+                f"features {', '.join(kinds)}: {n_ids:,} ids are more than {MAX_IDS:,}; lower dataset.n_buckets."
+            )
         return encoder, encoder._joined(arrays, len(frame))
 
     def transform(self, frame: "pd.DataFrame") -> Encoded:
@@ -122,11 +130,11 @@ def _read(frame: "pd.DataFrame", name: str, kind: FeatureKind) -> Any:
 
 
 def _fitted(
-    frame: "pd.DataFrame", name: str, kind: FeatureKind, train: np.ndarray, n_bins: int, min_count: int
+    frame: "pd.DataFrame", name: str, kind: FeatureKind, train: np.ndarray, sizes: tuple[int, ...], min_count: int
 ) -> tuple[AnyField, Any]:
-    """The encoder of a column, and the column encoded."""
+    """The encoder of a column, and the column encoded. sizes: bins, or buckets and quotients, as its kind has them."""
     cells: Any = _read(frame, name, kind)
-    encoder = ENCODERS[kind].fit(cells, train, n_bins)
+    encoder = ENCODERS[kind].fit(cells, train, *sizes)
     _check_vocabulary(name, encoder)
     if min_count > 1:
         encoder = _frequent(encoder, cells, train, min_count)

@@ -5,9 +5,10 @@ true; `encode` returns ids (n, width), lists of them for wide cells, values (n,)
 The ids are without the field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -101,6 +102,51 @@ class Categorical:
 
     def encode(self, cells: Cells) -> np.ndarray:
         return np.append(ids_of(cells.unique, self.vocabulary), np.int32(UNKNOWN))[cells.index, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hash:
+    """A value becomes the bucket of its text's checksum, so no vocabulary is kept and values may share a bucket.
+
+    A missing value is unknown; every other one has a bucket, whether or not training holds it. With quotients, a bucket
+    is two ids instead of one, so that fewer rows tell buckets apart: its remainder and its quotient by `remainders`
+    (Shi et al., Compositional Embeddings Using Complementary Partitions, KDD 2020).
+    """
+
+    kind: ClassVar[FeatureKind] = FeatureKind.hash
+    n_buckets: int
+    n_quotients: int  # 1: no quotients
+    n_values: int  # of the training rows
+
+    @property
+    def width(self) -> int:
+        return 1 if self.n_quotients == 1 else 2
+
+    @property
+    def remainders(self) -> int:
+        return -(-self.n_buckets // self.n_quotients)
+
+    @property
+    def size(self) -> int:
+        return self.remainders + (self.n_quotients if self.width == 2 else 0)
+
+    @staticmethod
+    def read(column: "pd.Series", name: str) -> Cells:
+        cells = Categorical.read(column, name)
+        return Cells(cells.index, np.fromiter(map(checksum, cells.unique), np.uint32, len(cells.unique)))
+
+    @classmethod
+    def fit(cls, cells: Cells, train: np.ndarray, n_buckets: int, n_quotients: int = 1) -> "Hash":
+        return cls(n_buckets=n_buckets, n_quotients=n_quotients, n_values=int(cells.trained(train).sum()))
+
+    def encode(self, cells: Cells) -> np.ndarray:
+        ids = np.concatenate([self.ids(cells.unique % self.n_buckets), [[UNKNOWN, PADDING][: self.width]]])
+        return ids.astype(np.int32)[cells.index]
+
+    def ids(self, buckets: np.ndarray) -> np.ndarray:
+        """(n, width) from buckets (n,)."""
+        quotients, remainders = np.divmod(buckets, self.remainders)
+        return np.stack([FIRST + remainders, FIRST + self.remainders + quotients], 1)[:, : self.width]
 
 
 @dataclass(frozen=True)
@@ -263,9 +309,9 @@ class Vector:
         return scaled
 
 
-AnyField: TypeAlias = Categorical | Multi | Binned | Numeric | Vector
+AnyField: TypeAlias = Categorical | Hash | Multi | Binned | Numeric | Vector
 ENCODERS: dict[FeatureKind, type[AnyField]] = {
-    field.kind: field for field in (Categorical, Multi, Binned, Numeric, Vector)
+    field.kind: field for field in (Categorical, Hash, Multi, Binned, Numeric, Vector)
 }
 
 
@@ -299,6 +345,17 @@ def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
 
     index = pd.Index(vocabulary).get_indexer(pd.Index(values))
     return np.where(index >= 0, index + FIRST, UNKNOWN).astype(np.int32)
+
+
+def checksum(value: Any) -> int:
+    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export."""
+    return zlib.crc32(text_of(value).encode())
+
+
+def text_of(value: Any) -> str:
+    """A value as readers write it: 5 and 5.0 are "5"."""
+    whole = isinstance(value, float | np.floating) and value.is_integer() and -(2**53) < value < 2**53
+    return str(int(value)) if whole else str(value)
 
 
 def objects(values: Iterable[object]) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import Categorical
+from recexp.dataset.field import Categorical, text_of
 from recexp.dataset.frame import existing
 from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
@@ -218,9 +218,5 @@ def _features(sheet: Sheet, kinds: dict[str, FeatureKind], encoder: SideEncoder)
         if name in frame and isinstance(field, Categorical):
             values = [value for value in field.vocabulary.tolist() if not isinstance(value, str)]
             if values:
-                frame = frame.assign(**{name: frame[name].map({_text(value): value for value in values})})
+                frame = frame.assign(**{name: frame[name].map({text_of(value): value for value in values})})
     return frame
-
-
-def _text(value: Any) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -12,12 +12,12 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, Histo
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts, unknown_rates
-from recexp.dataset.field import Encoded
+from recexp.dataset.field import Encoded, Hash
 from recexp.dataset.filter import filtered
 from recexp.dataset.label import task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
 from recexp.dataset.raw import Ids, Raw
-from recexp.dataset.schema import Schema, Side
+from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, split
 from recexp.dataset.warning import warnings
 from recexp.error import ConfigError, DataError, choices
@@ -60,22 +60,31 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tasks),
         encoder=encoder,
-        facts=facts(log, sides, tasks) | {"notes": notes + _notes(raw, log, sides, config), "warnings": found},
+        facts=facts(log, sides, tasks) | {"notes": notes + _notes(raw, log, encoder, config), "warnings": found},
         fingerprint=fingerprint,
         joined={} if isinstance(log, Log) else {side: features for side, (_, features) in raw.by_id.items()},
     )
 
 
-def _notes(raw: Raw, log: Table, sides: Mapping[str, Side], config: DatasetConfig) -> list[str]:
+def _notes(raw: Raw, log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
     """A line for each thing that is taken otherwise than it stands in the source."""
     notes = [note for side, (ids, features) in raw.by_id.items() if (note := _without_features(side, ids, features))]
     columns = getattr(config, "columns", None)
     if isinstance(log, Log) and columns is not None and columns.timestamp is None:
         notes.append("there is no column of times: the order of the rows is the order of the events")
     if config.min_count > 1:
+        sides = {side: encoders.side for side, encoders in vars(encoder).items()}
         rates = [f"{name} {rate:.1%}" for name, rate in unknown_rates(log, log.rows("train"), sides) if rate]
         if rates:
             notes.append(f"missing in train, or rarer than dataset.min_count={config.min_count}: {', '.join(rates)}")
+    hashed = [
+        f"{side}.{name} {field.n_values:,}"
+        for side, encoders in vars(encoder).items()
+        for name, field in encoders.fields.items()
+        if isinstance(field, Hash)
+    ]
+    if hashed:
+        notes.append(f"values in train, hashed into {config.n_buckets:,} buckets each: {', '.join(hashed)}")
     return notes
 
 
@@ -242,7 +251,16 @@ def _entities(
     train = np.zeros(len(frame), bool)
     train[trained - 1] = True
     kinds = {name: FeatureKind.categorical, **kinds}
-    encoder, encoded = SideEncoder.fit(frame, kinds, train, config.n_bins, config.min_count, (name,))
+    encoder, encoded = SideEncoder.fit(
+        frame,
+        kinds,
+        train,
+        config.n_bins,
+        config.min_count,
+        ids=(name,),
+        n_buckets=config.n_buckets,
+        n_quotients=config.n_quotients,
+    )
     ids, values, lists = _with_padding(encoded.ids), _with_padding(encoded.values), encoded.lists
     if lists is not None:
         lists = replace(lists, start=_with_padding(lists.start), count=_with_padding(lists.count))
@@ -262,7 +280,15 @@ def _context(
 
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
     kinds = {**kinds, **dict.fromkeys(derived, FeatureKind.categorical)}
-    encoder, encoded = SideEncoder.fit(rows.assign(**derived), kinds, train, config.n_bins, config.min_count)
+    encoder, encoded = SideEncoder.fit(
+        rows.assign(**derived),
+        kinds,
+        train,
+        config.n_bins,
+        config.min_count,
+        n_buckets=config.n_buckets,
+        n_quotients=config.n_quotients,
+    )
     return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
 
 
@@ -307,6 +333,8 @@ def _preparation(config: DatasetConfig) -> dict[str, Any]:
         for key in ("label", "label_threshold", "n_bins", "min_count", "duplicates", "k_core", "split", "reader")
     }
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts
+    if any(kind is FeatureKind.hash for kinds in config.features.sides.values() for kind in kinds.values()):
+        kept |= {name: tree[name] for name in ("n_buckets", "n_quotients")}
     if config.features.derived.names:  # arrays; histories are gathered
         kept["history_until"] = tree["history_until"]
     return kept | {"features": features}

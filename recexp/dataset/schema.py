@@ -21,7 +21,7 @@ class Field:
     name: str
     kind: FeatureKind
     column: int  # its first column among the side's ids or, if numeric, its values or, if wide, its lists
-    width: int = 1  # values of the longest cell; above 1 only for multi-valued fields and vectors
+    width: int = 1  # values of the longest cell; above 1 only for multi-valued and composed fields, and vectors
     offset: int = 0  # added to its ids from 2 on
     size: int = 0  # known values; 0 for numbers
     padded: bool = False  # whether cells are padded however many values they have
@@ -30,6 +30,11 @@ class Field:
     def numeric(self) -> bool:
         """True if its cells are numbers: one column of values, or of a vector several."""
         return self.kind in (FeatureKind.numeric, FeatureKind.vector)
+
+    @property
+    def composed(self) -> bool:
+        """True if its cells are two ids, of which a vector is made: those of a bucket's remainder and quotient."""
+        return self.kind is FeatureKind.hash and self.width > 1
 
     @property
     def wide(self) -> bool:

@@ -193,6 +193,7 @@ class Sheet:
 
         convert: dict[FeatureKind, Callable[[str], Any]] = {
             FeatureKind.categorical: self._text,
+            FeatureKind.hash: self._text,
             FeatureKind.multi: self._multi,
             FeatureKind.vector: partial(self._vectors, widths=widths),
         }
@@ -233,9 +234,11 @@ class Sheet:
         values = self.frame[column]
         missing = _missing(values)
         self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
-        if types.is_float_dtype(values) and (values.dropna() % 1 == 0).all() and (values.dropna().abs() < 2**53).all():
-            values = values.astype("Int64")  # "5", not "5.0"
-        return values.astype(str).mask(missing)
+        text = values.astype(str)
+        if types.is_float_dtype(values):  # "5", not "5.0", whatever other rows hold
+            whole = (values % 1 == 0) & (values.abs() < 2**53)
+            text = text.mask(whole, values.where(whole).astype("Int64").astype(str))
+        return text.mask(missing)
 
     def _multi(self, column: str) -> "pd.Series":
         text = self._text(column)

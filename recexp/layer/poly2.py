@@ -4,8 +4,8 @@ Chang et al., Training and Testing Low-degree Polynomial Data Mappings via Linea
     y = w0 + sum_i w_i x_i + sum_{i<j} w_h(i, j) x_i x_j,  i and j from different fields
 
 B batch, C columns, P pairs of columns of different fields. Each field is a small bag of ids with coefficients x: a
-categorical field its id with coefficient 1, a multi-valued one its values with 1 / count each, a numeric one a fixed id
-with its number as coefficient, a vector as many.
+categorical field its id with coefficient 1, a multi-valued or composed one its ids with 1 / count each, a numeric one a
+fixed id with its number as coefficient, a vector as many.
 """
 
 import torch

@@ -141,7 +141,7 @@ def mean_of(relevance: Tensor, events: Events, mask: Tensor) -> Tensor:
 
 def search_field(schema: Schema, name: str | None) -> Field:
     """The item's field of a name; without a name, the first after the id that can be searched by."""
-    fields = [field for field in schema.item.fields if not (field.numeric or field.wide)]
+    fields = [field for field in schema.item.fields if not (field.numeric or field.wide or field.composed)]
     named = {field.name: field for field in fields}
     if name is None:
         return fields[1] if len(fields) > 1 else fields[0]

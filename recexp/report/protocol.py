@@ -8,7 +8,8 @@ from recexp.report.setting import differing, short, text
 from recexp.run.record import Record
 
 # What a model is given, not what it has to predict: runs that differ in these can be compared.
-INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins")
+INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins", "dataset.n_buckets",
+          "dataset.n_quotients", "dataset.min_count")  # fmt: skip
 UNTIL = "dataset.history_until"
 # What rankings are asked, with the value that absence means.
 RANKING = {"trainer.ranking.exclude_seen": True, "trainer.ranking.relevant": "all",

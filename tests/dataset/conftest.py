@@ -36,6 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "history": HistoryKind.all,
     "history_until": HistoryUntil.target,
     "n_bins": 3,
+    "n_buckets": 4,
+    "n_quotients": 1,
     "min_count": 1,
     "duplicates": Duplicates.keep,
     "k_core": 0,

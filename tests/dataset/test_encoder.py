@@ -173,6 +173,26 @@ def test_statistics_come_back_to_the_bit(tmp_path: Path) -> None:
     assert same(loaded.transform(frame), encoded)
 
 
+def test_a_hashed_field_keeps_no_vocabulary_and_comes_back(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"ad": [f"a{n % 70}" for n in range(200)], "city": list("xyzz") * 50})
+    kinds = {"ad": FeatureKind.hash, "city": FeatureKind.categorical}
+    encoder, encoded = SideEncoder.fit(frame, kinds, np.arange(200) < 100, 3, min_count=30, n_buckets=50)
+    assert [field.size for field in encoder.side.fields] == [50, 1] and encoder.side.fields[1].offset == 50
+    loaded = reloaded(encoder, tmp_path)
+    assert loaded.fields["ad"] == encoder.fields["ad"] and same(loaded.transform(frame), encoded)
+    assert "a1" not in (tmp_path / "encoder.json").read_text()
+    later = loaded.transform(pd.DataFrame({"ad": ["a3", "never seen", None], "city": "z"}))
+    assert later.ids[0, 0] == encoded.ids[3, 0]
+    assert (later.ids[:, 0] > UNKNOWN).tolist() == [True, True, False]
+
+
+def test_more_ids_than_32_bits_can_number_are_refused() -> None:
+    kinds = {f"ad{n}": FeatureKind.hash for n in range(3)}
+    frame = pd.DataFrame({name: ["a"] for name in kinds})
+    with pytest.raises(DataError, match="features ad0, ad1, ad2: 3,000,000,002 ids are more than 2,147,483,647"):
+        SideEncoder.fit(frame, kinds, np.ones(1, bool), 3, n_buckets=10**9)
+
+
 def test_fields_without_any_training_value_come_back(tmp_path: Path) -> None:
     frame = pd.DataFrame({"city": [None, "x"], "tags": [None, "a|b"], "age": [np.nan, 2], "price": [np.nan, 1]})
     for train in ([True, False], [False, False]):

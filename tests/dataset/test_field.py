@@ -1,5 +1,6 @@
 """Encoders of single columns against dictionaries and loops. `train` marks the rows they may learn from."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from columns import random_frame
 
-from recexp.dataset.field import Binned, Categorical, Multi, Numeric
+from recexp.dataset.field import Binned, Categorical, Hash, Multi, Numeric, checksum
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
 
 SEEDS = range(5)
@@ -41,6 +42,39 @@ def test_categorical_without_any_training_value_is_unknown() -> None:
     assert (ids.tolist(), size) == ([UNKNOWN, UNKNOWN], 0)
     ids, size = encoded(Categorical, pd.Series([None, None]), np.ones(2, bool))
     assert (ids.tolist(), size) == ([UNKNOWN, UNKNOWN], 0)
+
+
+def test_buckets_are_those_of_crc_32_in_every_process() -> None:
+    assert checksum("123456789") == 0xCBF43926  # the check value of the standard
+    cells = Hash.read(pd.Series(["123456789", None, "a", "new"]), "ad")
+    encoder = Hash.fit(cells, np.array([True, True, True, False]), 1000)
+    buckets = [0xCBF43926 % 1000, zlib.crc32(b"a") % 1000, zlib.crc32(b"new") % 1000]
+    assert encoder.encode(cells)[:, 0].tolist() == [FIRST + buckets[0], UNKNOWN, FIRST + buckets[1], FIRST + buckets[2]]
+    assert (encoder.size, encoder.n_values) == (1000, 2)
+
+
+def test_quotient_and_remainder_tell_all_buckets_apart_in_fewer_rows() -> None:
+    encoder = Hash(n_buckets=103, n_quotients=8, n_values=0)
+    ids = encoder.ids(np.arange(103))
+    assert encoder.remainders == 13 and encoder.size == 13 + 8
+    assert len(np.unique(ids, axis=0)) == 103 and ids.min() == FIRST and ids.max() == FIRST + 13 + 8 - 1
+    assert ids[30].tolist() == [FIRST + 30 % 13, FIRST + 13 + 30 // 13]
+    cells = Hash.read(pd.Series(["a", None]), "ad")
+    bucket = zlib.crc32(b"a") % 103
+    assert encoder.encode(cells).tolist() == [ids[bucket].tolist(), [UNKNOWN, PADDING]]
+
+
+def test_equal_values_of_any_type_are_in_one_bucket() -> None:
+    columns = [["5", "-7"], [5, -7], [5.0, -7.0], np.array([5, -7], np.float32), pd.array([5, -7], "Int64")]
+    assert len({tuple(Hash.read(pd.Series(column), "ad").unique.tolist()) for column in columns}) == 1
+    assert checksum("5.0") != checksum("5") == checksum(np.int8(5))
+    assert checksum(2.5) == checksum("2.5") and checksum(1e20) == checksum("1e+20")
+
+
+def test_values_spread_evenly_over_buckets() -> None:
+    for n_buckets in (1000, 1024):  # numbers in a row, where a checksum is most likely to repeat
+        counts = np.bincount([checksum(str(n)) % n_buckets for n in range(20_000)], minlength=n_buckets)
+        assert counts.var() < 2 * counts.mean()  # of random buckets it is the mean
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -81,6 +81,23 @@ def look_up(side: SideEmbedding, features: Features, row: int) -> Tensor:
     return torch.stack(fields)
 
 
+def test_a_composed_field_is_its_remainders_row_times_1_and_its_quotients() -> None:
+    ad = Field(name="ad", kind=FeatureKind.hash, column=1, width=2, offset=3, size=5 + 2)  # 5 remainders, 2 quotients
+    side = Side(fields=(Field(name="place", kind=FeatureKind.categorical, column=0, size=3), ad))
+    embedding = SideEmbedding("context", side, D, std=1.0)
+    ids = torch.tensor([[2, 5 + bucket % 5, 10 + bucket // 5] for bucket in range(10)] + [[UNKNOWN, UNKNOWN, PADDING]])
+    weight = embedding.table.weight
+    with torch.no_grad():
+        weight[UNKNOWN] = 0.5
+    found = embedding(Features(ids, torch.zeros(11, 0)))
+    for n, (place, remainder, quotient) in enumerate(ids.tolist()):
+        assert torch.equal(found[n], torch.stack([weight[place], weight[remainder] * (1 + weight[quotient])]))
+    assert len(found[:10, 1].unique(dim=0)) == 10
+    assert torch.equal(found[10, 1], weight[UNKNOWN])
+    found.sum().backward()
+    assert bool((weight.grad[5:] != 0).all()) and bool((weight.grad[PADDING] == 0).all())
+
+
 def wide(embed: FeatureEmbedding) -> FeatureEmbedding:
     """Vectors large enough to tell apart, that of unknown too."""
     with torch.no_grad():

@@ -1,6 +1,8 @@
 """A trained model loaded back: it predicts as it did when it was trained, and new rows by what is known before them."""
 
 import json
+import runpy
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +215,30 @@ def test_features_of_a_file_that_joins_a_table_are_kept_with_the_run(
     with pytest.raises(DataError, match=r"no column 'item' \(dataset\.columns\.item\)"):
         run.predict(test.drop(columns="item"))
     assert export(run, "torch", tmp_path / "out") < 1e-5  # example.py joins its rows itself
+
+
+def test_more_values_than_rows_are_learnt_by_their_buckets(tmp_path: Path) -> None:
+    random, n_buckets = np.random.default_rng(0), 40
+    ad = [f"ad{n}" for n in random.integers(50_000, size=5000)]
+    odd = np.array([zlib.crc32(text.encode()) % n_buckets % 2 for text in ad])  # what alone decides the label
+    frame = pd.DataFrame({"ad": ad, "label": (random.random(5000) < 0.1 + 0.8 * odd).astype(int)})
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    columns = [f"dataset.columns.{role}=null" for role in ("user", "item", "timestamp")]
+    data = [*columns, "dataset.features.context={ad: hash}", f"dataset.n_buckets={n_buckets}"]
+    train = ["model=linear", "dataset=csv", "dataset.split.kind=random", f"dataset.path={tmp_path / 'table.csv'}"]
+    train += ["dataset.cache_dir=null", "trainer.threads=1", "trainer.learning_rate=0.1", "trainer.epochs=2"]
+    metrics = recexp.train(recexp.load_config([*train, *data, f"run.dir={tmp_path / 'run'}"]))
+    run = recexp.load_run(tmp_path / "run")
+    test = frame.iloc[run.predictions.row]
+    assert metrics["test"]["auc"] > 0.87  # of the probabilities themselves it is 0.9
+    assert test.ad.isin(frame.ad[~frame.index.isin(test.index)]).mean() < 0.2  # so a vocabulary knows few of them
+    assert run.predict(test.drop(columns="label")).tolist() == run.predictions.score.tolist()
+    assert export(run, "torch", tmp_path / "out") < 1e-6  # it compares made-up rows itself
+    row = {"context": {"ad": test.ad.iloc[0]}}
+    score = runpy.run_path(str(tmp_path / "out/example.py"))["scores"]([row])[0]
+    assert abs(score - run.predictions.score.iloc[0]) < 1e-6
+    notes = run.dataset.facts["notes"]
+    assert len(notes) == 1 and notes[0].startswith("values in train, hashed into 40 buckets each: context.ad 3,")
 
 
 def test_what_is_no_run_says_so() -> None:

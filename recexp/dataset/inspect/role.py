@@ -33,6 +33,7 @@ FORMATS = (  # of times, beside numbers and ISO's
 FEW_COLUMNS = 8  # up to which users and items are guessed from values: among more, most columns look like ids
 TRIED = 1000  # values that a time format is tried on
 FEW_LABELS, MANY = 11, 20  # values of a rating; values from which integers are numbers
+MAX_VOCABULARY = 50_000  # unique values up to which a category has a row of a table for each
 MAX_VALUES = 1000  # of multi-valued cells, unless a sign such as | stands between them
 MAX_CATEGORIES = 0.5  # unique values by row up to which text is a category
 EPOCH = (10**8, 4 * 10**18)  # seconds of 1973 to nanoseconds of 2096
@@ -47,7 +48,7 @@ class Column:
     n_unique: int
     missing: dict[str, int]  # how often, by the word that stands for it; '' for empty cells
     role: str = ""  # of ROLES, or `user feature`, `item feature`, `context feature`, or unused
-    kind: str = ""  # of a feature: categorical, multi, numeric, vector
+    kind: str = ""  # of a feature: categorical, hash, multi, numeric, vector
     why: str = ""
     time_format: str | None = None
     separator: str | None = None  # of a multi-valued cell
@@ -202,7 +203,8 @@ def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
     if column.type == "number" or (column.type == "integer" and column.n_unique > MANY):
         codes = "" if column.type == "number" else ", categorical if they are codes"
         return "numeric", f"{column.n_unique:,} numbers{codes}"
-    return "categorical", f"{column.n_unique:,} values"
+    kind = "hash" if column.n_unique > MAX_VOCABULARY else "categorical"
+    return kind, f"{column.n_unique:,} values"
 
 
 def _constant(owner: np.ndarray, codes: np.ndarray) -> bool:

@@ -23,10 +23,13 @@ class EmbeddingInit(Enum):
 class SideEmbedding(nn.Module):
     """A vector of size D for each field of one side.
 
-    A categorical field is a row of the table, a multi-valued one the mean over its values, a numeric one its number
-    times a direction (Guo et al. 2017), a vector the sum of its numbers times one each. Padding and unknown start at 0:
-    padding stays there, unknown is trained only if values are missing. The side may be a selection of the data's
-    fields: the table has rows for these alone.
+    A categorical field is a row of the table, a multi-valued one the mean over its values, a composed one the row of
+    its remainder times 1 + that of its quotient, a numeric one its number times a direction (Guo et al. 2017), a vector
+    the sum of its numbers times one each. Padding and unknown start at 0: padding stays there, unknown is trained only
+    if values are missing. The side may be a selection of the data's fields: the table has rows for these alone.
+
+    Shi et al. (KDD 2020) multiply the two rows of a composed field. With the 1, values of a quotient that is rare stay
+    near the row that all values of their remainder share, and initial values and L2 are those of any row.
     """
 
     columns: Tensor
@@ -80,6 +83,8 @@ class SideEmbedding(nn.Module):
                 continue
             if field.width == 1:
                 fields.append(vectors[:, column])
+            elif field.composed:
+                fields.append(vectors[:, column] * (1 + vectors[:, column + 1]))
             else:
                 columns = slice(column, column + field.width)
                 count = (ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)

@@ -2,15 +2,22 @@
 
 It needs numpy, and torch or onnxruntime. model.json tells what the model takes, encoder.json how raw values become ids
 and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written. Ids
-and values of categories are compared as text: 3 and "3" are the same. user.json or item.json, if it is there, holds
-features that join the context of a row by its user or item.
+and values of categories are compared as text: 3, 3.0 and "3" are the same. user.json or item.json, if it is there,
+holds features that join the context of a row by its user or item.
 """
 
 import json
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
+
+
+def text(value):
+    whole = isinstance(value, float) and value.is_integer() and -(2**53) < value < 2**53
+    return str(int(value)) if whole else str(value)
+
 
 HERE = Path(__file__).parent
 ABOUT, FIELDS = (json.loads((HERE / name).read_text("utf-8")) for name in ("model.json", "encoder.json"))
@@ -22,7 +29,7 @@ JOINED = {
     if (HERE / f"{side}.json").exists()
 }
 ID = {
-    (side, field["name"]): {str(value): n for n, value in enumerate(field["values"], field["first"])}
+    (side, field["name"]): {text(value): n for n, value in enumerate(field["values"], field["first"])}
     for side, fields in FIELDS.items()
     for field in fields
     if "values" in field
@@ -41,9 +48,16 @@ def encode(side, values):
         elif field["kind"] == "binned":
             known = value is not None and field["size"]
             ids.append(field["first"] + int(np.searchsorted(field["edges"], value, "right")) if known else 1)
+        elif field["kind"] == "hash":
+            found = [1, 0]
+            if value is not None:
+                first, remainders = field["first"], field["remainders"]
+                quotient, remainder = divmod(zlib.crc32(text(value).encode()) % field["buckets"], remainders)
+                found = [first + remainder, first + remainders + quotient]
+            ids += found[: field["width"]]
         else:
             cell = (value or []) if field["kind"] == "multi" else [value]
-            found = [1 if value is None else ID[side, field["name"]].get(str(value), 1) for value in cell]
+            found = [1 if value is None else ID[side, field["name"]].get(text(value), 1) for value in cell]
             ids += (found + [0] * field["width"])[: field["width"]]
     return ids, numbers
 
@@ -51,7 +65,7 @@ def encode(side, values):
 def find(side, given):
     """The ids and numbers of a user or an item: a known id, or a new one's values by name, its id among them."""
     values = given if isinstance(given, dict) else {side: given}
-    row = None if values.get(side) is None else ROW[side].get(str(values[side]))
+    row = None if values.get(side) is None else ROW[side].get(text(values[side]))
     if row:
         return KNOWN[side]["ids"][row], KNOWN[side]["values"][row]
     return encode(side, values)
@@ -61,7 +75,7 @@ def joined(row):
     """A row of a table, its context joined with the features of its user or item."""
     context = dict(row.get("context", {}))
     for side, known in JOINED.items():
-        context |= known.get(str(row.get(side)), {})
+        context |= known.get(text(row.get(side)), {})
     return {"context": context} if JOINED else row
 
 
@@ -103,7 +117,7 @@ def run(arrays):
 def best(query, seen, k=3):
     """The k best items that a user has not seen, and their scores."""
     scores = np.load(HERE / "item_vectors.npy")[KNOWN["item"]["ids"][:, 0]] @ query
-    scores[[0, *(ROW["item"][str(item)] for item in seen if str(item) in ROW["item"])]] = -np.inf
+    scores[[0, *(ROW["item"][text(item)] for item in seen if text(item) in ROW["item"])]] = -np.inf
     chosen = np.argsort(-scores, kind="stable")[:k]
     return [(KNOWN["item"]["raw"][row], 1 / (1 + np.exp(-scores[row]))) for row in chosen]
 

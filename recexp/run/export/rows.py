@@ -9,10 +9,10 @@ import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.encoder import SideEncoder
-from recexp.dataset.field import Encoded
+from recexp.dataset.field import Encoded, Hash
 from recexp.dataset.log import Dataset, Log, Table, evenly
 from recexp.dataset.merge import Given
-from recexp.dataset.schema import FIRST, UNKNOWN, Side
+from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.model import reads_history
 from recexp.run.export.encoding import decoded
 from recexp.run.export.padded import lists_of
@@ -27,9 +27,9 @@ def examples(dataset: Dataset, n: int) -> Given:
         last = log.offsets[1:] - 1
         rows = last[log.offsets[1:] > log.offsets[:-1]]
         return Given(dataset, rows[evenly(len(rows), n)], np.ones(len(log), bool))
-    random, side = np.random.default_rng(0), dataset.schema.context
+    random = np.random.default_rng(0)
     zeros = np.zeros(n, np.int32)
-    context = _made_up(side, n, random)
+    context = _made_up(dataset.encoder.context, n, random)
     for known in dataset.joined.values():
         context = _joined(dataset.encoder.context, context, known.iloc[evenly(len(known), n)])
     n = len(context.ids)
@@ -48,16 +48,14 @@ def _joined(encoder: SideEncoder, made: Encoded, known: pd.DataFrame) -> Encoded
     return encoded
 
 
-def _made_up(side: Side, n: int, random: np.random.Generator) -> Encoded:
-    made = {
-        field: np.where(
-            random.random((n, field.width)) < 0.9,
-            FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width)),
-            UNKNOWN,
-        ).astype(np.int32)
-        for field in side.fields
-        if not field.numeric
-    }
+def _made_up(encoder: SideEncoder, n: int, random: np.random.Generator) -> Encoded:
+    side, made = encoder.side, {}
+    for field in side.fields:
+        if isinstance(fitted := encoder.fields[field.name], Hash):
+            made[field] = field.offset + fitted.ids(random.integers(fitted.n_buckets, size=n)).astype(np.int32)
+        elif not field.numeric:
+            known = FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width))
+            made[field] = np.where(random.random((n, field.width)) < 0.9, known, UNKNOWN).astype(np.int32)
     ids, lists = ([column for field, column in made.items() if field.wide is wide] for wide in (False, True))
     return Encoded(
         ids=np.concatenate(ids, 1) if ids else np.zeros((n, 0), np.int32),

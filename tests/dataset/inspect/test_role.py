@@ -42,6 +42,13 @@ def test_what_only_looks_like_a_label_or_a_user_is_none() -> None:
     assert {wanted for wanted, _ in roles(table).values()} == {"label", "context feature"}
 
 
+def test_values_too_many_for_a_vocabulary_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LOG | {"ad": [f"a{n % 20}" for n in range(N)]}
+    assert roles(log)["ad"] == ("context feature", "categorical")
+    monkeypatch.setattr(role, "MAX_VOCABULARY", 19)
+    assert roles(log)["ad"] == ("context feature", "hash")
+
+
 def test_a_feature_belongs_to_whom_it_is_constant_for() -> None:
     features = {
         "city": [{"u0": "A", "u1": "B"}.get(user, "C") for user in USER],

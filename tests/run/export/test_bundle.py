@@ -16,8 +16,9 @@ import recexp
 from recexp.cli import run
 from recexp.run.export.embeddings import embeddings
 
-FEATURES = ("dataset.features.context={place: categorical, hour: numeric, price: binned, mood: vector}",
-            "dataset.features.user={age: binned}", "+dataset.features.item.tags=multi")  # fmt: skip
+FEATURES = ("dataset.features.context={place: categorical, ad: hash, hour: numeric, price: binned, mood: vector}",
+            "dataset.features.user={age: binned, street: hash}", "+dataset.features.item.tags=multi",
+            "dataset.n_buckets=30", "dataset.n_quotients=5")  # fmt: skip
 ROOT = Path(__file__).parents[3]
 OPTIONS = ["model=din", "model.history_labels=true", "dataset=csv", "dataset.path=log.csv", *FEATURES,
            "dataset.cache_dir=null", "device=cpu", "trainer.threads=1", "trainer.epochs=1", "run.dir=run"]  # fmt: skip
@@ -37,6 +38,7 @@ def make_log() -> pd.DataFrame:
         "timestamp": np.sort(random.integers(10**6, size=n)), "place": random.choice(["home", "away", None], size=n),
         "hour": np.where(random.random(n) < 0.1, np.nan, random.random(n)), "price": random.integers(50, size=n),
         "mood": np.where(random.random(n) < 0.1, None, [f"{x:.3f} {x * x:.3f}" for x in random.normal(3, size=n)]),
+        "ad": [f"a{ad}" if ad % 9 else None for ad in random.integers(200, size=n)], "street": user % 7,
         "age": 20.0 + user, "tags": [None if n == 3 else "|".join(f"t{n % k}" for k in (2, 3)) for n in item],
     })  # fmt: skip
 
@@ -63,12 +65,16 @@ def test_the_example_scores_raw_ids_without_recexp_as_the_run_does() -> None:
 
 
 def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
-    known = {"place": "home", "hour": 0.25, "price": 7, "mood": [2.5, 6.0]}
-    strange = {"place": "nowhere", "hour": None, "price": None, "mood": None}
+    known = {"place": "home", "ad": "a17", "hour": 0.25, "price": 7, "mood": [2.5, 6.0]}
+    strange = {"place": "nowhere", "ad": None, "hour": None, "price": None, "mood": None}
     history = [{"item": "i3", "label": 1, "age": 900}, {"item": "i4", "label": 0, "age": 30}]
     rows = [
         {"user": "u03", "item": "i5", "context": known},
-        {"user": {"user": "new", "age": 31}, "item": {"item": "i99", "tags": ["t1", "never"]}, "context": strange},
+        {
+            "user": {"user": "new", "age": 31, "street": 3.0},
+            "item": {"item": "i99", "tags": ["t1", "never"]},
+            "context": strange,
+        },
         {"user": {"user": "later"}, "item": "i5", "context": known, "history": history},
     ]
     events = [
@@ -77,7 +83,7 @@ def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
     ]
     asked = [
         {"user": "u03", "item": "i5", "timestamp": -1, **known},
-        {"user": "new", "item": "i99", "timestamp": 0, "age": 31, "tags": "t1|never", **strange},
+        {"user": "new", "item": "i99", "timestamp": 0, "age": 31, "street": 3.0, "tags": "t1|never", **strange},
         {"user": "later", "item": "i5", "timestamp": 1000, **known},
     ]
     expected = recexp.load_run("run").predict(pd.DataFrame([*asked, *events]))[:3]
@@ -147,7 +153,8 @@ def test_cells_of_many_values_are_padded_beside_short_ones(monkeypatch: pytest.M
     words = ["|".join(f"w{n}" for n in random.integers(40, size=size)) for size in random.integers(25, size=len(frame))]
     tags = frame.item.map({item: "|".join(f"t{k}" for k in range(n)) for n, item in enumerate(frame.item.unique())})
     frame.assign(tags=tags, words=words).to_csv("wide.csv", index=False)
-    wide = ["model=seq_pooling", "dataset.path=wide.csv", "run.dir=wide", "+dataset.features.context.words=multi"]
+    wide = ["model=seq_pooling", "dataset.path=wide.csv", "run.dir=wide", "+dataset.features.context.words=multi",
+            "dataset.n_quotients=1"]  # fmt: skip
     assert run([*(option for option in OPTIONS if not option.startswith("model")), *wide]) == 0
     assert run(["export", "wide", "-o", "wide_out"]) == 0  # compares scores itself
     rows = json.loads(Path("wide_out/rows.json").read_text())["rows"]
