@@ -150,7 +150,7 @@ class Hash:
 
 
 @dataclass(frozen=True)
-class Lists:
+class ListedCells:
     """A column as its unique cells, each a list of values."""
 
     cells: Cells
@@ -174,17 +174,19 @@ class Multi:
         return len(self.vocabulary)
 
     @staticmethod
-    def read(column: "pd.Series", name: str) -> Lists:
+    def read(column: "pd.Series", name: str) -> ListedCells:
         index, lists = split_cells(column)
         count = np.array([len(values) for values in lists], np.int64)
-        return Lists(Cells(index, np.arange(len(lists))), count, objects(value for values in lists for value in values))
+        return ListedCells(
+            Cells(index, np.arange(len(lists))), count, objects(value for values in lists for value in values)
+        )
 
     @classmethod
-    def fit(cls, lists: Lists, train: np.ndarray, n_bins: int) -> "Multi":
+    def fit(cls, lists: ListedCells, train: np.ndarray, n_bins: int) -> "Multi":
         trained = np.repeat(lists.cells.trained(train), lists.count)
         return cls(vocabulary=vocabulary_of(lists.values[trained]), width=int(max(1, lists.count.max(initial=1))))
 
-    def encode(self, lists: Lists) -> np.ndarray | Ragged:
+    def encode(self, lists: ListedCells) -> np.ndarray | Ragged:
         if self.width >= WIDE:
             start, count = np.cumsum(lists.count) - lists.count, np.minimum(lists.count, self.width)
             index = lists.cells.index  # -1, the appended entry, is a missing cell
