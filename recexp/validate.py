@@ -288,7 +288,8 @@ def _check_ranking(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
 def _check_next_item(model: str) -> None:
     """Raises ConfigError for a model that cannot be trained on next items."""
     kind = registry.get("model", model, "model.name")
-    if kind.Config.trained and not (hasattr(kind, "states") and hasattr(kind, "item_vectors")):
+    learns = hasattr(kind, "item_vectors") and (hasattr(kind, "states") or hasattr(kind, "pairs"))
+    if kind.Config.trained and not learns:
         raise ConfigError(
             f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
             "train it with trainer=default, and rank with trainer.ranking.candidates=all."

@@ -34,10 +34,20 @@ class Packed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Whole:
+    """The S events of B windows and of the timestamps after them, the last `max_history` + 1 of each, oldest first."""
+
+    item: Tensor  # (S,) rows of items
+    time: Tensor  # (S,) the same for tie mates, and for no others
+    of: Tensor  # (S,) the number of the window
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowBatch:
     """B windows, and which of their events predicts which item."""
 
     events: Packed
+    whole: Whole
     query: Tensor  # (P,) position among the T events of the last one strictly before the target
     target: Tensor  # (P,) rows of items
 
@@ -111,7 +121,12 @@ class Windows:
             catalogue=self.batches.catalogue,
         )
         first = length.cumsum(0) - length - begin  # what to add to a position of the log
-        return WindowBatch(events=events, query=self.group[target] - 1 + first[of], target=self.item[target].long())
+        query, target = self.group[target] - 1 + first[of], self.item[target].long()
+        return WindowBatch(events=events, whole=self._whole(begin, end), query=query, target=target)
+
+    def _whole(self, begin: Tensor, end: Tensor) -> Whole:
+        position, of = ranges(torch.maximum(begin, end - self.max_history - 1), end)
+        return Whole(item=pick(self.item, position).long(), time=pick(self.group, position), of=of)
 
 
 def packed(batch: Batch) -> tuple[Packed, Tensor]:

@@ -1,4 +1,4 @@
-"""Causal attention over packed sequences: padding costs nothing, as there is none outside attention.
+"""Attention over packed sequences: padding costs nothing, as there is none outside attention.
 
 T events of B sequences, one after another, the longest first; D model size, h heads of size d = D / h
 Only attention looks at more than one event. It cuts the sequences into a few rectangles (b, l) of similar lengths.
@@ -87,12 +87,12 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-class CausalAttention(nn.Module):
-    """Attention of each event to itself and those before it."""
+class Attention(nn.Module):
+    """Attention of each event to itself and those before it or, if not causal, to all of its sequence."""
 
-    def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, n_heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.causal = n_heads, causal
         self.query, self.key_value, self.output = linear(dim, dim), linear(dim, 2 * dim), linear(dim, dim)
         self.dropout = nn.Dropout(dropout)  # of the weights
 
@@ -103,17 +103,21 @@ class CausalAttention(nn.Module):
             heads = attend_last(self.query(query[layout.last]), key_value, layout, self.n_heads)
         else:
             qkv = torch.cat([self.query(query), key_value], 1)
-            heads = attend(qkv, layout, self.n_heads, drop_probability(self.dropout))
+            heads = attend(qkv, layout, self.n_heads, drop_probability(self.dropout), self.causal)
         return self.output(heads)
 
 
-def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float) -> Tensor:
-    """Each event attends to itself and those before it: q, k and v side by side (T, 3 D) -> (T, D)."""
+def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float, causal: bool = True) -> Tensor:
+    """Each event attends as in `Attention`: q, k and v side by side (T, 3 D) -> (T, D)."""
     heads = []
     for index, mask in layout.rectangles:
         q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)
-        seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-        out = softmax_attention(q, k, v, seen[None, None].expand(q.shape[0], 1, -1, -1), p)
+        if causal:
+            seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+            seen = seen[None, None].expand(q.shape[0], 1, -1, -1)
+        else:
+            seen = mask[:, None, None]
+        out = softmax_attention(q, k, v, seen, p)
         heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
     return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
 

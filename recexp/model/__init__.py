@@ -8,7 +8,7 @@ reads, `forward(batch)` returns an Output. A model may have `losses(output, batc
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -17,8 +17,9 @@ from recexp.config import ModelConfig, require
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.dataset.search import Search
-from recexp.dataset.window import Packed
+from recexp.dataset.window import Packed, WindowBatch
 from recexp.error import ConfigError
+from recexp.layer.lookup import lookup
 from recexp.layer.loss import bce
 
 AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
@@ -94,7 +95,7 @@ Stage = Train | Fit
 class Ranker(Protocol):
     """A model whose score is a product of a query and an item's vector, so that all items are one matrix product.
 
-    trainer=next_item takes such models. `states` is needed only by those that are trained by gradient.
+    trainer=next_item takes such models. Those trained by gradient need `states`, or `pairs(batch)` in its place.
     """
 
     def query(self, batch: Batch) -> Tensor:
@@ -167,6 +168,12 @@ def stages(model: nn.Module) -> list[Stage]:
     """The model's own stages, or by default one that trains it whole."""
     own = getattr(model, "stages", None)
     return own() if own else [Train(name="train", model=model)]
+
+
+def pairs(model: nn.Module, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+    """Queries (P, D) and the rows of their items (P,): the model's own, or by default each target's last state."""
+    own = getattr(model, "pairs", None)
+    return own(batch) if own else (lookup(cast(Ranker, model).states(batch.events), batch.query), batch.target)
 
 
 def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> AnyConfig:

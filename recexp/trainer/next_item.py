@@ -15,11 +15,10 @@ from recexp.config import Config, NextItemConfig, NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.window import WindowBatch, Windows
 from recexp.error import DataError
-from recexp.layer.lookup import lookup
 from recexp.layer.ranking import Negatives, Sampled, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
 from recexp.metric.binary import Metrics
 from recexp.metric.full_ranking import Ranking
-from recexp.model import Fit, Ranker, Stage, stages
+from recexp.model import Fit, Ranker, Stage, pairs, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
 from recexp.trainer.divergence import Diverged
@@ -37,18 +36,14 @@ class NextItem(nn.Module):
         of = config.negatives
         self.negatives = Negatives(of.n, of.shared, of.popular, of.logq)
 
-    def forward(self, batch: WindowBatch) -> Tensor:
-        """The query of each pair: (P, D)."""
-        return lookup(self.ranker.states(batch.events), batch.query)
+    def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        """The query (P, D) of each pair, and the row of its item (P,)."""
+        return pairs(self.model, batch)
 
-    @property
-    def ranker(self) -> Ranker:
-        return cast("Ranker", self.model)
-
-    def losses(self, query: Tensor, batch: WindowBatch) -> dict[str, Tensor]:
-        catalogue = batch.events.catalogue
-        target = catalogue.items.ids[batch.target, 0]
-        items = self.ranker.item_vectors()
+    def losses(self, output: tuple[Tensor, Tensor], batch: WindowBatch) -> dict[str, Tensor]:
+        (query, target), catalogue = output, batch.events.catalogue
+        target = catalogue.items.ids[target, 0]
+        items = cast("Ranker", self.model).item_vectors()
         return {self.name: next_item_loss(query, items, target, catalogue, self.negatives, self.sampled)}
 
 

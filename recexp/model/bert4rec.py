@@ -1,0 +1,159 @@
+"""BERT4Rec: masked items from what stands before and after them. Sun et al., CIKM 2019.
+
+B windows or samples, T events of all sequences, G timestamps, P masked events, D model size; E the item vectors, m that
+of the mask, which is no item; P_s the vectors of positions, counted from the last event of the sequence
+    x_s = E_s + P_s, m + P_s where s is masked
+    x <- LN(x + Attention(x)),  x <- LN(x + FFN(x)),  FFN(x) = gelu(x W1 + b1) W2 + b2
+    score of item i at a masked event s = <LN gelu(W x_s + b), E_i>      LN as in the authors' code; no biases of items
+Attention looks both ways. In training each event of a window is masked with probability `mask_rate`, only the last in a
+share `last_rate` of windows and where chance masks none. A masked event is predicted from later events of its window
+too: that is the design. The query after a history is the state of a mask appended to it, which sees nothing later.
+Tie mates are masked together and become one mask, whose targets they all are: none is another's input, and their order
+is never a target.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.dataset.batch import Batch, Features
+from recexp.dataset.column import ranges
+from recexp.dataset.schema import PADDING, Schema
+from recexp.dataset.window import Whole, WindowBatch, packed
+from recexp.layer.embedding import SideEmbedding
+from recexp.layer.lookup import lookup
+from recexp.layer.mlp import linear
+from recexp.layer.packed import Attention, Layout
+from recexp.layer.position import LearntPosition
+from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.registry import register
+
+MASK = -1  # in the place of a row of items
+
+
+class Block(nn.Module):
+    """A layer of the encoder."""
+
+    def __init__(self, dim: int, n_heads: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(dim, n_heads, dropout, causal=False)
+        self.up, self.down = linear(dim, hidden_size), linear(hidden_size, dim)  # W1 and b1, W2 and b2
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
+        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        heads = self.attention(x, x, layout, last)
+        x = self.norms[0]((x[layout.last] if last else x) + self.dropout(heads))
+        return self.norms[1](x + self.dropout(self.down(F.gelu(self.up(x)))))
+
+
+@register("bert4rec")
+class BERT4Rec(nn.Module):
+    needs = Needs(Inputs.sequence)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ModelConfig):
+        embedding_dim: int = size()
+        embedding_std: float = above(0)
+        embedding_l2: float = at_least(0)
+        n_layers: int = at_least(1)
+        n_heads: int = at_least(1)
+        hidden_size: int = size()
+        dropout: float = fraction()
+        mask_rate: float = fraction()
+        last_rate: float = fraction()
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        super().__init__()
+        dim, std = config.embedding_dim, config.embedding_std
+        require_divisor(config.n_heads, dim)
+        self.mask_rate, self.last_rate = config.mask_rate, config.last_rate
+        self.item = SideEmbedding("item", schema.ids.item, dim, std)
+        self.mask = nn.Parameter(torch.randn(dim) * std)  # m
+        self.position = LearntPosition(schema.max_history + 1, dim, std)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers)
+        )
+        self.head, self.norm = linear(dim, dim), nn.LayerNorm(dim)
+
+    def forward(self, batch: Batch) -> Output:
+        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
+        return Output(logits=(self.query(batch).float() * target).sum(1))
+
+    def query(self, batch: Batch) -> Tensor:
+        """What the users of a batch ask for after their histories: (B, D)."""
+        events, order = packed(asking(batch))
+        last = self.encode(events.item, events.length, batch.catalogue.items, last=True)  # (B, D)
+        return self.asked(torch.empty_like(last).index_copy(0, order, last))
+
+    def pairs(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
+        """Queries (P, D) of masked events, newly drawn, and the rows of their items (P,)."""
+        cloze = masked(batch.whole, len(batch), self.mask_rate, self.last_rate)
+        states = self.encode(cloze.item, cloze.length, batch.events.catalogue.items, last=False)
+        return self.asked(lookup(states, cloze.query)), cloze.target
+
+    def item_vectors(self) -> Tensor:
+        return self.item.table.weight
+
+    def asked(self, state: Tensor) -> Tensor:
+        """The query of a state."""
+        return self.norm(F.gelu(self.head(state)))
+
+    def encode(self, item: Tensor, length: Tensor, items: Features, last: bool) -> Tensor:
+        """Rows of items or MASK (T,), or padded (B, L) -> states (T, D), or (n, D) of the last in each sequence."""
+        layout = Layout(length, item.shape[1] if item.dim() == 2 else None)
+        item = item.flatten()
+        hidden = item == MASK
+        ids = items.ids[item.clamp(min=0), 0].masked_fill(hidden, PADDING)  # whose vector is 0
+        x = self.item.table(ids) + hidden[:, None] * self.mask + self.position(layout.from_end)
+        x = self.dropout(x)
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, layout, last and number == len(self.blocks))
+        return x
+
+
+def asking(batch: Batch) -> Batch:
+    """The batch with a mask at the end of each history."""
+    length = batch.mask.sum(1, keepdim=True)
+    history = F.pad(batch.history, (0, 1)).scatter(1, length, MASK)
+    age = F.pad(batch.history_age, (0, 1)).scatter(1, length, 0.0)
+    return replace(batch, history=history, history_age=age, mask=F.pad(batch.mask, (0, 1)).scatter(1, length, True))
+
+
+@dataclass(frozen=True)
+class Cloze:
+    """Sequences of B windows with masks, the longest first, and what the masks hide."""
+
+    item: Tensor  # (T,) rows of items or MASK
+    length: Tensor  # (B,)
+    query: Tensor  # (P,) position of the mask among the T events
+    target: Tensor  # (P,) rows of items
+
+
+def masked(whole: Whole, n_windows: int, mask_rate: float, last_rate: float) -> Cloze:
+    """Masks events of B windows at random, those of one timestamp together."""
+    _, group, n_mates = whole.time.unique_consecutive(return_inverse=True, return_counts=True)  # (S,), (G,)
+    first = n_mates.cumsum(0) - n_mates  # (G,) the first event of each timestamp
+    window = whole.of[first]  # (G,)
+    latest = torch.ones_like(window, dtype=torch.bool)
+    latest[:-1] = window[1:] != window[:-1]
+    chosen = torch.rand(len(first), device=first.device) < mask_rate
+    chosen &= (torch.rand(n_windows, device=first.device) >= last_rate)[window]
+    without = torch.ones(n_windows, dtype=torch.bool, device=first.device)
+    without[window[chosen]] = False
+    chosen |= latest & without[window]
+    hidden = chosen[group]  # (S,)
+    kept = ~hidden
+    kept[first] = True
+    item, length = whole.item.masked_fill(hidden, MASK)[kept], torch.bincount(whole.of[kept], minlength=n_windows)
+    order, end = length.argsort(descending=True, stable=True), length.cumsum(0)
+    position, _ = ranges((end - length)[order], end[order])
+    place = torch.empty_like(position)
+    place[position] = torch.arange(len(position), device=first.device)
+    query = place[(kept.cumsum(0) - 1)[first[group[hidden]]]]
+    return Cloze(item[position], length[order], query, whole.item[hidden])
