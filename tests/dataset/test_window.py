@@ -88,6 +88,14 @@ def test_tie_mates_share_their_input_and_are_counted(windows: Callable) -> None:
     assert (made.n_targets, made.n_tied) == (4, 2)
 
 
+def test_whole_windows_have_the_latest_timestamp_too_and_tell_tie_mates(windows: Callable) -> None:
+    _, made = windows(one_user([1, 2, 2, 3, 4, 4, 5, 6]), split=SplitKind.leave_last_out)
+    whole = made.gather(Samples(torch.tensor([0]))).whole
+    assert whole.item.tolist() == [2, 3, 4, 5, 6]  # one more than the longest history
+    assert (whole.time[1:] == whole.time[:-1]).tolist() == [True, False, False, True]
+    assert whole.of.tolist() == [0] * 5
+
+
 def test_an_epoch_holds_every_window_once_and_goes_on_where_it_stopped(windows: Callable) -> None:
     _, made = windows()
     order = [samples.row.tolist() for samples in made.samples("train", 3, seed=5)]

@@ -1,5 +1,6 @@
 """Attention over packed sequences equals a loop over the sequences."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,17 +11,18 @@ LENGTHS = torch.tensor([70, 9, 8, 8, 3, 2, 1, 1, 0])
 D, HEADS = 16, 2
 
 
-def alone(qkv: Tensor, length: int) -> Tensor:
+def alone(qkv: Tensor, length: int, causal: bool = True) -> Tensor:
     """One sequence (T, 3 D) -> (T, D)."""
     q, k, v = (x.unflatten(1, (HEADS, -1)).transpose(0, 1) for x in qkv.chunk(3, 1))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(0, 1).flatten(1)
 
 
-def test_each_event_attends_to_itself_and_those_before() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_each_event_attends_to_itself_and_those_before_or_to_all(causal: bool) -> None:
     qkv = torch.randn(int(LENGTHS.sum()), 3 * D, generator=torch.Generator().manual_seed(0))
     one, other = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
-    packed = attend(one, Layout(LENGTHS), HEADS, 0.0)
-    parts = [alone(part, len(part)) for part in other.split(LENGTHS.tolist())]
+    packed = attend(one, Layout(LENGTHS), HEADS, 0.0, causal)
+    parts = [alone(part, len(part), causal) for part in other.split(LENGTHS.tolist())]
     torch.testing.assert_close(packed, torch.cat(parts))
     packed.square().sum().backward()
     torch.cat(parts).square().sum().backward()
@@ -42,13 +44,14 @@ def test_no_events_at_all() -> None:
     assert attend(torch.zeros(0, 3 * D), Layout(torch.tensor([0, 0])), HEADS, 0.0).shape == (0, D)
 
 
-def test_padded_sequences_give_what_packed_ones_do() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_padded_sequences_give_what_packed_ones_do(causal: bool) -> None:
     length, width = torch.tensor([3, 0, 5, 1]), 6
     qkv, mask = torch.randn(4, width, 3 * D), torch.arange(6) < length[:, None]
     padded = Layout(length, padded_to=width)
-    every = attend(qkv.flatten(0, 1), padded, HEADS, 0.0).unflatten(0, (4, width))
+    every = attend(qkv.flatten(0, 1), padded, HEADS, 0.0, causal).unflatten(0, (4, width))
     for row, n in enumerate(length.tolist()):
-        torch.testing.assert_close(every[row, :n], alone(qkv[row, :n], n))
+        torch.testing.assert_close(every[row, :n], alone(qkv[row, :n], n, causal))
         assert padded.from_end.view(4, width)[row, :n].tolist() == list(range(n))[::-1]
     flat = qkv.flatten(0, 1)
     last = attend_last(flat[padded.last, :D], flat[:, D:].contiguous(), padded, HEADS)
