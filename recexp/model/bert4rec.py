@@ -2,9 +2,10 @@
 
 B windows or samples, T events of all sequences, G timestamps, P masked events, D model size; E the item vectors, m that
 of the mask, which is no item; P_s the vectors of positions, counted from the last event of the sequence
-    x_s = E_s + P_s, m + P_s where s is masked
+    x_s = LN(E_s + P_s), LN(m + P_s) where s is masked
     x <- LN(x + Attention(x)),  x <- LN(x + FFN(x)),  FFN(x) = gelu(x W1 + b1) W2 + b2
-    score of item i at a masked event s = <LN gelu(W x_s + b), E_i>      LN as in the authors' code; no biases of items
+    score of item i at a masked event s = <LN gelu(W x_s + b), E_i>
+The first and the last LN are those of the authors' code; the paper's biases of items are left out.
 Attention looks both ways. In training each event of a window is masked with probability `mask_rate`, only the last in a
 share `last_rate` of windows and where chance masks none. A masked event is predicted from later events of its window
 too: that is the design. The query after a history is the state of a mask appended to it, which sees nothing later.
@@ -75,7 +76,7 @@ class BERT4Rec(nn.Module):
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
         self.mask = nn.Parameter(torch.randn(dim) * std)  # m
         self.position = LearntPosition(schema.max_history + 1, dim, std)
-        self.dropout = nn.Dropout(config.dropout)
+        self.input_norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers)
         )
@@ -111,7 +112,7 @@ class BERT4Rec(nn.Module):
         hidden = item == MASK
         ids = items.ids[item.clamp(min=0), 0].masked_fill(hidden, PADDING)  # whose vector is 0
         x = self.item.table(ids) + hidden[:, None] * self.mask + self.position(layout.from_end)
-        x = self.dropout(x)
+        x = self.dropout(self.input_norm(x))
         for number, block in enumerate(self.blocks, 1):
             x = block(x, layout, last and number == len(self.blocks))
         return x

@@ -32,6 +32,7 @@ def by_hand(model: nn.Module, vectors: Tensor, position: int) -> Tensor:
     """The query at a position of one sequence of item vectors (L, D), the mask's among them."""
     length, dim = vectors.shape
     x = vectors + model.position.table.weight[:length].flip(0)
+    x = F.layer_norm(x, (dim,), model.input_norm.weight, model.input_norm.bias)
     for block in model.blocks:
         q = block.attention.query(x)
         k, v = block.attention.key_value(x).chunk(2, 1)
