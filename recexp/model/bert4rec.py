@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.batch import Batch, Features
-from recexp.dataset.column import ranges
+from recexp.dataset.cloze import MASK, masked
 from recexp.dataset.schema import PADDING, Schema
-from recexp.dataset.window import Whole, WindowBatch, packed
+from recexp.dataset.window import WindowBatch, packed
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.lookup import lookup
 from recexp.layer.mlp import linear
@@ -31,8 +31,6 @@ from recexp.layer.packed import Attention, Layout
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
-
-MASK = -1  # in the place of a row of items
 
 
 class Block(nn.Module):
@@ -124,37 +122,3 @@ def asking(batch: Batch) -> Batch:
     history = F.pad(batch.history, (0, 1)).scatter(1, length, MASK)
     age = F.pad(batch.history_age, (0, 1)).scatter(1, length, 0.0)
     return replace(batch, history=history, history_age=age, mask=F.pad(batch.mask, (0, 1)).scatter(1, length, True))
-
-
-@dataclass(frozen=True)
-class Cloze:
-    """Sequences of B windows with masks, the longest first, and what the masks hide."""
-
-    item: Tensor  # (T,) rows of items or MASK
-    length: Tensor  # (B,)
-    query: Tensor  # (P,) position of the mask among the T events
-    target: Tensor  # (P,) rows of items
-
-
-def masked(whole: Whole, n_windows: int, mask_rate: float, last_rate: float) -> Cloze:
-    """Masks events of B windows at random, those of one timestamp together."""
-    _, group, n_mates = whole.time.unique_consecutive(return_inverse=True, return_counts=True)  # (S,), (G,)
-    first = n_mates.cumsum(0) - n_mates  # (G,) the first event of each timestamp
-    window = whole.of[first]  # (G,)
-    latest = torch.ones_like(window, dtype=torch.bool)
-    latest[:-1] = window[1:] != window[:-1]
-    chosen = torch.rand(len(first), device=first.device) < mask_rate
-    chosen &= (torch.rand(n_windows, device=first.device) >= last_rate)[window]
-    without = torch.ones(n_windows, dtype=torch.bool, device=first.device)
-    without[window[chosen]] = False
-    chosen |= latest & without[window]
-    hidden = chosen[group]  # (S,)
-    kept = ~hidden
-    kept[first] = True
-    item, length = whole.item.masked_fill(hidden, MASK)[kept], torch.bincount(whole.of[kept], minlength=n_windows)
-    order, end = length.argsort(descending=True, stable=True), length.cumsum(0)
-    position, _ = ranges((end - length)[order], end[order])
-    place = torch.empty_like(position)
-    place[position] = torch.arange(len(position), device=first.device)
-    query = place[(kept.cumsum(0) - 1)[first[group[hidden]]]]
-    return Cloze(item[position], length[order], query, whole.item[hidden])

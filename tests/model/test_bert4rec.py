@@ -1,4 +1,4 @@
-"""BERT4Rec: its equations by a loop over sequences, what is masked, and what a masked event sees."""
+"""BERT4Rec: its equations by a loop over sequences, what a masked event sees, and what is learnt."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,17 +14,16 @@ from torch import Tensor, nn
 
 import recexp
 from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.cloze import MASK, Cloze, masked
 from recexp.dataset.sample import Samples
 from recexp.dataset.schema import FIRST
-from recexp.dataset.window import Whole, WindowBatch, Windows
+from recexp.dataset.window import WindowBatch, Windows
 from recexp.experiment import build
 from recexp.metric.item_scores import ItemScores
-from recexp.model.bert4rec import MASK, Cloze, masked
 from recexp.trainer.checkpoint import Checkpoints
 from recexp.trainer.next_item import NextItem
 
 Make = Callable[..., nn.Module]
-WINDOWS = {0: [1, 1, 2, 3, 3], 1: [4, 5], 2: [6, 7, 7, 7], 3: [8, 9, 10, 11, 12, 13]}  # timestamps of events
 RING = 12  # items, each always followed by the next
 
 
@@ -51,20 +50,6 @@ def sequences(cloze: Cloze) -> list[tuple[Tensor, int]]:
     """The items of each sequence, and where among the events it begins."""
     starts = (cloze.length.cumsum(0) - cloze.length).tolist()
     return list(zip(cloze.item.split(cloze.length.tolist()), starts, strict=True))
-
-
-def restore(cloze: Cloze, item: Tensor, start: int) -> list[tuple[list[int], bool]]:
-    """For each event of a sequence, the rows of items that stand there or are hidden there, and which of both."""
-    hidden = [cloze.target[cloze.query == start + place].tolist() for place in range(len(item))]
-    assert [bool(rows) for rows in hidden] == (item == MASK).tolist()
-    return [(rows or [row], bool(rows)) for rows, row in zip(hidden, item.tolist(), strict=True)]
-
-
-def whole(windows: dict[int, list[int]]) -> Whole:
-    """Windows of events of these timestamps, whose items are numbered from 1."""
-    times = [time for own in windows.values() for time in own]
-    of = [window for window, own in windows.items() for _ in own]
-    return Whole(item=torch.arange(1, len(times) + 1), time=torch.tensor(times), of=torch.tensor(of))
 
 
 @pytest.fixture(scope="module")
@@ -121,37 +106,6 @@ def test_with_the_last_masked_alone_training_asks_what_evaluation_asks(
     assert len(target) == len(of) and alone.sum() > 20
     torch.testing.assert_close(query[alone[of]], model.query(asked)[alone], rtol=1e-4, atol=1e-4)
     assert torch.equal(target[alone[of]], asked.target[alone].long())
-
-
-@pytest.mark.parametrize(("mask_rate", "last_rate"), [(0.4, 0.3), (0.0, 0.0), (0.999, 0.0)])
-def test_masks_hide_whole_timestamps_and_targets_are_what_they_hide(mask_rate: float, last_rate: float) -> None:
-    given, ever_hidden = whole(WINDOWS), set()
-    times = {tuple(given.item[given.of == window].tolist()): own for window, own in WINDOWS.items()}
-    for seed in range(20):
-        torch.manual_seed(seed)
-        cloze = masked(given, len(WINDOWS), mask_rate, last_rate)
-        assert (cloze.length[1:] <= cloze.length[:-1]).all() and cloze.length.sum() == len(cloze.item)
-        restored = [restore(cloze, item, start) for item, start in sequences(cloze)]
-        assert {tuple(row for rows, _ in parts for row in rows) for parts in restored} == set(times)
-        for parts in restored:
-            window = [row for rows, _ in parts for row in rows]
-            time = dict(zip(window, times[tuple(window)], strict=True))
-            for rows, hidden in parts:
-                mates = [row for row in window if time[row] == time[rows[0]]]
-                assert rows == mates if hidden else len(rows) == 1
-            hidden = [hidden for _, hidden in parts]
-            assert any(hidden) and (mask_rate or hidden == [False] * (len(hidden) - 1) + [True])
-        ever_hidden |= set(cloze.target.tolist())
-    assert not mask_rate or ever_hidden == set(given.item.tolist())
-
-
-def test_masks_are_as_frequent_as_configured() -> None:
-    n = 4000
-    given = whole({window: list(range(5 * window, 5 * window + 5)) for window in range(n)})
-    torch.manual_seed(0)
-    cloze = masked(given, n, 0.3, 0.5)
-    expected = 0.5 * (0.3 + 0.7**5 / 5) + 0.5 / 5  # a window is never without a mask
-    assert len(cloze.target) / (5 * n) == pytest.approx(expected, abs=4 * (0.25 / (5 * n)) ** 0.5)
 
 
 def test_a_masked_event_sees_later_ones_of_its_own_window_alone(make: Make, mixed: Batch) -> None:
