@@ -26,7 +26,7 @@ class Cloze:
 
 
 def masked(whole: Whole, n_windows: int, mask_rate: float, last_rate: float) -> Cloze:
-    """Masks each timestamp of B windows with probability mask_rate, in a share last_rate of windows the latest alone."""
+    """Masks each timestamp of B windows with probability mask_rate; in a share last_rate of them the latest alone."""
     _, group, n_mates = whole.time.unique_consecutive(return_inverse=True, return_counts=True)  # (S,), (G,)
     first = n_mates.cumsum(0) - n_mates  # (G,) the first event of each timestamp
     hidden = _drawn(whole.of[first], n_windows, mask_rate, last_rate)[group]  # (S,)
