@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-class Attention(nn.Module):
+class PackedAttention(nn.Module):
     """Attention of each event to itself and those before it or, if not causal, to all of its sequence."""
 
     def __init__(self, dim: int, n_heads: int, dropout: float, causal: bool = True) -> None:
@@ -108,7 +108,7 @@ class Attention(nn.Module):
 
 
 def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float, causal: bool = True) -> Tensor:
-    """Each event attends as in `Attention`: q, k and v side by side (T, 3 D) -> (T, D)."""
+    """Each event attends as in `PackedAttention`: q, k and v side by side (T, 3 D) -> (T, D)."""
     heads = []
     for index, mask in layout.rectangles:
         q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)

@@ -27,7 +27,7 @@ from recexp.dataset.window import WindowBatch, packed
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.lookup import lookup
 from recexp.layer.mlp import linear
-from recexp.layer.packed import Attention, Layout
+from recexp.layer.packed import Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, hidden_size: int, dropout: float) -> None:
         super().__init__()
-        self.attention = Attention(dim, n_heads, dropout, causal=False)
+        self.attention = PackedAttention(dim, n_heads, dropout, causal=False)
         self.up, self.down = linear(dim, hidden_size), linear(hidden_size, dim)  # W1 and b1, W2 and b2
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.dropout = nn.Dropout(dropout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
 from recexp.layer.mlp import linear
-from recexp.layer.packed import Attention, Encoder, Layout
+from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
 from recexp.model.sasrec import Backbone
@@ -28,7 +28,7 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.gates = nn.ModuleList(linear(dim, dim) for _ in range(2))  # W1, W2
-        self.attention = Attention(dim, n_heads, dropout)
+        self.attention = PackedAttention(dim, n_heads, dropout)
         self.up, self.down = linear(dim, 2 * hidden_size), linear(hidden_size, dim)  # A and B, C
         self.dropout = nn.Dropout(dropout)
 

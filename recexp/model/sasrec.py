@@ -21,7 +21,7 @@ from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import MLP
-from recexp.layer.packed import Attention, Encoder, Layout
+from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
 from recexp.registry import register
@@ -39,7 +39,7 @@ class Block(nn.Module):
         super().__init__()
         self.form = form
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.attention = Attention(dim, n_heads, dropout)
+        self.attention = PackedAttention(dim, n_heads, dropout)
         self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)
         self.dropout = nn.Dropout(dropout)
 

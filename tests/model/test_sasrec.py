@@ -12,7 +12,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
 from recexp.layer.mlp import MLP
-from recexp.layer.packed import Attention, Layout
+from recexp.layer.packed import Layout, PackedAttention
 from recexp.model.sasrec import Block, Form
 
 Make = Callable[..., nn.Module]
@@ -54,7 +54,7 @@ def test_states_and_logits_are_those_of_the_equations(form: Form, make: Make, mi
 @pytest.mark.parametrize("form", Form)
 def test_what_attention_gives_has_dropout_with_pre_norm_alone(form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
     block = Block(8, 1, 8, Activation.relu, dropout=0.5, form=form)
-    monkeypatch.setattr(Attention, "forward", lambda attention, query, *rest: torch.randn_like(query))
+    monkeypatch.setattr(PackedAttention, "forward", lambda attention, query, *rest: torch.randn_like(query))
     monkeypatch.setattr(MLP, "forward", lambda mlp, x: torch.zeros_like(x))
     torch.manual_seed(0)
     x, layout, trained = torch.randn(5, 8), Layout(torch.tensor([5])), []
