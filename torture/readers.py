@@ -105,11 +105,13 @@ def _checkpoint_seeds() -> list[bytes]:
 
 
 TARGETS = {
-    "csv": Target(read_csv, lambda: [CSV], ("dataset/reader/csv.py", "dataset/frame.py", "dataset/sheet.py")),
+    "csv": Target(
+        read_csv, lambda: [CSV], ("dataset/reader/csv.py", "dataset/frame.py", "dataset/sheet.py", "dataset/cell.py")
+    ),
     "movielens": Target(
         read_movielens,
         lambda: [b"\0" + DATA, b"\1" + USER, b"\2" + ITEM],
-        ("dataset/reader/movielens.py", "dataset/sheet.py"),
+        ("dataset/reader/movielens.py", "dataset/sheet.py", "dataset/cell.py"),
     ),
     "config": Target(
         read_config, lambda: [(_finished_run() / "config.yaml").read_bytes()], ("validate.py", "storage.py")

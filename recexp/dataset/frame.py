@@ -19,7 +19,8 @@ from recexp.dataset.label import KEY, Rule, rules
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
-from recexp.dataset.sheet import Sheet, TableFile, constant_features, features_by_id, vectors_of
+from recexp.dataset.sheet import Sheet, constant_features, features_by_id, vectors_of
+from recexp.dataset.table_file import TableFile
 from recexp.error import ConfigError, DataError
 from recexp.tree import to_dict
 

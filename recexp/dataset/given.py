@@ -20,7 +20,8 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
-from recexp.dataset.sheet import LoadedTable, Sheet, TableFile, vectors_of
+from recexp.dataset.sheet import Sheet, vectors_of
+from recexp.dataset.table_file import LoadedTable, TableFile
 from recexp.dataset.vector import without_arrays
 from recexp.error import DataError, choices
 from recexp.groups import conf_folder

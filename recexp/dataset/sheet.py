@@ -1,23 +1,22 @@
 """Columns of files, read and checked: each value fits its role, or an error names file, row and column."""
 
-import ast
 import hashlib
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recexp.dataset import vector
+from recexp.dataset.cell import GAPS, WORDS, are_words, is_missing, parsed_numbers, without, written_lists
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
+from recexp.dataset.table_file import TableFile, load
 from recexp.error import DataError, choices
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Kinds = dict[str, FeatureKind]
 LARGEST = 1e30  # of features: squares of larger numbers are infinite in 32 bits
-GAPS = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", r"\N")  # of numeric features
 STORE = "store integers or strings"
 ID = "an id must be an integer or a string, in all rows the same of the two"
 TIME = (
@@ -34,41 +32,6 @@ TIME = (
     "for other forms set dataset.time_format, as %d/%m/%Y"
 )
 LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
-WORDS = {"true": "1", "false": "0", "t": "1", "f": "0", "yes": "1", "no": "0", "y": "1", "n": "0"}  # of labels
-
-
-class TableFile(Protocol):
-    """A file of named columns."""
-
-    path: Path
-
-    def columns(self) -> list[str]:
-        """Raises DataError if it is not such a file."""
-
-    def hint(self, columns: list[str]) -> str:
-        """What to do about a column that is not among these; empty if nothing is known."""
-
-    def read(self, names: list[str]) -> "pd.DataFrame": ...
-
-    def location(self, row: int) -> str:
-        """Where the user finds a row (from 0): file and line."""
-
-
-@dataclass(kw_only=True)
-class LoadedTable:
-    """Columns that are in memory already; a subclass says where the user finds a row."""
-
-    path: Path
-    frame: "pd.DataFrame"
-
-    def columns(self) -> list[str]:
-        return self.frame.columns.tolist()
-
-    def hint(self, columns: list[str]) -> str:
-        return ""
-
-    def read(self, names: list[str]) -> "pd.DataFrame":
-        return self.frame[names]
 
 
 class Sheet:
@@ -90,12 +53,12 @@ class Sheet:
 
         self.tables = tables
         self.multi_separator = multi_separator
-        frames = [_load(table, wanted) for table in tables]
+        frames = [load(table, wanted) for table in tables]
         self.sizes = [len(frame) for frame in frames]
         joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
         self.frame = vector.without_arrays(joined, multi_separator, vectors)
         if missing:
-            columns = {name: _without(self.frame[name], list(missing)) for name in self.frame}
+            columns = {name: without(self.frame[name], list(missing)) for name in self.frame}
             self.frame = pd.DataFrame(columns, index=self.frame.index)
 
     def error(self, row: int, column: str, message: str) -> DataError:
@@ -126,7 +89,7 @@ class Sheet:
     def labels(self, column: str, threshold: float | None) -> np.ndarray:
         """Numbers; a column of words such as true and false, in any case, as 1 and 0."""
         given = self._filled(column)
-        if _are_words(given):
+        if are_words(given):
             return self._words(column, np.zeros(len(given), bool)).astype(np.int64)
         values = self._numbers(column)
         if threshold is None:
@@ -136,8 +99,8 @@ class Sheet:
     def known_labels(self, column: str) -> np.ndarray:
         """As `labels` in float64, NaN where they are missing."""
         given = self.frame[column]
-        missing = _missing(given) | given.isin(GAPS)
-        if _are_words(given[~missing]):
+        missing = is_missing(given) | given.isin(GAPS)
+        if are_words(given[~missing]):
             return self._words(column, missing.to_numpy(bool))
         return self._numbers(column, "must be a number, or empty if it is unknown", gaps=GAPS).astype(np.float64)
 
@@ -232,7 +195,7 @@ class Sheet:
         from pandas.api import types
 
         values = self.frame[column]
-        missing = _missing(values)
+        missing = is_missing(values)
         self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
         text = values.astype(str)
         if types.is_float_dtype(values):  # "5", not "5.0", whatever other rows hold
@@ -242,7 +205,7 @@ class Sheet:
 
     def _multi(self, column: str) -> "pd.Series":
         text = self._text(column)
-        if (lists := _lists(text)) is not None:
+        if (lists := written_lists(text)) is not None:
             return lists
         if self.multi_separator == MULTI_SEPARATOR:
             return text
@@ -256,8 +219,8 @@ class Sheet:
         values = self.frame[column]
         if pd.api.types.is_datetime64_any_dtype(values):
             raise self.error(0, column, message)
-        missing = _missing(values) | values.isin(gaps) if gaps else np.zeros(len(values), bool)
-        if (parsed := None if missing.any() else _parsed(values)) is not None:
+        missing = is_missing(values) | values.isin(gaps) if gaps else np.zeros(len(values), bool)
+        if (parsed := None if missing.any() else parsed_numbers(values)) is not None:
             self.refuse(~np.isfinite(parsed), column, message)
             return parsed
         numbers = pd.to_numeric(values.mask(missing), errors="coerce").to_numpy()
@@ -279,7 +242,7 @@ class Sheet:
             logger.warning("%s: column %r holds %s: these %s.", self.tables[0].path, column, listed, what)
 
     def _filled(self, column: str) -> "pd.Series":
-        self.refuse(_missing(self.frame[column]), column, "must not be empty")
+        self.refuse(is_missing(self.frame[column]), column, "must not be empty")
         return self.frame[column]
 
     def refuse(self, wrong: "np.ndarray | pd.Series", column: str, message: str) -> None:
@@ -323,86 +286,3 @@ def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.Da
 
 def _hashable(cell: Any) -> Any:
     return hashlib.blake2b(cell.tobytes()).digest() if isinstance(cell, np.ndarray) else cell
-
-
-def _load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
-    columns = table.columns()
-    for column, key in wanted.items():
-        if column not in columns:
-            hint = table.hint(columns) or choices(column, columns)
-            if key == "dataset.columns.timestamp":
-                hint += " If there are no times, dataset.columns.timestamp=null takes the order of the rows."
-            raise DataError(f"{table.path}: no column '{column}' ({key}). {hint}")
-        if columns.count(column) > 1:
-            raise DataError(f"{table.path}: two columns are named '{column}' ({key}).")
-    frame = table.read(list(wanted))
-    if frame.empty:
-        raise DataError(f"{table.path}: holds a header and no rows.")
-    return frame
-
-
-def _lists(text: "pd.Series") -> "pd.Series | None":
-    """Cells such as ['a', 'b'], as Python and JSON write lists, in the form of any other; None if one is no list."""
-    import pandas as pd
-
-    codes, cells = pd.factorize(text)
-    if not len(cells) or not (cells.str.startswith("[") & cells.str.endswith("]")).all():
-        return None
-    try:
-        parsed = [ast.literal_eval(cell) for cell in cells]
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not all(isinstance(value, str | int | float) for values in parsed for value in values):
-        return None
-    joined = [MULTI_SEPARATOR.join(str(value) for value in values) for values in parsed]
-    return pd.Series(joined, dtype=object).reindex(codes).set_axis(text.index)
-
-
-def _are_words(labels: "pd.Series") -> bool:
-    """Whether labels are words such as true, going by the first one."""
-    from pandas.api import types
-
-    return len(labels) > 0 and types.is_string_dtype(labels) and str(labels.iloc[0]).lower() in WORDS
-
-
-def _without(values: "pd.Series", words: list[str]) -> "pd.Series":
-    """The cells that are none of some words, nor of the numbers that these write; the others are gaps."""
-    from pandas.api import types
-
-    if vector.holds_arrays(values):
-        return values
-    if types.infer_dtype(values, skipna=True) not in ("integer", "floating", "mixed-integer-float"):
-        return values.mask(values.isin(words))
-    numbers = [number for number in map(_number, words) if number is not None]
-    exact = values.astype(object)  # as floats, long integers would lose digits
-    gaps = exact.isin(numbers)
-    return (values if types.is_float_dtype(values) or not gaps.any() else exact).mask(gaps)
-
-
-def _number(word: str) -> int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            pass
-    return None
-
-
-def _missing(values: "pd.Series") -> "pd.Series":
-    return values.isna() | (values == "")
-
-
-def _parsed(values: "pd.Series") -> np.ndarray | None:
-    """Text as int64 or float64: the same values as from pandas, in a tenth of the time; None if Arrow cannot."""
-    import pyarrow as pa
-    from pandas.api import types
-    from pyarrow import compute
-
-    if not types.is_string_dtype(values) or values.hasnans:
-        return None
-    text = pa.array(values)
-    digits = compute.all(compute.ascii_is_decimal(compute.ascii_ltrim(text, "-"))).as_py()  # Arrow would read 0x10
-    try:
-        return text.cast(pa.int64() if digits else pa.float64()).to_numpy()
-    except pa.ArrowInvalid:
-        return None

@@ -22,7 +22,7 @@ from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, extended, merge, refuse_own_events
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST
-from recexp.dataset.sheet import TableFile
+from recexp.dataset.table_file import TableFile
 from recexp.error import ConfigError, Failure, choices
 from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.item_scores import ItemScores

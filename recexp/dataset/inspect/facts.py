@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recexp.dataset.cell import WORDS
 from recexp.dataset.config import SplitConfig, SplitKind
 from recexp.dataset.inspect.order import Order, order_of
 from recexp.dataset.inspect.role import gaps
 from recexp.dataset.log import user_offsets
 from recexp.dataset.prepare import by_user_then_time, group_starts
-from recexp.dataset.sheet import WORDS
 from recexp.dataset.split import by_row, split
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from recexp.dataset.inspect.form import Form
 from recexp.dataset.inspect.role import ROLES, Column
 from recexp.dataset.leak import leaks
 from recexp.dataset.prepare import prepare
-from recexp.dataset.sheet import LoadedTable
+from recexp.dataset.table_file import LoadedTable
 from recexp.error import DataError, UserError
 from recexp.groups import conf_folder
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recexp.dataset.cell import GAPS, WORDS
 from recexp.dataset.raw import MULTI_SEPARATOR
-from recexp.dataset.sheet import GAPS, WORDS
 from recexp.dataset.vector import parsed, without_arrays
 
 if TYPE_CHECKING:

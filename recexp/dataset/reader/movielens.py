@@ -22,7 +22,8 @@ from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
-from recexp.dataset.sheet import LoadedTable, Sheet, features_by_id
+from recexp.dataset.sheet import Sheet, features_by_id
+from recexp.dataset.table_file import LoadedTable
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
 from recexp.tree import to_dict
