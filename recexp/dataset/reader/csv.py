@@ -13,6 +13,7 @@ from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import first_rows
+from recexp.dataset.table_config import TableConfig
 from recexp.error import DataError, override
 from recexp.registry import register
 
@@ -29,7 +30,7 @@ class Csv(frame.FileReader):
     suffixes = (".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip")
 
     @dataclass(kw_only=True)
-    class Config(frame.TableConfig):
+    class Config(TableConfig):
         separator: str
         quoting: bool
         header: list[str] | None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import to_frame
+from recexp.dataset.table_config import TableConfig
 from recexp.error import DataError
 from recexp.registry import register
 
@@ -22,7 +23,7 @@ BLOCK = 2**25  # bytes parsed at a time: all keys of an object are, also those t
 
 @register("json", kind="reader")
 class Json(frame.FileReader):
-    Config = frame.TableConfig
+    Config = TableConfig
     suffixes = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
     def open(self, path: Path) -> "JsonTable":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import first_rows, to_frame
+from recexp.dataset.table_config import TableConfig
 from recexp.error import DataError
 from recexp.registry import register
 
@@ -18,7 +19,7 @@ BATCH_ROWS, BATCH_BYTES = 4096, 2**28  # read at once; small batches are also th
 
 @register("parquet", kind="reader")
 class Parquet(frame.FileReader):
-    Config = frame.TableConfig
+    Config = TableConfig
     suffixes = (".parquet",)
 
     def open(self, path: Path) -> "ParquetTable":
