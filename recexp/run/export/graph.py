@@ -150,16 +150,24 @@ def _traced(model: nn.Module, ranks: bool, columns: dict[str, Tensor], names: li
 
 
 def write(exported: Any, names: Sequence[str], output: str, form: str, folder: Path) -> None:
-    """Writes the file of a program: FILES[form]."""
+    """Writes the file of a program: FILES[form]. Raises ConfigError for one with an operation that ONNX lacks."""
     path = folder / FILES[form]
     with quiet():
         if form == "torch":
             torch.export.save(exported, path)
         else:
-            converted: Any = torch.onnx.export(
-                exported, dynamo=True, verbose=False, input_names=names, output_names=[output]
-            )
-            converted.save(path)
+            _converted(exported, names, output).save(path)
+
+
+def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
+    try:
+        return torch.onnx.export(exported, dynamo=True, verbose=False, input_names=names, output_names=[output])
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = str(cause).splitlines()[0].partition(". ")[0]
+        raise ConfigError(f"format = onnx: cannot write this model: {reason}; write it with --format torch.") from error
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
 """Exported programs give their models' scores for any number of samples and any length of history."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recexp.contract.variant import longer
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Dataset
+from recexp.error import ConfigError
 from recexp.run.export import graph
 
 EVENTS = ("history_ids", "history_values", "mask")
@@ -30,6 +32,7 @@ def outputs(program: Any, names: list[str], batch: Batch) -> torch.Tensor:
             {"user_ids", "user_values", "context_ids", "item_ids", "item_values", *EVENTS, "history_label"},
         ),
         ("sasrec", True, {"history_ids", "mask"}),
+        ("ease", False, {"item_ids", "history_ids", "history_label", "mask"}),
     ],
 )
 def test_a_program_reads_what_its_model_reads_and_takes_any_batch(
@@ -52,3 +55,14 @@ def test_a_table_without_users_is_scored(make: Callable[..., nn.Module], table: 
     assert set(names) == {"context_ids", "context_values"}
     with torch.no_grad():
         torch.testing.assert_close(outputs(program, names, batch), model(batch).logits.sigmoid(), rtol=0, atol=1e-5)
+
+
+def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
+    class Sorts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sort(stable=True).values
+
+    program = torch.export.export(Sorts(), (torch.ones(3),))
+    with pytest.raises(ConfigError, match=r"^format = onnx: .*aten.sort.*; write it with --format torch\.$"):
+        graph.write(program, ["x"], "score", "onnx", tmp_path)
+    assert not list(tmp_path.iterdir())
