@@ -160,6 +160,8 @@ def write(exported: Any, names: Sequence[str], output: str, form: str, folder: P
 
 
 def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
+    aten = torch.ops.aten
+    exported = exported.run_decompositions({aten.sort.stable: _sort, aten.argsort.stable: _argsort})
     try:
         return torch.onnx.export(exported, dynamo=True, verbose=False, input_names=names, output_names=[output])
     except torch.onnx.OnnxExporterError as error:
@@ -168,6 +170,15 @@ def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
             cause = cause.__cause__
         reason = str(cause).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"format = onnx: cannot write this model: {reason}; write it with --format torch.") from error
+
+
+def _sort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """A stable sort for ONNX, which knows only one: by definition of its TopK, the first of equals stays the first."""
+    return torch.ops.aten.topk.default(x, x.shape[dim], dim, descending, True)
+
+
+def _argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Tensor:
+    return _sort(x, stable=stable, dim=dim, descending=descending)[1]
 
 
 @contextlib.contextmanager

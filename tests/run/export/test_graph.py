@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,12 +58,23 @@ def test_a_table_without_users_is_scored(make: Callable[..., nn.Module], table: 
         torch.testing.assert_close(outputs(program, names, batch), model(batch).logits.sigmoid(), rtol=0, atol=1e-5)
 
 
-def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
+def test_a_stable_sort_is_one_in_onnx_too(tmp_path: Path) -> None:
     class Sorts(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x.sort(stable=True).values
+            return x.argsort(dim=1, stable=True) + x.sort(dim=1, descending=True, stable=True).indices
 
-    program = torch.export.export(Sorts(), (torch.ones(3),))
-    with pytest.raises(ConfigError, match=r"^format = onnx: .*aten.sort.*; write it with --format torch\.$"):
+    x = torch.randint(3, (20, 30), generator=torch.Generator().manual_seed(0)).float()
+    graph.write(torch.export.export(Sorts(), (x,)), ["x"], "score", "onnx", tmp_path)
+    session = onnxruntime.InferenceSession(str(tmp_path / graph.FILES["onnx"]))
+    assert (session.run(None, {"x": x.numpy()})[0] == Sorts()(x).numpy()).all()
+
+
+def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
+    class Factorises(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.cholesky(x)
+
+    program = torch.export.export(Factorises(), (torch.eye(3),))
+    with pytest.raises(ConfigError, match=r"^format = onnx: .*cholesky.*; write it with --format torch\.$"):
         graph.write(program, ["x"], "score", "onnx", tmp_path)
     assert not list(tmp_path.iterdir())
