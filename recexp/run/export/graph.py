@@ -141,9 +141,12 @@ def _traced(model: nn.Module, ranks: bool, columns: dict[str, Tensor], names: li
     served = Served(model, ranks, names, columns).eval()
     try:
         with torch.no_grad(), quiet():
-            return torch.export.export(
+            program = torch.export.export(
                 served, tuple(columns[name] for name in names), dynamic_shapes=(shapes,), strict=False
             )
+            program.graph.eliminate_dead_code()  # a loop over no rows leaves a node that cannot be read again
+            program.graph_module.recompile()
+            return program
     except Exception as error:  # whatever a model of the user's own does that is no operation of torch's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(f"model = {type(model).__name__.lower()}: cannot be exported: {reason}") from error

@@ -69,6 +69,17 @@ def test_a_stable_sort_is_one_in_onnx_too(tmp_path: Path) -> None:
     assert (session.run(None, {"x": x.numpy()})[0] == Sorts()(x).numpy()).all()
 
 
+def test_a_loop_over_no_rows_is_read_again(make: Callable[..., nn.Module], mixed: Batch, tmp_path: Path) -> None:
+    model = make("esmm").eval()  # of one label: the loop goes over the labels after the first
+    program, names = graph.program(model, False, graph.columns_of(mixed), graph.INPUTS)
+    graph.write(program, names, "score", "torch", tmp_path)
+    with torch.no_grad():
+        scores = torch.export.load(tmp_path / graph.FILES["torch"]).module()(
+            *(graph.columns_of(mixed)[name] for name in names)
+        )
+        torch.testing.assert_close(scores, model(mixed).logits.sigmoid(), rtol=0, atol=1e-5)
+
+
 def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
     class Factorises(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
