@@ -51,9 +51,7 @@ class Batch:
     def searched(self) -> Past:
         """What was found, for a model that cannot do without."""
         if self.found is None:
-            raise ConfigError(
-                "This model reads what its search finds, so batches need Batches(..., search=model.search)."
-            )
+            raise ConfigError("Batches: the model reads what its search finds; give it with search=model.search.")
         return self.found
 
 

@@ -15,6 +15,11 @@ GAPS = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", r"\N
 WORDS = {"true": "1", "false": "0", "t": "1", "f": "0", "yes": "1", "no": "0", "y": "1", "n": "0"}  # of labels
 
 
+def is_gap(cell: object) -> bool:
+    """Whether a cell of vectors stands for a missing one: a word that does, or no numbers at all."""
+    return cell in GAPS if isinstance(cell, str) else isinstance(cell, list | tuple | np.ndarray) and not len(cell)
+
+
 def written_lists(text: "pd.Series") -> "pd.Series | None":
     """Cells such as ['a', 'b'], as Python and JSON write lists, in the form of any other; None if one is no list."""
     import pandas as pd

@@ -5,6 +5,7 @@ true; `encode` returns ids (n, width), lists of them for wide cells, values (n,)
 The ids are without the field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number, written as one with a fraction
 MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
 
 
@@ -350,8 +352,11 @@ def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
 
 
 def checksum(value: Any) -> int:
-    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export."""
-    return zlib.crc32(text_of(value).encode())
+    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export.
+
+    A number is the same however it is written, as 5, 5.0 or "5.0": files and frames differ in that.
+    """
+    return zlib.crc32(WHOLE.sub(r"\1", text_of(value)).encode())
 
 
 def text_of(value: Any) -> str:

@@ -16,7 +16,7 @@ def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, list[str]]:
         return raw, []
     if raw.user is None or raw.item is None or raw.timestamp is None:
         name = "k_core" if config.k_core else "duplicates"
-        raise ConfigError(f"dataset.{name}: a table without items has no events to leave out.")
+        raise ConfigError(f"dataset.{name}: rows without users, items and times are no events to leave out.")
     notes = []
     user, item = _codes(raw.user), _codes(raw.item)
     kept = np.ones(len(user), bool)

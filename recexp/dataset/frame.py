@@ -72,7 +72,7 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
-    vectors = [name for kinds in config.features.sides.values() for name in vectors_of(kinds)]
+    vectors = vectors_of([kinds for side, kinds in config.features.sides.items() if side not in paths], config.roles())
     events = Sheet([open_table(path) for path in files], wanted, config.multi_separator, config.missing, vectors)
     columns, context = config.columns, config.features.context
     raw: dict[str, Any] = {"origin": ", ".join(config.files), **_labels(config, events)}
@@ -115,7 +115,7 @@ def _side(
         return constant_features(events, side, ids, kinds)
     wanted = dict.fromkeys(kinds, f"dataset.features.{side}") | {column: f"dataset.columns.{side}"}
     table = open_table(existing(path, f"dataset.{side}_path"))
-    sheet = Sheet([table], wanted, config.multi_separator, config.missing, vectors_of(kinds))
+    sheet = Sheet([table], wanted, config.multi_separator, config.missing, vectors_of([kinds]))
     features = features_by_id(sheet, column, kinds)
     if not features.index.isin(ids).any():
         message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {ids[0]!r}"

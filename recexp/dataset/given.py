@@ -124,7 +124,7 @@ def read_rows(
     kinds = {side: _kinds(dataset.encoder, config, side, there, by_id) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
-    separator, vectors = _separator(config), [name for of_side in kinds.values() for name in vectors_of(of_side)]
+    separator, vectors = _separator(config), vectors_of(kinds.values(), names.values())
     sheet = Sheet([table], wanted, separator, getattr(config, "missing", ()), vectors)
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed: dict[str, Any] = {}

@@ -7,6 +7,7 @@ Of a vector, the component that is most like what is asked is looked at, and the
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -56,12 +57,20 @@ class Statistic:
     of_all: np.ndarray  # (E,)
 
 
-def leaks(log: Table, sides: Mapping[str, Side], label: np.ndarray) -> Iterator[str]:
-    """One line for each such column. label: (N,) as given, before it is cut at a threshold, in the order of the log."""
+def leaks(
+    log: Table,
+    sides: Mapping[str, Side],
+    label: np.ndarray,
+    joined: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Iterator[str]:
+    """One line for each such column. label: (N,) as given, before it is cut at a threshold, in the order of the log.
+
+    joined: the user or item (N,) of each row of a table, where a file of these has joined it.
+    """
     columns = list(_columns(log, sides))
     yield from _predicting(log, columns)
-    if isinstance(log, Log):
-        yield from _over_all_time(log, columns, label)
+    entities = {"user": log.user, "item": log.item} if isinstance(log, Log) else joined
+    yield from _over_all_time(log, columns, label, entities)
 
 
 def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
@@ -135,13 +144,15 @@ def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right")
 
 
-def _over_all_time(log: Log, columns: list[Column], label: np.ndarray) -> Iterator[str]:
+def _over_all_time(
+    log: Table, columns: list[Column], label: np.ndarray, entities: Mapping[str, np.ndarray]
+) -> Iterator[str]:
     """Numbers of users or items that are a statistic of all their events, those of valid and test included.
 
     Such a number follows the statistic over all events far more closely than that over train. What comes from elsewhere
     follows it only somewhat more closely, as more events have less noise.
     """
-    for side, entity in (("user", log.user), ("item", log.item)):
+    for side, entity in entities.items():
         numbers = {column.name: values for column in columns if (values := _numbers(column, entity)) is not None}
         vectors = [column for column in columns if column.field.kind is FeatureKind.vector and column.index is entity]
         if not numbers and not vectors:

@@ -55,7 +55,8 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         if split_name != "valid" and not len(log.rows(split_name)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
     tasks = tuple(raw.tasks or ())
-    found = warnings(log, sides, raw.label, config, tasks)
+    joined = {} if isinstance(log, Log) else {side: _index(ids, side)[0] for side, (ids, _) in raw.by_id.items()}
+    found = warnings(log, sides, raw.label, config, tasks, joined)
     return Dataset(
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tasks),
@@ -155,7 +156,9 @@ def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
     if config.history_until is HistoryUntil.split:
         raise ConfigError("dataset.history_until = split: a table without time has no histories.")
     if config.label is LabelKind.implicit:
-        raise ConfigError("dataset.label = implicit: a table without items has nothing to sample negatives from.")
+        raise ConfigError(
+            "dataset.label = implicit: a table's rows are no events of users, for whom negatives are sampled."
+        )
     if config.split.kind is SplitKind.given:
         splits = by_name(raw.split)
     elif config.split.kind is SplitKind.random:

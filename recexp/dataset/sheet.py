@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset import vector
-from recexp.dataset.cell import GAPS, WORDS, are_words, is_missing, parsed_numbers, without, written_lists
+from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, parsed_numbers, without, written_lists
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
@@ -175,8 +175,7 @@ class Sheet:
         import pandas as pd
 
         values = self.frame[column]
-        gaps = values.map(lambda cell: isinstance(cell, str) and cell in GAPS)
-        missing = (values.isna() | gaps).to_numpy(bool)
+        missing = (values.isna() | values.map(is_gap)).to_numpy(bool)
         vectors, rows = vector.arrays_of(values[~missing], self.multi_separator), np.flatnonzero(~missing)
         counts = np.array([len(cell) for cell in vectors], np.int64)
         if not counts.any() and column not in widths:
@@ -187,7 +186,7 @@ class Sheet:
             raise self.error(rows[odd[0]], column, message)
         cells, wrong = np.full(len(missing), None, object), np.zeros(len(missing), bool)
         for row, cell in zip(rows, vectors, strict=True):  # at once, numpy would make a matrix
-            cells[row], wrong[row] = cell, not (np.abs(cell) <= LARGEST).all()
+            cells[row], wrong[row] = cell, not (np.abs(cell).max(initial=0) <= LARGEST)
         self.refuse(wrong, column, f"a vector must hold numbers alone, of at most {LARGEST:g} in size")
         return pd.Series(cells, values.index)
 
@@ -251,9 +250,10 @@ class Sheet:
             raise self.error(int(wrong.argmax()), column, message)
 
 
-def vectors_of(kinds: Mapping[str, FeatureKind]) -> list[str]:
-    """The columns of vectors."""
-    return [name for name, kind in kinds.items() if kind is FeatureKind.vector]
+def vectors_of(sides: Iterable[Mapping[str, FeatureKind]], roles: Collection[str] = ()) -> set[str]:
+    """The columns of a file that are vectors alone: of another kind for no side, and without a role."""
+    uses = [use for kinds in sides for use in kinds.items()]
+    return {name for name, _ in uses} - {name for name, kind in uses if kind is not FeatureKind.vector} - set(roles)
 
 
 def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recexp.dataset.reader.arrow import joined
+from recexp.error import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,16 +19,19 @@ BLOCK = 4096  # cells parsed, or vectors standardised, at a time
 
 
 def arrays_of(cells: "pd.Series", separator: str) -> list[np.ndarray]:
-    """The numbers of each of n cells, NaN for what is no number: text and lists as float64, arrays as they are."""
-    arrays: list[np.ndarray] = []
-    for start in range(0, len(cells), BLOCK):
-        block = cells.iloc[start : start + BLOCK]
-        if all(map(_is_array, block)):
-            arrays += block.to_list()
-        else:
-            numbers, counts = parsed(block.map(as_text).astype(str), separator)
-            arrays += np.split(numbers, np.cumsum(counts)[:-1])
-    return arrays
+    """The numbers of each of n cells, NaN for what is no number: text and lists as float64, arrays of 32 or 64 bits."""
+    there = cells.map(_is_array).to_numpy(bool)
+    arrays = np.full(len(cells), None, object)
+    for row in np.flatnonzero(there):
+        cell = cells.iloc[row]
+        arrays[row] = cell if cell.itemsize > 2 else cell.astype(np.float32)
+    written = np.flatnonzero(~there)
+    for start in range(0, len(written), BLOCK):
+        rows = written[start : start + BLOCK]
+        numbers, counts = parsed(cells.iloc[rows].map(as_text).astype(str), separator)
+        for row, cell in zip(rows, np.split(numbers, np.cumsum(counts)[:-1]), strict=True):
+            arrays[row] = cell
+    return arrays.tolist()
 
 
 def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,14 +57,23 @@ def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
 
 def without_arrays(frame: "pd.DataFrame", separator: str, but: Collection[str] = ()) -> "pd.DataFrame":
     """The frame with cells that are arrays as text, their values joined by the separator, apart from some columns."""
-    import pyarrow as pa
-
     texts = {
-        name: joined(f"column '{name}'", pa.chunked_array([pa.array(frame[name], from_pandas=True)]), separator)
+        str(name): _joined_lists(str(name), frame[name], separator)
         for name in frame
         if name not in but and holds_arrays(frame[name])
     }
-    return frame.assign(**{str(name): text.to_pandas().set_axis(frame.index) for name, text in texts.items()})
+    return frame.assign(**texts)
+
+
+def _joined_lists(name: str, cells: "pd.Series", separator: str) -> "pd.Series":
+    import pyarrow as pa
+
+    what = f"column '{name}'"
+    try:
+        lists = pa.chunked_array([pa.array(cells, from_pandas=True)])
+    except pa.ArrowException as error:
+        raise DataError(f"{what}: some cells are arrays, so all must be lists of strings or numbers.") from error
+    return joined(what, lists, separator).to_pandas().set_axis(cells.index)
 
 
 def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

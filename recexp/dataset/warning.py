@@ -1,6 +1,7 @@
 """What in the data makes metrics mislead: one line for each fault, none for data that are as they should be."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,13 +20,19 @@ ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def warnings(
-    log: Table, sides: Mapping[str, Side], label: np.ndarray, config: DatasetConfig, tasks: Sequence[str] = ()
+    log: Table,
+    sides: Mapping[str, Side],
+    label: np.ndarray,
+    config: DatasetConfig,
+    tasks: Sequence[str] = (),
+    joined: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> list[str]:
     """One line for each fault.
 
     label: as given, before it is cut at a threshold, in the order of the source. tasks: the names of several labels.
+    joined: the user or item (N,) of each row of a table, where a file of these has joined it.
     """
-    found = [*leaks(log, sides, label[log.row]), *_twins(log, config)]
+    found = [*leaks(log, sides, label[log.row], joined), *_twins(log, config)]
     found += [*_labels(log, config, tasks), *_small(log, config, tasks)]
     if isinstance(log, Log):
         found += [*_unseen(log), *_earlier(log, config)]

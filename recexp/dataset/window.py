@@ -35,7 +35,10 @@ class Packed:
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """The S events of B windows and of the timestamps after them, the last `max_history` + 1 of each, oldest first."""
+    """The S events of B windows and of the timestamps after them, the last `max_history` + 1 of each, oldest first.
+
+    Tie mates at the end are among these, so a window that ends in many of them has fewer earlier events.
+    """
 
     item: Tensor  # (S,) rows of items
     time: Tensor  # (S,) the same for tie mates, and for no others

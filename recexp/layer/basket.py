@@ -17,11 +17,7 @@ def basket(batch: Batch) -> tuple[Tensor, Tensor]:
     """The item ids of histories (B, L), and 1 where an event is the first of label 1 with its item, else 0 (B, L)."""
     ids = batch.catalogue.items.ids[batch.history, 0]
     liked = batch.mask & (batch.history_label == 1)
-    length = liked.shape[1]
-    place = torch.arange(length, device=ids.device)
-    order = (torch.where(liked, ids, -1) * length + place).argsort(
-        dim=1
-    )  # equal items side by side, the earliest first
+    order = torch.where(liked, ids, -1).argsort(dim=1, stable=True)  # equal items side by side, the earliest first
     ordered, among = ids.gather(1, order), liked.gather(1, order)
     first = (ordered != ordered.roll(1, 1)) | ~among.roll(1, 1)
     first[:, :1] = True

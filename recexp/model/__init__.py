@@ -172,8 +172,8 @@ def stages(model: nn.Module) -> list[Stage]:
 
 def pairs(model: nn.Module, batch: WindowBatch) -> tuple[Tensor, Tensor]:
     """Queries (P, D) and the rows of their items (P,): the model's own, or by default each target's last state."""
-    own = getattr(model, "pairs", None)
-    return own(batch) if own else (lookup(cast(Ranker, model).states(batch.events), batch.query), batch.target)
+    own = getattr(type(model), "pairs", None)
+    return own(model, batch) if own else (lookup(cast(Ranker, model).states(batch.events), batch.query), batch.target)
 
 
 def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> AnyConfig:

@@ -146,5 +146,5 @@ def search_field(schema: Schema, name: str | None) -> Field:
     if name is None:
         return fields[1] if len(fields) > 1 else fields[0]
     if name not in named:
-        raise ConfigError(f"model.search_field = {name}: no categorical or multi item field. {choices(name, named)}")
+        raise ConfigError(f"model.search_field = {name}: no field of items to search by. {choices(name, named)}")
     return named[name]

@@ -1,6 +1,7 @@
 """The trainer of next items: a sample is a user's window, every event of which predicts the item of the next one.
 
-It trains models that give a vector for each event's state and for each known item, and validates by ranking all items.
+It trains models that give a vector for each event's state and for each known item, or pairs of such queries and items
+of their own choice (`pairs` of recexp/model), and validates by ranking all items.
 All else is the default trainer's.
 """
 

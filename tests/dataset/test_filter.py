@@ -61,7 +61,7 @@ def test_rules_that_leave_nothing_or_have_nothing_to_act_on_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=r"^tiny: no event is left by dataset\.k_core = 100; lower it\.$"):
         prepare(tiny_log(), tiny_config(k_core=100))
-    with pytest.raises(ConfigError, match=r"^dataset\.duplicates: a table without items"):
+    with pytest.raises(ConfigError, match=r"^dataset\.duplicates: rows without users, items and times"):
         prepare(tiny_table(), tiny_config(SplitKind.random, duplicates=Duplicates.first))
 
 

@@ -82,6 +82,15 @@ def test_a_statistic_written_beside_each_event_is_told_too(raw: Raw, tiny_config
     assert warned(replace(raw, context=pd.DataFrame({"x": earlier})), config) == []
 
 
+def test_a_statistic_in_a_file_that_joins_a_table_is_told_too(raw: Raw, tiny_config: MakeConfig) -> None:
+    config = tiny_config(SplitKind.random, (0.8, 0.1, 0.1), label_threshold=4.0,
+                         features={"item": {"x": FeatureKind.numeric}})  # fmt: skip
+    over_all = of_side(raw, "item", statistics(raw, "item", slice(None))["mean rating"])
+    assert warned(replace(over_all, user=None, users=None, timestamp=None), config) == [
+        "context.x is the mean rating of each item over train, valid and test: it tells what test asks."
+    ]
+
+
 @pytest.mark.parametrize("side", ["user", "item"])
 def test_a_quality_known_from_elsewhere_is_no_leak(side: str, raw: Raw, tiny_config: MakeConfig) -> None:
     """Statistics of half of the data, as of another site, for the other half."""

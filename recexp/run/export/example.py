@@ -7,6 +7,7 @@ holds features that join the context of a row by its user or item.
 """
 
 import json
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -52,7 +53,8 @@ def encode(side, values):
             found = [1, 0]
             if value is not None:
                 first, remainders = field["first"], field["remainders"]
-                quotient, remainder = divmod(zlib.crc32(text(value).encode()) % field["buckets"], remainders)
+                whole = re.sub(r"^(-?\d+)\.0+$", r"\1", text(value))
+                quotient, remainder = divmod(zlib.crc32(whole.encode()) % field["buckets"], remainders)
                 found = [first + remainder, first + remainders + quotient]
             ids += found[: field["width"]]
         else:

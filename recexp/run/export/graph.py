@@ -171,7 +171,7 @@ def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = str(cause).splitlines()[0].partition(". ")[0]
+        reason = (str(cause) or type(cause).__name__).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"format = onnx: cannot write this model: {reason}; write it with --format torch.") from error
 
 

@@ -9,7 +9,7 @@ import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.encoder import SideEncoder
-from recexp.dataset.field import Encoded, Hash
+from recexp.dataset.field import Encoded, Hash, checksum
 from recexp.dataset.log import Dataset, Log, Table, evenly
 from recexp.dataset.merge import Given
 from recexp.dataset.schema import FIRST, UNKNOWN
@@ -52,7 +52,10 @@ def _made_up(encoder: SideEncoder, n: int, random: np.random.Generator) -> Encod
     side, made = encoder.side, {}
     for field in side.fields:
         if isinstance(fitted := encoder.fields[field.name], Hash):
-            made[field] = field.offset + fitted.ids(random.integers(fitted.n_buckets, size=n)).astype(np.int32)
+            buckets = [
+                checksum(number) % fitted.n_buckets for number in random.integers(100, size=n)
+            ]  # soon found again
+            made[field] = field.offset + fitted.ids(np.array(buckets)).astype(np.int32)
         elif not field.numeric:
             known = FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width))
             made[field] = np.where(random.random((n, field.width)) < 0.9, known, UNKNOWN).astype(np.int32)

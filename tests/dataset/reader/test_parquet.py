@@ -224,3 +224,27 @@ def test_an_empty_table_and_a_missing_column_are_named(tmp_path: Path) -> None:
     assert "no column 'usr' (dataset.columns.user). Did you mean 'user'?" in fault(
         write(tmp_path), columns={"user": "usr"}
     )
+
+
+def test_an_empty_list_is_a_missing_vector(tmp_path: Path) -> None:
+    path = write(tmp_path, x=pa.array([[], [1.0, 2.0], []], pa.list_(pa.float32())))
+    cells = reader(path, features={"context": {"x": "vector"}}).read().context["x"]
+    assert cells[0] is None and cells[1].tolist() == [1, 2] and cells[2] is None
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_infinity_in_a_vector_is_named_by_its_row(tmp_path: Path, kind: Any) -> None:
+    vectors = [np.array(row, kind.to_pandas_dtype()) for row in ([1, 2], [1, np.inf], [3, 4])]
+    path = write(tmp_path, x=pa.array(vectors, pa.list_(kind)))
+    with pytest.raises(DataError, match=r"log.parquet, row 2: column 'x' = '1.0 inf': a vector must hold numbers"):
+        reader(path, features={"context": {"x": "vector"}}).read()
+
+
+def test_a_column_may_be_a_vector_here_and_values_there(tmp_path: Path) -> None:
+    path = write(tmp_path, x=[[1.0, 2.0], [1.0, 3.0], [3.0, 4.0]])
+    items = pa.table({"item": ["a", "b"], "x": [[0.5, 1.5], [2.5, 3.5]]})
+    parquet.write_table(items, tmp_path / "items.parquet")
+    features = {"context": {"x": "multi"}, "item": {"x": "vector"}}
+    raw = reader(path, features=features, item_path=str(tmp_path / "items.parquet")).read()
+    assert raw.context["x"].tolist() == ["1|2", "1|3", "3|4"]
+    assert raw.items.loc["b", "x"].tolist() == [2.5, 3.5]
