@@ -39,7 +39,7 @@ def python(code: str, folder: Path) -> subprocess.CompletedProcess:
 
 
 MISTAKES = {  # typed: what the one line must say
-    "model=dinn": ["model = dinn", "Did you mean 'din'?", "Choices: afm, als, als_mlp, autoint, bert4rec, bst"],
+    "model=dinn": ["model = dinn", "Did you mean 'din'?", "Choices: afm, als, als_mlp, autoint, bert4rec, bpr_mf, bst"],
     "modle=din": ["Did you mean 'model'?"],
     "trainer.epoch=5": ["trainer.epoch=5", "Did you mean 'trainer.epochs'?"],
     "+trainer.epoch=5": ["trainer.epoch", "Did you mean 'epochs'?"],
