@@ -164,7 +164,12 @@ def write(exported: Any, names: Sequence[str], output: str, form: str, folder: P
 
 def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
     aten = torch.ops.aten
-    exported = exported.run_decompositions({aten.sort.stable: _sort, aten.argsort.stable: _argsort})
+    written_as: dict[Any, Any] = {
+        aten.sort.stable: _sort,
+        aten.argsort.stable: _argsort,
+        aten.rrelu.default: _rrelu,
+    }  # what the exporter has no function for
+    exported = exported.run_decompositions(written_as)
     try:
         return torch.onnx.export(exported, dynamo=True, verbose=False, input_names=names, output_names=[output])
     except torch.onnx.OnnxExporterError as error:
@@ -182,6 +187,11 @@ def _sort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -
 
 def _argsort(x: Tensor, *, stable: bool, dim: int = -1, descending: bool = False) -> Tensor:
     return _sort(x, stable=stable, dim=dim, descending=descending)[1]
+
+
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False) -> Tensor:
+    """As in evaluation, which is what is exported."""
+    return torch.ops.aten.leaky_relu.default(x, (lower + upper) / 2)
 
 
 @contextlib.contextmanager
