@@ -73,7 +73,8 @@ def side_bags(side: Side, features: Features) -> tuple[Tensor, Tensor]:
     for field in side.fields:
         if field.numeric:
             numbers = features.values[:, field.column : field.column + field.width]  # (n, width)
-            ids.append(torch.arange(FIRST, FIRST + field.width, device=numbers.device).expand(len(numbers), -1))
+            fixed = torch.arange(FIRST, FIRST + field.width, device=numbers.device)
+            ids.append(fixed.expand(numbers.shape[0], -1))  # len() would make the batch size of an export a constant
             x.append(numbers)
             continue
         values = features.ids[:, field.column : field.column + field.width]  # (n, width)
