@@ -35,9 +35,9 @@ def masked(whole: Whole, n_windows: int, mask_rate: float, last_rate: float) -> 
     item, length = whole.item.masked_fill(hidden, MASK)[kept], torch.bincount(whole.of[kept], minlength=n_windows)
     order, end = length.argsort(descending=True, stable=True), length.cumsum(0)
     position, _ = ranges((end - length)[order], end[order])
-    place = torch.empty_like(position)
-    place[position] = torch.arange(len(position), device=first.device)
-    query = place[(kept.cumsum(0) - 1)[first[group[hidden]]]]
+    moved_to = torch.empty_like(position)
+    moved_to[position] = torch.arange(len(position), device=first.device)
+    query = moved_to[(kept.cumsum(0) - 1)[first[group[hidden]]]]
     return Cloze(item[position], length[order], query, whole.item[hidden])
 
 

@@ -129,11 +129,9 @@ def read_rows(
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
-        if side in read and not is_log:
-            ids = dataset.joined[side].index.to_numpy() if side in dataset.joined else None
-            parsed[side] = sheet.ids(read[side]) if ids is None else _ids(sheet, read[side], ids)
-        elif side in read:
-            parsed[side] = _ids(sheet, read[side], getattr(dataset.log, f"{side}s").raw)
+        if side in read:
+            kept = _kept_ids(dataset, side)
+            parsed[side] = sheet.ids(read[side]) if kept is None else _ids(sheet, read[side], kept)
     if "timestamp" in read:
         parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
     if timeless and isinstance(dataset.log, Log):  # as in the run's data, the order of the rows is that of the events
@@ -189,6 +187,13 @@ def _kinds(
     kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in made}
     needed = set(kinds) - set(by_id) if side == "context" else ()
     return {name: kind for name, kind in kinds.items() if name in needed or name in there}
+
+
+def _kept_ids(dataset: Dataset, side: str) -> np.ndarray | None:
+    """The raw ids of a log's users or items, or of those that join a table; None for a table's others."""
+    if isinstance(dataset.log, Log):
+        return getattr(dataset.log, f"{side}s").raw
+    return dataset.joined[side].index.to_numpy() if side in dataset.joined else None
 
 
 def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:

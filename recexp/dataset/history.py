@@ -25,9 +25,9 @@ class Past:
     age: Tensor  # (B, L) float32, time since the event, in the unit of the data's timestamps
     mask: Tensor  # (B, L) bool, False on padding
 
-    def at(self, place: Tensor) -> "Past":
-        """The events at some places (B, K) alone."""
-        return Past(**{name: column.gather(1, place) for name, column in vars(self).items()})
+    def at(self, position: Tensor) -> "Past":
+        """The events at some positions (B, K) alone."""
+        return Past(**{name: column.gather(1, position) for name, column in vars(self).items()})
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Turns what a reader returns into the prepared log: index, sort, split, encode."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from recexp.tree import to_dict
 if TYPE_CHECKING:
     import pandas as pd
 
+Indexed = tuple[np.ndarray, np.ndarray]  # the row of each raw id (N,), from 1, and the raw id of each row
 NO_FIELDS = Encoded(ids=np.zeros((0, 0), np.int32), values=np.zeros((0, 0), np.float32))
 
 
@@ -49,28 +50,32 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
     raw, notes = filtered(raw, config)
-    log, encoder = (_table if raw.timestamp is None else _log)(raw, config)
+    joined: dict[str, Indexed] = {}
+    if raw.timestamp is None:
+        joined = {side: _index(ids, f"{raw.origin}: a row's {side}") for side, (ids, _) in raw.by_id.items()}
+        log, encoder = _table(raw, config, joined)
+    else:
+        log, encoder = _log(raw, config)
     sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
     tasks = tuple(raw.tasks or ())
-    joined = {} if isinstance(log, Log) else {side: _index(ids, side)[0] for side, (ids, _) in raw.by_id.items()}
-    found = warnings(log, sides, raw.label, config, tasks, joined)
+    found = warnings(log, sides, raw.label, config, tasks, {side: index for side, (index, _) in joined.items()})
+    notes += [*_without_features(raw, log, joined), *_notes(log, encoder, config)]
     return Dataset(
         log=log,
         schema=Schema(**sides, **_histories(log, config), tasks=tasks),
         encoder=encoder,
-        facts=facts(log, sides, tasks) | {"notes": notes + _notes(raw, log, encoder, config), "warnings": found},
+        facts=facts(log, sides, tasks) | {"notes": notes, "warnings": found},
         fingerprint=fingerprint,
-        joined={} if isinstance(log, Log) else {side: features for side, (_, features) in raw.by_id.items()},
+        joined={side: raw.by_id[side][1] for side in joined},
     )
 
 
-def _notes(raw: Raw, log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
+def _notes(log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
     """A line for each thing that is taken otherwise than it stands in the source."""
-    notes = [note for side, (ids, features) in raw.by_id.items() if (note := _without_features(side, ids, features))]
-    columns = getattr(config, "columns", None)
+    notes, columns = [], getattr(config, "columns", None)
     if isinstance(log, Log) and columns is not None and columns.timestamp is None:
         notes.append("there is no column of times: the order of the rows is the order of the events")
     if config.min_count > 1:
@@ -89,16 +94,17 @@ def _notes(raw: Raw, log: Table, encoder: Encoder, config: DatasetConfig) -> lis
     return notes
 
 
-def _without_features(side: str, ids: Ids, features: "pd.DataFrame") -> str:
-    """How many users or items, in how many rows, have no features."""
+def _without_features(raw: Raw, log: Table, joined: Mapping[str, Indexed]) -> Iterator[str]:
+    """How many users and items, in how many rows, have no features."""
     import pandas as pd
 
-    codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
-    absent = ~pd.Index(unique).isin(features.index)
-    if not absent.any():
-        return ""
-    rows = f"{absent[codes].sum():,} of {len(codes):,} rows"
-    return f"{absent.sum():,} of {len(unique):,} {side}s, in {rows}, have no features: their file lacks them"
+    for side, (_, features) in raw.by_id.items():
+        index, raw_ids = joined.get(side) or (getattr(log, side), getattr(log, f"{side}s").raw)
+        absent = np.append(False, ~pd.Index(raw_ids[1:]).isin(features.index))
+        if absent.any():
+            rows = f"{absent[index].sum():,} of {len(index):,} rows"
+            ids = f"{absent.sum():,} of {len(absent) - 1:,} {side}s"
+            yield f"{ids}, in {rows}, have no features: their file lacks them"
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
@@ -141,14 +147,13 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     return replace(log, context=context), encoder
 
 
-def _table(raw: Raw, config: DatasetConfig) -> tuple[Table, Encoder]:
+def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tuple[Table, Encoder]:
     """Rows without time: fields of the context alone, in the order of the source; features of ids join their rows."""
     frame, kinds = _columns(raw.context, "context", config.features.context), config.features.context
-    for side, (ids, features) in raw.by_id.items():
-        index, raw_ids = _index(ids, f"{raw.origin}: a row's {side}")
+    for side, (index, raw_ids) in joined.items():
         of_id = getattr(config.features, side)
-        joined = _by_id(features, raw_ids, side, of_id).iloc[index - 1].reset_index(drop=True)
-        frame, kinds = joined if frame is None else frame.join(joined), kinds | of_id
+        of_rows = _by_id(raw.by_id[side][1], raw_ids, side, of_id).iloc[index - 1].reset_index(drop=True)
+        frame, kinds = of_rows if frame is None else frame.join(of_rows), kinds | of_id
     if not kinds:
         raise ConfigError("dataset.features.context: a table without time needs the columns of its fields.")
     if config.features.derived.names:
@@ -203,7 +208,7 @@ def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
     return order
 
 
-def _index(raw_ids: Ids, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _index(raw_ids: Ids, what: str) -> Indexed:
     """The row of each raw id (N,), from 1, and the raw id of each row; row 0 is padding."""
     import pandas as pd
 
@@ -254,16 +259,7 @@ def _entities(
     train = np.zeros(len(frame), bool)
     train[trained - 1] = True
     kinds = {name: FeatureKind.categorical, **kinds}
-    encoder, encoded = SideEncoder.fit(
-        frame,
-        kinds,
-        train,
-        config.n_bins,
-        config.min_count,
-        ids=(name,),
-        n_buckets=config.n_buckets,
-        n_quotients=config.n_quotients,
-    )
+    encoder, encoded = _fitted(frame, kinds, train, config, ids=(name,))
     ids, values, lists = _with_padding(encoded.ids), _with_padding(encoded.values), encoded.lists
     if lists is not None:
         lists = replace(lists, start=_with_padding(lists.start), count=_with_padding(lists.count))
@@ -283,16 +279,19 @@ def _context(
 
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
     kinds = {**kinds, **dict.fromkeys(derived, FeatureKind.categorical)}
-    encoder, encoded = SideEncoder.fit(
-        rows.assign(**derived),
-        kinds,
-        train,
-        config.n_bins,
-        config.min_count,
-        n_buckets=config.n_buckets,
-        n_quotients=config.n_quotients,
-    )
+    encoder, encoded = _fitted(rows.assign(**derived), kinds, train, config)
     return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
+
+
+def _fitted(
+    frame: "pd.DataFrame",
+    kinds: Mapping[str, FeatureKind],
+    train: np.ndarray,
+    config: DatasetConfig,
+    ids: Collection[str] = (),
+) -> tuple[SideEncoder, Encoded]:
+    sizes = {name: getattr(config, name) for name in ("n_bins", "min_count", "n_buckets", "n_quotients")}
+    return SideEncoder.fit(frame, kinds, train, ids=ids, **sizes)
 
 
 def _by_id(

@@ -5,7 +5,7 @@ Arrays of floats stay what they are, from the file to the model; text is parsed 
 
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -20,18 +20,12 @@ BLOCK = 4096  # cells parsed, or vectors standardised, at a time
 
 def arrays_of(cells: "pd.Series", separator: str) -> list[np.ndarray]:
     """The numbers of each of n cells, NaN for what is no number: text and lists as float64, arrays of 32 or 64 bits."""
-    there = cells.map(_is_array).to_numpy(bool)
-    arrays = np.full(len(cells), None, object)
-    for row in np.flatnonzero(there):
-        cell = cells.iloc[row]
-        arrays[row] = cell if cell.itemsize > 2 else cell.astype(np.float32)
-    written = np.flatnonzero(~there)
-    for start in range(0, len(written), BLOCK):
-        rows = written[start : start + BLOCK]
+    arrays = [_array(cell) for cell in cells]
+    for rows in blocks(np.array([row for row, array in enumerate(arrays) if array is None], np.int64)):
         numbers, counts = parsed(cells.iloc[rows].map(as_text).astype(str), separator)
-        for row, cell in zip(rows, np.split(numbers, np.cumsum(counts)[:-1]), strict=True):
-            arrays[row] = cell
-    return arrays.tolist()
+        for row, array in zip(rows.tolist(), np.split(numbers, np.cumsum(counts)[:-1]), strict=True):
+            arrays[row] = array
+    return cast("list[np.ndarray]", arrays)
 
 
 def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +85,7 @@ def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def blocks(rows: np.ndarray) -> list[np.ndarray]:
-    """Some rows at a time: in float64, vectors of all of them would take as much memory again, several times."""
+    """Some rows at a time: vectors of all in text or float64 would take as much memory again, several times."""
     return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
@@ -104,5 +98,8 @@ def as_text(cell: object) -> object:
     return " ".join(map(str, cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
 
 
-def _is_array(cell: object) -> bool:
-    return isinstance(cell, np.ndarray) and cell.dtype.kind == "f" and cell.ndim == 1
+def _array(cell: object) -> np.ndarray | None:
+    """A cell that is an array of floats, 16 bits as 32; None for any other."""
+    if not isinstance(cell, np.ndarray) or cell.dtype.kind != "f" or cell.ndim != 1:
+        return None
+    return cell if cell.itemsize > 2 else cell.astype(np.float32)

@@ -73,9 +73,9 @@ class Events:
     def _expanded(self) -> Tensor:
         return lookup(self.vectors, self.index)
 
-    def at(self, place: Tensor) -> "Events":
-        """The events at some places (B, K) of the history alone."""
-        return Events(self.vectors, self.index.gather(1, place))
+    def at(self, position: Tensor) -> "Events":
+        """The events at some positions (B, K) of the history alone."""
+        return Events(self.vectors, self.index.gather(1, position))
 
 
 def beside(events: Events, others: Events) -> list[Events]:

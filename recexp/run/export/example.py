@@ -37,6 +37,15 @@ ID = {
 }
 
 
+def hashed(field, value):
+    """The ids of the remainder and the quotient of a value's bucket; a field without quotients has the first alone."""
+    if value is None:
+        return [1, 0]
+    number = re.sub(r"^(-?\d+)\.0+$", r"\1", text(value))  # 5 and 5.0 are in one bucket
+    quotient, remainder = divmod(zlib.crc32(number.encode()) % field["buckets"], field["remainders"])
+    return [field["first"] + remainder, field["first"] + field["remainders"] + quotient]
+
+
 def encode(side, values):
     """Raw values by name as ids (0 is padding, 1 is unknown) and numbers."""
     ids, numbers = [], []
@@ -50,13 +59,7 @@ def encode(side, values):
             known = value is not None and field["size"]
             ids.append(field["first"] + int(np.searchsorted(field["edges"], value, "right")) if known else 1)
         elif field["kind"] == "hash":
-            found = [1, 0]
-            if value is not None:
-                first, remainders = field["first"], field["remainders"]
-                whole = re.sub(r"^(-?\d+)\.0+$", r"\1", text(value))
-                quotient, remainder = divmod(zlib.crc32(whole.encode()) % field["buckets"], remainders)
-                found = [first + remainder, first + remainders + quotient]
-            ids += found[: field["width"]]
+            ids += hashed(field, value)[: field["width"]]
         else:
             cell = (value or []) if field["kind"] == "multi" else [value]
             found = [1 if value is None else ID[side, field["name"]].get(text(value), 1) for value in cell]

@@ -52,10 +52,9 @@ def _made_up(encoder: SideEncoder, n: int, random: np.random.Generator) -> Encod
     side, made = encoder.side, {}
     for field in side.fields:
         if isinstance(fitted := encoder.fields[field.name], Hash):
-            buckets = [
-                checksum(number) % fitted.n_buckets for number in random.integers(100, size=n)
-            ]  # soon found again
-            made[field] = field.offset + fitted.ids(np.array(buckets)).astype(np.int32)
+            numbers = random.integers(100, size=n)  # small ones, which `decoded` soon finds again
+            buckets = np.array([checksum(number) % fitted.n_buckets for number in numbers])
+            made[field] = field.offset + fitted.ids(buckets).astype(np.int32)
         elif not field.numeric:
             known = FIRST + field.offset + random.integers(max(1, field.size), size=(n, field.width))
             made[field] = np.where(random.random((n, field.width)) < 0.9, known, UNKNOWN).astype(np.int32)
