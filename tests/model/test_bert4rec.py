@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from recorder import Recorder, Stopped, same, state
+from ring import N_ITEMS, RING, write
 from torch import Tensor, nn
 
 import recexp
@@ -24,7 +24,6 @@ from recexp.trainer.checkpoint import Checkpoints
 from recexp.trainer.next_item import NextItem
 
 Make = Callable[..., nn.Module]
-RING = 12  # items, each always followed by the next
 
 
 def by_hand(model: nn.Module, vectors: Tensor, position: int) -> Tensor:
@@ -151,16 +150,8 @@ def test_the_mask_is_no_item_and_is_never_ranked(make: Make, batches: Batches) -
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The overrides of a run on a log in which item n is followed by n + 1 around a ring."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    rows = [
-        (f"u{user}", f"i{(start + step) % RING}", step)
-        for user, start in enumerate(random.integers(RING, size=60))
-        for step in range(random.integers(5, 9))
-    ]
-    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv("ring.csv", index=False)
-    shared = ["trainer=next_item", "dataset.label=implicit", "device=cpu", "trainer.threads=1", "dataset=csv",
-              "dataset.path=ring.csv", "dataset.split.kind=leave_last_out", "dataset.cache_dir=null",
-              "trainer.batch_size=16", "trainer.ranking.cutoffs=[1,3]", "trainer.monitor=hr@1/all"]  # fmt: skip
+    write()
+    shared = ["trainer=next_item", "dataset.label=implicit", "device=cpu", "trainer.threads=1", *RING]
     own = ["model=bert4rec", "model.embedding_dim=16", "model.hidden_size=32", "model.n_layers=1", "model.n_heads=1",
            "model.embedding_std=0.3", "model.last_rate=0.5", "trainer.learning_rate=1e-2"]  # fmt: skip
     return lambda *more: [*shared, *([] if "model=popularity" in more else own), *more]
@@ -172,7 +163,7 @@ def test_what_follows_is_learnt_far_better_than_by_popularity(ring: Callable[...
     baseline = recexp.train(recexp.load_config(ring("model=popularity", "run.dir=baseline")))["test"]["hr@1/all"]
     assert found > 0.6 and baseline < 0.2
     top = pd.read_parquet("run/recommendations.parquet")
-    assert set(top.item) <= {f"i{item}" for item in range(RING)}
+    assert set(top.item) <= {f"i{item}" for item in range(N_ITEMS)}
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "gbce"])

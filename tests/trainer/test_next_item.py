@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ring import RING, write
 
 import recexp
 from recexp.cli import run
@@ -19,24 +19,15 @@ from recexp.error import ConfigError
 from recexp.experiment import build
 from recexp.metric.table import rank_names
 
-RING = 12  # items, each always followed by the next
 TYPED = ("model=sasrec", "trainer=next_item", "dataset.label=implicit", "device=cpu", "trainer.threads=1")
 
 
 @pytest.fixture
 def ring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """The overrides of a log in which item n is followed by n + 1 around a ring."""
+    """The overrides of a run on a log in which item n is followed by n + 1 around a ring."""
     monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    rows = [
-        (f"u{user}", f"i{(start + step) % RING}", step)
-        for user, start in enumerate(random.integers(RING, size=60))
-        for step in range(random.integers(5, 9))
-    ]
-    pd.DataFrame(rows, columns=["user", "item", "timestamp"]).to_csv("ring.csv", index=False)
-    return (*TYPED, "dataset=csv", "dataset.path=ring.csv", "dataset.split.kind=leave_last_out",
-            "dataset.cache_dir=null", "model.embedding_dim=16", "trainer.batch_size=16", "trainer.learning_rate=2e-2",
-            "trainer.negatives.n=8", "trainer.ranking.cutoffs=[1,3]", "trainer.monitor=hr@1/all")  # fmt: skip
+    write()
+    return (*TYPED, *RING, "model.embedding_dim=16", "trainer.learning_rate=2e-2", "trainer.negatives.n=8")
 
 
 def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
