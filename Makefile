@@ -5,6 +5,7 @@ STAMP := .venv/.installed
 DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
 JOBS ?= 1  # cases of make torture at once
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 
 .PHONY: install run test test-slow torture smoke lint docs marks parity bench bench-peers bench-quick dist clean
 
@@ -31,8 +32,8 @@ torture: install  ## kills, failing disks, power losses, flipped bits, fuzzing; 
 	$(BIN)/python -m torture $(KINDS) --jobs $(JOBS)
 
 smoke: install  ## every model, then every named variant, for a few steps
-	$(BIN)/recexp -m +experiment=smoke
-	$(BIN)/recexp -m '+experiment/variants=glob(*)'
+	$(BIN)/recexp -m +experiment=smoke hydra.launcher.n_jobs=$(CORES)
+	$(BIN)/recexp -m '+experiment/variants=glob(*)' hydra.launcher.n_jobs=$(CORES)
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> int:
         put(json.dumps(metrics, indent=1) + "\n", typed.output)
         return 0
     print("\n".join(columns([[name, format_value(f"test.{name}", value)] for name, value in metrics.items()])))
-    if not typed.rows:
+    if trained.metrics and not typed.rows:  # a run that was interrupted has none yet
         before = {name: trained.metrics.get(f"{typed.split}.{name}") for name in metrics}
         print(
             "the same as in metrics.json" if before == metrics else "not the same as in metrics.json, to the last bit"

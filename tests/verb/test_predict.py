@@ -1,6 +1,7 @@
 """The verbs `predict` and `evaluate` from outside, on the files of a run on a log of one's own."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from recexp.cli import run
+from recexp.storage import write_json
 
 OPTIONS = ["model=din", "model.history_labels=true", "dataset=csv", "dataset.path=log.csv", "dataset.columns.user=uid",
            "dataset.cache_dir=null", "dataset.label_threshold=3", "dataset.features.context={place: categorical}",
@@ -88,6 +90,14 @@ def test_metrics_are_those_of_the_run_and_of_any_labelled_rows(capsys: pytest.Ca
     assert run(["evaluate", "run", "--rows", "test.csv", "-o", "metrics.json"]) == 0
     found, saved = (json.loads(Path(name).read_text()) for name in ("metrics.json", "run/metrics.json"))
     assert found == pytest.approx(saved["test"], abs=1e-6)
+
+
+def test_a_run_without_metrics_yet_has_nothing_to_compare_with(capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree("run", "stopped")
+    Path("stopped/metrics.json").unlink()
+    write_json(Path("stopped/status.json"), {"state": "interrupted", "error": None})
+    assert run(["evaluate", "stopped"]) == 0
+    assert "auc" in (told := capsys.readouterr().out) and "metrics.json" not in told
 
 
 @pytest.mark.parametrize(
