@@ -55,10 +55,12 @@ class ESASRec(Backbone):
         n_heads: int = at_least(1)
         hidden_size: int = size()
         dropout: float = fraction()
+        item_dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         dim = config.embedding_dim
         require_divisor(config.n_heads, dim)
         blocks = (Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers))
         position = LearntPosition(schema.max_history, dim, config.embedding_std)
-        super().__init__(schema, dim, config.embedding_std, Encoder(position, dim, config.dropout, blocks))
+        encoder = Encoder(position, dim, config.dropout, blocks)
+        super().__init__(schema, dim, config.embedding_std, encoder, config.item_dropout)

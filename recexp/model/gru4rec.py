@@ -60,7 +60,8 @@ class GRU4Rec(Backbone):
         embedding_l2: float = at_least(0)
         n_layers: int = at_least(1)
         dropout: float = fraction()
+        item_dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         encoder = Encoder(config.embedding_dim, config.n_layers, config.dropout)
-        super().__init__(schema, config.embedding_dim, config.embedding_std, encoder)
+        super().__init__(schema, config.embedding_dim, config.embedding_std, encoder, config.item_dropout)

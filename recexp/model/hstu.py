@@ -80,9 +80,10 @@ class HSTU(Backbone):
         n_layers: int = at_least(1)
         n_heads: int = at_least(1)
         dropout: float = fraction()
+        item_dropout: float = fraction()
 
     def __init__(self, config: Config, schema: Schema) -> None:
         dim, std = config.embedding_dim, config.embedding_std
         require_divisor(config.n_heads, dim)
         blocks = (Block(dim, config.n_heads, schema.max_history, std, config.dropout) for _ in range(config.n_layers))
-        super().__init__(schema, dim, std, Encoder(None, dim, config.dropout, blocks))
+        super().__init__(schema, dim, std, Encoder(None, dim, config.dropout, blocks), config.item_dropout)

@@ -58,15 +58,17 @@ class Backbone(nn.Module):
     """Item vectors and an encoder of their sequences, whose output is multiplied by the item vectors.
 
     encoder: called with vectors (T, D), their layout and whether only the last of each sequence is asked for (n, D).
+    dropout: of the item vectors, of the encoder's input and of what its output is multiplied by.
     """
 
-    def __init__(self, schema: Schema, dim: int, std: float, encoder: nn.Module) -> None:
+    def __init__(self, schema: Schema, dim: int, std: float, encoder: nn.Module, dropout: float) -> None:
         super().__init__()
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
+        self.item_dropout = nn.Dropout(dropout)
         self.encoder = encoder
 
     def forward(self, batch: Batch) -> Output:
-        target = self.item.table(batch.catalogue.items.ids[batch.target, 0])  # (B, D)
+        target = self.item_dropout(self.item.table(batch.catalogue.items.ids[batch.target, 0]))  # (B, D)
         return Output(logits=(self.query(batch).float() * target).sum(1))
 
     def query(self, batch: Batch) -> Tensor:
@@ -81,14 +83,14 @@ class Backbone(nn.Module):
         return self.encode(events, last=False)
 
     def item_vectors(self) -> Tensor:
-        return self.item.table.weight
+        return self.item_dropout(self.item.table.weight)
 
     def encode(self, events: Packed, last: bool) -> Tensor:
         """The query after each event (T, D), or (n, D) after the last one of each sequence."""
         padded_to = events.item.shape[1] if events.item.dim() == 2 else None
         layout = Layout(events.length, padded_to, events.age.flatten())
         ids = events.catalogue.items.ids[events.item.flatten(), 0]
-        return self.encoder(self.item.table(ids), layout, last)
+        return self.encoder(self.item_dropout(self.item.table(ids)), layout, last)
 
 
 @register("sasrec")
@@ -105,6 +107,7 @@ class SASRec(Backbone):
         hidden_size: int = size()
         activation: Activation
         dropout: float = fraction()
+        item_dropout: float = fraction()
         form: Form
 
     def __init__(self, config: Config, schema: Schema) -> None:
@@ -115,4 +118,5 @@ class SASRec(Backbone):
             for _ in range(config.n_layers)
         )
         position = LearntPosition(schema.max_history, dim, config.embedding_std)
-        super().__init__(schema, dim, config.embedding_std, Encoder(position, dim, config.dropout, blocks))
+        encoder = Encoder(position, dim, config.dropout, blocks)
+        super().__init__(schema, dim, config.embedding_std, encoder, config.item_dropout)

@@ -64,6 +64,19 @@ def test_what_attention_gives_has_dropout_with_pre_norm_alone(form: Form, monkey
     assert torch.equal(*trained) == (form is Form.original)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_item_dropout_is_of_vectors_read_and_of_those_multiplied(training: bool, make: Make, mixed: Batch) -> None:
+    model = make("sasrec", item_dropout=0.5).train(training)
+    del model.encoder
+    model.encoder = lambda x, layout, last: x  # the states are the vectors read
+    events, _ = packed(mixed)
+    ids = events.catalogue.items.ids[events.item.flatten(), 0]
+    weight = model.item.table.weight
+    for found, whole in ((model.states(events), weight[ids]), (model.item_vectors(), weight)):
+        assert torch.equal(found == 0, whole == 0) != training
+        torch.testing.assert_close(found, torch.where(found == 0, 0.0, 2 * whole) if training else whole)
+
+
 def test_a_query_is_the_last_state(make: Make, mixed: Batch) -> None:
     model = make("sasrec", n_layers=2).eval()
     events, order = packed(mixed)
