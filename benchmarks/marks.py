@@ -5,8 +5,8 @@ usage: python benchmarks/marks.py DATA [MARK ...] [--seeds N] [--threads N]
 DATA is a folder with `frappe/`, the three files of Frappe_x1, and `s3rec/`, the text files of S3-Rec. Each mark is an
 experiment of conf/experiment/marks, trained with several seeds; its mean test metric may stay below the published
 figure by a tolerance. Exit 1 if one falls out. The published AUCs are those of BARS (Zhu et al., SIGIR 2022,
-openbenchmark.github.io/BARS), the rankings of Beauty those of eSASRec's benchmark (Klenitskiy et al., RecSys 2025), that
-of LastFM is BSARec's (Shin et al., AAAI 2024).
+openbenchmark.github.io/BARS), the rankings of Beauty those of eSASRec's benchmark (Klenitskiy et al., RecSys 2025), the
+one of LastFM is BSARec's (Shin et al., AAAI 2024).
 """
 
 import argparse
