@@ -3,23 +3,27 @@
 P queries, V items, D their size
     loss_p = log sum_i e^<q_p, e_i> - <q_p, e_target(p)>
 Logits are computed for blocks of items with a running maximum and sum, and once more in the backward pass, so that
-memory is that of one block whatever V is.
+memory is that of one block whatever V is. A kernel's block stays in the cache.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from recexp.kernel.device import on_cpu
+from recexp.kernel.library import Library, library
 from recexp.kernel.linear import times
+from recexp.kernel.lookup import require_rows
 
-LARGEST = 2**21  # logits of a block
+LARGEST = 2**21  # logits of a block, without a kernel
 
 
 def reference(query: Tensor, items: Tensor, target: Tensor, first: int = 0) -> Tensor:
     """With all logits at once: query (P, D), items (V, D), target (P,) -> (P,)."""
-    return torch.nn.functional.cross_entropy(query @ items[first:].t(), target - first, reduction="none")
+    return F.cross_entropy(query @ items[first:].t(), target - first, reduction="none")
 
 
 def cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) -> Tensor:
@@ -27,7 +31,11 @@ def cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) 
 
     first: the first item that counts; those before it are no candidates.
     """
-    return _CrossEntropy.apply(query.float(), items.float(), target, first)
+    query, items = query.float(), items.float()
+    kernels = library(query, query.shape[1]) if on_cpu(query) else None
+    if kernels is None:
+        return _InBlocks.apply(query, items, target, first)
+    return _ByKernel.apply(kernels, query, items, target, first)
 
 
 def _block(query: Tensor) -> int:
@@ -35,7 +43,7 @@ def _block(query: Tensor) -> int:
     return max(256, LARGEST // max(1, len(query)))
 
 
-class _CrossEntropy(torch.autograd.Function):
+class _InBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, items: Tensor, target: Tensor, first: int) -> Tensor:
         total = query.new_full((len(query),), -torch.inf)  # log of the sum so far
@@ -60,3 +68,34 @@ class _CrossEntropy(torch.autograd.Function):
         dquery.addcmul_(items[target], grad[:, None], value=-1)
         ditems.index_add_(0, target, query * -grad[:, None])
         return dquery, ditems, None, None
+
+
+class _ByKernel(torch.autograd.Function):
+    """The same by a kernel. Queries of 0 are added until they fill whole registers."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Library, query: Tensor, items: Tensor, target: Tensor, first: int) -> Tensor:
+        n, added = len(query), -len(query) % kernels.lanes
+        query, target = F.pad(query, (0, 0, 0, added)), F.pad(target - first, (0, added))
+        ctx.sizes = {"n": len(query), "n_items": len(items) - first, "dim": query.shape[1]}
+        peak, total = query.new_empty(2, torch.get_num_threads(), len(query))
+        own = query.new_empty(len(query))
+        arrays = {"query": query, "items": items[first:], "target": target, "peak": peak, "sum": total, "own": own}
+        out_of_range = kernels["cross_entropy"](**arrays, **ctx.sizes)
+        require_rows(out_of_range, target, len(items) - first)
+        highest = peak.amax(0)
+        log_sum = (total * (peak - highest).exp()).sum(0).log()  # over the threads; of e^(logit - highest)
+        ctx.kernels, ctx.n, ctx.first = kernels, n, first
+        ctx.save_for_backward(query, items, target, highest + log_sum)
+        return (highest - own + log_sum)[:n]  # a difference of equals first: a loss may be far smaller than its logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, items, target, total = ctx.saved_tensors
+        dquery, ditems = torch.empty_like(query), torch.zeros_like(items)
+        given = {"query": query, "items": items[ctx.first :], "target": target, "total": total}
+        dout = F.pad(grad, (0, len(query) - ctx.n))
+        gradients = {"dquery": dquery, "ditems": ditems[ctx.first :]}
+        ctx.kernels["cross_entropy_back"](**given, dout=dout, **gradients, **ctx.sizes)
+        return None, dquery[: ctx.n], ditems, None, None

@@ -130,12 +130,15 @@ INLINE vec sum_of(vec x) { /* in every lane */
     return x + exchanged(x, 1);
 }
 
-/* The first n numbers, or LANES if n is more, in rows of any width: 0 in the other lanes, which are not stored. */
+/* The first n numbers, or LANES if n is more, in rows of any width: 0 in the other lanes, which are not stored. The
+   larger and the smaller of two numbers: y if one is NaN. */
 #if defined(__AVX512F__)
 #define SOME(n) ((__mmask16)((1u << ((n) < 16 ? (n) : 16)) - 1))
 INLINE vec load_some(const float *p, long n) { return (vec)_mm512_maskz_loadu_ps(SOME(n), p); }
 INLINE void store_some(float *p, vec x, long n) { _mm512_mask_storeu_ps(p, SOME(n), (__m512)x); }
 INLINE vec square_root(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
+INLINE vec larger(vec x, vec y) { return (vec)_mm512_max_ps((__m512)x, (__m512)y); }
+INLINE vec smaller(vec x, vec y) { return (vec)_mm512_min_ps((__m512)x, (__m512)y); }
 INLINE int any(ivec condition) { return _mm512_test_epi32_mask((__m512i)condition, (__m512i)condition) != 0; }
 #else
 #define SOME(n) ((__m256i)((ivec){0, 1, 2, 3, 4, 5, 6, 7} < (int)((n) < 8 ? (n) : 8)))
@@ -147,10 +150,10 @@ INLINE void store_some(float *p, vec x, long n) { /* AMD's masked stores take te
         STORE(p, x);
 }
 INLINE vec square_root(vec x) { return (vec)_mm256_sqrt_ps((__m256)x); }
+INLINE vec larger(vec x, vec y) { return (vec)_mm256_max_ps((__m256)x, (__m256)y); }
+INLINE vec smaller(vec x, vec y) { return (vec)_mm256_min_ps((__m256)x, (__m256)y); }
 INLINE int any(ivec condition) { return !_mm256_testz_si256((__m256i)condition, (__m256i)condition); }
 #endif
-
-INLINE vec larger(vec x, vec y) { return either(x > y, x, y); }
 
 INLINE vec largest_of(vec x) {
     if (LANES > 8) x = larger(x, exchanged(x, 8 % LANES));
@@ -160,8 +163,7 @@ INLINE vec largest_of(vec x) {
 }
 
 INLINE vec exponential(vec x) { /* within 2 units in the last place, for x from -87 to 88; NaN for NaN */
-    x = either(x < -87.f, (vec){0} - 87.f, x);
-    x = either(x > 88.f, (vec){0} + 88.f, x);
+    x = smaller((vec){0} + 88.f, larger((vec){0} - 87.f, x));
     vec n = x * 1.44269504f + 12582912.f; /* 1.5 * 2^23 puts the nearest integer in the lowest bits */
     ivec exponent = (ivec)n << 23;
     n -= 12582912.f;

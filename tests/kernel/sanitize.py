@@ -13,6 +13,7 @@ from torch import Tensor
 from recexp.kernel import adam, candidates, linear
 from recexp.kernel import library as module
 from recexp.kernel.attention import attend, target_interaction
+from recexp.kernel.cross_entropy import cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.fields import field_sums, split_sums
 from recexp.kernel.gru import attention_gru, gru
@@ -47,6 +48,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
         yield lambda table=table: lookup_grouped(table, indices[0], grouped(indices[0], table), 0)
         yield lambda table=table: adam_steps(table, indices[0])
     yield lambda: candidates.scores(x, tables[0], indices[0])
+    yield lambda: cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
     yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])

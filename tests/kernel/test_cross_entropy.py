@@ -1,18 +1,35 @@
-"""Cross-entropy in blocks of items equals that of all logits at once, and holds only one block."""
+"""Cross-entropy over a catalogue, by a kernel and in blocks by torch, equals that of all logits at once."""
 
 import pytest
 import torch
-from both_ways import agree, leaf
+from both_ways import agree, assert_close, both_ways, by_torch, indices, leaf, results
 
 from recexp.kernel import cross_entropy as blocked
+from recexp.kernel import library as kernels
 from recexp.kernel.cross_entropy import cross_entropy, reference
 
+NAMES = ("cross_entropy", "cross_entropy_back")
+# queries, items, items that do not count: with rests of blocks and registers, and without
+SIZES = [(1, 300, 0), (40, 700, 2), (7, 256, 1), (96, 48, 0), (131, 97, 5)]
 
-@pytest.mark.parametrize(("n", "n_items", "first"), [(1, 300, 0), (40, 700, 2), (7, 256, 1), (0, 300, 2)])
-def test_blocks_equal_all_logits_at_once(n, n_items, first, monkeypatch):
+
+def targets(n, n_items, first):
+    return first + indices(n, n=n_items - first)
+
+
+def in_64_bits(query, items, target, first=0):
+    return results(lambda: reference(query.double(), items.double(), target, first).float(), [query, items])
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    monkeypatch.setattr(kernels, "installed", lambda: [])
+
+
+@pytest.mark.parametrize(("n", "n_items", "first"), [*SIZES, (0, 300, 2)])
+def test_blocks_equal_all_logits_at_once(n, n_items, first, monkeypatch, no_library):
     monkeypatch.setattr(blocked, "LARGEST", 256 * max(1, n))
-    query, items = leaf(n, 24), leaf(n_items, 24)
-    target = torch.randint(first, n_items, (n,), generator=torch.Generator().manual_seed(1))
+    query, items, target = leaf(n, 24), leaf(n_items, 24), targets(n, n_items, first)
     agree(
         lambda: cross_entropy(query, items, target, first),
         lambda: reference(query, items, target, first),
@@ -20,14 +37,59 @@ def test_blocks_equal_all_logits_at_once(n, n_items, first, monkeypatch):
     )
 
 
-def test_huge_logits_stay_finite():
-    query, items = leaf(5, 8, std=300.0), leaf(600, 8, std=300.0)
-    loss = cross_entropy(query, items, torch.arange(5))
-    assert loss.isfinite().all()
-    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss.sum(), [query, items]))
+@pytest.mark.parametrize(("n", "n_items", "first"), SIZES)
+@pytest.mark.parametrize(("width", "gaps"), [(16, True), (64, False)])
+def test_the_kernel_equals_all_logits_in_64_bits(width, gaps, n, n_items, first, library, threads, used):
+    query, items, target = leaf(n, width, gaps=gaps), leaf(n_items, width, gaps=gaps), targets(n, n_items, first)
+    loss = lambda: cross_entropy(query, items, target, first)  # noqa: E731
+    both_ways(loss, [query, items], used, *NAMES)
+    mine = results(loss, [query, items])
+    assert_close(mine, in_64_bits(query, items, target, first), rtol=1e-5, atol=1e-6)
+    assert not mine[2][:first].any()
 
 
-def test_no_tensor_is_as_large_as_all_logits(monkeypatch):
+def test_without_queries_all_gradients_are_0(library, threads):
+    query, items = leaf(0, 16), leaf(300, 16)
+    loss = cross_entropy(query, items, targets(0, 300, 2), 2)
+    dquery, ditems = torch.autograd.grad(loss.sum(), [query, items])
+    assert loss.shape == (0,) and dquery.shape == query.shape and not ditems.any()
+
+
+def test_huge_logits_stay_finite(library, threads):
+    query, items, target = leaf(5, 16, std=300.0), leaf(600, 16, std=300.0), torch.arange(5)
+    with torch.no_grad():
+        items[0] = 2 * query[0]  # a target whose logit is the largest by far
+    loss = lambda: cross_entropy(query, items, target)  # noqa: E731
+    mine, theirs = results(loss, [query, items]), by_torch(loss, [query, items])
+    assert mine[0].min() == mine[0][0] == 0
+    wanted = in_64_bits(query, items, target)
+    assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+    assert_close(theirs, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_logit_that_is_no_number_is_told_by_the_loss(library):
+    query, items = leaf(3, 16), leaf(200, 16)
+    with torch.no_grad():
+        query[1, 0] = torch.nan
+    assert cross_entropy(query, items, torch.arange(3)).isnan().tolist() == [False, True, False]
+
+
+def test_what_no_kernel_takes_is_left_to_torch(library, used):
+    query, items, target = leaf(5, 7), leaf(60, 7), torch.arange(5)
+    both_ways(lambda: cross_entropy(query, items, target), [query, items], used)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = cross_entropy(leaf(5, 16), leaf(60, 16), target)
+    loss.sum().backward()
+    assert used == []
+
+
+@pytest.mark.parametrize("target", [1, 60])
+def test_a_target_that_does_not_count_is_told(target, library):
+    with pytest.raises(IndexError):
+        cross_entropy(leaf(2, 16), leaf(60, 16), torch.tensor([5, target]), 2)
+
+
+def test_no_tensor_is_as_large_as_all_logits(monkeypatch, no_library):
     seen = []
     times = blocked.times
 
