@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DATA ?=  # folder with frappe/ for make marks
 ML100K ?=  # folder or zip of MovieLens 100K for make bench; empty: downloaded once
+SEQUENCES ?=  # file of one user a line for make bench, such as S3-Rec's Beauty.txt; empty: synthetic data alone
 JOBS ?= 1  # cases of make torture at once
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 
@@ -51,6 +52,7 @@ parity: install  ## that every model and variant scores after export as before: 
 
 bench: install  ## figures measured side by side, recexp and other libraries; an hour, prints and times only
 	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))
+	$(BIN)/python benchmarks/peers/next_item.py $(if $(SEQUENCES),--data $(SEQUENCES))
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
@@ -63,6 +65,7 @@ bench-peers: install  ## an environment for each of the other libraries
 
 bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/peers/run.py --quick
+	$(BIN)/python benchmarks/peers/next_item.py --quick
 	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6

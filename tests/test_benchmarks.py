@@ -22,7 +22,7 @@ def peers(monkeypatch):
     import worker
 
     yield data, worker
-    for name in ("data", "worker"):
+    for name in [name for name, module in sys.modules.items() if str(PEERS) in str(getattr(module, "__file__", ""))]:
         sys.modules.pop(name)
 
 
@@ -95,3 +95,23 @@ def test_files_of_fuxictr_and_recbole_hold_the_same_rows(model, written):
             expected = [str(item) for item in given.history[row, :length]]
             assert [item for item in csv["history"][row].split("^") if item] == expected
             assert atomic["item_id_list"][row].split(" ") == (expected or ["none"])
+
+
+def test_the_plain_loops_windows_are_those_of_recexps_next_items(peers, tmp_path, monkeypatch):
+    import drive_next_loop
+    import drive_next_recexp
+    import next_item
+    import ranker
+
+    next_item.write_log(next_item.synthetic(30, 40), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["", "--model", "sasrec_full", "--data", str(tmp_path), "--max-batches", "1"])
+    job = ranker.ranking_job()
+    _, item, target = drive_next_loop.prepare(job)
+    experiment = drive_next_recexp.prepare(job)
+    ours = drive_next_recexp.Recexp(job, experiment)
+    batch = ours.step.gather(next(ours.windows.samples("train", 30, 0)))
+    raw, kept = experiment.dataset.log.items.raw, target > 0
+    pairs = zip(raw[batch.events.item[batch.query]], raw[batch.target], strict=True)
+    given = zip(item[kept].tolist(), target[kept].tolist(), strict=True)
+    assert len(item) == len(batch) == 30
+    assert sorted((int(one), int(other)) for one, other in pairs) == sorted(given)

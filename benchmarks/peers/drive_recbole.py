@@ -48,7 +48,11 @@ def configure(job: Job) -> Config:
 
 
 def prepare(job: Job) -> tuple[Config, dict[str, Any]]:
-    config = configure(job)
+    return loaders_of(configure(job))
+
+
+def loaders_of(config: Config) -> tuple[Config, dict[str, Any]]:
+    """The loaders of the splits."""
     init_seed(config["seed"], True)
     loaders = data_preparation(config, create_dataset(config))
     return config, dict(zip(("train", "valid", "test"), loaders, strict=True))

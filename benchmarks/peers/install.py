@@ -21,6 +21,7 @@ PEERS = {
     "recbole": [
         "recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "lightgbm", "xgboost", "kmeans_pytorch", "setuptools<81",
     ],
+    "rectools": ["rectools[torch]==0.19.0"],
 }  # fmt: skip
 # FuxiCTR's wheel lacks its models: the code comes from its repository, the wheel only brings the dependencies.
 SOURCE, COMMIT = "https://github.com/reczoo/FuxiCTR", "0245987fdc1d43c36164ea496a02324885a8557a"

@@ -110,18 +110,22 @@ def ratio(ours: list[float], theirs: list[float]) -> float | None:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    it = results["machine"]
-    host = f"{it['cpu']}, {it['cores']} cores, {it['system']}; Python {it['python']}, torch {it['torch']}"
-    n_rounds = len(results["rounds"])
-    parts = [f"{host}; {it['threads']} threads, {n_rounds} round{'s' if n_rounds > 1 else ''}.\n"]
-    if results["absent"]:
-        parts.append(f"Not installed, so left out: {', '.join(results['absent'])}.\n")
+    parts = [circumstances(results, len(results["rounds"]))]
     parts += [speed_table(results, model) for model in models(results)]
     if "preparation" in results:
         parts.append(preparation_table(results["preparation"]))
     if failed := errors(results):
         parts.append("Failed:\n\n" + "".join(f"- {error}\n" for error in failed))
     return "\n".join([*parts, NOTES])
+
+
+def circumstances(results: dict[str, Any], n_rounds: int) -> str:
+    """The machine, and what is missing."""
+    it = results["machine"]
+    host = f"{it['cpu']}, {it['cores']} cores, {it['system']}; Python {it['python']}, torch {it['torch']}"
+    counted = [f"{n} {word}{'s' if n > 1 else ''}" for n, word in ((it["threads"], "thread"), (n_rounds, "round"))]
+    absent = f"\nNot installed, so left out: {', '.join(results['absent'])}.\n" if results["absent"] else ""
+    return f"{host}; {', '.join(counted)}.\n{absent}"
 
 
 def speed_table(results: dict[str, Any], model: str) -> str:

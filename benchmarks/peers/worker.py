@@ -20,6 +20,7 @@ import numpy as np
 STARTED = time.perf_counter()  # workers import this module before their library
 PARTS = ("train", "valid", "test")
 MODELS = ("deepfm", "din", "dien", "bst")
+NEXT_ITEM = ("sasrec_sampled", "sasrec_shared", "sasrec_full", "gru4rec_full")  # of next_item.py
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Job:
     def __init__(self, **flags: str) -> None:
         """flags: names of additional switches, with their help texts."""
         parser = argparse.ArgumentParser()
-        parser.add_argument("--model", choices=MODELS, required=True)
+        parser.add_argument("--model", choices=(*MODELS, *NEXT_ITEM), required=True)
         parser.add_argument("--data", type=Path, required=True, help="folder that data.py wrote")
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--epochs", type=int, default=3)
@@ -138,21 +139,8 @@ def timed(function: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def work(job: Job, prepare: Callable[[Job], Any], build: Callable[[Job, Any], Library]) -> None:
-    """Prepares, builds, trains, evaluates, and prints the line."""
-    line: dict[str, Any] = {"seconds": {"import": time.perf_counter() - STARTED}}
-    began = time.perf_counter()
-    prepared = prepare(job)
-    line["seconds"]["preparation"] = time.perf_counter() - began
-    if not job.prepare_only:
-        began = time.perf_counter()
-        library = build(job, prepared)
-        line["seconds"]["build"] = time.perf_counter() - began
-        line |= _train(job, library)
-    report(line)
-
-
-def _train(job: Job, library: Library) -> dict[str, Any]:
+def train_and_score(job: Job, library: Library) -> dict[str, Any]:
+    """Samples per second and, if asked for, the AUC of each epoch."""
     speeds, evaluated, scores = [], [], []
     for _ in range(job.epochs):
         speeds.append(library.n_rows / library.epoch())
@@ -169,6 +157,25 @@ def _train(job: Job, library: Library) -> dict[str, Any]:
     if job.evaluate:
         line |= {"test_auc": max(scores)[1], "evaluation_rows_per_second": statistics.median(evaluated)}
     return line
+
+
+def work(
+    job: Job,
+    prepare: Callable[[Job], Any],
+    build: Callable[[Job, Any], Any],
+    measure: Callable[[Job, Any], dict[str, Any]] = train_and_score,
+) -> None:
+    """Prepares, builds, trains, evaluates, and prints the line."""
+    line: dict[str, Any] = {"seconds": {"import": time.perf_counter() - STARTED}}
+    began = time.perf_counter()
+    prepared = prepare(job)
+    line["seconds"]["preparation"] = time.perf_counter() - began
+    if not job.prepare_only:
+        began = time.perf_counter()
+        library = build(job, prepared)
+        line["seconds"]["build"] = time.perf_counter() - began
+        line |= measure(job, library)
+    report(line)
 
 
 def report(line: dict[str, Any]) -> None:
