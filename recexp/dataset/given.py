@@ -133,7 +133,8 @@ def read_rows(
             kept = _kept_ids(dataset, side)
             parsed[side] = sheet.ids(read[side]) if kept is None else _ids(sheet, read[side], kept)
     if "timestamp" in read:
-        parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None))
+        kept_times = dataset.log.timestamp if isinstance(dataset.log, Log) else None
+        parsed["timestamp"] = sheet.times(read["timestamp"], getattr(config, "time_format", None), kept_times)
     if timeless and isinstance(dataset.log, Log):  # as in the run's data, the order of the rows is that of the events
         parsed["timeless"] = True
         parsed["timestamp"] = dataset.log.timestamp.max() + 1 + np.arange(len(sheet.frame), dtype=np.int64)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Kinds = dict[str, FeatureKind]
+MICROS = 1_000_000  # of a second
 LARGEST = 1e30  # of features: squares of larger numbers are infinite in 32 bits
 STORE = "store integers or strings"
 ID = "an id must be an integer or a string, in all rows the same of the two"
@@ -117,10 +118,10 @@ class Sheet:
         self.refuse(words.isna() & ~missing, column, f"must be one of {', '.join(WORDS)}, as other rows are")
         return words.to_numpy(np.float64, na_value=np.nan)
 
-    def times(self, column: str, time_format: str | None = None) -> np.ndarray:
+    def times(self, column: str, time_format: str | None = None, like: np.ndarray | None = None) -> np.ndarray:
         """Numbers as given; date-times as seconds or, if any row has a fraction, as microseconds.
 
-        time_format: of date-times in another form than ISO's, as for strptime.
+        time_format: of date-times in another form than ISO's, as for strptime. like: times of the unit to use.
         """
         import pandas as pd
 
@@ -138,7 +139,11 @@ class Sheet:
         moments = pd.to_datetime(values, format=time_format or "ISO8601", utc=True, errors="coerce")
         self.refuse(moments.isna(), column, f"must be a time of the form {time_format}" if time_format else TIME)
         micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
-        return micros if (micros % 1_000_000).any() else micros // 1_000_000
+        per_second = units_of_a_second(like) if like is not None else MICROS if (micros % MICROS).any() else 1
+        if per_second >= MICROS:
+            return micros * (per_second // MICROS)
+        unit = MICROS // per_second
+        return micros / unit if (micros % unit).any() else micros // unit
 
     def splits(self, column: str) -> np.ndarray:
         values = self.frame[column].astype(object)
@@ -248,6 +253,11 @@ class Sheet:
         wrong = np.asarray(wrong, dtype=bool)
         if wrong.any():
             raise self.error(int(wrong.argmax()), column, message)
+
+
+def units_of_a_second(times: np.ndarray) -> int:
+    """1, 1e3, 1e6 or 1e9, by the size that times since 1970 have in seconds, milliseconds and so on."""
+    return 1000 ** int(np.searchsorted([1e11, 1e14, 1e17], np.abs(times).max(initial=0)))
 
 
 def vectors_of(sides: Iterable[Mapping[str, FeatureKind]], roles: Collection[str] = ()) -> set[str]:

@@ -246,7 +246,7 @@ class Trained:
             raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
         asked = read_rows(users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",))
         if asked.timestamp is None:
-            asked = replace(asked, timestamp=np.repeat(log.timestamp.max() + 1, len(asked.frame)))
+            asked = replace(asked, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(asked.frame)))
         candidates = np.arange(1, len(log.items.raw))
         if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
             candidates = np.flatnonzero(log.items.ids[:, 0] >= FIRST)

@@ -124,6 +124,19 @@ def test_ids_and_values_are_the_same_as_text_or_as_numbers(trained: Callable[[st
     assert run.predict(coded.set_index("user", drop=False)).tolist() == frame.score.tolist()
 
 
+@pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
+def test_date_times_are_taken_in_the_unit_of_the_runs_own_times(
+    trained: Callable[[str], Trained], per_second: int
+) -> None:
+    run = trained("deepfm")
+    frame, log, start = held_out(run), run.dataset.log, 1_600_000_000
+    run.dataset = replace(run.dataset, log=replace(log, timestamp=(log.timestamp.astype(int) + start) * per_second))
+    moments = pd.to_datetime(frame.timestamp + start, unit="s").map(lambda moment: moment.isoformat())
+    assert run.predict(frame.assign(timestamp=moments), "saved").tolist() == frame.score.tolist()
+    halves = moments.where(np.arange(len(frame)) != 0, moments + ".5")  # of a second later
+    assert run.predict(frame.assign(timestamp=halves), "saved").tolist()[1:] == frame.score.tolist()[1:]
+
+
 def test_times_in_another_unit_are_warned_of(
     trained: Callable[[str], Trained], caplog: pytest.LogCaptureFixture
 ) -> None:
