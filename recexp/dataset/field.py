@@ -352,15 +352,17 @@ def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
 
 
 def checksum(value: Any) -> int:
-    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export.
+    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export."""
+    return zlib.crc32(category_of(value).encode())
 
-    A number is the same however it is written, as 5, 5.0 or "5.0": files and frames differ in that.
-    """
-    return zlib.crc32(WHOLE.sub(r"\1", text_of(value)).encode())
+
+def category_of(value: Any) -> str:
+    """A value as readers write it: 5, 5.0 and "5.0" are "5", as files and frames differ in that."""
+    return WHOLE.sub(r"\1", text_of(value))
 
 
 def text_of(value: Any) -> str:
-    """A value as readers write it: 5 and 5.0 are "5"."""
+    """A value as text: 5 and 5.0 are "5"."""
     whole = isinstance(value, float | np.floating) and value.is_integer() and -(2**53) < value < 2**53
     return str(int(value)) if whole else str(value)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import Categorical, text_of
+from recexp.dataset.field import Categorical, category_of
 from recexp.dataset.frame import existing
 from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
@@ -223,7 +223,7 @@ def _features(sheet: Sheet, kinds: dict[str, FeatureKind], encoder: SideEncoder)
     frame = sheet.features(kinds, {name: field.width for name, field in encoder.fields.items()})
     for name, field in encoder.fields.items():
         if name in frame and isinstance(field, Categorical):
-            values = [value for value in field.vocabulary.tolist() if not isinstance(value, str)]
-            if values:
-                frame = frame.assign(**{name: frame[name].map({text_of(value): value for value in values})})
+            values = {category_of(value): value for value in field.vocabulary.tolist()}
+            if any(text != value for text, value in values.items()):
+                frame = frame.assign(**{name: frame[name].map(values)})
     return frame

@@ -13,6 +13,7 @@ import numpy as np
 from recexp.dataset import vector
 from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, parsed_numbers, without, written_lists
 from recexp.dataset.config import FeatureKind
+from recexp.dataset.field import WHOLE
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
@@ -160,7 +161,7 @@ class Sheet:
         import pandas as pd
 
         convert: dict[FeatureKind, Callable[[str], Any]] = {
-            FeatureKind.categorical: self._text,
+            FeatureKind.categorical: self._category,
             FeatureKind.hash: self._text,
             FeatureKind.multi: self._multi,
             FeatureKind.vector: partial(self._vectors, widths=widths),
@@ -206,6 +207,10 @@ class Sheet:
             whole = (values % 1 == 0) & (values.abs() < 2**53)
             text = text.mask(whole, values.where(whole).astype("Int64").astype(str))
         return text.mask(missing)
+
+    def _category(self, column: str) -> "pd.Series":
+        """As `category_of` writes single values."""
+        return self._text(column).str.replace(WHOLE.pattern, r"\1", regex=True)
 
     def _multi(self, column: str) -> "pd.Series":
         text = self._text(column)

@@ -214,6 +214,19 @@ def test_another_multi_separator_becomes_the_usual_one(tmp_path: Path) -> None:
     assert "column 'genres' = 'x|y': holds '|'" in fault(write(tmp_path, LOG), **options)
 
 
+def test_whole_numbers_are_one_category_however_they_are_written(tmp_path: Path) -> None:
+    text = "label,code\n1,5\n0,5.0\n1,-7.00\n0,5.01\n1,v5.0\n0,\n"
+    raw = reader(write(tmp_path, text), features={"context": {"code": "categorical"}}, **TABLE).read()
+    assert raw.context is not None and raw.context["code"].fillna("gap").tolist() == [
+        "5",
+        "5",
+        "-7",
+        "5.01",
+        "v5.0",
+        "gap",
+    ]
+
+
 def test_a_table_has_labels_and_context_alone(tmp_path: Path) -> None:
     raw = reader(write(tmp_path, LOG), features={"context": {"user": "categorical"}}, **TABLE).read()
     assert raw.user is raw.item is raw.timestamp is None
