@@ -15,6 +15,7 @@ from recexp.error import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+LISTS = (np.ndarray, list, tuple)
 BLOCK = 4096  # cells parsed, or vectors standardised, at a time
 
 
@@ -90,12 +91,12 @@ def blocks(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def holds_arrays(cells: "pd.Series") -> bool:
-    return cells.dtype == object and any(isinstance(cell, np.ndarray) for cell in cells)
+    return cells.dtype == object and any(isinstance(cell, LISTS) for cell in cells)
 
 
 def as_text(cell: object) -> object:
     """A cell of a frame that holds its numbers as a list or an array, as text."""
-    return " ".join(map(str, cell)) if isinstance(cell, list | tuple | np.ndarray) else cell
+    return " ".join(map(str, cell)) if isinstance(cell, LISTS) else cell
 
 
 def _array(cell: object) -> np.ndarray | None:

@@ -122,6 +122,13 @@ def test_ids_and_values_are_the_same_as_text_or_as_numbers(trained: Callable[[st
     assert run.predict(as_text).tolist() == frame.score.tolist()
     coded = frame.assign(device=frame.device.astype("category"), item=frame.item.astype("category"))
     assert run.predict(coded.set_index("user", drop=False)).tolist() == frame.score.tolist()
+    numbers = frame.device.astype(float)
+    for device in (numbers, numbers.astype(str)):  # as pandas holds and writes integers beside gaps
+        assert run.predict(frame.assign(device=device)).tolist() == frame.score.tolist()
+    new = frame.head(3).assign(item=[10**6, 10**6 + 1, 10**6 + 2])
+    first, other = tags = np.array(run.dataset.encoder.item.fields["tags"].vocabulary[:2], str)
+    texts, lists = (new.assign(tags=cells) for cells in ([f"{first}|{other}", other, None], [[*tags], [other], None]))
+    assert run.predict(lists, "saved").tolist() == run.predict(texts, "saved").tolist()
 
 
 @pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
