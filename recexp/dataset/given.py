@@ -206,7 +206,11 @@ def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:
     if kept.dtype.kind in "iu" and text:
         sheet.refuse(~ids.str.fullmatch(r"-?\d{1,18}"), column, "must be an integer, as the ids of the run's data are")
         return ids.astype(np.int64).to_numpy()
-    return ids.astype(str).array if kept.dtype.kind not in "iu" and not text else ids.array
+    if kept.dtype.kind in "iu" or text:
+        return ids.array
+    written = {category_of(raw): raw for raw in kept.tolist()}  # 10.0 in a file is the number 10 in a frame
+    ids = ids.astype(str)
+    return ids.where(ids.isin(kept), ids.map(written).fillna(ids)).array
 
 
 def _labels(sheet: Sheet, column: str, config: DatasetConfig) -> np.ndarray:

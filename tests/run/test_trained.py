@@ -131,6 +131,16 @@ def test_ids_and_values_are_the_same_as_text_or_as_numbers(trained: Callable[[st
     assert run.predict(lists, "saved").tolist() == run.predict(texts, "saved").tolist()
 
 
+def test_ids_that_a_file_holds_as_fractions_are_those_numbers_in_a_frame(trained: Callable[[str], Trained]) -> None:
+    run = trained("din")
+    frame, log = held_out(run), run.dataset.log
+    run.dataset = replace(
+        run.dataset, log=replace(log, items=replace(log.items, raw=np.char.add(log.items.raw.astype(str), ".0")))
+    )
+    for item in (frame["item"].astype(str) + ".0", frame["item"].astype(int), frame["item"].astype(float)):
+        assert run.predict(frame.assign(item=item)).tolist() == frame.score.tolist()
+
+
 @pytest.mark.parametrize("per_second", [1, 10**3, 10**6, 10**9])
 def test_date_times_are_taken_in_the_unit_of_the_runs_own_times(
     trained: Callable[[str], Trained], per_second: int
