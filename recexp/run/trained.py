@@ -23,7 +23,7 @@ from recexp.dataset.merge import Given, History, extended, merge, refuse_own_eve
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST
 from recexp.dataset.table_file import TableFile
-from recexp.error import ConfigError, Failure, choices
+from recexp.error import ConfigError, DataError, Failure, choices
 from recexp.metric.full_ranking import evaluate_ranking
 from recexp.metric.item_scores import ItemScores
 from recexp.metric.scoring import (
@@ -247,13 +247,19 @@ class Trained:
         asked = read_rows(users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",))
         if asked.timestamp is None:
             asked = replace(asked, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(asked.frame)))
-        candidates = np.arange(1, len(log.items.raw))
-        if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
-            candidates = np.flatnonzero(log.items.ids[:, 0] >= FIRST)
+        table, candidates = log.items, np.arange(1, len(log.items.raw))
         if items is not None:
             chosen = read_rows(items, dataset, config, ("item",), ("item",), ())
             table, index = extended(log.items, dataset.encoder.item, "item", chosen.item, chosen.features["item"])
             dataset, candidates = replace(dataset, log=replace(log, items=table)), np.unique(index)
+        if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
+            ranked = candidates[table.ids[candidates, 0] >= FIRST]
+            if items is not None and (n := len(candidates) - len(ranked)):
+                message = f"{n:,} of {len(candidates):,} items are not in the training split, so this model ranks none"
+                if not len(ranked):
+                    raise DataError(f"{items.path}: {message}.")
+                logger.warning("%s: %s of them.", items.path, message)
+            candidates = ranked
         merged = merge(dataset, asked, config, History.saved)
         self._tell(merged)
         return merged, candidates.astype(np.int64)

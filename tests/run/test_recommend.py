@@ -97,6 +97,19 @@ def test_candidates_and_users_may_be_few_or_new(load: Callable[..., Trained]) ->
     assert {*both.item} == {10**6, 3} and both["rank"].tolist() == [1, 2] and (both.user == 10**7).all()
 
 
+def test_a_ranker_ranks_no_item_that_training_lacks_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranker = ["model=popularity", "trainer=next_item", "dataset.label=implicit", f"run.dir={tmp_path / 'run'}"]
+    recexp.train(recexp.load_config([*SMALL, *ranker]))
+    run = recexp.load_run(tmp_path / "run")
+    found = run.recommend(requests(run).head(2), items=[3, 5, 10**6], keep_seen=True)
+    assert set(found.item) == {3, 5}
+    assert "items: 1 of 3 items are not in the training split, so this model ranks none of them." in caplog.text
+    with pytest.raises(DataError, match="items: 1 of 1 items are not in the training split"):
+        run.recommend(requests(run), items=[10**6])
+
+
 def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callable[..., Trained]) -> None:
     run = load("als")
     assert run.recommend(k=2).equals(run.recommend(run.dataset.log.users.raw[1:], k=2))
