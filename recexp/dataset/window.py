@@ -57,6 +57,10 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self.events.length)
 
+    @property
+    def catalogue(self) -> Catalogue:
+        return self.events.catalogue
+
 
 class Windows:
     """The windows of the users who have training events of two timestamps or more, one window a user.

@@ -74,6 +74,7 @@ class Result:
 @register("default", kind="trainer")
 class Trainer:
     batch_type: type = Batch  # what a step is taken on
+    predicts_labels = True  # and validates by their metrics
 
     def __init__(self, config: TrainerConfig, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
@@ -232,10 +233,10 @@ class Trainer:
         """Metrics of labels, then those of rankings, if there are any."""
         if self.config.ranking.protocol is None:
             return labels, None
-        ranking = self._ranked(model, batches, split)
+        ranking = self.ranked(model, batches, split)
         return labels.beside(ranking.metrics), ranking
 
-    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
+    def ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
         """How a split is ranked; test also by group, and with the best items."""
         config = self.config
         size, precision = config.eval_batch_size, autocast(config, self.device)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from recexp.config import Optimizer
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure
-from recexp.metric.full_ranking import evaluate_ranking, questions
+from recexp.metric.full_ranking import questions
 from recexp.metric.scoring import evaluate_split
-from recexp.model import Fit, Train, reads_history, stages
+from recexp.model import Fit, Train, reads_history
 from recexp.trainer.default import Trainer
 from recexp.trainer.divergence import Diverged
 from recexp.trainer.loop import Take, set_mode
@@ -27,7 +27,7 @@ from recexp.trainer.step import Step, autocast
 WARM_UP = 5  # steps: the first ones fill caches, and on a GPU are recorded
 SECONDS, FEWEST, MOST = 3.0, 10, 300  # how long steps are measured, and how many of them at least and at most
 EVALUATED = 8  # batches of validation that are measured
-RANKED = 64  # users for whom ranking is measured
+RANKED = 64  # users for whom ranking is measured, or more where that takes no time
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,15 @@ def estimates(
     """One for each stage, with the arguments of `Trainer.fit`. Changes the model. Raises Failure if it diverges."""
     overrides = optimizer_overrides(trainer.config, model, optimizers)
     found = []
+    walked = trainer.walked(batches)
     with trainer.numerics():
-        for stage in stages(model):
+        for stage in trainer.stages(model):
             if isinstance(stage, Fit):
                 found.append(Estimate(stage.name, epochs=1))
                 continue
-            step = Step(stage, weights, l2, trainer.config, batches, trainer.n_epochs(stage), overrides)
+            step = Step(stage, weights, l2, trainer.config, walked, trainer.n_epochs(stage), overrides)
             try:
-                found.append(_estimate(trainer, stage, step))
+                found.append(_estimate(trainer, stage, step, batches))
             except Diverged as diverged:
                 raise Failure(
                     f"stage {stage.name}, {diverged.steps}: {diverged.what}; its cost is not known"
@@ -73,7 +74,8 @@ def estimates(
     return found
 
 
-def _estimate(trainer: Trainer, stage: Train, step: Step) -> Estimate:
+def _estimate(trainer: Trainer, stage: Train, step: Step, of_rows: Batches) -> Estimate:
+    """of_rows: what evaluation reads; `step` walks over the same, or over windows of it."""
     size, batches = trainer.config.batch_size, step.batches
     began, seconds = time.perf_counter(), []
     for taken, spent in enumerate(_steps(stage, trainer.taking(step), batches, size, trainer.seed)):
@@ -88,7 +90,7 @@ def _estimate(trainer: Trainer, stage: Train, step: Step) -> Estimate:
         n_steps=batches.steps("train", size),
         step=median,
         epoch=_beginning(stage, batches, size) + median * n_rows / min(size, n_rows),
-        validation=_validation(trainer, stage, batches),
+        validation=_scoring(trainer, stage, of_rows) + _ranking(trainer, stage, batches, of_rows),
         memory=_memory(stage, step, size),
     )
 
@@ -116,10 +118,10 @@ def _beginning(stage: Train, batches: Batches, size: int) -> float:
     return time.perf_counter() - began
 
 
-def _validation(trainer: Trainer, stage: Train, batches: Batches) -> float:
-    """Seconds of scoring the validation split, from its first rows."""
+def _scoring(trainer: Trainer, stage: Train, batches: Batches) -> float:
+    """Seconds of scoring the validation split, from its first rows; 0 if no labels are predicted."""
     size, rows = trainer.config.eval_batch_size, batches.rows["valid"]
-    if not len(rows):
+    if not len(rows) or not trainer.predicts_labels:
         return 0.0
     few = copy.copy(batches)
     for n_rows in (size, EVALUATED * size):  # the first to warm up
@@ -127,22 +129,29 @@ def _validation(trainer: Trainer, stage: Train, batches: Batches) -> float:
         began = time.perf_counter()
         evaluate_split(stage.model, few, "valid", size, autocast(trainer.config, trainer.device))
         seconds = time.perf_counter() - began
-    return seconds * len(rows) / len(few.rows["valid"]) + _ranking(trainer, stage, batches)
+    return seconds * len(rows) / len(few.rows["valid"])
 
 
-def _ranking(trainer: Trainer, stage: Train, batches: Batches) -> float:
+def _ranking(trainer: Trainer, stage: Train, batches: Batches, of_rows: Batches) -> float:
     """Seconds of ranking items for the users of the validation split, from some of them; 0 if nothing is ranked."""
     config = trainer.config.ranking
-    if config.protocol is None:
-        return 0.0
-    n_users = len(questions(batches, "valid", config.relevant, config.valid_users))
+    n_users = len(questions(of_rows, "valid", config.relevant, config.valid_users)) if config.protocol else 0
     if not n_users:
         return 0.0
-    few = replace(config, valid_users=min(RANKED, n_users))
-    began = time.perf_counter()
-    precision = autocast(trainer.config, trainer.device)
-    evaluate_ranking(stage.model, batches, "valid", few, trainer.config.eval_batch_size, precision)
-    return (time.perf_counter() - began) * n_users / min(RANKED, n_users)
+    few = copy.copy(trainer)
+
+    def seconds(n: int) -> float:
+        few.config = replace(trainer.config, ranking=replace(config, valid_users=n))
+        began = time.perf_counter()
+        few.ranked(stage.model, batches, "valid")
+        return time.perf_counter() - began
+
+    n = min(RANKED, n_users)
+    spent = seconds(n)
+    if n < n_users and spent < SECONDS / 2:  # users are ranked in blocks, so few of them tell too little
+        n = min(n_users, int(n * SECONDS / spent))
+        spent = seconds(n)
+    return spent * n_users / n
 
 
 def _memory(stage: Train, step: Step, size: int) -> dict[str, int]:

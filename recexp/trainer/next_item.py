@@ -42,7 +42,7 @@ class NextItem(nn.Module):
         return pairs(self.model, batch)
 
     def losses(self, output: tuple[Tensor, Tensor], batch: WindowBatch) -> dict[str, Tensor]:
-        (query, target), catalogue = output, batch.events.catalogue
+        (query, target), catalogue = output, batch.catalogue
         target = catalogue.items.ids[target, 0]
         items = cast("Ranker", self.model).item_vectors()
         return {self.name: next_item_loss(query, items, target, catalogue, self.negatives, self.sampled)}
@@ -68,6 +68,7 @@ def sampled(config: NextItemConfig) -> Sampled | None:
 @register("next_item", kind="trainer")
 class NextItemTrainer(Trainer):
     batch_type = WindowBatch
+    predicts_labels = False
     config: NextItemConfig
 
     def walked(self, batches: Batches) -> Batches:
@@ -92,18 +93,18 @@ class NextItemTrainer(Trainer):
         return {self.config.loss.name: 1.0}
 
     def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
-        return self._ranked(model, batches, "valid").metrics if batches.size("valid") else None
+        return self.ranked(model, batches, "valid").metrics if batches.size("valid") else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
         with self._explained(task, progress):
             valid = self._validate(task.model, task.batches)
-            ranking = self._ranked(task.model, task.batches, "test")
+            ranking = self.ranked(task.model, task.batches, "test")
         return Result(progress, valid, ranking.metrics, None, ranking)
 
-    def _ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
+    def ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
         of_rows = cast("Windows", batches).batches
         try:
-            return super()._ranked(model.model if isinstance(model, NextItem) else model, of_rows, split)
+            return super().ranked(model.model if isinstance(model, NextItem) else model, of_rows, split)
         except FloatingPointError as error:
             raise Diverged(str(error)) from error
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from recexp.error import ConfigError
 from recexp.verb.options import Option
 
 if TYPE_CHECKING:
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 USAGE = "[override...]"
 HELP = "what training will take: parameters, memory, and seconds an epoch from a few real steps"
 OPTIONS: tuple[Option, ...] = ()
-MEASURED = "default"  # the trainer whose steps are measured
 
 
 def run(arguments: list[str]) -> int:
@@ -32,8 +30,6 @@ def run(arguments: list[str]) -> int:
     from recexp.trainer.memory import memory_explained
 
     config = load_config(*split_flags(arguments))
-    if config.trainer.name != MEASURED:
-        raise ConfigError(f"trainer = {config.trainer.name}: plan measures steps of trainer={MEASURED} alone.")
     with memory_explained(config):
         experiment = build(config)
     model, trainer, options = experiment.model, experiment.trainer, config.model
@@ -42,7 +38,7 @@ def run(arguments: list[str]) -> int:
     print("\n" + "\n".join(columns(parameters(model))), flush=True)
     with memory_explained(config, model):
         batches = Batches(experiment.dataset, config.dataset, trainer.device, search=search_of(model))
-        stages = estimates(trainer, model, batches, config.loss_weights, options.embedding_l2, options.optimizers)
+        stages = estimates(trainer, model, batches, trainer.weights(config), options.embedding_l2, options.optimizers)
     print("\n" + "\n".join(columns(memory(stages))))
     print(f"the process: {peak_memory_mb():,.0f} MB at its peak\n")
     print("\n".join(columns(times(stages))))

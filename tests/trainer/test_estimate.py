@@ -56,6 +56,7 @@ def test_validation_counts_the_ranking_of_items_for_all_users(
     clock = iter(range(10**6))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
     monkeypatch.setattr(estimate, "RANKED", 10)
+    monkeypatch.setattr(estimate, "SECONDS", 1.0)
     implicit = ("model=fm", "dataset.label=implicit", "trainer.eval_batch_size=100000")
     found = [
         measured(compose(*implicit, f"trainer.ranking.candidates={candidates}"), dataset, make("fm"))[0].validation
@@ -119,3 +120,17 @@ def test_plan_prints_parameters_memory_and_time_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
     assert run(["plan", "model=dinn"]) == 2
     assert "Did you mean 'din'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["sasrec", "bert4rec"])
+def test_plan_of_next_items_counts_windows_and_the_ranking_of_all_users(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    typed = ["+experiment=tiny", f"model={model}", "trainer=next_item", "dataset.label=implicit", "trainer.threads=1"]
+    assert run(["plan", *typed, "trainer.batch_size=16"]) == 0
+    told = capsys.readouterr().out
+    (row,) = (line.split() for line in told.splitlines() if line.startswith("train  "))
+    assert row[1] == "7"  # steps of 16 of the 100 users' windows
+    assert float(row[6]) > 0 and "optimizer state" in told  # seconds of ranking
+    assert list(tmp_path.iterdir()) == []
