@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recexp.kernel.attention import softmax_attention
 from recexp.kernel.lookup import lookup
+from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import drop_probability, linear
 from recexp.layer.position import LearntPosition
 
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
     def __init__(self, position: LearntPosition | None, dim: int, dropout: float, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.position = position
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim)
 

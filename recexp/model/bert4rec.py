@@ -24,6 +24,7 @@ from recexp.dataset.batch import Batch, Features
 from recexp.dataset.cloze import MASK, masked
 from recexp.dataset.schema import PADDING, Schema
 from recexp.dataset.window import WindowBatch, packed
+from recexp.layer.dropout import Dropout
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.lookup import lookup
 from recexp.layer.mlp import linear
@@ -41,7 +42,7 @@ class Block(nn.Module):
         self.attention = PackedAttention(dim, n_heads, dropout, causal=False)
         self.up, self.down = linear(dim, hidden_size), linear(hidden_size, dim)  # W1 and b1, W2 and b2
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
@@ -74,7 +75,7 @@ class BERT4Rec(nn.Module):
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
         self.mask = nn.Parameter(torch.randn(dim) * std)  # m
         self.position = LearntPosition(schema.max_history + 1, dim, std)
-        self.input_norm, self.dropout = nn.LayerNorm(dim), nn.Dropout(config.dropout)
+        self.input_norm, self.dropout = nn.LayerNorm(dim), Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             Block(dim, config.n_heads, config.hidden_size, config.dropout) for _ in range(config.n_layers)
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
+from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import linear
 from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.gates = nn.ModuleList(linear(dim, dim) for _ in range(2))  # W1, W2
         self.attention = PackedAttention(dim, n_heads, dropout)
         self.up, self.down = linear(dim, 2 * hidden_size), linear(hidden_size, dim)  # A and B, C
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
+from recexp.layer.dropout import Dropout
 from recexp.layer.lookup import Events
 from recexp.layer.packed import Layout
 from recexp.layer.recurrent import Cell, Recurrent
@@ -25,7 +26,7 @@ class Layer(nn.Module):
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.recurrent = Recurrent(Cell.gru, dim, dim)
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -40,7 +41,7 @@ class Encoder(nn.Module):
     def __init__(self, dim: int, n_layers: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(dim, dropout) for _ in range(n_layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
+from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import linear
 from recexp.layer.packed import Encoder, Layout, split_heads
 from recexp.layer.position import AgePosition, LearntPosition
@@ -39,7 +40,7 @@ class Block(nn.Module):
         self.position = LearntPosition(n_positions, 1, std)  # b_pos
         self.time = AgePosition(TIME_BUCKETS, 1, std)  # b_time
         self.attended_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""

@@ -19,6 +19,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.dataset.window import Packed, packed
 from recexp.layer.activation import Activation
+from recexp.layer.dropout import Dropout
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import MLP
 from recexp.layer.packed import Encoder, Layout, PackedAttention
@@ -41,7 +42,7 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.attention = PackedAttention(dim, n_heads, dropout)
         self.transform = MLP(dim, [hidden_size], activation, dropout, n_out=dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
         """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
@@ -64,7 +65,7 @@ class Backbone(nn.Module):
     def __init__(self, schema: Schema, dim: int, std: float, encoder: nn.Module, dropout: float) -> None:
         super().__init__()
         self.item = SideEmbedding("item", schema.ids.item, dim, std)
-        self.item_dropout = nn.Dropout(dropout)
+        self.item_dropout = Dropout(dropout)
         self.encoder = encoder
 
     def forward(self, batch: Batch) -> Output:

@@ -15,6 +15,7 @@ from recexp.kernel import library as module
 from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.cross_entropy import cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
+from recexp.kernel.dropout import dropout
 from recexp.kernel.fields import field_sums, split_sums
 from recexp.kernel.gru import attention_gru, gru
 from recexp.kernel.linear import product
@@ -50,6 +51,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     yield lambda: candidates.scores(x, tables[0], indices[0])
     yield lambda: cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
     yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
+    yield lambda: dropout(history, 0.3)
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
     for weight in (square[0], single):
