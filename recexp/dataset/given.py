@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import Categorical, category_of
+from recexp.dataset.field import WHOLE, Categorical, category_of
 from recexp.dataset.frame import existing
 from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
@@ -208,9 +208,12 @@ def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:
         return ids.astype(np.int64).to_numpy()
     if kept.dtype.kind in "iu" or text:
         return ids.array
-    written = {category_of(raw): raw for raw in kept.tolist()}  # 10.0 in a file is the number 10 in a frame
     ids = ids.astype(str)
-    return ids.where(ids.isin(kept), ids.map(written).fillna(ids)).array
+    known = ids.isin(kept)
+    if not known.all():
+        written = {category_of(raw): raw for raw in kept.tolist()}  # 10.0 in a file is the number 10 in a frame
+        ids = ids.where(known, ids.map(written).fillna(ids))
+    return ids.array
 
 
 def _labels(sheet: Sheet, column: str, config: DatasetConfig) -> np.ndarray:
@@ -227,7 +230,7 @@ def _features(sheet: Sheet, kinds: dict[str, FeatureKind], encoder: SideEncoder)
     frame = sheet.features(kinds, {name: field.width for name, field in encoder.fields.items()})
     for name, field in encoder.fields.items():
         if name in frame and isinstance(field, Categorical):
-            values = {category_of(value): value for value in field.vocabulary.tolist()}
-            if any(text != value for text, value in values.items()):
-                frame = frame.assign(**{name: frame[name].map(values)})
+            values = field.vocabulary.tolist()
+            if any(not isinstance(value, str) or WHOLE.match(value) for value in values):
+                frame = frame.assign(**{name: frame[name].map({category_of(value): value for value in values})})
     return frame

@@ -210,7 +210,10 @@ class Sheet:
 
     def _category(self, column: str) -> "pd.Series":
         """As `category_of` writes single values."""
-        return self._text(column).str.replace(WHOLE.pattern, r"\1", regex=True)
+        text = self._text(column)
+        if not text.str.contains(".0", regex=False).eq(True).any():  # a sixth of the time of replacing
+            return text
+        return text.str.replace(WHOLE.pattern, r"\1", regex=True)
 
     def _multi(self, column: str) -> "pd.Series":
         text = self._text(column)

@@ -254,11 +254,8 @@ class Trained:
             dataset, candidates = replace(dataset, log=replace(log, items=table)), np.unique(index)
         if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
             ranked = candidates[table.ids[candidates, 0] >= FIRST]
-            if items is not None and (n := len(candidates) - len(ranked)):
-                message = f"{n:,} of {len(candidates):,} items are not in the training split, so this model ranks none"
-                if not len(ranked):
-                    raise DataError(f"{items.path}: {message}.")
-                logger.warning("%s: %s of them.", items.path, message)
+            if items is not None and len(ranked) < len(candidates):
+                _tell_of_unranked(items, len(candidates), len(candidates) - len(ranked))
             candidates = ranked
         merged = merge(dataset, asked, config, History.saved)
         self._tell(merged)
@@ -339,6 +336,14 @@ class Trained:
         rates = unknown_rates(given.dataset.log, given.row, sides)
         if unknown := [f"{name} in {rate * len(given.row):,.0f}" for name, rate in rates if rate]:
             logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))
+
+
+def _tell_of_unranked(items: TableFile, n: int, n_unranked: int) -> None:
+    """Raises DataError if these are all of the n items."""
+    message = f"{n_unranked:,} of {n:,} items are not in the training split, so this model ranks none"
+    if n_unranked == n:
+        raise DataError(f"{items.path}: {message}.")
+    logger.warning("%s: %s of them.", items.path, message)
 
 
 def require_held_out(split: str) -> None:
