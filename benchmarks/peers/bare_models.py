@@ -14,11 +14,14 @@ from torch import Tensor, nn
 def build(model: str, settings: dict[str, Any]) -> nn.Module:
     """A model with the settings that data.py wrote; its forward takes the ids of a batch.
 
-    deepfm: ids (B, F); the others: user (B,), target (B,), history (B, L), padded with 0. All return logits (B,).
+    deepfm, dcnv2: ids (B, F); the others: user (B,), target (B,), history (B, L), padded with 0. All return logits
+    (B,).
     """
     vocabulary, dim, hidden = settings["vocabulary"], settings["embedding_dim"], settings["hidden_sizes"]
     if model == "deepfm":
         return DeepFM(list(vocabulary.values()), dim, hidden)
+    if model == "dcnv2":
+        return DCNv2(list(vocabulary.values()), dim, hidden, settings["n_layers"])
     embed = Items(vocabulary["user"], vocabulary["item"], dim)
     if model == "din":
         return DIN(embed, dim, settings["attention_hidden_sizes"], hidden)
@@ -39,10 +42,47 @@ def embedding(n: int, dim: int) -> nn.Embedding:
     return table
 
 
+def offsets(sizes: list[int]) -> Tensor:
+    """Where the rows of each field begin in one table that serves all."""
+    return torch.tensor([0, *sizes[:-1]]).cumsum(0)
+
+
+class Cross(nn.Module):
+    """Crosses and an MLP beside them: x_{l+1} = x_0 * (W x_l + b) + x_l."""
+
+    def __init__(self, n: int, hidden_sizes: list[int], n_layers: int) -> None:
+        super().__init__()
+        self.crosses = nn.ModuleList(nn.Linear(n, n) for _ in range(n_layers))
+        self.mlp = mlp(n, hidden_sizes)[:-1]
+        self.output = nn.Linear(n + hidden_sizes[-1], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        crossed = x
+        for cross in self.crosses:
+            crossed = x * cross(crossed) + crossed
+        return self.output(torch.cat([crossed, self.mlp(x)], 1))[:, 0]
+
+
+class DCNv2(nn.Module):
+    def __init__(self, sizes: list[int], dim: int, hidden_sizes: list[int], n_layers: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", offsets(sizes))
+        self.vectors = embedding(sum(sizes), dim)
+        self.cross = Cross(len(sizes) * dim, hidden_sizes, n_layers)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.cross(self.vectors(ids + self.offset).flatten(1))
+
+
+def pairs(e: Tensor) -> Tensor:
+    """The sum of the products of all pairs of fields (B, F, D): (B,)."""
+    return (e.sum(1).square() - e.square().sum(1)).sum(1) / 2
+
+
 class DeepFM(nn.Module):
     def __init__(self, sizes: list[int], dim: int, hidden_sizes: list[int]) -> None:
         super().__init__()
-        self.register_buffer("offset", torch.tensor([0, *sizes[:-1]]).cumsum(0))  # one table serves all fields
+        self.register_buffer("offset", offsets(sizes))
         self.vectors = embedding(sum(sizes), dim)
         self.weights = embedding(sum(sizes), 1)
         self.mlp = mlp(len(sizes) * dim, hidden_sizes)
@@ -50,8 +90,7 @@ class DeepFM(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         ids = ids + self.offset
         e = self.vectors(ids)  # (B, F, D)
-        pairs = (e.sum(1).square() - e.square().sum(1)).sum(1) / 2
-        return self.weights(ids).sum((1, 2)) + pairs + self.mlp(e.flatten(1))[:, 0]
+        return self.weights(ids).sum((1, 2)) + pairs(e) + self.mlp(e.flatten(1))[:, 0]
 
 
 class Items(nn.Module):

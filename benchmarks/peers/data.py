@@ -1,7 +1,7 @@
 """Writes the other libraries' inputs from recexp's prepared log: rows, labels, splits, histories, ids and sizes.
 
 FOLDER/MODEL.json              settings of conf/experiment/peers/MODEL.yaml: sizes, batch size, learning rate
-FOLDER/fields/                 for deepfm: eight single-valued fields, a random split
+FOLDER/fields/                 for deepfm and the other models over fields: eight single-valued fields, a random split
 FOLDER/sequence/               for din, dien, bst: user, target and history; valid and test hold each user's last events
     rows.npz                   arrays by split and column, as in worker.Rows
     events.csv                 all events with user, item, label, timestamp and six other fields, in the log's order
@@ -11,13 +11,14 @@ FOLDER/sequence/               for din, dien, bst: user, target and history; val
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from worker import MODELS, PARTS, Rows
+from worker import FIELDS, MODELS, PARTS, Rows
 
 import recexp
 from recexp.dataset.log import Dataset, Log
@@ -31,6 +32,21 @@ SYNTHETIC_FIELDS = {
     "item": {"category": "categorical", "brand": "categorical", "price": "binned"},
     "context": {"device": "categorical"},
 }
+# What models over fields have beside the sizes of the experiment peers/deepfm; all libraries can be given the same.
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    "dcnv2": {"n_layers": 2},
+    "ffm": {"embedding_dim": 4},
+    "onn": {"embedding_dim": 8},
+    "xdeepfm": {"cin_sizes": [16, 16]},
+    "autoint": {"n_layers": 2, "n_heads": 2, "attention_size": 16},
+    "fibinet": {"reduction": 3},
+    "finalmlp": {"second_hidden_sizes": [64, 32], "gate_hidden_sizes": [64], "n_heads": 4},
+}
+SIZES_TOLD = (
+    "Vectors have 16 numbers, of FFM 4 and of ONN 8; DCN v2 has two full crosses beside its MLP, xDeepFM two\n"
+    "layers of 16 maps, AutoInt two layers of two heads of 8 and a deep part, PNN inner products, FiBiNET one\n"
+    "bilinear matrix for all pairs, FinalMLP two equal MLPs and gates by the user's and the item's fields."
+)
 NO_HISTORY = "none"  # RecBole cannot pack an empty history, so a special item stands in it
 
 
@@ -47,6 +63,32 @@ def write_movielens(source: list[str], folder: Path) -> None:
         _write_settings(folder, model, dataset, config, experiment)
         if not (folder / kind_of(model)).exists():
             write_rows(dataset, folder / kind_of(model))
+
+
+def settings_of(model: str, embedding_dim: int, hidden_sizes: list[int]) -> dict[str, Any]:
+    """Sizes of a model over fields; `overrides` give recexp the same, without dropout and L2."""
+    sizes: dict[str, Any] = {"embedding_dim": embedding_dim, "hidden_sizes": hidden_sizes} | OWN_SIZES.get(model, {})
+    none = {"embedding_l2": 0, "dropout": 0}
+    if model == "ffm":  # it has no MLP
+        del sizes["hidden_sizes"], none["dropout"]
+    chosen = [f"model.{name}={value}".replace(" ", "") for name, value in (sizes | none).items()]
+    return sizes | {"overrides": [f"model={model}", *chosen]}
+
+
+def write_fields(source: list[str], folder: Path, models: Iterable[str] = FIELDS) -> None:
+    """Inputs of models over fields: rows and training of the experiment peers/deepfm."""
+    config = recexp.load_config(["+experiment=peers/deepfm", *source])
+    dataset, trainer, features = load(config.dataset), config.trainer, config.dataset.features
+    write_rows(dataset, folder / "fields")
+    training = {name: getattr(trainer, name) for name in ("batch_size", "eval_batch_size", "learning_rate")}
+    kinds = {side: {name: kind.value for name, kind in getattr(features, side).items()} for side in ("user", "item")}
+    gates = [["user", *kinds["user"]], ["item", *kinds["item"]]]
+    same = {**training, "max_history": 0, "kind": "fields", "vocabulary": vocabulary(dataset), "gates": gates}
+    read = ["dataset=ml-100k", *source, *_features(kinds), "dataset.split.kind=random"]
+    for model in models:
+        settings = settings_of(model, config.model.embedding_dim, config.model.hidden_sizes)
+        settings["overrides"] += read
+        (folder / f"{model}.json").write_text(json.dumps(settings | same, indent=1), "utf-8")
 
 
 def write_million(folder: Path) -> None:

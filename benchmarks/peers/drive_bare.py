@@ -29,7 +29,10 @@ class Loop:
         self.settings, self.parts = job.settings, parts
         self.model = bare_models.build(job.model, job.settings)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=job.settings["learning_rate"], fused=True)
-        self.n_rows, self.n_test = len(parts["train"][0]), len(parts["test"][0])
+        self.n_rows = len(parts["train"][0])
+        if job.max_batches:
+            self.n_rows = min(job.max_batches * job.settings["batch_size"], self.n_rows)
+        self.n_test = len(parts["test"][0])
         self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
 
     def epoch(self) -> float:
@@ -37,7 +40,7 @@ class Loop:
 
     def train(self) -> None:
         self.model.train()
-        for rows in torch.randperm(self.n_rows).split(self.settings["batch_size"]):
+        for rows in torch.randperm(len(self.parts["train"][0]))[: self.n_rows].split(self.settings["batch_size"]):
             label, *inputs = (column[rows] for column in self.parts["train"])
             self.optimizer.zero_grad()
             F.binary_cross_entropy_with_logits(self.model(*inputs), label).backward()

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from deepctr_torch.callbacks import Callback
 from deepctr_torch.inputs import SparseFeat, VarLenSparseFeat
-from deepctr_torch.models import DIEN, DIN, DeepFM
+from deepctr_torch.models import DCN, DIEN, DIN, NFM, ONN, PNN, AutoInt, DeepFM, FiBiNET, xDeepFM
 from sklearn.metrics import roc_auc_score
 
-MODELS = {"din": DIN, "dien": DIEN}
+FIELDS = {
+    "deepfm": DeepFM, "dcnv2": DCN, "nfm": NFM, "pnn": PNN, "onn": ONN, "xdeepfm": xDeepFM, "autoint": AutoInt,
+    "fibinet": FiBiNET,
+}  # fmt: skip
 
 
 def prepare(job: Job) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
@@ -30,13 +33,29 @@ def build_model(job: Job) -> torch.nn.Module:
     common = {
         "dnn_hidden_units": settings["hidden_sizes"], "l2_reg_embedding": 0, "seed": job.seed, "device": "cpu",
     }  # fmt: skip
-    if job.model == "deepfm":
-        return DeepFM(fields, fields, l2_reg_linear=0, **common)
+    if job.model in FIELDS:
+        return over_fields(job.model, settings, fields, common)
     item = SparseFeat("hist_item", job.vocabulary["item"], embedding_dim=dim, embedding_name="item")
     fields.append(VarLenSparseFeat(item, maxlen=settings["max_history"], length_name="length"))
     if job.model == "din":
         return DIN(fields, ["item"], att_hidden_size=settings["attention_hidden_sizes"], **common)
     return DIEN(fields, ["item"], gru_type="AUGRU", use_negsampling=False, att_hidden_units=(64, 32), **common)
+
+
+def over_fields(model: str, settings: dict, fields: list[SparseFeat], common: dict) -> torch.nn.Module:
+    """A model over fields without L2."""
+    common |= {"device": "cpu"}
+    own = {
+        "dcnv2": {"cross_num": settings.get("n_layers"), "cross_parameterization": "matrix", "l2_reg_cross": 0},
+        "pnn": {"use_inner": True},
+        "xdeepfm": {"cin_layer_size": settings.get("cin_sizes"), "cin_split_half": False, "l2_reg_cin": 0},
+        "autoint": {"att_layer_num": settings.get("n_layers"), "att_head_num": settings.get("n_heads")},
+        "fibinet": {"bilinear_type": "all", "reduction_ratio": settings.get("reduction")},
+    }.get(model, {})
+    if model == "pnn":
+        return PNN(fields, **own, **common)
+    linear = {} if model == "autoint" else {"l2_reg_linear": 0}
+    return FIELDS[model](fields, fields, **linear, **own, **common)
 
 
 class Stopwatch(Callback):

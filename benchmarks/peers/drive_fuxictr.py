@@ -27,6 +27,15 @@ ZOO = {
     "din": ("DIN", "DIN"),
     "dien": ("DIEN", "DIEN"),
     "bst": ("BST", "BST"),
+    "dcnv2": ("DCNv2", "DCNv2"),
+    "ffm": ("FFM", "FFM"),
+    "nfm": ("NFM", "NFM"),
+    "pnn": ("PNN", "PNN"),
+    "onn": ("ONN", "ONN.ONN_torch"),
+    "xdeepfm": ("xDeepFM", "xDeepFM"),
+    "autoint": ("AutoInt", "AutoInt"),
+    "fibinet": ("FiBiNET", "FiBiNET"),
+    "finalmlp": ("FinalMLP", "FinalMLP"),
 }
 FIELDS = {"target_field": "item", "sequence_field": "history"}
 OWN = {
@@ -37,24 +46,40 @@ OWN = {
     | {"gru_type": "AUGRU", "dien_neg_seq_field": [], "aux_loss_alpha": 0, "attention_type": "bilinear_attention"},
     "bst": {f"bst_{name}": field for name, field in FIELDS.items()} | {"seq_pooling_type": "mean"},
 }
+# Sizes of models over fields: FuxiCTR's name and ours.
+SIZES = {
+    "dcnv2": {"num_cross_layers": "n_layers", "parallel_dnn_hidden_units": "hidden_sizes"},
+    "xdeepfm": {"cin_hidden_units": "cin_sizes"},
+    "autoint": {"attention_layers": "n_layers", "attention_dim": "attention_size"},
+    "fibinet": {"reduction_ratio": "reduction"},
+    "finalmlp": {
+        "mlp1_hidden_units": "hidden_sizes", "mlp2_hidden_units": "second_hidden_sizes",
+        "fs_hidden_units": "gate_hidden_sizes",
+    },
+}  # fmt: skip
 CLIP = 10.0  # train_epoch always clips the gradient; this is its default
 
 
 def parameters_of(job: Job, folder: str) -> dict[str, Any]:
-    settings = job.settings
+    settings, own = job.settings, dict(OWN.get(job.model, {}))
+    own |= {theirs: settings[name] for theirs, name in SIZES.get(job.model, {}).items()}
+    if job.model == "fibinet":
+        own["bilinear_type"] = "field_all"
+    if job.model == "finalmlp":
+        own |= dict(zip(("fs1_context", "fs2_context"), settings["gates"], strict=True))
     fields = [{"name": list(job.vocabulary), "active": True, "dtype": "str", "type": "categorical"}]
     if job.kind == "sequence":
         fields.append({
             "name": "history", "active": True, "dtype": "str", "type": "sequence", "splitter": "^", "padding": "post",
             "max_len": settings["max_history"], "share_embedding": "item", "feature_encoder": None,
         })  # fmt: skip
-    return OWN[job.model] | {
+    return own | {
         "model_id": job.model, "dataset_id": job.kind, "data_root": folder, "model_root": folder, "gpu": -1,
         "data_format": "csv", "feature_cols": fields, "label_col": {"name": "label", "dtype": "float"},
         "min_categr_count": 1, "num_workers": 0, "verbose": 0, "shuffle": True, "seed": job.seed,
         "batch_size": settings["batch_size"], "learning_rate": settings["learning_rate"], "optimizer": "adam",
-        "embedding_dim": settings["embedding_dim"], "hidden_units": settings["hidden_sizes"],
-        "dnn_hidden_units": settings["hidden_sizes"], "hidden_activations": "relu", "dnn_activations": "relu",
+        "embedding_dim": settings["embedding_dim"], "hidden_units": settings.get("hidden_sizes"),
+        "dnn_hidden_units": settings.get("hidden_sizes"), "hidden_activations": "relu", "dnn_activations": "relu",
         "attention_hidden_units": settings.get("attention_hidden_sizes"), "num_heads": settings.get("n_heads"),
         "batch_norm": False, "net_dropout": 0, "embedding_regularizer": 0, "net_regularizer": 0,
         "task": "binary_classification", "loss": "binary_crossentropy", "metrics": ["AUC"], "monitor": "AUC",
@@ -69,6 +94,9 @@ def prepare(job: Job) -> tuple[dict[str, Any], FeatureMap]:
     folder = Path(params["data_root"]) / job.kind
     features = FeatureMap(job.kind, str(folder))
     features.load(str(folder / "feature_map.json"), params)
+    if job.kind == "criteo":  # tables of the size asked for, not of the values that the rows hold
+        for name, size in job.vocabulary.items():
+            features.features[name]["vocab_size"] = size
     return params, features
 
 

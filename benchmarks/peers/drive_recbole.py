@@ -16,7 +16,10 @@ from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-NAMES = {"deepfm": "DeepFM", "din": "DIN", "dien": "DIEN"}
+NAMES = {
+    "deepfm": "DeepFM", "din": "DIN", "dien": "DIEN", "dcnv2": "DCNV2", "ffm": "FFM", "nfm": "NFM", "pnn": "PNN",
+    "xdeepfm": "xDeepFM", "autoint": "AutoInt",
+}  # fmt: skip
 HISTORIES = ["item_id_list", "neg_item_id_list"]
 SPLIT = {"split": {"RS": [0.8, 0.1, 0.1]}, "mode": "labeled"}
 
@@ -29,9 +32,11 @@ def configure(job: Job) -> Config:
         "epochs": job.epochs, "train_batch_size": settings["batch_size"], "learning_rate": settings["learning_rate"],
         "eval_batch_size": settings["eval_batch_size"], "train_neg_sample_args": None, "metrics": ["AUC"],
         "valid_metric": "AUC", "use_gpu": False, "gpu_id": "", "show_progress": False, "state": "ERROR", "worker": 0,
-        "embedding_size": settings["embedding_dim"], "mlp_hidden_size": settings["hidden_sizes"], "dropout_prob": 0.0,
-        "MAX_ITEM_LIST_LENGTH": settings["max_history"], "alpha": 0.0, "gru_type": "AUGRU", "log_wandb": False,
+        "embedding_size": settings["embedding_dim"], "mlp_hidden_size": settings.get("hidden_sizes"),
+        "dropout_prob": 0.0, "MAX_ITEM_LIST_LENGTH": settings["max_history"], "alpha": 0.0, "gru_type": "AUGRU",
+        "log_wandb": False,
     }  # fmt: skip
+    given |= over_fields(job)
     columns = [{"user": "user_id", "item": "item_id"}.get(name, name) for name in job.vocabulary] + ["label"]
     if job.kind == "sequence":
         given["eval_args"] = SPLIT | {"order": "TO", "group_by": "user"}
@@ -45,6 +50,23 @@ def configure(job: Job) -> Config:
     given["load_col"] = {"inter": columns}
     sys.argv = sys.argv[:1]  # RecBole would read the command line too
     return Config(model=NAMES[job.model], dataset=job.kind, config_dict=given)
+
+
+def over_fields(job: Job) -> dict[str, Any]:
+    """What models over fields have beside an MLP, without L2."""
+    settings = job.settings
+    match job.model:
+        case "dcnv2":
+            return {"structure": "parallel", "cross_layer_num": settings["n_layers"], "reg_weight": 0}
+        case "xdeepfm":
+            return {"direct": True, "cin_layer_size": settings["cin_sizes"], "reg_weight": 0}
+        case "autoint":
+            sizes = {"n_layers": settings["n_layers"], "num_heads": settings["n_heads"]}
+            return sizes | {"attention_size": settings["attention_size"], "dropout_probs": [0.0, 0.0, 0.0]}
+        case "ffm":
+            names = ("user_id", "item_id", *(name for name in job.vocabulary if name not in ("user", "item")))
+            return {"fields": {number: [name] for number, name in enumerate(names)}}
+    return {}
 
 
 def prepare(job: Job) -> tuple[Config, dict[str, Any]]:

@@ -22,7 +22,12 @@ PEERS = {
         "recbole==1.2.1", "numpy<2", "pandas<3", "scipy<1.14", "lightgbm", "xgboost", "kmeans_pytorch", "setuptools<81",
     ],
     "rectools": ["rectools[torch]==0.19.0"],
+    "torchrec": [
+        "numpy", "tensordict==0.15.3", "torchmetrics==1.0.3", "pyre-extensions", "iopath", "psutil", "scikit-learn",
+    ],
 }  # fmt: skip
+# TorchRec asks for FBGEMM's build for GPUs, so both come without what they ask for.
+ALONE = {"torchrec": ["torchrec==1.8.0", "fbgemm-gpu-cpu==1.8.0"]}
 # FuxiCTR's wheel lacks its models: the code comes from its repository, the wheel only brings the dependencies.
 SOURCE, COMMIT = "https://github.com/reczoo/FuxiCTR", "0245987fdc1d43c36164ea496a02324885a8557a"
 
@@ -31,14 +36,15 @@ def install(name: str) -> None:
     """Creates an environment unless it is complete. Raises CalledProcessError and leaves nothing behind on failure."""
     folder = ENVIRONMENTS / name
     stamp = folder / ".installed"
-    wanted = "\n".join([TORCH, *PEERS[name]])
+    alone = ALONE.get(name, [])
+    wanted = "\n".join([TORCH, *PEERS[name], *alone])
     if stamp.is_file() and stamp.read_text("utf-8") == wanted:
         print(f"{name}: installed already")
         return
     remove(folder)
     try:
         run(sys.executable, "-m", "venv", folder)
-        for packages in ([TORCH], PEERS[name]):
+        for packages in ([TORCH], PEERS[name], *([["--no-deps", *alone]] if alone else [])):
             run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages)
         if name == "fuxictr":
             clone(ENVIRONMENTS / "FuxiCTR")

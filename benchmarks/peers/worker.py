@@ -20,6 +20,7 @@ import numpy as np
 STARTED = time.perf_counter()  # workers import this module before their library
 PARTS = ("train", "valid", "test")
 MODELS = ("deepfm", "din", "dien", "bst")
+FIELDS = ("deepfm", "dcnv2", "ffm", "nfm", "pnn", "onn", "xdeepfm", "autoint", "fibinet", "finalmlp")  # of fields.py
 NEXT_ITEM = ("sasrec_sampled", "sasrec_shared", "sasrec_full", "gru4rec_full")  # of next_item.py
 
 
@@ -48,7 +49,7 @@ class Job:
     def __init__(self, **flags: str) -> None:
         """flags: names of additional switches, with their help texts."""
         parser = argparse.ArgumentParser()
-        parser.add_argument("--model", choices=(*MODELS, *NEXT_ITEM), required=True)
+        parser.add_argument("--model", choices=(*MODELS, *FIELDS, *NEXT_ITEM), required=True)
         parser.add_argument("--data", type=Path, required=True, help="folder that data.py wrote")
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--epochs", type=int, default=3)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from recexp.config import Config
     from recexp.dataset.log import Dataset
 
+SHOWN = 6  # columns with unknown values, by name
+
 
 def data_line(name: str, dataset: "Dataset") -> str:
     """Sizes, label rate and unknown ids of a dataset, in one line."""
@@ -22,8 +24,19 @@ def data_line(name: str, dataset: "Dataset") -> str:
     if tasks := facts.get("tasks"):
         rates = "label rates " + ", ".join(f"{task} {_label_rate(**told)}" for task, told in tasks.items())
     line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; {rates}"
-    unknown = [f"{name} {share:.1%}" for name, share in facts["unknown_rate"].get("test", {}).items() if share]
+    unknown = _unknown(facts["unknown_rate"].get("test", {}))
     return f"{line}; unknown in test: {', '.join(unknown)}" if unknown else line
+
+
+def _unknown(rates: dict[str, float]) -> list[str]:
+    """The shares of unknown values that are above 0, of many columns the largest."""
+    rates = {name: share for name, share in rates.items() if share}
+    largest = sorted(rates, key=lambda name: -rates[name])
+    named = largest[:SHOWN] if len(largest) > SHOWN + 1 else largest
+    told = [f"{name} {share:.1%}" for name, share in rates.items() if name in named]
+    if more := largest[len(named) :]:
+        told.append(f"{len(more)} more columns at most {rates[more[0]]:.1%}")
+    return told
 
 
 def _label_rate(rate: float | None, known: float) -> str:
