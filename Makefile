@@ -53,6 +53,9 @@ parity: install  ## that every model and variant scores after export as before: 
 bench: install  ## figures measured side by side, recexp and other libraries; an hour, prints and times only
 	$(BIN)/python benchmarks/peers/run.py --accuracy $(if $(ML100K),--data $(ML100K))
 	$(BIN)/python benchmarks/peers/next_item.py $(if $(SEQUENCES),--data $(SEQUENCES))
+	$(BIN)/python benchmarks/peers/fields.py $(if $(ML100K),--data $(ML100K))
+	$(BIN)/python benchmarks/peers/fields.py --criteo 1e5 1e6 1e7 3.3e7
+	$(BIN)/python benchmarks/rows.py
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
@@ -66,6 +69,8 @@ bench-peers: install  ## an environment for each of the other libraries
 bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/peers/run.py --quick
 	$(BIN)/python benchmarks/peers/next_item.py --quick
+	$(BIN)/python benchmarks/peers/fields.py --quick
+	$(BIN)/python benchmarks/rows.py --rows 2000 --values 50 -o outputs/bench/quick
 	$(BIN)/python benchmarks/loop.py dien --rounds 1 --rows 2000
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6

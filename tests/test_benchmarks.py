@@ -1,5 +1,6 @@
 """What the other libraries are given in benchmarks/peers is what recexp itself trains on, row by row."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -95,6 +96,28 @@ def test_files_of_fuxictr_and_recbole_hold_the_same_rows(model, written):
             expected = [str(item) for item in given.history[row, :length]]
             assert [item for item in csv["history"][row].split("^") if item] == expected
             assert atomic["item_id_list"][row].split(" ") == (expected or ["none"])
+
+
+@pytest.mark.parametrize("model", ["deepfm", "dcnv2"])
+def test_ids_of_criteos_shape_are_the_buckets_that_recexp_hashes_them_into(model, peers, tmp_path):
+    import criteo
+
+    data, worker = peers
+    settings = data.settings_of(model, embedding_dim=4, hidden_sizes=[8])
+    criteo.write(tmp_path, n_rows=400, n_buckets=90, models={model: settings})
+    overrides = json.loads((tmp_path / f"{model}.json").read_text("utf-8"))["overrides"]
+    config = recexp.load_config([*overrides, "dataset.cache_dir=null"])
+    dataset, given = load(config.dataset), worker.read_rows(tmp_path / "criteo")
+    assert (config.model.name, config.model.hidden_sizes, config.model.dropout) == (model, [8], 0)
+    for part in PARTS:
+        batch, rows = whole(Batches(dataset, config.dataset), part), given[part]
+        assert rows.label.tolist() == batch.label.tolist()
+        for field in dataset.schema.context.fields:
+            ids, theirs = batch.context.ids[:, field.column].numpy() - field.offset, rows.columns[field.name]
+            if field.name.startswith("C"):
+                assert ids.tolist() == theirs.tolist()
+            else:
+                assert len(set(zip(ids, theirs, strict=True))) == len(set(ids)) == len(set(theirs))
 
 
 def test_the_plain_loops_windows_are_those_of_recexps_next_items(peers, tmp_path, monkeypatch):
