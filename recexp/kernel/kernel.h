@@ -134,8 +134,15 @@ INLINE vec sum_of(vec x) { /* in every lane */
    larger and the smaller of two numbers: y if one is NaN. */
 #if defined(__AVX512F__)
 #define SOME(n) ((__mmask16)((1u << ((n) < 16 ? (n) : 16)) - 1))
-INLINE vec load_some(const float *p, long n) { return (vec)_mm512_maskz_loadu_ps(SOME(n), p); }
-INLINE void store_some(float *p, vec x, long n) { _mm512_mask_storeu_ps(p, SOME(n), (__m512)x); }
+INLINE vec load_some(const float *p, long n) {
+    return (vec)(n == 1 ? _mm512_castps128_ps512(_mm_load_ss(p)) : _mm512_maskz_loadu_ps(SOME(n), p));
+}
+INLINE void store_some(float *p, vec x, long n) { /* one number alone: loads beside a masked store wait for it */
+    if (n == 1)
+        *p = x[0];
+    else
+        _mm512_mask_storeu_ps(p, SOME(n), (__m512)x);
+}
 INLINE vec square_root(vec x) { return (vec)_mm512_sqrt_ps((__m512)x); }
 INLINE vec larger(vec x, vec y) { return (vec)_mm512_max_ps((__m512)x, (__m512)y); }
 INLINE vec smaller(vec x, vec y) { return (vec)_mm512_min_ps((__m512)x, (__m512)y); }
