@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi
+from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi, is_text
 from recexp.dataset.ragged import Ragged, beside
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.error import DataError, choices
@@ -89,10 +89,13 @@ class SideEncoder:
         """The fields beside one another, ids shifted by their offsets."""
         fields = self.side.fields
         values = [arrays[field.name] for field in fields if field.numeric]
-        ids = [_shifted(arrays[field.name], field.offset) for field in fields if not (field.numeric or field.wide)]
         lists = [_shifted_lists(arrays[field.name], field.offset) for field in fields if field.wide]
+        ids = np.empty((n, self.side.id_columns), np.int32)
+        for one in fields:
+            if not (one.numeric or one.wide):
+                ids[:, one.column : one.column + one.width] = _shifted(arrays[one.name], one.offset)
         return Encoded(
-            ids=np.concatenate(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
+            ids=ids,
             values=_beside(values) if values else np.zeros((n, 0), np.float32),
             lists=beside(lists) if lists else None,
         )
@@ -142,7 +145,8 @@ def _fitted(
 
 
 def _check_vocabulary(name: str, encoder: AnyField) -> None:
-    for value in getattr(encoder, "vocabulary", np.zeros(0)).tolist():
+    vocabulary = getattr(encoder, "vocabulary", np.zeros(0))
+    for value in () if is_text(vocabulary) else vocabulary.tolist():
         if not isinstance(value, str | int | float):
             raise DataError(f"feature '{name}' holds {value!r}: a categorical value must be a string or a number.")
 

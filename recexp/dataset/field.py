@@ -337,6 +337,8 @@ def vocabulary_of(values: np.ndarray) -> np.ndarray:
     """The unique values, sorted."""
     import pandas as pd
 
+    if is_text(values):
+        return _arrow(values).unique().sort().to_numpy(zero_copy_only=False)
     unique = np.asarray(pd.factorize(values, sort=True)[1])
     if unique.dtype == object:  # plain Python values, which JSON can hold
         unique = objects(value.item() if isinstance(value, np.generic) else value for value in unique)
@@ -346,9 +348,27 @@ def vocabulary_of(values: np.ndarray) -> np.ndarray:
 def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     """(n,) int32, the id of each value; UNKNOWN if it is not in the vocabulary."""
     import pandas as pd
+    from pyarrow import compute
 
-    index = pd.Index(vocabulary).get_indexer(pd.Index(values))
+    if is_text(values) and is_text(vocabulary):  # three times as fast as the index of pandas
+        found = compute.index_in(_arrow(values), value_set=_arrow(vocabulary))
+        index = compute.fill_null(found, -1).to_numpy()
+    else:
+        index = pd.Index(vocabulary).get_indexer(pd.Index(values))
     return np.where(index >= 0, index + FIRST, UNKNOWN).astype(np.int32)
+
+
+def is_text(values: np.ndarray) -> bool:
+    """Whether all are strings; False if there are none."""
+    from pandas.api import types
+
+    return types.infer_dtype(values, skipna=False) == "string"
+
+
+def _arrow(text: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    return pa.array(text, pa.large_string())
 
 
 def checksum(value: Any) -> int:

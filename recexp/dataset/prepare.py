@@ -108,6 +108,8 @@ def _without_features(raw: Raw, log: Table, joined: Mapping[str, Indexed]) -> It
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
+    import pandas as pd
+
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
     user, raw_user = _index(raw.user, f"{raw.origin}: a user")
     item, raw_item = _index(raw.item, f"{raw.origin}: an item")
@@ -142,7 +144,9 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     if config.features.derived.names:
         derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config)
     frame = _columns(raw.context, "context", config.features.context)
-    context_encoder, context = _context(frame, config.features.context, order, derived, train, config)
+    rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
+    kinds = {**config.features.context, **dict.fromkeys(derived, FeatureKind.categorical)}
+    context_encoder, context = _context(rows.assign(**derived), kinds, train, config)
     encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
     return replace(log, context=context), encoder
 
@@ -170,12 +174,12 @@ def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tu
         splits = by_row(config.split.ratios, len(raw.label))
     else:
         raise ConfigError(f"dataset.split.kind = {config.split.kind.name}: a table has no time; use random or given.")
-    order = np.arange(len(splits))
-    encoder, context = _context(frame, kinds, order, {}, splits == 0, config)
+    assert frame is not None
+    encoder, context = _context(frame, kinds, splits == 0, config)
     log = Table(
         label=_label(raw, config),
         split=splits,
-        row=order.astype(np.int32),
+        row=np.arange(len(splits), dtype=np.int32),
         context=context,
         probability=raw.probability,
         user=None if raw.user is None else _index(raw.user, f"{raw.origin}: a user")[0],
@@ -267,19 +271,10 @@ def _entities(
 
 
 def _context(
-    frame: "pd.DataFrame | None",
-    kinds: Mapping[str, FeatureKind],
-    order: np.ndarray,
-    derived: "Mapping[str, pd.Categorical]",
-    train: np.ndarray,
-    config: DatasetConfig,
+    frame: "pd.DataFrame", kinds: Mapping[str, FeatureKind], train: np.ndarray, config: DatasetConfig
 ) -> tuple[SideEncoder, Encoded]:
-    """Fields of the events in the given order, then the derived fields, which are in that order already."""
-    import pandas as pd
-
-    rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
-    kinds = {**kinds, **dict.fromkeys(derived, FeatureKind.categorical)}
-    encoder, encoded = _fitted(rows.assign(**derived), kinds, train, config)
+    """Fields of the events, in the order of the log."""
+    encoder, encoded = _fitted(frame, kinds, train, config)
     return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
 
 

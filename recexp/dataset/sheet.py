@@ -154,7 +154,9 @@ class Sheet:
         return values.to_numpy()
 
     def features(self, kinds: Kinds, widths: Mapping[str, int] = MappingProxyType({})) -> "pd.DataFrame":
-        """Numbers as float64, vectors as arrays of them, everything else as text; gaps are missing values.
+        """Numbers as float64, vectors as arrays of them, all else as text, single values as pandas' categories of it.
+
+        Gaps are missing values.
 
         widths: of vectors, where they are known; others have that of most of their cells.
         """
@@ -162,7 +164,7 @@ class Sheet:
 
         convert: dict[FeatureKind, Callable[[str], Any]] = {
             FeatureKind.categorical: self._category,
-            FeatureKind.hash: self._text,
+            FeatureKind.hash: self._category,
             FeatureKind.multi: self._multi,
             FeatureKind.vector: partial(self._vectors, widths=widths),
         }
@@ -196,27 +198,24 @@ class Sheet:
         self.refuse(wrong, column, f"a vector must hold numbers alone, of at most {LARGEST:g} in size")
         return pd.Series(cells, values.index)
 
-    def _text(self, column: str) -> "pd.Series":
+    def _category(self, column: str) -> "pd.Series":
+        """Categories as `category_of` writes single values; a value is written once, however many rows hold it."""
+        import pandas as pd
         from pandas.api import types
 
+        self._warn_of_values(column)
         values = self.frame[column]
-        missing = is_missing(values)
-        self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
-        text = values.astype(str)
-        if types.is_float_dtype(values):  # "5", not "5.0", whatever other rows hold
-            whole = (values % 1 == 0) & (values.abs() < 2**53)
-            text = text.mask(whole, values.where(whole).astype("Int64").astype(str))
-        return text.mask(missing)
-
-    def _category(self, column: str) -> "pd.Series":
-        """As `category_of` writes single values."""
-        text = self._text(column)
-        if not text.str.contains(".0", regex=False).eq(True).any():  # a sixth of the time of replacing
-            return text
-        return text.str.replace(WHOLE.pattern, r"\1", regex=True)
+        mixed = types.is_object_dtype(values)  # pandas takes True and 1 for one value
+        index, unique = pd.factorize(as_text(values) if mixed else values)
+        text = as_text(pd.Series(unique))
+        if text.str.contains(".0", regex=False).eq(True).any():  # a sixth of the time of replacing
+            text = text.str.replace(WHOLE.pattern, r"\1", regex=True)
+        codes, categories = pd.factorize(text)
+        return pd.Series(pd.Categorical.from_codes(np.append(codes, -1)[index], categories), values.index)
 
     def _multi(self, column: str) -> "pd.Series":
-        text = self._text(column)
+        self._warn_of_values(column)
+        text = as_text(self.frame[column])
         if (lists := written_lists(text)) is not None:
             return lists
         if self.multi_separator == MULTI_SEPARATOR:
@@ -241,6 +240,9 @@ class Sheet:
         self.refuse(~np.isfinite(numbers) & ~missing, column, message)
         return numbers
 
+    def _warn_of_values(self, column: str) -> None:
+        self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
+
     def _warn_of_gaps(self, column: str, what: str) -> None:
         """Says how often words that often stand for gaps occur in a column where they are words like any other."""
         from pandas.api import types
@@ -261,6 +263,17 @@ class Sheet:
         wrong = np.asarray(wrong, dtype=bool)
         if wrong.any():
             raise self.error(int(wrong.argmax()), column, message)
+
+
+def as_text(values: "pd.Series") -> "pd.Series":
+    """Text, missing where there is none: whole numbers as "5", not "5.0", whatever other rows hold."""
+    from pandas.api import types
+
+    text = values.astype(str)
+    if types.is_float_dtype(values):
+        whole = (values % 1 == 0) & (values.abs() < 2**53)
+        text = text.mask(whole, values.where(whole).astype("Int64").astype(str))
+    return text.mask(is_missing(values))
 
 
 def units_of_a_second(times: np.ndarray) -> int:
