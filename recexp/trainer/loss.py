@@ -5,6 +5,7 @@ from torch import Tensor
 
 from recexp.config import L2Rows
 from recexp.error import ConfigError
+from recexp.kernel.device import waits
 
 
 def joint(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
@@ -53,5 +54,6 @@ def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None)
 def clip(gradients: list[Tensor], norm: Tensor, max_norm: float) -> Tensor:
     """Scales all gradients together, of a norm (), so that it is at most `max_norm`; returns the factor ()."""
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, factor)
+    if waits(factor) or factor != 1:  # a factor of 1 changes nothing, but takes a pass over all gradients
+        torch._foreach_mul_(gradients, factor)
     return factor
