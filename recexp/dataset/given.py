@@ -98,10 +98,12 @@ def read_rows(
     sides: Sequence[str] = ("user", "item", "context"),
     optional: Sequence[str] = ("label",),
     labelled: bool = False,
+    needed: Sequence[str] = ("context",),
 ) -> Rows:
-    """The columns of some roles, and the features of some sides: those of the context all, others as far as there.
+    """The columns of some roles, and the features of some sides, as far as there.
 
-    labelled: each row must have a label. Raises DataError for a missing column or the first wrong cell.
+    labelled: each row must have a label. needed: the sides whose features must all be there. Raises DataError for a
+    missing column or the first wrong cell.
     """
     names, there = column_names(config), table.columns()
     is_log = isinstance(dataset.log, Log)
@@ -121,7 +123,7 @@ def read_rows(
     if "label" in (*roles, *optional):
         wanted |= {rule.column: KEY for rule in ruled.values() if labelled or rule.column in there}
     by_id = [str(name) for frame in dataset.joined.values() for name in frame]
-    kinds = {side: _kinds(dataset.encoder, config, side, there, by_id) for side in sides}
+    kinds = {side: _kinds(dataset.encoder, config, side, there, by_id, side in needed) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
     separator, vectors = _separator(config), vectors_of(kinds.values(), names.values())
@@ -181,12 +183,12 @@ def _with_joined(given: "pd.DataFrame", known: "pd.DataFrame", ids: Ids, side: s
 
 
 def _kinds(
-    encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str], by_id: Collection[str]
+    encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str], by_id: Collection[str], all_needed: bool
 ) -> dict[str, FeatureKind]:
     """The features of a side, by what the run has learnt: its options may name them by a pattern."""
     made = config.features.derived.names if side == "context" else [side]
     kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in made}
-    needed = set(kinds) - set(by_id) if side == "context" else ()
+    needed = set(kinds) - set(by_id) if all_needed else ()
     return {name: kind for name, kind in kinds.items() if name in needed or name in there}
 
 

@@ -164,7 +164,7 @@ def _context(
         items = decoded(dataset.encoder.item, merged.items, config.features.derived.most_liked)
         columns = derive(merged, items, config, known)
         frame = frame.assign(**{name: columns[name][row] for name in names})
-    given = dataset.encoder.context.transform(frame)
+    given = dataset.encoder.context.transform(frame.reindex(columns=list(dataset.encoder.context.fields)))
     order = np.empty_like(position)
     order[position] = np.arange(len(position))
     return kept.below(given).at(order)

@@ -43,6 +43,7 @@ class Needs:
     n_fields: int = 1  # at least, ids included
     tasks: bool = False  # whether it can predict several labels
     ordered: bool = False  # whether each of these is 1 only where the one before is
+    context: bool = True  # whether it reads the fields of the context, if its inputs are more than ids
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,15 @@ def reads_history(model: nn.Module | type[nn.Module]) -> bool:
     if needs is not None and needs.inputs is Inputs.chosen:
         return getattr(model, "reads_history", True)
     return needs is None or needs.inputs in (Inputs.history, Inputs.sequence)
+
+
+def reads_context(model: nn.Module) -> bool:
+    """True if the model reads fields of the context, or declares no needs and so may read them.
+
+    A model whose options decide it has an attribute reads_context.
+    """
+    needs = getattr(model, "needs", None)
+    return needs is None or getattr(model, "reads_context", needs.context and needs.inputs is not Inputs.ids)
 
 
 def search_of(model: nn.Module) -> Search | None:

@@ -53,7 +53,7 @@ class Block(nn.Module):
 
 @register("bert4rec")
 class BERT4Rec(nn.Module):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -46,6 +46,7 @@ class DIN(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.kind, self.normalise = config.attention, config.normalise
+        self.reads_context = config.features
         schema = schema if config.features else schema.ids
         self.embed = SequenceEmbedding(schema, config.embedding_dim, config.history_labels, config.embedding_std)
         item_dim = self.embed.item_dim

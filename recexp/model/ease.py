@@ -26,7 +26,7 @@ from recexp.registry import register
 
 @register("ease")
 class EASE(nn.Module):
-    needs = Needs(Inputs.history)
+    needs = Needs(Inputs.history, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

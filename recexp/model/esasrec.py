@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 @register("esasrec")
 class ESASRec(Backbone):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -52,7 +52,7 @@ class Encoder(nn.Module):
 
 @register("gru4rec")
 class GRU4Rec(Backbone):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 @register("hstu")
 class HSTU(Backbone):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

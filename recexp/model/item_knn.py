@@ -21,7 +21,7 @@ from recexp.registry import register
 
 @register("item_knn")
 class ItemKNN(nn.Module):
-    needs = Needs(Inputs.history)
+    needs = Needs(Inputs.history, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -59,6 +59,7 @@ class JointRNN(nn.Module):
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
+        self.reads_context = config.features and config.head is not Head.dot
         schema = schema if config.features else schema.ids
         if config.head is Head.dot:
             schema = replace(schema, user=Side(), context=Side())  # which this head does not read

@@ -25,7 +25,7 @@ from recexp.registry import register
 
 @register("rnn_als")
 class RNNALS(nn.Module):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

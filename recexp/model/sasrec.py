@@ -96,7 +96,7 @@ class Backbone(nn.Module):
 
 @register("sasrec")
 class SASRec(Backbone):
-    needs = Needs(Inputs.sequence)
+    needs = Needs(Inputs.sequence, context=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -21,7 +21,7 @@ from recexp.dataset.given import FrameTable, Rows, column_names, read_rows
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.merge import Given, History, extended, merge, refuse_own_events
 from recexp.dataset.prepare import load
-from recexp.dataset.schema import FIRST
+from recexp.dataset.schema import FIRST, Side
 from recexp.dataset.table_file import TableFile
 from recexp.error import ConfigError, DataError, Failure, choices
 from recexp.metric.full_ranking import evaluate_ranking
@@ -38,7 +38,7 @@ from recexp.metric.scoring import (
 )
 from recexp.metric.table import of_label
 from recexp.metric.top import Top
-from recexp.model import create, reads_history, search_of
+from recexp.model import create, reads_context, reads_history, search_of
 from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
 from recexp.run.recommend import best_items, seen_items
@@ -103,9 +103,21 @@ class Trained:
         if frame.empty:
             scores = {name: np.zeros(0) for name in self._score_names}
         else:
-            scores = self.scores(read_rows(FrameTable(frame), self.dataset, self.config.dataset), history, calibrate)
+            scores = self.scores(self.read(FrameTable(frame)), history, calibrate)
         found = pd.DataFrame(scores, frame.index)
         return found if self.dataset.schema.tasks else found["score"]
+
+    def read(self, table: TableFile, labelled: bool = False) -> Rows:
+        """The rows of a file, which needs the features of the context if the model reads them. Raises DataError.
+
+        labelled: each row must have a label.
+        """
+        return read_rows(table, self.dataset, self.config.dataset, labelled=labelled, needed=self._needed)
+
+    @property
+    def _needed(self) -> tuple[str, ...]:
+        """The sides whose features rows must have, as none are kept with the run."""
+        return ("context",) if reads_context(self.model) else ()
 
     def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> dict[str, np.ndarray]:
         """The probability of label 1 of each row by column: score, or as score/like of each of several labels.
@@ -157,8 +169,7 @@ class Trained:
         """
         if frame is None:
             return self._evaluate_split(split)
-        rows = read_rows(FrameTable(frame), self.dataset, self.config.dataset, labelled=True)
-        return self.evaluate_rows(rows, history)
+        return self.evaluate_rows(self.read(FrameTable(frame), labelled=True), history)
 
     def evaluate_rows(self, rows: Rows, history: str = "both") -> dict[str, float | None]:
         """All metrics of rows that have labels; `@best` ones at the threshold best on the run's validation split.
@@ -185,10 +196,10 @@ class Trained:
     ) -> "pd.DataFrame":
         """The k best items of each user: user, item, rank from 1, and score, the probability of label 1.
 
-        users: ids, or a frame with a column of them and, if there are, one for each feature of the context; a column of
-        times says when each is asked for, otherwise after all known events. All users by default. items: the ones to
-        choose from, ids or a frame of new ones with features; by default all, or those of the training split after
-        trainer=next_item. keep_seen: recommend what a user has already had too. Raises ConfigError or DataError.
+        users: ids, or a frame with a column of them and, if the model reads any, one for each feature of the context; a
+        column of times says when each is asked for, otherwise after all known events. All users by default. items: the
+        ones to choose from, ids or a frame of new ones with features; by default all, or those of the training split
+        after trainer=next_item. keep_seen: recommend what a user has already had too. Raises ConfigError or DataError.
         """
         import pandas as pd
 
@@ -241,10 +252,13 @@ class Trained:
         if not isinstance(log, Log):
             raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
         given = [name for name in dataset.encoder.context.fields if name not in config.features.derived.names]
-        if users is None and given:
+        if users is None and given and self._needed:
             names = ", ".join(given)
             raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
-        asked = read_rows(users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",))
+        asked = read_rows(
+            users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",),
+            needed=self._needed,
+        )  # fmt: skip
         if asked.timestamp is None:
             asked = replace(asked, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(asked.frame)))
         table, candidates = log.items, np.arange(1, len(log.items.raw))
@@ -332,7 +346,8 @@ class Trained:
                     "times reach from %g to %g, those of the run from %g to %g: another unit?", first, last, low, high
                 )
         schema = self.dataset.schema
-        sides = {"user": schema.user, "item": schema.item, "context": schema.context}
+        context = schema.context if reads_context(self.model) else Side()
+        sides = {"user": schema.user, "item": schema.item, "context": context}
         rates = unknown_rates(given.dataset.log, given.row, sides)
         if unknown := [f"{name} in {rate * len(given.row):,.0f}" for name, rate in rates if rate]:
             logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))

@@ -26,14 +26,13 @@ def run(arguments: list[str]) -> int:
 
     typed = parse("evaluate", OPTIONS, arguments)
     trained = load_trained(typed)
-    from recexp.dataset.given import open_table, read_rows
+    from recexp.dataset.given import open_table
     from recexp.metric.table import format_value
     from recexp.report.format import put
     from recexp.terminal import columns
 
     if typed.rows:
-        config = trained.config.dataset
-        rows = read_rows(open_table(Path(typed.rows), config, "--rows"), trained.dataset, config, labelled=True)
+        rows = trained.read(open_table(Path(typed.rows), trained.config.dataset, "--rows"), labelled=True)
         metrics = trained.evaluate_rows(rows, typed.history)
     else:
         metrics = trained.evaluate(split=typed.split)

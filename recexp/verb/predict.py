@@ -24,12 +24,10 @@ def run(arguments: list[str]) -> int:
     typed = parse("predict", OPTIONS, arguments)
     output = table_path(typed.output)
     trained = load_trained(typed)
-    from recexp.dataset.given import open_table, read_rows
+    from recexp.dataset.given import open_table
     from recexp.run.table import table_writer
 
-    dataset, config = trained.dataset, trained.config.dataset
-    table = open_table(Path(typed.file), config, "FILE")
-    rows = read_rows(table, dataset, config)
+    rows = trained.read(open_table(Path(typed.file), trained.config.dataset, "FILE"))
     scores = trained.scores(rows, typed.history, typed.calibrated)
     if taken := scores.keys() & {*rows.frame.columns}:
         raise DataError(

@@ -20,8 +20,8 @@ OPTIONS = (
         "--users",
         metavar="FILE",
         help="CSV, Parquet or JSON lines file of users, one a row: the column of their ids; one for each feature of "
-        "the context, if the data have any; features of new users, if known; and the time of asking, by default after "
-        "all known events. Default: all users of the run",
+        "the context, if the model reads any; features of new users, if known; and the time of asking, by default "
+        "after all known events. Default: all users of the run",
     ),
     option(
         "--items",

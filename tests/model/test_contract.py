@@ -27,7 +27,7 @@ from recexp.layer.embedding import EmbeddingInit, SideEmbedding
 from recexp.layer.mlp import WeightInit
 from recexp.layer.task import Weighting
 from recexp.metric.item_scores import ItemScores
-from recexp.model import Inputs, Needs, Train, stages
+from recexp.model import Inputs, Needs, Train, reads_context, stages
 
 CONF = Path(__file__).parents[2] / "conf/model"
 MODELS = registry.names("model")
@@ -94,6 +94,17 @@ def test_a_model_that_says_so_does_not_read_histories(name: str, options: dict, 
     histories = ("history", "history_label", "history_age", "mask")
     blind = replace(mixed, **{column: getattr(mixed, column)[:, :0] for column in histories})
     assert torch.equal(model(blind).logits, model(mixed).logits)
+
+
+@each_variant
+def test_the_context_is_read_by_models_that_say_so_and_by_no_other(
+    name: str, options: dict, make: Make, mixed: Batch
+) -> None:
+    switched = "features" in {field.name for field in fields(registry.get("model", name).Config)}
+    for features in [{"features": False}, {}] if switched else [{}]:
+        model = make(name, **options, **features).eval()
+        other = replace(mixed, context=mixed.context.at(torch.arange(len(mixed)).roll(1)))
+        assert torch.equal(model(other).logits, model(mixed).logits) != reads_context(model)
 
 
 @orderless_variant

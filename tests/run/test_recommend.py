@@ -120,6 +120,21 @@ def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callab
         load("din").recommend([1, 2])
 
 
+def test_a_model_that_reads_no_context_is_asked_without_it_and_does_not_call_it_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "recexp")
+    ranker = ["model=gru4rec", "trainer=next_item", "dataset.label=implicit", f"run.dir={tmp_path / 'run'}"]
+    recexp.train(recexp.load_config([*SMALL, *ranker]))
+    run = recexp.load_run(tmp_path / "run")
+    assert "device" in run.dataset.encoder.context.fields
+    found = run.recommend(k=2)
+    assert len(found) == 60 and found.equals(run.recommend(requests(run), k=2))
+    pairs = pd.DataFrame({"user": 1, "item": [3, 5], "timestamp": 10**9})
+    assert run.predict(pairs).equals(run.predict(pairs.assign(device=1)))
+    assert "unknown to the model" not in caplog.text
+
+
 def test_a_model_that_scores_many_items_at_once_scores_as_pair_by_pair(
     load: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
