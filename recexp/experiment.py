@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from recexp import registry
-from recexp.config import Config
+from recexp.config import Config, NextItemConfig
 from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.config import LabelKind
 from recexp.dataset.label import out_of_order
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
+from recexp.dataset.warning import of_run
 from recexp.error import ConfigError, DataError, choices
 from recexp.kernel.library import installed
 from recexp.metric.binary import NO_USERS
@@ -137,12 +138,13 @@ def _announce(experiment: Experiment, run: Run) -> None:
     """Writes and shows what is about to be trained, and where."""
     config, dataset, device = experiment.config, experiment.dataset, experiment.trainer.device
     hardware = {"device": str(device), "kernels": [kernel.name for kernel in installed()]}
-    run.environment(dataset.fingerprint, dataset.facts, hardware)
+    warnings = of_run(dataset, config.dataset, auc=not isinstance(config.trainer, NextItemConfig))
+    run.environment(dataset.fingerprint, dataset.facts | {"warnings": warnings}, hardware)
     logger.info("run    %s", run.path)
     logger.info(lines.data_line(config.dataset.name, dataset))
     for note in dataset.facts["notes"]:
         logger.info("data   %s", note)
-    for warning in dataset.facts["warnings"]:
+    for warning in warnings:
         logger.warning("data: %s", warning)
     logger.info(lines.model_line(config, experiment.model, device))
     monitor, sampled = config.trainer.monitor, config.dataset.label is LabelKind.implicit

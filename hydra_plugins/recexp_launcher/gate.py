@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from recexp.compose import compose_job
+from recexp.config import NextItemConfig
 from recexp.error import UserError
 from recexp.process import cores
 from recexp.run.directory import check_data, check_reopens
@@ -42,7 +43,7 @@ class Gate(Launcher):
 
     def __init__(self, chosen: DictConfig) -> None:
         self.chosen = chosen
-        self.fingerprints: dict[str, str] = {}  # of the data, by dataset options
+        self.fingerprints: dict[str, str] = {}  # of the data, by dataset options and whether AUC is computed
         self.warnings: dict[str, None] = {}  # of what in the data makes metrics mislead, each once
         self.announced = False
 
@@ -88,17 +89,19 @@ class Gate(Launcher):
     def _check(self, job: Job) -> None:
         """Loads the data, which also prepares them for all jobs. Raises UserError."""
         from recexp.dataset.prepare import load
+        from recexp.dataset.warning import of_run
         from recexp.experiment import resolve_device
 
         if before := find_job(self.sweep.folder, job.number):
             check_reopens(before, job.config)
         if not on_cluster(self.chosen):
             resolve_device(job.config.device)
-        options = repr(job.config.dataset)
+        auc = not isinstance(job.config.trainer, NextItemConfig)
+        options = repr((job.config.dataset, auc))
         if options not in self.fingerprints:
             dataset = load(job.config.dataset)
             self.fingerprints[options] = dataset.fingerprint
-            self.warnings |= dict.fromkeys(dataset.facts["warnings"])
+            self.warnings |= dict.fromkeys(of_run(dataset, job.config.dataset, auc))
         check_data(job.path, self.fingerprints[options])
 
     def _announce(self, n_jobs: int, n_left: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.label import MISSING
 from recexp.dataset.leak import leaks
-from recexp.dataset.log import SPLITS, Log, Table
+from recexp.dataset.log import SPLITS, Dataset, Log, Table
 from recexp.dataset.schema import UNKNOWN, Side
 
 TWINS = 0.01  # share of test rows that stand in train too
@@ -37,6 +37,12 @@ def warnings(
     if isinstance(log, Log):
         found += [*_unseen(log), *_earlier(log, config)]
     return found
+
+
+def of_run(dataset: Dataset, config: DatasetConfig, auc: bool) -> list[str]:
+    """The warnings that fit what a run measures. auc: whether it computes AUC, as one that ranks alone does not."""
+    of_auc = [] if auc else [*_small(dataset.log, config, dataset.schema.tasks)]
+    return [line for line in dataset.facts["warnings"] if line not in of_auc]
 
 
 def auc_error(positive: int, negative: int, auc: float = TYPICAL_AUC) -> float:

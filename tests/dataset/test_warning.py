@@ -12,7 +12,7 @@ import recexp
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
-from recexp.dataset.warning import auc_error
+from recexp.dataset.warning import auc_error, of_run
 
 MakeConfig = Callable[..., DatasetConfig]
 DATA = Path(__file__).parents[2].parent / "shared/data"
@@ -134,6 +134,14 @@ def test_a_small_test_is_told_with_the_difference_that_chance_can_make(raw: Raw,
     told = warned(raw, tiny_config(SplitKind.time, (0.9, 0.06, 0.04), features={}))
     assert len(told) == 1
     assert told[0].startswith("test has 320 rows: the standard error of auc is about 0.027, so differences below 0.05 ")
+
+
+def test_a_run_that_computes_no_auc_is_told_all_but_its_error(raw: Raw, tiny_config: MakeConfig) -> None:
+    config = tiny_config(SplitKind.time, (0.96, 0.0, 0.04), features={})
+    dataset = prepare(raw, config)
+    told, left = (of_run(dataset, config, auc=auc) for auc in (True, False))
+    assert told == dataset.facts["warnings"] == [*left, told[1]] and "standard error of auc" in told[1]
+    assert left == ["valid has no rows: no epoch and no threshold can be chosen on it."]
 
 
 def test_the_standard_error_of_auc_is_that_of_drawn_tests() -> None:

@@ -49,6 +49,19 @@ def test_what_follows_is_learnt_ranked_and_recommended(ring: tuple[str, ...], ca
     assert recexp.load_run("run").evaluate() == metrics["test"]
 
 
+@pytest.mark.parametrize("flags", [["run.dir=run"], ["-m", "run.dir=sweep"]])
+def test_a_small_test_is_no_fault_of_auc_which_is_not_computed(
+    flags: list[str], ring: tuple[str, ...], capfd: pytest.CaptureFixture
+) -> None:
+    assert run([*ring, "trainer.epochs=1", *flags]) == 0
+    assert "standard error" not in "".join(capfd.readouterr())
+    (environment,) = Path().glob("**/environment.json")
+    assert json.loads(environment.read_text())["data"]["warnings"] == []
+    words = [word for word in ring if not word.startswith(("trainer.", "trainer=next_item", "model"))]
+    assert run(["model=popularity", *words, *flags[:-1], "run.dir=labels"]) == 0
+    assert "the standard error of auc is about" in "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("loss", NextItemLoss)
 def test_each_loss_is_named_finite_and_reaches_every_weight(loss: NextItemLoss, compose: Callable) -> None:
     config = compose(*TYPED, f"trainer.loss={loss.name}", "trainer.negatives.n=8")
