@@ -37,25 +37,40 @@ class Ranks:
 
 
 def hr(ranks: Ranks, k: int) -> float:
-    return float((_summed(ranks, k, np.ones(len(ranks.rank))) > 0).mean())
+    return float(of_users("hr", ranks, k).mean())
 
 
 def recall(ranks: Ranks, k: int) -> float:
-    return float((_summed(ranks, k, np.ones(len(ranks.rank))) / ranks.n_relevant).mean())
+    return float(of_users("recall", ranks, k).mean())
 
 
 def ndcg(ranks: Ranks, k: int) -> float:
-    best = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
-    gain = _summed(ranks, k, 1 / np.log2(1 + ranks.rank))
-    return float((gain / best[np.minimum(ranks.n_relevant, k) - 1]).mean())
+    return float(of_users("ndcg", ranks, k).mean())
 
 
 def mrr(ranks: Ranks, k: int) -> float:
-    return float(_summed(ranks, k, (ranks.number == 1) / ranks.rank).mean())
+    return float(of_users("mrr", ranks, k).mean())
 
 
 def map(ranks: Ranks, k: int) -> float:
-    return float((_summed(ranks, k, ranks.number / ranks.rank) / np.minimum(ranks.n_relevant, k)).mean())
+    return float(of_users("map", ranks, k).mean())
+
+
+def of_users(name: str, ranks: Ranks, k: int) -> np.ndarray:
+    """The values (U,) whose mean is a metric."""
+    match name:
+        case "hr":
+            return _summed(ranks, k, np.ones(len(ranks.rank))) > 0
+        case "recall":
+            return _summed(ranks, k, np.ones(len(ranks.rank))) / ranks.n_relevant
+        case "ndcg":
+            best = np.cumsum(1 / np.log2(np.arange(2, k + 2)))
+            gain = _summed(ranks, k, 1 / np.log2(1 + ranks.rank))
+            return gain / best[np.minimum(ranks.n_relevant, k) - 1]
+        case "mrr":
+            return _summed(ranks, k, (ranks.number == 1) / ranks.rank)
+        case _:  # map
+            return _summed(ranks, k, ranks.number / ranks.rank) / np.minimum(ranks.n_relevant, k)
 
 
 def coverage(items: np.ndarray, n_candidates: int, k: int) -> float:

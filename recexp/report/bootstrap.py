@@ -64,6 +64,18 @@ def compare(
     return changes
 
 
+def of_means(differences: dict[str, np.ndarray], n_draws: int, seed: int = 0) -> dict[str, Change]:
+    """The change in metrics that are means over units, from the difference (U,) of each unit, by name."""
+    if not differences or len(next(iter(differences.values()))) < MIN_UNITS:
+        return {}
+    of_units = np.stack(list(differences.values()), 1)  # (U, metrics)
+    n_units = len(of_units)
+    drawn = np.stack([weight @ of_units / n_units for weight in weights(n_units, n_draws, seed)])
+    return {
+        name: _change(float(own.mean()), drawn[:, column]) for column, (name, own) in enumerate(differences.items())
+    }
+
+
 def _changes(samples: list[Sample], weight: np.ndarray) -> dict[str, float]:
     first, second = (metrics(sample, weight) for sample in samples)
     return {name: second[name] - first[name] for name in first}

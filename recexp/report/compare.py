@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import RunError
-from recexp.metric.table import TRAINING_METRICS, format_value, is_number, of_label
+from recexp.metric.table import RANK_NAME, RANKED, TRAINING_METRICS, format_value, is_number, of_label
 from recexp.report.setting import short, text
 from recexp.run.record import Record
 
@@ -33,6 +33,25 @@ def metrics(a: Record, b: Record, changes: "dict[str, Change]") -> list[list[str
 
 def tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]":
     """Changes of test metrics by name, and how they were tested. Raises RunError for predictions of different rows."""
+    ranked = [name for name in rank_names_of(a) if name in rank_names_of(b)]
+    labels, of_labels = _labels_tested(a, b, n_draws)
+    if not ranked:
+        return labels, of_labels
+    from recexp.report import ranking  # numpy and pandas
+
+    changes, of_rankings = ranking.compared(a, b, ranked, n_draws)
+    named = {f"test.{name}": change for name, change in changes.items()}
+    return labels | named, f"{of_labels}\n{of_rankings}" if labels else of_rankings
+
+
+def rank_names_of(record: Record) -> list[str]:
+    """The metrics of rankings that a run has of test, apart from those that are no mean over users."""
+    found = [name.removeprefix("test.") for name, value in record.metrics.items() if is_number(value)]
+    return [name for name in found if RANK_NAME.fullmatch(name) and name.partition("@")[0] in RANKED]
+
+
+def _labels_tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]":
+    """As `tested`, of the metrics of labels."""
     in_a, in_b = a.by_label(), b.by_label()
     if not in_a or not in_b:
         return {}, f"no p: {(b if in_a else a).path} has no predictions.parquet to read"

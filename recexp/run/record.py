@@ -1,7 +1,7 @@
 """Run directories read back: configuration, metrics and state, by dotted name."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -64,16 +64,24 @@ class Record:
 
         None if there is no such file or, with a warning, if it is damaged.
         """
+        return self._result("predictions.parquet", ("label", "score"))
+
+    def recommendations(self) -> "pd.DataFrame | None":
+        """recommendations.parquet: user, item, rank from 1 and score. None as of predictions."""
+        return self._result("recommendations.parquet", ("user", "item", "rank", "score"))
+
+    def _result(self, name: str, columns: Sequence[str]) -> "pd.DataFrame | None":
+        """The file of this name, which has these columns; of several labels, one each, as score/like."""
         import pandas as pd
 
-        file = self.path / "predictions.parquet"
+        file = self.path / name
         if not file.is_file():
             return None
         try:
             check_results(self.path, last_status(self.path), [file.name])
             frame = pd.read_parquet(file)
-            if not {"label", "score"} <= {name.partition("/")[0] for name in frame.columns}:
-                raise DamagedFile(f"{file}: damaged (it has no columns label and score).")
+            if not {*columns} <= {name.partition("/")[0] for name in frame.columns}:
+                raise DamagedFile(f"{file}: damaged (it has no columns {' and '.join(columns)}).")
             return frame
         except DamagedFile as error:
             logger.warning("%s", error)
