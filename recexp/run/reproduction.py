@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recexp.error import RunError
 from recexp.run.read import read_json, read_metrics
 from recexp.run.record import has_ended, read
 from recexp.run.status import read_status
 from recexp.tree import flat
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TIMES = ("seconds", "samples_per_second", "peak_memory_mb")  # metrics in which no two runs are the same
 WHERE = ("python", "packages.", "hardware.", "git.")  # what may be different of two processes, by dotted key
@@ -35,8 +38,17 @@ def require_finished(path: Path) -> None:
 
 
 def comparisons(first: Path, second: Path) -> list[Comparison]:
-    """Weights, predictions and metrics of two runs that have ended. Raises DamagedFile."""
-    return [_weights(first, second), _predictions(first, second), _metrics(first, second)]
+    """Weights, predictions, recommendations and metrics of two runs that have ended. Raises DamagedFile.
+
+    Of predictions and recommendations a run that ranks alone has the second, and one that ranks nothing the first.
+    """
+    one, two = read(first), read(second)
+    frames = [
+        _rows("predictions", first, one.predictions(), two.predictions()),
+        _rows("recommendations", first, one.recommendations(), two.recommendations()),
+    ]
+    kept = [comparison for comparison in frames if comparison.kept] or frames[:1]
+    return [_weights(first, second), *kept, _metrics(first, second)]
 
 
 def surroundings(first: Path, second: Path) -> list[str]:
@@ -71,14 +83,13 @@ def _weights(first: Path, second: Path) -> Comparison:
     return Comparison("weights", differs)
 
 
-def _predictions(first: Path, second: Path) -> Comparison:
-    one, two = (read(path).predictions() for path in (first, second))
+def _rows(name: str, first: Path, one: "pd.DataFrame | None", two: "pd.DataFrame | None") -> Comparison:
     if one is None or two is None:
-        return Comparison("predictions", [], kept=False)
+        return Comparison(name, [], kept=False)
     if len(one) != len(two) or [*one.columns] != [*two.columns]:
-        return Comparison("predictions", [f"{len(one):,} rows in {first}, {len(two):,} here"])
-    counts = {name: int((one[name].to_numpy() != two[name].to_numpy()).sum()) for name in one.columns}
-    return Comparison("predictions", [f"{name}: in {n:,} of {len(one):,} rows" for name, n in counts.items() if n])
+        return Comparison(name, [f"{len(one):,} rows in {first}, {len(two):,} here"])
+    counts = {column: int((one[column].to_numpy() != two[column].to_numpy()).sum()) for column in one.columns}
+    return Comparison(name, [f"{column}: in {n:,} of {len(one):,} rows" for column, n in counts.items() if n])
 
 
 def _metrics(first: Path, second: Path) -> Comparison:

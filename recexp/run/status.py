@@ -13,7 +13,7 @@ from recexp.run.read import read_json
 from recexp.storage import file_digest, write_json
 
 ENDED = ("finished", "pruned")  # states of runs that have their results
-RESULTS = ("metrics.json", "predictions.parquet", "curves.png")
+RESULTS = ("metrics.json", "predictions.parquet", "recommendations.parquet", "curves.png")
 
 
 def write_status(path: Path, state: str, error: str | None = None) -> None:

@@ -186,12 +186,12 @@ def test_an_identity_is_that_of_configuration_and_data(config: Callable[..., Con
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
-@pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet", "curves.png"])
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.parquet", "recommendations.parquet", "curves.png"])
 def test_results_that_are_damaged_are_made_anew(
     name: str, damage: str, config: Callable[..., Config], caplog: pytest.LogCaptureFixture
 ) -> None:
     def fill(run: Run) -> None:
-        for result in ("predictions.parquet", "curves.png"):
+        for result in ("predictions.parquet", "recommendations.parquet", "curves.png"):
             storage.write_text(run.path / result, "0123456789")
         run.metrics({**METRICS, "status": "finished"})
 

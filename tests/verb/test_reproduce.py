@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -39,6 +40,22 @@ def test_a_run_is_reproduced_to_the_bit(first: Path, capsys: pytest.CaptureFixtu
         ["weights", "equal"], ["predictions", "equal"], ["metrics", "equal"],
     ]  # fmt: skip
     assert not surroundings(first, Path("second"))
+
+
+def test_a_ranker_is_reproduced_with_its_recommendations(first: Path, capsys: pytest.CaptureFixture) -> None:
+    ranker = ["model=gru4rec", "trainer=next_item", "dataset.label=implicit", "trainer.threads=1"]
+    assert run(["+experiment=tiny", *ranker, "run.dir=ranker"]) == 0
+    assert run(["reproduce", "ranker", "run.dir=again"]) == 0
+    told = capsys.readouterr().out.partition("compared with ranker\n")[2]
+    assert [line.split() for line in told.splitlines()] == [
+        ["weights", "equal"], ["recommendations", "equal"], ["metrics", "equal"],
+    ]  # fmt: skip
+    best = pd.read_parquet("again/recommendations.parquet")
+    best.loc[3, "item"] += 1
+    best.to_parquet("again/recommendations.parquet")
+    write_status(Path("again"), "finished")
+    (told,) = [of.differs for of in comparisons(Path("ranker"), Path("again")) if of.name == "recommendations"]
+    assert told == [f"item: in 1 of {len(best):,} rows"]
 
 
 def test_another_version_and_other_data_are_told_of(first: Path) -> None:
