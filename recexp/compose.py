@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from recexp.error import ConfigError, UserError, choices
+from recexp.error import QUOTED_KEY, ConfigError, UserError, choices, key_of_mapping, unquoted_keys
 from recexp.error import override as pasted
 from recexp.groups import GROUPS, conf_folder, options
 from recexp.storage import parse_yaml, read_bytes
@@ -36,6 +36,10 @@ OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.co
 ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
                r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
 ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
+SPACED = "; one that holds a space stands in quotes, as 'run.name=my run'"
+IN_A_FILE = (
+    "a name with such characters stands in a YAML file: recexp inspect FILE --write NAME makes one of your data."
+)
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
 
@@ -168,7 +172,9 @@ def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"{str(error).removeprefix('argument ')} (recexp --hydra-help).") from error
     if other := [*unknown, *typed.overrides]:
         names = [name for action in parser._actions for name in action.option_strings]
-        hint = choices(other[0], names) if other[0].startswith("-") else "An override has a =, as in model=din."
+        hint = (
+            choices(other[0], names) if other[0].startswith("-") else f"An override has a =, as in model=din{SPACED}."
+        )
         raise ConfigError(f"{other[0]!r}: neither a flag nor an override. {hint}")
     if typed.config_path or typed.experimental_rerun:
         name = "--config-path" if typed.config_path else "--experimental-rerun"
@@ -429,13 +435,23 @@ def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None 
     if type(error).__name__ == "OverrideParseException":
         typed = getattr(error, "override", None) or " ".join(overrides)
         key, _, value = typed.partition("=")
+        wrong = f"{typed}: is not in the grammar of Hydra's overrides; "
         if open_key := next((start for start in OPEN if key.lstrip("+").startswith(start)), None):
-            name = key.lstrip("+").removeprefix(open_key).strip("'\"")
-            typed_right = shlex.quote(f"+{open_key.rstrip('.')}={{{name}:{value}}}")
-            return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {typed_right}.")
+            name = key_of_mapping(key.lstrip("+").removeprefix(open_key).strip("'\""))
+            written = name and shlex.quote(f"+{open_key.rstrip('.')}={{{name}:{value}}}")
+            return ConfigError(f"{wrong}write {written}." if written else f"{wrong}{IN_A_FILE}")
+        if QUOTED_KEY.search(typed):
+            written = unquoted_keys(typed)
+            right = f"the keys of a mapping have no quotes: write {written}." if written else IN_A_FILE
+            return ConfigError(f"{wrong}{right}")
+        if f"{key.lstrip('+')}." in OPEN and value.startswith("{") and "Lexer" in lines[0]:
+            return ConfigError(f"{wrong}{IN_A_FILE}")
         if value and not re.search(r"""[\[{(,'"$]""", value):
-            return ConfigError(f"{typed}: is not in the grammar of Hydra's overrides; write {pasted(key, value)}.")
-        advice = "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets"
+            return ConfigError(f"{wrong}write {pasted(key, value)}.")
+        advice = (
+            "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets, and in names of "
+        )
+        advice += "a mapping put a \\ before each"
         return ConfigError(f"{typed}: {lines[0]} ({advice})")
     return ConfigError(lines[0] if lines else type(error).__name__)
 

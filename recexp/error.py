@@ -8,6 +8,10 @@ from collections.abc import Iterable
 # Control characters, line separators, changes of the direction of writing, and halves of characters.
 OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# What Hydra's grammar has no way to write in a key of a mapping, and such a key in quotes, which it allows no key.
+UNTYPED = re.compile(r"[^\w \\()\[\]{}:=,$%*+./?@|-]", re.ASCII)
+QUOTED_KEY = re.compile(r"""([{,]\s*)(["'])(.*?)\2(\s*:)""")
+
 
 class UserError(Exception):
     """A mistake in what the user typed or supplied; the command line prints it and exits with 2."""
@@ -49,6 +53,19 @@ def signal_behind(error: BaseException | None) -> BaseException | None:
 def override(key: str, value: str) -> str:
     """An override as one can paste it into a shell, whatever the value is."""
     return shlex.quote(f'{key}="{value}"')
+
+
+def key_of_mapping(name: str) -> str | None:
+    """A name as Hydra's grammar writes it for a key of a mapping; None if it has no way to."""
+    return None if UNTYPED.search(name) else re.sub(r"[\\()\[\]{}:=,]", r"\\\g<0>", name)
+
+
+def unquoted_keys(typed: str) -> str | None:
+    """An override whose mapping's keys stand without quotes, for a shell; None if it has no such key, or no way to."""
+    names = [match[3] for match in QUOTED_KEY.finditer(typed)]
+    if not names or any(key_of_mapping(name) is None for name in names):
+        return None
+    return shlex.quote(QUOTED_KEY.sub(lambda match: f"{match[1]}{key_of_mapping(match[3])}{match[4]}", typed))
 
 
 def printable(text: str) -> str:

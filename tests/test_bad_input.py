@@ -282,6 +282,7 @@ TYPED = {  # words that the line must hold
     "+model.embedding_dim=3": ["model.embedding_dim=3", "is there already"],
     f"{OWN} +experiment=apart": ["# @package _global_"],
     f"{OWN} model=deep": ["deep.yaml:1"],
+    "dataset=csv dataset.path=log.csv +dataset.features.context={a b:numeric}": ["'b:numeric}'", "stands in quotes"],
     "dataset=csv dataset.path=log.csv dataset.separator=^": ["write 'dataset.separator=\"^\"'"],
     "dataset=csv dataset.path=log.csv +dataset.features.context.a.b=numeric": ["context.a", "categorical"],
     "dataset=csv dataset.path=log.jsonl": ["is a JSON file"],
