@@ -4,7 +4,8 @@ from collections import Counter
 from typing import Any
 
 from recexp.dataset.inspect.facts import Label, LogFacts
-from recexp.dataset.inspect.role import Column
+from recexp.dataset.inspect.role import WRITTEN, Column
+from recexp.dataset.raw import MULTI_SEPARATOR
 
 UNSEEN = 0.5  # share of test rows of unseen users from which one moment for all users is no fair split
 
@@ -17,13 +18,16 @@ def options_of(
     timed = facts is not None and facts.time is not None
     options: dict[str, Any] = {"columns": {role: named[role].name if role in named else None for role in ROLES}}
     listed = [*columns, *(column for _, listed in sides.values() for column in listed)]
-    separator = Counter(column.separator for column in listed if column.kind == "multi").most_common(1)
-    multi = separator[0][0] if separator else None
-    if multi not in (None, "|", ","):
+    separators = [column.separator for column in listed if column.kind == "multi" and column.separator != WRITTEN]
+    multi = Counter(separators).most_common(1)[0][0] if separators else None
+    if multi not in (None, MULTI_SEPARATOR):
         options["multi_separator"] = multi
-    usable = [column for column in columns if column.kind and column.separator in (None, multi)]
+    usable = [column for column in columns if _usable(column, multi)]
     features = {side: _kinds(usable, f"{side} feature") for side in ("user", "item", "context")}
-    files = {side: {column.name: column.kind for column in found if column.kind} for side, (_, found) in sides.items()}
+    files = {
+        side: {column.name: column.kind for column in found if _usable(column, multi)}
+        for side, (_, found) in sides.items()
+    }
     files = {side: kinds for side, kinds in files.items() if kinds}
     options |= {f"{side}_path": sides[side][0] for side in files}
     if not timed and not (files and facts):  # a table, whose rows are joined with at most one file
@@ -44,6 +48,11 @@ def options_of(
 
 
 ROLES = ("user", "item", "label", "timestamp")
+
+
+def _usable(column: Column, separator: str | None) -> bool:
+    """Whether a column is a feature, if this stands between the values of a cell."""
+    return bool(column.kind) and column.separator in (None, separator, WRITTEN)
 
 
 def _kinds(columns: list[Column], role: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from recexp.dataset.inspect.form import Form
 from recexp.dataset.inspect.role import ROLES, Column
 from recexp.dataset.leak import leaks
 from recexp.dataset.prepare import prepare
+from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.table_file import LoadedTable
 from recexp.error import DataError, UserError
 from recexp.groups import conf_folder
@@ -157,12 +158,13 @@ def _head(opened: list[Any], names: list[str]) -> "pd.DataFrame":
         try:
             frames.append(opened[len(frames)].head(usable, HEAD))
         except DataError as error:
-            unfit = re.search(r"column '(.*)': is [a-z]+<|column '(.*)': is (binary|null)", str(error))
+            unfit = re.search(r"column '(.*)': (is [a-z]+<|is (binary|null)|a value holds)", str(error))
             if unfit is None or frames:
                 raise
-            usable.remove(unfit[1] or unfit[2])
+            usable.remove(unfit[1])
     if left_out := [name for name in dict.fromkeys(names) if name not in usable]:
-        logger.warning("%s: no use of the columns %s, which are nested, or named twice.", opened[0].path, left_out)
+        why = f"which are nested, or named twice, or hold '{MULTI_SEPARATOR}' in values of lists"
+        logger.warning("%s: no use of the columns %s, %s.", opened[0].path, ", ".join(left_out), why)
     joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if joined.empty:
         raise DataError(f"{opened[0].path}: holds a header and no rows.")

@@ -31,6 +31,7 @@ FORMATS = (  # of times, beside numbers and ISO's
     "%Y-%m-%d %H:%M:%S UTC", "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y%m%d", "%y%m%d%H",
 )  # fmt: skip
 FEW_COLUMNS = 8  # up to which users and items are guessed from values: among more, most columns look like ids
+WRITTEN = "[,]"  # in place of a separator, of cells such as ['a', 'b']
 TRIED = 1000  # values that a time format is tried on
 FEW_LABELS, MANY = 11, 20  # values of a rating; values from which integers are numbers
 MAX_VOCABULARY = 50_000  # unique values up to which a category has a row of a table for each
@@ -51,7 +52,7 @@ class Column:
     kind: str = ""  # of a feature: categorical, hash, multi, numeric, vector
     why: str = ""
     time_format: str | None = None
-    separator: str | None = None  # of a multi-valued cell
+    separator: str | None = None  # of a multi-valued cell; WRITTEN if it is a list as Python and JSON write it
     example: str = ""
 
 
@@ -199,7 +200,8 @@ def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
     if column.type == "vector":
         return "vector", "as many numbers in each cell"
     if column.type == "list":
-        return "multi", f"several values, between them {column.separator!r}"
+        between = "written as lists" if column.separator == WRITTEN else f"between them {column.separator!r}"
+        return "multi", f"several values, {between}"
     if column.type == "number" or (column.type == "integer" and column.n_unique > MANY):
         codes = "" if column.type == "number" else ", categorical if they are codes"
         return "numeric", f"{column.n_unique:,} numbers{codes}"
@@ -249,7 +251,7 @@ def _multi(unique: "pd.Series", n_rows: int) -> str | None:
     """What stands between the values of cells that hold several; None if they hold one."""
     some = unique.iloc[: 5 * TRIED]
     if (some.str.startswith("[") & some.str.endswith("]")).all():
-        return ","
+        return WRITTEN
     repeated = len(unique) < n_rows / 2  # cells of free text are not
     for separator in ("|", ";", ", ", ",", " ") if repeated else ("|",):
         lists = [str(cell).split(separator) for cell in some]

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.error import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def joined(what: str, column: Any, separator: str) -> Any:
         raise DataError(f"{what}: is {column.type}; a list must hold strings or numbers.") from error
     flat = compute.list_flatten(values)
     if compute.any(compute.match_substring(flat, separator)).as_py():
-        raise DataError(f"{what}: a value holds '{separator}'; set another dataset.multi_separator.")
+        kept = "which stands between values: replace it in the data, or leave the column out"
+        hint = kept if separator == MULTI_SEPARATOR else "set another dataset.multi_separator"
+        raise DataError(f"{what}: a value holds '{separator}'; {hint}.")
     return compute.binary_join(_without_nulls(values.combine_chunks()), separator)
 
 

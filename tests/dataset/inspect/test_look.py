@@ -3,6 +3,7 @@
 import gzip
 import json
 import zipfile
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,26 @@ def test_one_user_a_line_trains(folder: Path) -> None:
     seen, dataset, config = trained_on(folder, "log.txt")
     assert config.reader == "sequence" and dataset.facts["users"] == 9
     assert seen.facts is not None and "time" not in seen.facts.unseen
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ", ", ",", " ", None])
+def test_several_values_of_a_cell_are_told_apart_however_they_are_written(separator: str | None, folder: Path) -> None:
+    pairs = list(map(list, combinations("vwxyz", 2)))
+    cells = [str(pair) if separator is None else separator.join(pair) for pair in pairs] * 30
+    log().assign(tags=cells).to_csv("log.csv", index=False)
+    seen, dataset, _ = trained_on(folder, "log.csv")
+    assert dataset.encoder.context.fields["tags"].vocabulary.tolist() == [*"vwxyz"]
+    (why,) = [column.why for column in seen.columns if column.name == "tags"]
+    assert why.endswith("written as lists" if separator is None else f"between them {separator!r}")
+
+
+def test_a_column_whose_lists_hold_the_separator_is_left_out_aloud(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log().assign(tags=[["a|b", "c"]] * 300, place="home").to_json("log.jsonl", orient="records", lines=True)
+    _, dataset, config = trained_on(folder, "log.jsonl")
+    assert "log.jsonl: no use of the columns tags, which" in caplog.text and "multi_separator" not in caplog.text
+    assert "tags" not in config.features.context and len(dataset.log) == 300
 
 
 def test_dates_words_and_parts_train(folder: Path) -> None:

@@ -147,9 +147,12 @@ def test_words_that_mean_missing_are_gaps_also_as_numbers(
 def test_lists_are_values_of_a_multi_valued_feature(tmp_path: Path) -> None:
     assert context(write(tmp_path, x=[["a", "b"], [], None]), "multi") == ["a|b", None, None]
     assert context(write(tmp_path, x=[[1, 2], [3], None]), "multi") == ["1|2", "3", None]
-    assert "set another dataset.multi_separator" in fault(
-        write(tmp_path, x=[["a|b"], [], None]), features={"context": {"x": "multi"}}
-    )
+    for separator, value, told in (
+        ("|", "a|b", "which stands between values: replace it"),
+        (";", "a;b", "set another dataset.multi_separator"),
+    ):
+        file = write(tmp_path, x=[[value], [], None])
+        assert told in fault(file, features={"context": {"x": "multi"}}, multi_separator=separator)
 
 
 @pytest.mark.parametrize(
