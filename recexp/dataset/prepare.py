@@ -18,7 +18,7 @@ from recexp.dataset.label import task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
 from recexp.dataset.raw import Ids, Raw
 from recexp.dataset.schema import Schema
-from recexp.dataset.split import by_name, by_row, split
+from recexp.dataset.split import by_name, by_row, remedy, split
 from recexp.dataset.warning import warnings
 from recexp.error import ConfigError, DataError, choices
 from recexp.tree import to_dict
@@ -59,7 +59,8 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     sides = {name: getattr(encoder, name).side for name in ("user", "item", "context")}
     for split_name in SPLITS:
         if split_name != "valid" and not len(log.rows(split_name)):
-            raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}.")
+            why = remedy(config.split, split_name, len(log), log.timestamp if isinstance(log, Log) else None)
+            raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}: {why}.")
     tasks = tuple(raw.tasks or ())
     found = warnings(log, sides, raw.label, config, tasks, {side: index for side, (index, _) in joined.items()})
     notes += [*_without_features(raw, log, joined), *_notes(log, encoder, config)]

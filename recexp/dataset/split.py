@@ -30,6 +30,35 @@ def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestam
     return np.repeat(np.tile(np.arange(len(SPLITS), dtype=np.int8), len(lengths)), lengths.ravel())
 
 
+def remedy(config: SplitConfig, name: str, n_rows: int, times: np.ndarray | None) -> str:
+    """Why a split has no rows, and what would be right. times: (N,) of a log's events; None for a table."""
+    share = config.ratios[SPLITS.index(name)]
+    if config.kind is SplitKind.given:
+        column = config.column or "the split of each row"
+        return f"no row is of it; {column} must say {name} somewhere, or choose another dataset.split.kind"
+    if config.kind is not SplitKind.leave_last_out and not share:
+        return f"dataset.split.ratios = {config.ratios} gives it no share; give it one, as [0.8,0.1,0.1] does"
+    if config.kind is SplitKind.random or (config.kind is SplitKind.time and name == "test"):
+        return f"{n_rows:,} rows are too few for a share of {share:g}; give it a larger one in dataset.split.ratios"
+    assert times is not None
+    first = float((times == times.min()).mean())
+    if first == 1:
+        return (
+            "all rows have the same time, which no split divides; set dataset.columns.timestamp=null to take the order "
+            "of the rows for that of the events, or dataset.split.kind=random"
+        )
+    if config.kind is SplitKind.time:
+        return (
+            f"{first:.0%} of the rows have the earliest time, which no split divides; use dataset.split.kind=user_time "
+            "or random, or give valid and test smaller shares in dataset.split.ratios"
+        )
+    if config.kind is SplitKind.leave_last_out:
+        few = "no user has events at two times or more"
+    else:
+        few = f"no user has events at enough times for a share of {share:g}"
+    return f"{few}; use dataset.split.kind=time, one moment for all users"
+
+
 def by_time(ratios: list[float], timestamp: np.ndarray) -> np.ndarray:
     """The same cut-off times for all users; an event exactly at one belongs to the later split."""
     ordered = np.sort(timestamp)

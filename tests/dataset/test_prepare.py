@@ -358,6 +358,35 @@ def test_a_table_has_fields_and_neither_users_nor_histories(tiny_config: MakeCon
             prepare(tiny_table(), config)
 
 
+MANY = np.arange(60)
+EMPTY = {  # kind, ratios, user and time of each event, what is told, and a kind that it names
+    "one time": ("time", (0.8, 0.1, 0.1), MANY % 6, MANY * 0, "all rows have the same time", "random"),
+    "one time of each": ("user_time", (0.8, 0.1, 0.1), MANY % 6, MANY * 0, "all rows have the same time", "random"),
+    "an early heap": ("time", (0.5, 0.2, 0.3), MANY % 6, np.maximum(MANY, 40), "68% of the rows have the earliest time",
+                      "user_time"),
+    "no share": ("random", (0.9, 0.1, 0), MANY % 6, MANY, "gives it no share; give it one, as [0.8,0.1,0.1]", None),
+    "few rows": ("random", (0.99, 0.005, 0.005), MANY % 6, MANY, "60 rows are too few for a share of 0.005", None),
+    "users of one": ("leave_last_out", (0.8, 0.1, 0.1), MANY, MANY, "no user has events at two times or more", "time"),
+    "short users": ("user_time", (0.8, 0.1, 0.1), MANY // 2, MANY, "no user has events at enough times for a share of "
+                    "0.1; use dataset.split.kind=time", "time"),
+    "no test": ("given", (0.8, 0.1, 0.1), MANY % 6, MANY, "must say test somewhere", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_split_without_rows_is_told_with_what_would_be_right(case: str, tiny_config: MakeConfig) -> None:
+    kind, ratios, user, timestamp, told, remedy = EMPTY[case]
+    raw = Raw(origin="tiny", label=MANY % 2, user=user, item=MANY % 9, timestamp=timestamp,
+              split=np.array(["train", "valid"], object)[MANY % 2])  # fmt: skip
+    config = tiny_config(SplitKind[kind], ratios, features={})
+    with pytest.raises(DataError) as caught:
+        prepare(raw, config)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+    if remedy:
+        assert f"kind={remedy}" in str(caught.value)
+        assert prepare(raw, tiny_config(SplitKind[remedy], ratios, features={})).facts["rows"]["test"]
+
+
 def test_one_user_with_one_item_has_histories_of_it(tiny_config: MakeConfig) -> None:
     same, rows = np.zeros(3, int), np.arange(3)
     raw = Raw(origin="tiny", label=(rows + 1) % 2, user=same, item=same, timestamp=rows)
