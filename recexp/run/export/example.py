@@ -1,9 +1,9 @@
 """Scores rows of raw ids by the exported model: python example.py [ROWS.json]
 
 It needs numpy, and torch or onnxruntime. model.json tells what the model takes, encoder.json how raw values become ids
-and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written. Ids
-and values of categories are compared as text: 3, 3.0 and "3" are the same. user.json or item.json, if it is there,
-holds features that join the context of a row by its user or item.
+and numbers, user.npz and item.npz hold those of the known users and items; rows.json shows how rows are written. Values
+of categories are compared as text: 3, 3.0, "3" and "3.0" are the same. So are ids, of which text is taken as it is:
+"3.0" is not "3". user.json or item.json, if it is there, holds features that join a row's context by its user or item.
 """
 
 import json
@@ -20,6 +20,22 @@ def text(value):
     return str(int(value)) if whole else str(value)
 
 
+def plain(value):
+    """As text, in which a whole number has no fraction, however it was written."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text(value))
+
+
+def key(side, field, value):
+    """By what a value of a field is known: that of a category is not told apart by how a number is written."""
+    return plain(value) if field["kind"] == "categorical" and field["name"] != side else text(value)
+
+
+def place(table, raw):
+    """What a table has for an id; a number is also the id that is written 3.0."""
+    found = table.get(text(raw))
+    return found if found is not None or isinstance(raw, str) else table.get(plain(raw) + ".0")
+
+
 HERE = Path(__file__).parent
 ABOUT, FIELDS = (json.loads((HERE / name).read_text("utf-8")) for name in ("model.json", "encoder.json"))
 KNOWN = {side: dict(np.load(HERE / f"{side}.npz")) for side in ("user", "item") if (HERE / f"{side}.npz").exists()}
@@ -30,7 +46,7 @@ JOINED = {
     if (HERE / f"{side}.json").exists()
 }
 ID = {
-    (side, field["name"]): {text(value): n for n, value in enumerate(field["values"], field["first"])}
+    (side, field["name"]): {key(side, field, value): n for n, value in enumerate(field["values"], field["first"])}
     for side, fields in FIELDS.items()
     for field in fields
     if "values" in field
@@ -41,8 +57,7 @@ def hashed(field, value):
     """The ids of the remainder and the quotient of a value's bucket; a field without quotients has the first alone."""
     if value is None:
         return [1, 0]
-    number = re.sub(r"^(-?\d+)\.0+$", r"\1", text(value))  # 5 and 5.0 are in one bucket
-    quotient, remainder = divmod(zlib.crc32(number.encode()) % field["buckets"], field["remainders"])
+    quotient, remainder = divmod(zlib.crc32(plain(value).encode()) % field["buckets"], field["remainders"])
     return [field["first"] + remainder, field["first"] + field["remainders"] + quotient]
 
 
@@ -62,7 +77,8 @@ def encode(side, values):
             ids += hashed(field, value)[: field["width"]]
         else:
             cell = (value or []) if field["kind"] == "multi" else [value]
-            found = [1 if value is None else ID[side, field["name"]].get(text(value), 1) for value in cell]
+            known = ID[side, field["name"]]
+            found = [1 if value is None else known.get(key(side, field, value), 1) for value in cell]
             ids += (found + [0] * field["width"])[: field["width"]]
     return ids, numbers
 
@@ -70,7 +86,7 @@ def encode(side, values):
 def find(side, given):
     """The ids and numbers of a user or an item: a known id, or a new one's values by name, its id among them."""
     values = given if isinstance(given, dict) else {side: given}
-    row = None if values.get(side) is None else ROW[side].get(text(values[side]))
+    row = None if values.get(side) is None else place(ROW[side], values[side])
     if row:
         return KNOWN[side]["ids"][row], KNOWN[side]["values"][row]
     return encode(side, values)
@@ -80,7 +96,7 @@ def joined(row):
     """A row of a table, its context joined with the features of its user or item."""
     context = dict(row.get("context", {}))
     for side, known in JOINED.items():
-        context |= known.get(text(row.get(side)), {})
+        context |= place(known, row.get(side)) or {}
     return {"context": context} if JOINED else row
 
 
@@ -122,7 +138,7 @@ def run(arrays):
 def best(query, seen, k=3):
     """The k best items that a user has not seen, and their scores."""
     scores = np.load(HERE / "item_vectors.npy")[KNOWN["item"]["ids"][:, 0]] @ query
-    scores[[0, *(ROW["item"][text(item)] for item in seen if text(item) in ROW["item"])]] = -np.inf
+    scores[[0, *filter(None, (place(ROW["item"], item) for item in seen))]] = -np.inf
     chosen = np.argsort(-scores, kind="stable")[:k]
     return [(KNOWN["item"]["raw"][row], 1 / (1 + np.exp(-scores[row]))) for row in chosen]
 

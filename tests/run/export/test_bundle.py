@@ -91,6 +91,28 @@ def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
     assert np.allclose(runpy.run_path("out/example.py")["scores"](rows), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("form", ["{}", "{}.0", "n{}"])
+def test_numbers_are_the_ids_and_categories_that_predict_takes_them_for(form: str) -> None:
+    log = make_log()[["user", "item", "label", "timestamp"]].assign(place=[n % 5 for n in range(600)])
+    for side in ("user", "item"):
+        log[side] = [form.format(int(raw[1:])) for raw in log[side]]
+    log.assign(place=log.place.map(form.format)).to_csv("numbers.csv", index=False)
+    name = f"numbers{len(form)}"
+    typed = ["model=fm", "dataset=csv", "dataset.path=numbers.csv", "+dataset.features.context.place=categorical"]
+    assert run([*typed, "dataset.cache_dir=null", "trainer.threads=1", "trainer.epochs=3", f"run.dir={name}"]) == 0
+    assert run(["export", name, "-o", f"{name}-out"]) == 0
+    bundle, trained = runpy.run_path(f"{name}-out/example.py")["scores"], recexp.load_run(name)
+    scores = []
+    for raw in (7, 7.0, "7", "7.0", "n7", 70):
+        row = {"user": raw, "item": raw, "place": 3 if raw == 7 else "3.0"}
+        expected = trained.predict(pd.DataFrame([row | {"timestamp": 10**7}]))
+        given = {"user": raw, "item": raw, "context": {"place": row["place"]}}
+        assert np.allclose(bundle([given]), expected, rtol=0, atol=2e-6), raw
+        scores.append(float(expected[0]))
+    unknown = scores[-1]
+    assert [score != unknown for score in scores[:3]] == [form != "n{}", form != "n{}", form == "{}"]
+
+
 def test_the_row_that_the_documents_show_is_scored() -> None:
     (row,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "use.md").read_text("utf-8"), re.S)
     assert 0 < runpy.run_path("out/example.py")["scores"]([json.loads(row)])[0] < 1
