@@ -4,7 +4,6 @@
 such as trainer.ftrl, are merged as ever; `model.loss_weights.auxiliary=0`, `~key` and `+key={...}` change one part.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +16,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from recexp.error import ConfigError
+from recexp.groups import MAPPING
 
-# The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
-MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
 LABEL = "dataset.columns.label"  # typed as a name, a list or a dict: whichever it is replaces any other
 SWEEPS = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
 HYDRAS = ConfigLoaderImpl._apply_overrides_to_config

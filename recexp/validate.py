@@ -5,6 +5,8 @@ The model's own options come last: their types are in its file, which imports to
 
 import importlib.metadata
 import importlib.util
+import json
+import logging
 import math
 import sys
 from collections.abc import Collection, Mapping
@@ -42,8 +44,11 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, Label
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED, coverage_name, of_first_label, of_labels, rank_metric, rank_names
 from recexp.process import cores
+from recexp.run.earlier import completed
 from recexp.run.read import read_config
 from recexp.tree import flat, to_dict
+
+logger = logging.getLogger(__name__)
 
 
 def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads: int | None = None) -> Config:
@@ -102,9 +107,12 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
 def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError.
 
-    options: values by dotted key that replace the run's.
+    options: values by dotted key that replace the run's. Options of which an earlier version knew nothing are told.
     """
-    tree = read_config(path)
+    tree, lacking = completed(read_config(path))
+    if lacking:
+        taken = ", ".join(f"{key}={json.dumps(value)}" for key, value in lacking.items())
+        logger.warning("%s: of an earlier version of recexp; taken by default: %s", path / "config.yaml", taken)
     if isinstance(tree.get("run"), dict):
         tree["run"] |= {"dir": str(path), "resume": True}
     try:
@@ -115,7 +123,8 @@ def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Confi
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
     except ConfigError as error:
-        raise ConfigError(f"{path / 'config.yaml'}: {error}") from error
+        newer = " The run may be of a newer version of recexp." if "unknown key" in str(error) else ""
+        raise ConfigError(f"{path / 'config.yaml'}: {error}{newer}") from error
 
 
 def recheck(config: Config) -> None:

@@ -141,7 +141,7 @@ class Run:
         else:
             content = process | {"data": {"fingerprint": fingerprint, **facts}}
         write_json(self.path / "environment.json", content)
-        self.identity = identity(self.config, fingerprint)
+        self.identity = identity(self.config, fingerprint, self.path)
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Appends a line to metrics.jsonl and shows it."""

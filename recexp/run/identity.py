@@ -5,6 +5,7 @@ from typing import Any
 
 from recexp.config import Config
 from recexp.error import RunError
+from recexp.run.earlier import completed
 from recexp.run.read import read_config
 from recexp.storage import digest
 from recexp.tree import flat, to_dict
@@ -14,15 +15,19 @@ DATA_PATHS = ("dataset.path", "dataset.user_path", "dataset.item_path", "dataset
 LENGTHS = ("trainer.epochs", "trainer.patience")  # what a run that goes on may raise
 
 
-def identity(config: Config, fingerprint: str) -> str:
-    """To which run checkpoints belong: equal for configurations and data that train the same way from step to step."""
-    options = {key: value for key, value in _options(to_dict(config)).items() if key not in (*DATA_PATHS, *LENGTHS)}
+def identity(config: Config, fingerprint: str, path: Path | None = None) -> str:
+    """To which run checkpoints belong: equal for configurations and data that train the same way from step to step.
+
+    path: of the run; options that an earlier version did not have, when it began, are none of it.
+    """
+    left_out = {*DATA_PATHS, *LENGTHS, *(completed(read_config(path))[1] if path else ())}
+    options = {key: value for key, value in _options(to_dict(config)).items() if key not in left_out}
     return digest(repr([sorted(options.items()), fingerprint]).encode())
 
 
 def check_same(path: Path, config: Config) -> None:
     """Raises RunError if a run's configuration differs from this one, in anything but its place."""
-    old, new = _options(read_config(path)), _options(to_dict(config))
+    old, new = _options(completed(read_config(path))[0]), _options(to_dict(config))
     if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         key = different[0]
         raise RunError(

@@ -45,11 +45,12 @@ def again(path: Path, overrides: list[str]) -> "tuple[Config, list[str]]":
     """
     from recexp.compose import changed, model_file
     from recexp.groups import GROUPS, conf_folder
+    from recexp.run.earlier import completed
     from recexp.run.read import read_config, read_overrides
     from recexp.validate import check, read
 
     first = read(path)  # a mistake in the file itself is told as one
-    tree = read_config(path)
+    tree, _ = completed(read_config(path))
     tree |= {"run": tree["run"] | {"dir": None, "resume": False}}
     raw = changed(tree, overrides)
     gone = [name for name in first.dataset.tasks if name not in _labels(raw)]

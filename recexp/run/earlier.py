@@ -1,0 +1,59 @@
+"""Runs of earlier versions: options that their config.yaml lacks are recexp's own defaults.
+
+So a new option's default is the value that changes nothing.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from recexp.groups import MAPPING, conf_folder
+from recexp.storage import parse_yaml
+from recexp.tree import flat
+
+
+def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration with all options that recexp's YAML files have, and by dotted key those that it lacked.
+
+    What only the files of a user or a plugin name stays as it is.
+    """
+    whole = copy.deepcopy(tree)
+    lacking: dict[str, Any] = {}
+    for prefix, defaults in _defaults(whole):
+        node = whole if not prefix else whole.setdefault(prefix, {})
+        if isinstance(node, dict):
+            lacking |= _fill(node, defaults, prefix)
+    return whole, lacking
+
+
+def _defaults(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Each group of a configuration, and what its file has; the first is the root."""
+    root = _read("config.yaml")
+    chosen = [item for choice in root.pop("defaults") if isinstance(choice, dict) for item in choice.items()]
+    found = [("", root)]
+    for group, default in chosen:
+        own = tree[group] if isinstance(tree.get(group), dict) else {"name": default}
+        files = [f"{group}/{own[key]}.yaml" for key in ("name", "reader") if key in own]
+        if own.get("reader") not in (None, _read(files[0]).get("reader")):
+            files = files[1:]  # a user's own data, under any name
+        found.append((group, _read(files[0]) if files else {}))
+    return found
+
+
+def _read(name: str) -> dict[str, Any]:
+    """A YAML file of recexp's own; nothing if there is none."""
+    path = Path(conf_folder(), name)
+    return parse_yaml(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _fill(node: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Adds what a part of a configuration lacks, and returns it by dotted key."""
+    lacking: dict[str, Any] = {}
+    for name, value in defaults.items():
+        key = f"{prefix}.{name}".lstrip(".")
+        if name not in node:
+            node[name] = copy.deepcopy(value)
+            lacking |= dict(flat({key: value}))
+        elif isinstance(value, dict) and isinstance(node[name], dict) and not MAPPING.fullmatch(key):
+            lacking |= _fill(node[name], value, key)
+    return lacking
