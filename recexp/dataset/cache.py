@@ -71,7 +71,8 @@ def write(folder: str | None, dataset: Dataset, source: dict[str, Any]) -> Datas
     except OSError as error:
         # Another run wrote the same data first, or the disk is full: either way this run goes on.
         if not path.exists():
-            logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, error)
+            why = error.strerror or str(error)
+            logger.warning("dataset.cache_dir = %s: cannot be written (%s); preparing anew each time.", folder, why)
             return dataset
     return replace(dataset, folder=path)
 
