@@ -25,8 +25,9 @@ def run(arguments: list[str]) -> int:
     second, _ = train_in_directory(*again(first, overrides))
     print(f"\ncompared with {first}")
     parts = comparisons(first, second)
+    width = max(len(part.name) for part in parts)
     for part in parts:
-        print(f"  {part.name:12} {'differ' if part.differs else 'equal' if part.kept else 'not kept by both'}")
+        print(f"  {part.name:{width}}  {'differ' if part.differs else 'equal' if part.kept else 'not kept by both'}")
         _show(part.differs)
     if differs := surroundings(first, second):
         print("  not the same where they ran:")

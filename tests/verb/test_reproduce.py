@@ -47,6 +47,7 @@ def test_a_ranker_is_reproduced_with_its_recommendations(first: Path, capsys: py
     assert run(["+experiment=tiny", *ranker, "run.dir=ranker"]) == 0
     assert run(["reproduce", "ranker", "run.dir=again"]) == 0
     told = capsys.readouterr().out.partition("compared with ranker\n")[2]
+    assert len({line.index("equal") for line in told.splitlines()}) == 1
     assert [line.split() for line in told.splitlines()] == [
         ["weights", "equal"], ["recommendations", "equal"], ["metrics", "equal"],
     ]  # fmt: skip
