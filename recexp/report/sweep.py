@@ -60,9 +60,7 @@ def closing_lines(folder: Path, jobs: list[Outcome]) -> list[str]:
     elif best := best_setting(jobs):
         valid = _objective(jobs)
         seeds = f"{best.metrics[valid].n} seeds" if best.metrics[valid].n > 1 else "one seed"
-        objective = valid.partition(".")[2]
-        names = [f"test.{objective}"] if rank_metric(objective) else headline_of_test([best])
-        cells = [(name, mean_cell(name, best.metrics.get(name))) for name in names]
+        cells = [(name, mean_cell(name, best.metrics.get(name))) for name in _of_test([best], valid)]
         test = "  ".join(f"{name.removeprefix('test.')} {cell}" for name, cell in cells)
         value = f"{valid.replace('.', ' ')} {mean_cell(valid, best.metrics[valid])}"
         job = _best_run(best, jobs)
@@ -113,12 +111,18 @@ def _settings(jobs: list[Outcome]) -> list[str]:
     """The table of settings, or of the best of them if there are many."""
     rows = _ranked(jobs)
     shown = rows[:N_BEST] if len(rows) > N_SETTINGS else rows
-    names = [_objective(jobs), *headline_of_test(rows), "parameters", "seconds"]
+    names = [_objective(jobs), *_of_test(rows, _objective(jobs)), "parameters", "seconds"]
     cells = [[row.name if row.setting else "-", *_cells(row, names)] for row in shown]
     lines = columns([["setting", "n", *(name.replace(".", " ") for name in names)], *cells])
     if len(shown) < len(rows):
         lines.append(f"the {len(shown)} best on valid; {len(rows) - len(shown)} more are in sweep.csv")
     return lines
+
+
+def _of_test(rows: Sequence[Row], valid: str) -> list[str]:
+    """The test metrics shown: of rankings, which have many, the one that chooses."""
+    objective = valid.partition(".")[2]
+    return [f"test.{objective}"] if rank_metric(objective) else headline_of_test(list(rows))
 
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:

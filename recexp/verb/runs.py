@@ -1,8 +1,13 @@
 """The verb `runs`: one line per run directory."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from recexp.metric.table import PREDICTION_METRICS
 from recexp.verb.options import COLUMNS, FILTER, FORMATS, OUTPUT, SORT, format_option, option, parse
+
+if TYPE_CHECKING:
+    from recexp.run.record import Record
 
 USAGE = "[DIR...]"
 HELP = "the run directories below DIR (outputs), filtered and sorted"
@@ -14,7 +19,7 @@ OPTIONS = (
     format_option(*FORMATS),
     OUTPUT,
 )
-DEFAULT_COLUMNS = ("model", "dataset", "seed", "best_epoch", "epochs", "valid.auc", "test.auc", "seconds")
+WHAT, METRICS = ("model", "dataset", "seed", "best_epoch", "epochs"), ("valid.auc", "test.auc")
 
 
 def run(arguments: list[str]) -> int:
@@ -36,7 +41,19 @@ def run(arguments: list[str]) -> int:
         key = select.resolve("--sort", typed.sort, known, "valid")
         records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
     names = [] if typed.columns is None else typed.columns.split(",")
-    columns = [short(select.resolve("--columns", name, known)) for name in names] or list(DEFAULT_COLUMNS)
+    columns = [short(select.resolve("--columns", name, known)) for name in names] or [
+        *WHAT,
+        *_shown(records),
+        "seconds",
+    ]
     kind = kind_of(typed.format, typed.output)
     put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), typed.output)
     return 0
+
+
+def _shown(records: "list[Record]") -> list[str]:
+    """AUC, and of runs that have none, as they rank alone or have several labels, the metric that chooses the epoch."""
+    monitors = dict.fromkeys(record.config.get("trainer.monitor") for record in records)
+    others = [name for name in monitors if name and name not in PREDICTION_METRICS]
+    names = [] if others and len(others) == len(monitors) else list(METRICS)
+    return names + [f"{split}.{name}" for name in others for split in ("valid", "test")]

@@ -62,6 +62,12 @@ def test_a_small_test_is_no_fault_of_auc_which_is_not_computed(
     assert "the standard error of auc is about" in "".join(capfd.readouterr())
 
 
+def test_a_sweep_closes_with_the_metric_that_chooses(ring: tuple[str, ...], capsys: pytest.CaptureFixture) -> None:
+    assert run(["-m", *ring, "trainer.epochs=1", "seed=0,1", "run.dir=sweep"]) == 0
+    (header,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("setting"))
+    assert " ".join(header.split()) == "setting n valid hr@1/all test hr@1/all parameters seconds"
+
+
 @pytest.mark.parametrize("loss", NextItemLoss)
 def test_each_loss_is_named_finite_and_reaches_every_weight(loss: NextItemLoss, compose: Callable) -> None:
     config = compose(*TYPED, f"trainer.loss={loss.name}", "trainer.negatives.n=8")

@@ -40,6 +40,16 @@ def test_runs_are_a_line_each_with_the_best_epoch_so_far_of_those_at_it(folder, 
     assert lines[4][0] == "failed" and len(lines) == 5
 
 
+def test_runs_show_the_metric_that_chooses_where_it_is_none_of_one_label(folder, write_run, capsys):
+    rank = {"valid": {"ndcg@10/all": 0.2}, "figures": {"ndcg@10/all": 0.1}, "auc": None}
+    write_run("outputs/e", model="sasrec", **rank, **{"trainer.monitor": "ndcg@10/all"})
+    shown = ["valid.auc", "test.auc", "valid.ndcg@10/all", "test.ndcg@10/all"]
+    lines = listed(capsys)
+    assert lines[0][6:-2] == shown and lines[5][6:-2] == ["-", "-", "0.2000", "0.1000"]
+    assert lines[1][6:-2] == ["0.7000", "0.7000", "-", "-"]
+    assert listed(capsys, "outputs/e")[0][6:-2] == shown[2:]
+
+
 def test_runs_are_filtered_and_sorted(folder, capsys):
     lines = listed(capsys, "outputs", "--filter", "state=finished", "--sort", "auc", "--columns", "model,test.auc")
     assert lines == [["state", "model", "test.auc", "directory"], ["finished", "fm", "0.8000", "outputs/b"],
