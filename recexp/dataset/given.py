@@ -110,14 +110,16 @@ def read_rows(
     if not is_log:
         by_user = ("user",) if labelled and dataset.log.user is not None else ()
         roles = tuple(dict.fromkeys((*dataset.joined, *by_user)))
+    named = set(names)
     if labelled:
-        roles = (*roles, "label")
+        roles, names = (*roles, "label"), {"label": "label"} | names  # data without labels name no column of them
     keyed = hasattr(config, "columns")
     ruled = config.rules() if keyed and not isinstance(config.columns.label, str) else {}
     timeless = "timestamp" in roles and "timestamp" not in names
     roles = [role for role in roles if role != "timestamp" or not timeless]
     wanted = {
-        names.get(role, role): f"dataset.columns.{role}" if keyed else f"the {role} of each row" for role in roles
+        names.get(role, role): f"dataset.columns.{role}" if keyed and role in named else f"the {role} of each row"
+        for role in roles
     }
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
     if "label" in (*roles, *optional):
@@ -142,7 +144,7 @@ def read_rows(
         parsed["timestamp"] = dataset.log.timestamp.max() + 1 + np.arange(len(sheet.frame), dtype=np.int64)
     if "label" in read:
         rule = next(iter(ruled.values()), None)
-        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config)
+        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config, labelled)
         if labelled and len(ruled) > 1:
             parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in ruled.items()})
         if labelled:
@@ -218,11 +220,11 @@ def _ids(sheet: Sheet, column: str, kept: np.ndarray) -> Ids:
     return ids.array
 
 
-def _labels(sheet: Sheet, column: str, config: DatasetConfig) -> np.ndarray:
+def _labels(sheet: Sheet, column: str, config: DatasetConfig, labelled: bool) -> np.ndarray:
     labels = sheet.known_labels(column)
     if config.label_threshold is not None:
         return np.where(np.isnan(labels), np.nan, labels >= config.label_threshold)
-    if config.label is LabelKind.explicit:
+    if config.label is LabelKind.explicit or labelled:
         sheet.refuse(~np.isin(labels, (0, 1)) & ~np.isnan(labels), column, "must be 0 or 1, or empty if it is unknown")
     return labels
 

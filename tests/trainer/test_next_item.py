@@ -68,6 +68,24 @@ def test_a_sweep_closes_with_the_metric_that_chooses(ring: tuple[str, ...], caps
     assert " ".join(header.split()) == "setting n valid hr@1/all test hr@1/all parameters seconds"
 
 
+def test_a_run_on_data_without_labels_is_evaluated_on_rows_that_have_some(
+    ring: tuple[str, ...], capsys: pytest.CaptureFixture
+) -> None:
+    assert run([*ring, "dataset.columns.label=null", "trainer.epochs=1", "run.dir=run"]) == 0
+    rows = pd.DataFrame({"user": ["u1", "u2", "u3", "u4"], "item": ["i1", "i2", "i3", "i4"], "timestamp": 99})
+    for label in ([1, 0, 1, 0], [3, 0, 5, 0], None):
+        rows.assign(label=label).to_csv("rows.csv", index=False)
+        if label is None:
+            rows.to_csv("rows.csv", index=False)
+        code = run(["evaluate", "run", "--rows", "rows.csv", "-o", "metrics.json"])
+        told = capsys.readouterr().err
+        assert code == (0 if label == [1, 0, 1, 0] else 2), told
+    assert told == "recexp: rows.csv: no column 'label' (the label of each row). Choices: item, timestamp, user.\n"
+    score = recexp.load_run("run").predict(rows)
+    won = [(score[good] > score[bad]) + (score[good] == score[bad]) / 2 for good in (0, 2) for bad in (1, 3)]
+    assert json.loads(Path("metrics.json").read_text())["auc"] == pytest.approx(sum(won) / 4)
+
+
 @pytest.mark.parametrize("loss", NextItemLoss)
 def test_each_loss_is_named_finite_and_reaches_every_weight(loss: NextItemLoss, compose: Callable) -> None:
     config = compose(*TYPED, f"trainer.loss={loss.name}", "trainer.negatives.n=8")
