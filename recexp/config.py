@@ -275,17 +275,16 @@ class NextItemConfig(TrainerConfig):
     score_l2: float = at_least(0)
 
     def __post_init__(self) -> None:
-        if self.optimizer is Optimizer.lazy_adam:
+        if self.optimizer is Optimizer.lazy_adam and self.loss is NextItemLoss.cross_entropy:
             raise ConfigError(
-                "trainer.optimizer = lazy_adam: updates rows alone; trainer=next_item scores whole tables."
+                "trainer.optimizer = lazy_adam: updates rows alone; trainer.loss=cross_entropy scores whole tables."
             )
         super().__post_init__()
         if self.ranking.protocol is None:
             raise ConfigError("trainer.ranking.candidates = none: trainer=next_item validates by ranking; choose all.")
-        if self.sparse is not False:
-            shown = "null" if self.sparse is None else "true"
+        if self.sparse and self.loss is NextItemLoss.cross_entropy:
             raise ConfigError(
-                f"trainer.sparse = {shown}: trainer=next_item scores whole tables; use trainer.sparse=false."
+                "trainer.sparse = true: trainer.loss=cross_entropy scores whole tables; use trainer.sparse=null."
             )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recexp.dataset.column import ranges
+from recexp.dataset.schema import FIRST
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Catalogue:
     users: Features  # (U + 1, .)
     items: Features  # (I + 1, .)
     sampling_pool: Tensor  # (N_train,) items of the training events; a uniform draw is by popularity
+
+    @cached_property
+    def n_known(self) -> int:
+        """How many items training has seen: their ids are those from FIRST on."""
+        return int(self.items.ids[:, 0].max()) + 1 - FIRST
 
     @cached_property
     def n_events(self) -> Tensor:

@@ -24,6 +24,11 @@ class Groups:
     order: Tensor  # (N,) int64: positions in the index, those of a value side by side and ascending
     start: Tensor  # (n + 1,) int64: where those of each value start in `order`
 
+    def inverse(self) -> Tensor:
+        """The number of each entry's value among the unique ones: (N,) int64."""
+        number = torch.arange(len(self.rows), device=self.rows.device).repeat_interleave(self.start.diff())
+        return torch.empty_like(self.order).index_copy_(0, self.order, number)
+
 
 def reference(index: Tensor) -> Groups:
     rows, counts = torch.unique(index, return_counts=True)

@@ -57,6 +57,10 @@ class Table(nn.Embedding):
             self.before_read(groups.rows)
         return lookup_grouped(self.weight, ids, groups, self.padding_idx)
 
+    def rows(self, ids: Tensor | None) -> Tensor:
+        """The rows of ids (n,), or all of them: (n, E)."""
+        return self.weight if ids is None else self(ids)
+
 
 @dataclass(frozen=True)
 class Events:

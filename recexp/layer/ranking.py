@@ -22,7 +22,10 @@ from recexp.dataset.batch import Catalogue
 from recexp.dataset.schema import FIRST
 from recexp.kernel.candidates import scores
 from recexp.kernel.cross_entropy import cross_entropy
+from recexp.kernel.device import waits
 from recexp.kernel.linear import product
+from recexp.kernel.lookup import lookup
+from recexp.kernel.unique import grouped
 
 
 @dataclass(frozen=True)
@@ -100,21 +103,39 @@ class Negatives:
 
 
 Sampled = Callable[[Scored], Tensor]
+Vectors = Callable[[Tensor | None], Tensor]  # of item ids (n,), or of all (FIRST + V,): (n, D)
 
 
 def next_item_loss(
-    query: Tensor, items: Tensor, target: Tensor, catalogue: Catalogue, negatives: Negatives, loss: Sampled | None
+    query: Tensor,
+    vectors: Vectors,
+    target: Tensor,
+    catalogue: Catalogue,
+    negatives: Negatives,
+    loss: Sampled | None,
+    by_row: bool = False,
 ) -> Tensor:
-    """The mean loss of queries (P, D) whose targets (P,) are ids, rows of items (FIRST + V, D); 0 if there are none.
+    """The mean loss of queries (P, D) whose targets are item ids (P,); 0 if there are none.
 
-    loss: of sampled negatives; None for cross-entropy over all items.
+    loss: of sampled negatives; None for cross-entropy over all items. by_row: no vectors of other items are read.
     """
-    query, items, n_items = query.float(), items.float(), len(items) - FIRST
+    query, n_queries = query.float(), max(1, len(query))
     if loss is None:
-        return cross_entropy(query, items, target, FIRST).sum() / max(1, len(query))
-    drawn, log_expected = negatives(len(query), catalogue, n_items)
+        return cross_entropy(query, vectors(None).float(), target, FIRST).sum() / n_queries
+    drawn, log_expected = negatives(len(query), catalogue, catalogue.n_known)
+    together = torch.cat([target, drawn]) if negatives.shared else torch.cat([target[:, None], drawn], 1)
+    items, index = _read(vectors, together, catalogue.n_known, by_row)
     if negatives.shared:
-        own, negative = scores(query, items, target[:, None]), product(query, items[drawn])
+        of_target, of_drawn = index.split([len(target), negatives.n])
+        own, negative = scores(query, items, of_target[:, None]), product(query, lookup(items, of_drawn))
     else:  # looked up and scored in one pass
-        own, negative = scores(query, items, torch.cat([target[:, None], drawn], 1)).split([1, negatives.n], 1)
-    return loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, n_items)).sum() / max(1, len(query))
+        own, negative = scores(query, items, index).split([1, negatives.n], 1)
+    return loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, catalogue.n_known)).sum() / n_queries
+
+
+def _read(vectors: Vectors, ids: Tensor, n_items: int, by_row: bool) -> tuple[Tensor, Tensor]:
+    """Vectors of items, and the rows of them that ids (...) stand for: of each once, or of all if that costs less."""
+    if not by_row and (waits(ids) or ids.numel() >= n_items):
+        return vectors(None).float(), ids
+    groups = grouped(ids, torch.empty(FIRST + n_items, 0, device=ids.device))
+    return vectors(groups.rows).float(), groups.inverse().view(ids.shape)

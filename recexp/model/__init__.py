@@ -105,8 +105,11 @@ class Ranker(Protocol):
     def states(self, events: Packed) -> Tensor:
         """The query after each of T events: (T, D)."""
 
-    def item_vectors(self) -> Tensor:
-        """The vector of each item id, those of padding and unknown included, which are never ranked: (FIRST + V, D)."""
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """The vectors of item ids (n,): (n, D). Of all ids by default, padding and unknown included: (FIRST + V, D).
+
+        Given ids, a model reads its tables by look-up (`Table.rows`), as the trainer may update such rows alone.
+        """
 
     def eval(self) -> Any:
         """Sets evaluation mode, as nn.Module's."""

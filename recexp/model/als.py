@@ -71,10 +71,10 @@ class ALS(nn.Module):
         user_score = (self.mean + self.user_bias[user] - 0.5)[:, None]
         return 4 * torch.cat([x, user_score, torch.ones_like(user_score)], 1)
 
-    def item_vectors(self) -> Tensor:
-        """(n_items, D + 2): factors, and what the biases are multiplied with."""
-        bias = self.item_bias[:, None]
-        return torch.cat([self.embed.sides["item"].table.weight, torch.ones_like(bias), bias], 1)
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """(n, D + 2): factors, and what the biases are multiplied with."""
+        bias = (self.item_bias if ids is None else self.item_bias[ids])[:, None]
+        return torch.cat([self.embed.sides["item"].table.rows(ids), torch.ones_like(bias), bias], 1)
 
     def stages(self) -> list[Stage]:
         return [Fit(name="als", model=self, fit=self.fit)]

@@ -97,8 +97,8 @@ class BERT4Rec(nn.Module):
         states = self.encode(cloze.item, cloze.length, batch.events.catalogue.items, last=False)
         return self.asked(lookup(states, cloze.query)), cloze.target
 
-    def item_vectors(self) -> Tensor:
-        return self.item.table.weight
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        return self.item.table.rows(ids)
 
     def asked(self, state: Tensor) -> Tensor:
         """The query of a state."""

@@ -52,8 +52,8 @@ class BPRMF(nn.Module):
             return users.repeat_interleave(events.item.shape[1], 0)
         return users.repeat_interleave(events.length, 0)
 
-    def item_vectors(self) -> Tensor:
-        return torch.cat([self.item.table.weight, self.bias.table.weight], 1)
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        return torch.cat([self.item.table.rows(ids), self.bias.table.rows(ids)], 1)
 
     def users(self, user: Tensor, ids: Tensor) -> Tensor:
         """The vectors of rows of users (n,): (n, D)."""

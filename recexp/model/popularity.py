@@ -41,9 +41,9 @@ class Popularity(nn.Module):
         """Every user asks for the same: (B, 1)."""
         return self.score.new_ones(batch.user.shape[0], 1)
 
-    def item_vectors(self) -> Tensor:
-        """(n_items, 1)."""
-        return self.score[:, None]
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """(n, 1)."""
+        return (self.score if ids is None else self.score[ids])[:, None]
 
     def stages(self) -> list[Stage]:
         return [Fit(name="count", model=self, fit=self.count)]

@@ -83,8 +83,8 @@ class Backbone(nn.Module):
         """The query after each event: (T, D)."""
         return self.encode(events, last=False)
 
-    def item_vectors(self) -> Tensor:
-        return self.item_dropout(self.item.table.weight)
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        return self.item_dropout(self.item.table.rows(ids))
 
     def encode(self, events: Packed, last: bool) -> Tensor:
         """The query after each event (T, D), or (n, D) after the last one of each sequence."""

@@ -23,6 +23,7 @@ from recexp.model import Fit, Ranker, Stage, pairs, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
 from recexp.trainer.divergence import Diverged
+from recexp.trainer.optimizer import of_items, rowwise_tables
 from recexp.trainer.state import Progress
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class NextItem(nn.Module):
         self.model, self.name, self.sampled = model, config.loss.name, sampled(config)
         of = config.negatives
         self.negatives = Negatives(of.n, of.shared, of.popular, of.logq)
+        self.tables = [table for table in rowwise_tables(model) if of_items(table)]
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         """The query (P, D) of each pair, and the row of its item (P,)."""
@@ -44,8 +46,9 @@ class NextItem(nn.Module):
     def losses(self, output: tuple[Tensor, Tensor], batch: WindowBatch) -> dict[str, Tensor]:
         (query, target), catalogue = output, batch.catalogue
         target = catalogue.items.ids[target, 0]
-        items = cast("Ranker", self.model).item_vectors()
-        return {self.name: next_item_loss(query, items, target, catalogue, self.negatives, self.sampled)}
+        vectors, by_row = cast("Ranker", self.model).item_vectors, any(table.sparse for table in self.tables)
+        loss = next_item_loss(query, vectors, target, catalogue, self.negatives, self.sampled, by_row)
+        return {self.name: loss}
 
 
 def sampled(config: NextItemConfig) -> Sampled | None:

@@ -46,10 +46,14 @@ def rowwise_tables(model: nn.Module) -> list[Table]:
     return [module for module in model.modules() if getattr(module, "rowwise", False)]  # type: ignore[misc]
 
 
+def of_items(table: Table) -> bool:
+    """Whether a table's rows stand for items, or for values of their fields."""
+    return table.origin is not None and table.origin.side == "item"
+
+
 def ids_of_batch(config: TrainerConfig, model: nn.Module, table: Table, n_events: int) -> int:
     """How many ids of a batch are looked up in a table, at most; 0 if that is not known. n_events: of a sample."""
-    of_items = table.origin is not None and table.origin.side == "item"
-    return config.batch_size * table.n_ids * (1 + n_events if of_items and reads_history(model) else 1)
+    return config.batch_size * table.n_ids * (1 + n_events if of_items(table) and reads_history(model) else 1)
 
 
 def whole_l2(config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float) -> float:
