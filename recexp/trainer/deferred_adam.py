@@ -109,7 +109,8 @@ class DeferredAdam(torch.optim.Optimizer):
         for table in decayed:
             if not self.state[table]:
                 self._start(table)
-        if sum(l2 * float(self.state[table]["reach"]) for table, l2 in decayed.items()) <= allowed:
+        bound = sum(l2 * float(self.state[table]["reach"]) for table, l2 in decayed.items())
+        if not decayed or bound <= allowed:  # which is below 0 if the other gradients alone lead to clipping
             return torch.zeros(())
         norms = []
         for table, l2 in decayed.items():

@@ -109,16 +109,17 @@ Make = Callable[..., nn.Module]
 
 @pytest.mark.parametrize("name", ["deepfm", "seq_pooling"])
 @pytest.mark.parametrize("clip_norm", [None, 1e-3, 10.0])
+@pytest.mark.parametrize("l2", [0.0, 0.02])
 @pytest.mark.parametrize("options", [{"network_l2": 1e-3}, {"optimizer": Optimizer.adamw, "weight_decay": 0.1}])
 def test_step_by_row_equals_that_of_whole_tables(
-    options: dict, clip_norm: float | None, name: str, make: Make, compose: Callable[..., Config], batches: Batches
+    options: dict, l2: float, clip_norm: float | None, name: str, make: Make, compose: Callable[..., Config], batches: Batches
 ) -> None:
     found = []
     for sparse in (False, True):
         model = make(name, dropout=0.0)
         schedule = {"schedule": Schedule.cosine, "clip_norm": clip_norm, "sparse": sparse}
         trainer = replace(compose().trainer, learning_rate=0.01, **schedule, **options)
-        step = Step(Train(name="t", model=model), {"target": 1.0}, 0.02, trainer, batches, 2)
+        step = Step(Train(name="t", model=model), {"target": 1.0}, l2, trainer, batches, 2)
         assert bool(step.deferred) == sparse
         for index, batch in enumerate(list(batches.epoch("train", 64, 0))[:8]):
             step(batch, Progress(step=index))
