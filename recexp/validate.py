@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -302,6 +303,11 @@ def _check_next_item(model: str) -> None:
         raise ConfigError(
             f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
             "train it with trainer=default, and rank with trainer.ranking.candidates=all."
+        )
+    if kind.Config.trained and "ids" not in signature(kind.item_vectors).parameters:
+        raise ConfigError(
+            f"model = {model}: item_vectors() gives the vectors of all items alone; trainer=next_item asks for those "
+            "of a step too: item_vectors(self, ids=None), as docs/add-a-model.md says."
         )
 
 

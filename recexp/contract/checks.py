@@ -176,6 +176,11 @@ def ranked(case: Case) -> str | None:
     rows = case.batches.rows["train"][:: max(1, case.batches.size("train") // RANKED_ROWS)][:RANKED_ROWS]
     pairs = Samples(rows.repeat_interleave(len(items)), item=items.repeat(len(rows)))
     logits = model(case.batches.gather(pairs, "train")).logits.view(len(rows), len(items))
+    if hasattr(model, "item_vectors"):
+        vectors: Any = model.item_vectors
+        advice = "item_vectors(ids) gives other vectors than item_vectors()[ids]"
+        if fault := differs(vectors(ids[items]), vectors()[ids[items]], advice):
+            return fault
     scores = ItemScores(model, case.batches, "train", items, len(items)).of(rows)
     return differs(
         scores, logits, "score(batch, items), or query() and item_vectors(), give other numbers than forward()"

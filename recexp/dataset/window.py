@@ -71,7 +71,7 @@ class Windows:
 
     def __init__(self, batches: Batches) -> None:
         self.batches, self.device, self.negatives = batches, batches.device, 0
-        self.max_history, self.n_events = batches.max_history, batches.n_events
+        self.max_history = batches.max_history
         columns, rows = batches.columns, batches.rows["train"]
         user, time = columns.user[rows], columns.timestamp[rows]
         self.item, self.time = columns.item[rows], time
@@ -87,6 +87,8 @@ class Windows:
         kept = stop > first
         self.user, self.stop, self.end = user[first[kept]].long(), stop[kept], end[kept]
         self.begin = torch.maximum(first[kept], self.stop - self.max_history)
+        n_windows = max(1, len(self.begin))
+        self.n_events = -(-int((self.stop - self.begin).sum()) // n_windows)  # of a window, on average
         target = self.group > first.repeat_interleave(end - first)
         self.n_targets, self.n_tied = int(target.sum()), int((target & ~new_time).sum())
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from recexp.dataset.batch import Catalogue
 from recexp.dataset.schema import FIRST
-from recexp.kernel.candidates import scores
+from recexp.kernel.candidates import scores, scores_grouped
 from recexp.kernel.cross_entropy import cross_entropy
 from recexp.kernel.device import waits
 from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup
-from recexp.kernel.unique import grouped
+from recexp.kernel.unique import Groups, grouped
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,24 @@ def next_item_loss(
         return cross_entropy(query, vectors(None).float(), target, FIRST).sum() / n_queries
     drawn, log_expected = negatives(len(query), catalogue, catalogue.n_known)
     together = torch.cat([target, drawn]) if negatives.shared else torch.cat([target[:, None], drawn], 1)
-    items, index = _read(vectors, together, catalogue.n_known, by_row)
+    groups = _groups(together, catalogue.n_known, by_row)
+    items = vectors(None if groups is None else groups.rows).float()
     if negatives.shared:
+        index = together if groups is None else groups.inverse()
         of_target, of_drawn = index.split([len(target), negatives.n])
         own, negative = scores(query, items, of_target[:, None]), product(query, lookup(items, of_drawn))
-    else:  # looked up and scored in one pass
-        own, negative = scores(query, items, index).split([1, negatives.n], 1)
-    return loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, catalogue.n_known)).sum() / n_queries
+    else:  # scored without copies of the vectors
+        logits = (
+            scores(query, items, together) if groups is None else scores_grouped(query, items, groups, 1 + negatives.n)
+        )
+        own, negative = logits.split([1, negatives.n], 1)
+    return (
+        loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, catalogue.n_known)).sum() / n_queries
+    )
 
 
-def _read(vectors: Vectors, ids: Tensor, n_items: int, by_row: bool) -> tuple[Tensor, Tensor]:
-    """Vectors of items, and the rows of them that ids (...) stand for: of each once, or of all if that costs less."""
+def _groups(ids: Tensor, n_items: int, by_row: bool) -> Groups | None:
+    """The groups of a step's item ids, so that each is looked up once; None where reading all items costs less."""
     if not by_row and (waits(ids) or ids.numel() >= n_items):
-        return vectors(None).float(), ids
-    groups = grouped(ids, torch.empty(FIRST + n_items, 0, device=ids.device))
-    return vectors(groups.rows).float(), groups.inverse().view(ids.shape)
+        return None
+    return grouped(ids, torch.empty(FIRST + n_items, 0, device=ids.device))

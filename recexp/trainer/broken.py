@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from recexp import registry
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches
-from recexp.dataset.search import events_of_sample
 from recexp.error import DamagedFile, RunError
-from recexp.model import search_of
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_model, load_optimizers, model_tensors, named, optimizer_tensors
@@ -32,11 +30,12 @@ FILE = "broken.safetensors"
 def keep(folder: Path, model: nn.Module, cause: Cause, where: str, what: str, stage: int) -> None:
     """model: the whole one. where, what: as in `explanation`. stage: which of the model's it is."""
     tensors = {**model_tensors(model), **cause.random, **flattened("batch", cause.batch)}
-    document: dict[str, Any] = {"where": where, "what": what, "stage": stage, "learning_rates": None}
+    document: dict[str, Any] = {"where": where, "what": what, "stage": stage, "learning_rates": None, "n_events": None}
     if step := cause.step:
         tensors |= optimizer_tensors(step.optimizers)
         tensors |= {f"counts.{side}": counts for side, counts in step.counts.items()}
         document["learning_rates"] = [float(each.param_groups[0]["lr"]) for each in step.optimizers]
+        document["n_events"] = step.batches.n_events
     folder.mkdir(exist_ok=True)
     write_json(folder / "broken.json", document | tensor_files.write(folder / FILE, tensors))
 
@@ -57,8 +56,7 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            n_events = events_of_sample(config.dataset.max_history, search_of(stage.model))
-            counted = cast("Batches", Counted(named("counts.", tensors), device, n_events))
+            counted = cast("Batches", Counted(named("counts.", tensors), device, document["n_events"]))
             options = config.model
             weights = trainer.weights(config)
             step = Step(stage, weights, options.embedding_l2, config.trainer, counted, 1, overrides)

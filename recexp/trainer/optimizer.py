@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recexp.config import EXACT, ROW_WISE, L2Rows, Optimizer, Schedule, TrainerConfig, require_rowwise
+from recexp.config import (
+    EXACT,
+    ROW_WISE,
+    L2Rows,
+    NextItemConfig,
+    NextItemLoss,
+    Optimizer,
+    Schedule,
+    TrainerConfig,
+    require_rowwise,
+)
 from recexp.error import ConfigError, choices
 from recexp.kernel.adam import available
 from recexp.layer.lookup import Table
@@ -19,6 +29,7 @@ from recexp.trainer.row_wise import RowWiseAdagrad
 
 LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
 ROWS_PER_ID = 8  # of a table, for updates by row to cost less
+ROWS_PER_ID_OF_WINDOWS = 4  # the same where ids are counted as they are on average, not at most
 
 
 def optimizer_overrides(
@@ -52,8 +63,21 @@ def of_items(table: Table) -> bool:
 
 
 def ids_of_batch(config: TrainerConfig, model: nn.Module, table: Table, n_events: int) -> int:
-    """How many ids of a batch are looked up in a table, at most; 0 if that is not known. n_events: of a sample."""
+    """How many ids of a batch are looked up in a table; 0 if that is not known, or if all are.
+
+    n_events: of a sample, at most; of a window, on average.
+    """
+    if of_items(table) and isinstance(config, NextItemConfig):
+        return table.n_ids * _ids_of_windows(config, n_events)
     return config.batch_size * table.n_ids * (1 + n_events if of_items(table) and reads_history(model) else 1)
+
+
+def _ids_of_windows(config: NextItemConfig, n_events: int) -> int:
+    """Items of a batch of windows: events, as many targets, and negatives; 0 if the loss is over all items."""
+    if config.loss is NextItemLoss.cross_entropy:
+        return 0
+    n_targets, of = config.batch_size * n_events, config.negatives
+    return 2 * n_targets + of.n * (1 if of.shared else n_targets)
 
 
 def whole_l2(config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float) -> float:
@@ -78,10 +102,10 @@ def by_ftrl(table: Table, overrides: Mapping[Tensor, Optimizer]) -> bool:
 def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: int, l2: float) -> bool:
     """Whether a table's optimizer updates the rows of a batch alone, which makes no difference but for lazy Adam.
 
-    n_ids: of a batch, at most. l2: strength of an L2 term on the whole table. By row costs as much per id as a whole
-    table does per few rows; small tables stay in the cache. SGD, AdaGrad and FTRL with a term that changes every row
-    have no exact form by row. Adam has, and then takes each row's steps one by one in registers, which are full from
-    8 numbers on.
+    n_ids: of a batch, as `ids_of_batch` counts them. l2: strength of an L2 term on the whole table. By row costs as
+    much per id as a whole table does per few rows; small tables stay in the cache. SGD, AdaGrad and FTRL with a term
+    that changes every row have no exact form by row. Adam has, and then takes each row's steps one by one in registers,
+    which are full from 8 numbers on.
     """
     decay = bool(l2 or config.weight_decay)
     if kind is Optimizer.lazy_adam:
@@ -92,7 +116,8 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
         return config.sparse
     if not available(table.weight) or (decay and table.embedding_dim < 8):
         return False
-    return table.weight.numel() >= LARGE and 0 < ROWS_PER_ID * n_ids <= len(table.weight)
+    rows_per_id = ROWS_PER_ID_OF_WINDOWS if isinstance(config, NextItemConfig) else ROWS_PER_ID
+    return table.weight.numel() >= LARGE and 0 < rows_per_id * n_ids <= len(table.weight)
 
 
 def make_optimizers(

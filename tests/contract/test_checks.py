@@ -129,6 +129,12 @@ class ScoresOtherwise(Pooling):
         return super().forward(batch).logits[:, None].expand_as(targets)
 
 
+class GivesOtherVectors(Pooling):
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        vectors = self.embed.item.table.weight
+        return vectors if ids is None else 2 * vectors[ids]
+
+
 class RanksLookingAhead(Pooling):
     """Its query is right, and its states see the whole history."""
 
@@ -172,6 +178,7 @@ FAULTS = [
     Fault(ReturnsAColumn, checks.one_row, "shape (1, 1), not (1,)"),
     Fault(LooksAhead, checks.causal_states, "mask later positions"),
     Fault(ScoresOtherwise, checks.ranked, "give other numbers than forward()"),
+    Fault(GivesOtherVectors, checks.ranked, "item_vectors(ids) gives other vectors than item_vectors()"),
     Fault(RanksLookingAhead, checks.ranker_states, "later positions"),
     Fault(BreaksUnderAutocast, checks.bfloat16, "raises ZeroDivisionError"),
 ]

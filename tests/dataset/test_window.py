@@ -1,5 +1,6 @@
 """Windows: every position predicts the next event strictly later in time, against a loop over the events."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from recexp.dataset.log import Dataset, Log
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
 from recexp.dataset.sample import Samples
+from recexp.dataset.schema import FIRST
 from recexp.dataset.window import WindowBatch, Windows, packed, ranges
 
 LONGEST = 4
@@ -94,6 +96,13 @@ def test_whole_windows_have_the_latest_timestamp_too_and_tell_tie_mates(windows:
     assert whole.item.tolist() == [2, 3, 4, 5, 6]  # one more than the longest history
     assert (whole.time[1:] == whole.time[:-1]).tolist() == [True, False, False, True]
     assert whole.of.tolist() == [0] * 5
+
+
+def test_ids_of_items_and_events_of_a_window_are_counted(windows: Callable) -> None:
+    dataset, walked = windows()
+    batch = walked.gather(Samples(torch.arange(walked.size("train"))))
+    assert walked.n_events == math.ceil(len(batch.events.item) / len(batch))
+    assert batch.catalogue.n_known == dataset.schema.n_items - FIRST
 
 
 def test_an_epoch_holds_every_window_once_and_goes_on_where_it_stopped(windows: Callable) -> None:

@@ -5,7 +5,8 @@ import torch
 from both_ways import both_ways, indices, leaf
 
 from recexp.kernel import rank
-from recexp.kernel.candidates import reference, scores
+from recexp.kernel.candidates import reference, scores, scores_grouped
+from recexp.kernel.unique import grouped
 
 NAMES = ("candidates_sort", "candidates", "candidates_back")
 
@@ -17,6 +18,18 @@ def test_scores_of_sampled_items(gaps, width, n, each, library, threads, used):
     query, table, index = leaf(n, width, gaps=gaps), leaf(90, width, gaps=gaps), indices(n, each, n=90)
     alone = lambda: reference(query, table, index)  # noqa: E731
     both_ways(lambda: scores(query, table, index), [query, table], used, *NAMES, reference=alone)
+
+
+@pytest.mark.parametrize(("n", "each"), [(0, 3), (1, 1), (7, 1), (61, 21)])
+@pytest.mark.parametrize("width", [7, 64])
+def test_scores_of_rows_looked_up_once(width, n, each, library, threads, used):
+    query, index = leaf(n, width), indices(n, each, n=90) * 3
+    groups = grouped(index, torch.empty(300, 0))
+    table = leaf(len(groups.rows), width)
+    names = NAMES[1:] if width == 64 else ()
+    used.clear()
+    alone = lambda: reference(query, table, torch.searchsorted(groups.rows, index))  # noqa: E731
+    both_ways(lambda: scores_grouped(query, table, groups, each), [query, table], used, *names, reference=alone)
 
 
 def test_widths_that_no_kernel_takes_are_left_to_torch(library, used):

@@ -17,6 +17,7 @@ def test_groups_are_those_of_torch(n_rows, shape, library, used):
     found, wanted = grouped(index, torch.empty(n_rows, 0)), reference(index)
     for name, value in vars(wanted).items():
         assert torch.equal(getattr(found, name), value), name
+    assert torch.equal(found.rows[found.inverse()], index.flatten())
     assert used == ["group"]
 
 

@@ -8,7 +8,17 @@ from torch import Tensor
 
 from recexp.dataset.batch import Catalogue, Features
 from recexp.dataset.schema import FIRST
-from recexp.layer.ranking import Negatives, Scored, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
+from recexp.layer.ranking import (
+    Negatives,
+    Scored,
+    Vectors,
+    bce,
+    bpr,
+    bpr_max,
+    gbce,
+    next_item_loss,
+    sampled_softmax,
+)
 
 P, S, V = 5, 7, 12
 
@@ -87,6 +97,11 @@ def catalogue() -> Catalogue:
     return Catalogue(features, features, torch.arange(1, V + 1).repeat_interleave(torch.arange(1, V + 1)).int())
 
 
+def among(items: Tensor) -> Vectors:
+    """What a model's item_vectors gives."""
+    return lambda ids: items if ids is None else items[ids]
+
+
 @pytest.mark.parametrize("popular", [0.0, 0.5, 1.0])
 def test_log_expected_is_the_rate_at_which_items_are_drawn(catalogue: Catalogue, popular: float) -> None:
     negatives = Negatives(40, shared=False, popular=popular, corrected=True)
@@ -102,12 +117,14 @@ def test_a_corrected_sample_estimates_the_sum_over_all_items(catalogue: Catalogu
     query, items = torch.randn(300, 4), torch.randn(FIRST + V, 4)
     target = torch.randint(FIRST, FIRST + V, (300,))
     torch.manual_seed(0)
-    full = next_item_loss(query, items, target, catalogue, Negatives(1, True, 0.0, True), None)
+    full = next_item_loss(query, among(items), target, catalogue, Negatives(1, True, 0.0, True), None)
     for shared in (False, True):
         many = Negatives(20_000 if shared else 2000, shared, 0.5, True)
-        sampled = next_item_loss(query, items, target, catalogue, many, sampled_softmax)
+        sampled = next_item_loss(query, among(items), target, catalogue, many, sampled_softmax)
         assert float(sampled) == pytest.approx(float(full), rel=0.02)
-    uncorrected = next_item_loss(query, items, target, catalogue, Negatives(2000, False, 0.5, False), sampled_softmax)
+    uncorrected = next_item_loss(
+        query, among(items), target, catalogue, Negatives(2000, False, 0.5, False), sampled_softmax
+    )
     assert float(uncorrected) > float(full) + 3
 
 
@@ -116,7 +133,7 @@ def test_shared_negatives_are_scored_as_those_of_each_query(catalogue: Catalogue
     target = torch.randint(FIRST, FIRST + V, (6,))
     torch.manual_seed(0)
     shared = Negatives(30, shared=True, popular=0.0, corrected=False)
-    loss = next_item_loss(query, items, target, catalogue, shared, bpr)
+    loss = next_item_loss(query, among(items), target, catalogue, shared, bpr)
     torch.manual_seed(0)
     drawn, _ = shared(6, catalogue, V)
     negative = query @ items[drawn].t()
@@ -125,9 +142,36 @@ def test_shared_negatives_are_scored_as_those_of_each_query(catalogue: Catalogue
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("width", [7, 16])  # 16: by kernels if there are any
+def test_items_looked_up_once_give_loss_and_gradients_of_all_items(
+    width: int, name: str, shared: bool, catalogue: Catalogue
+) -> None:
+    negatives = Negatives(4, shared, 0.5, True)
+    target = torch.randint(FIRST, FIRST + V, (6,), generator=torch.Generator().manual_seed(0))
+    found = []
+    for by_row in (False, True):
+        torch.manual_seed(1)
+        query, items = torch.randn(6, width, requires_grad=True), torch.randn(FIRST + V, width, requires_grad=True)
+        read: list[Tensor | None] = []
+
+        def vectors(ids: Tensor | None, items: Tensor = items, read: list[Tensor | None] = read) -> Tensor:
+            read.append(ids)
+            return among(items)(ids)
+
+        loss = next_item_loss(query, vectors, target, catalogue, negatives, LOSSES[name], by_row)
+        found.append((loss, *torch.autograd.grad(loss, [query, items])))
+        (ids,) = read
+        assert (ids is not None) == (by_row or shared)  # all items, if a step has as many ids as there are items
+        assert ids is None or torch.equal(ids, ids.unique())
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_no_queries_give_a_loss_of_0(catalogue: Catalogue) -> None:
     query, items = torch.zeros(0, 16, requires_grad=True), torch.randn(FIRST + V, 16, requires_grad=True)
-    for loss in (None, sampled_softmax):
-        negatives = Negatives(3, False, 0.0, True)
-        value = next_item_loss(query, items, torch.zeros(0, dtype=torch.long), catalogue, negatives, loss)
+    for loss, shared in ((None, False), (sampled_softmax, False), (sampled_softmax, True)):
+        negatives = Negatives(3, shared, 0.0, True)
+        value = next_item_loss(query, among(items), torch.zeros(0, dtype=torch.long), catalogue, negatives, loss)
         assert value == 0 and not torch.autograd.grad(value, items)[0].any()

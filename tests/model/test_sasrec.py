@@ -72,9 +72,13 @@ def test_item_dropout_is_of_vectors_read_and_of_those_multiplied(training: bool,
     events, _ = packed(mixed)
     ids = events.catalogue.items.ids[events.item.flatten(), 0]
     weight = model.item.table.weight
-    for found, whole in ((model.states(events), weight[ids]), (model.item_vectors(), weight)):
+    some = ids.unique()
+    vectors = ((model.item_vectors(), weight), (model.item_vectors(some), weight[some]))
+    for found, whole in ((model.states(events), weight[ids]), *vectors):
         assert torch.equal(found == 0, whole == 0) != training
         torch.testing.assert_close(found, torch.where(found == 0, 0.0, 2 * whole) if training else whole)
+        kept = (found != 0).sum(0) / (whole != 0).sum(0)  # of each dimension
+        assert not training or (0.2 < kept.mean() < 0.8 and kept.unique().numel() > 1)
 
 
 def test_a_query_is_the_last_state(make: Make, mixed: Batch) -> None:

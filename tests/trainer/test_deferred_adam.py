@@ -112,7 +112,13 @@ Make = Callable[..., nn.Module]
 @pytest.mark.parametrize("l2", [0.0, 0.02])
 @pytest.mark.parametrize("options", [{"network_l2": 1e-3}, {"optimizer": Optimizer.adamw, "weight_decay": 0.1}])
 def test_step_by_row_equals_that_of_whole_tables(
-    options: dict, l2: float, clip_norm: float | None, name: str, make: Make, compose: Callable[..., Config], batches: Batches
+    options: dict,
+    l2: float,
+    clip_norm: float | None,
+    name: str,
+    make: Make,
+    compose: Callable[..., Config],
+    batches: Batches,
 ) -> None:
     found = []
     for sparse in (False, True):
