@@ -22,8 +22,8 @@ INTERACTION = ["target_interaction", "target_interaction_back", "target_interact
 @pytest.mark.parametrize(("n_rows", "length"), [(0, 3), (4, 0), (1, 1), (49, 5), (61, 21)])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_interaction_equals_the_product_of_what_is_joined(gaps, n_rows, length, library, threads, used):
-    target, vectors, bias = leaf(n_rows, 16, gaps=gaps), leaf(N_ITEMS, 16, gaps=gaps), leaf(24)
-    weights = tuple(leaf(24, 16, gaps=gaps, seed=seed) for seed in range(3))
+    target, vectors, bias = leaf(n_rows, 16, gaps=gaps), leaf(N_ITEMS, 16, gaps=gaps), leaf(48)
+    weights = tuple(leaf(48, 16, gaps=gaps, seed=seed) for seed in range(3))
     index, mask = indices(n_rows, length, n=N_ITEMS), lengths(n_rows, length)
 
     def packed() -> Tensor:
@@ -41,7 +41,7 @@ def test_interaction_equals_the_product_of_what_is_joined(gaps, n_rows, length, 
     both_ways(packed, inputs, used, *INTERACTION, reference=joined, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         x, is_packed = target_interaction(target, vectors, index, lambda: vectors[index], mask, weights, bias)
-    assert not is_packed and x.shape == (n_rows, length, 24) and set(used) <= set(names)
+    assert not is_packed and x.shape == (n_rows, length, 48) and set(used) <= set(names)
     torch.testing.assert_close(x[mask].float(), joined(), rtol=0.1, atol=0.3)
 
 
@@ -86,8 +86,8 @@ def eq_1(query: Tensor, memory: Tensor, weights: list[Tensor], seen: Tensor, n_h
 @pytest.mark.parametrize(("n_rows", "n_queries", "length"), [(0, 2, 3), (3, 0, 4), (3, 2, 0), (1, 1, 1), (49, 3, 17)])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_attention_equals_eq_1(gaps, n_rows, n_queries, length, seen, library, threads, used):
-    query, memory = leaf(n_rows, n_queries, 16, gaps=gaps), leaf(n_rows, length, 16, gaps=gaps)
-    weights = [leaf(16, 16, gaps=gaps, seed=seed, std=0.3) for seed in range(3)]
+    query, memory = leaf(n_rows, n_queries, 32, gaps=gaps), leaf(n_rows, length, 32, gaps=gaps)
+    weights = [leaf(32, 32, gaps=gaps, seed=seed, std=0.2) for seed in range(3)]
     mask = lengths(n_rows, length)
     visible = {
         "events": mask,
@@ -111,9 +111,9 @@ def test_attention_equals_eq_1(gaps, n_rows, n_queries, length, seen, library, t
 def test_attention_to_a_sum_of_looked_up_vectors_equals_that_to_the_sum(
     n_rows, length, n_sources, itself, library, threads, used
 ):
-    vectors = [leaf(9, 16), leaf(6, 16, gaps=True)][:n_sources]
+    vectors = [leaf(9, 32), leaf(6, 32, gaps=True)][:n_sources]
     places = [indices(n_rows, length, n=len(table)) for table in vectors]
-    weights = [leaf(16, 16, seed=seed, std=0.3) for seed in range(3)]
+    weights = [leaf(32, 32, seed=seed, std=0.2) for seed in range(3)]
     mask = lengths(n_rows, length)
 
     def memory() -> Tensor:
