@@ -133,142 +133,59 @@ static void look_up(const struct attend *s, const long *at, long n, float *to) {
     }
 }
 
-/* One round of transposing a square: in each block of size 2 half, swaps the two off-diagonal quarters. */
-INLINE void turn(vec *square, const int half) {
-    ivec upper, lower; /* the lanes that the two rows take; from LANES on, those of the second row */
-#pragma GCC unroll 16
-    for (int j = 0; j < LANES; j++) {
-        upper[j] = j & half ? LANES + j - half : j;
-        lower[j] = j & half ? LANES + j : j + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++)
-        if (!(i & half)) {
-            vec first = square[i], second = square[i + half];
-            square[i] = __builtin_shuffle(first, second, upper);
-            square[i + half] = __builtin_shuffle(first, second, lower);
-        }
-}
-
-/* b (width, to) = a (rows, width) transposed, with columns of 0 up to `to`. */
-static void transpose(const float *a, long a_row, long rows, long width, float *b, long to) {
-    for (long start = 0; start < to; start += LANES)
-        for (long column = 0; column < width; column += LANES) {
-            vec square[LANES];
-#pragma GCC unroll 16
-            for (long i = 0; i < LANES; i++)
-                square[i] = start + i < rows ? LOAD(a + (start + i) * a_row + column) : (vec){0};
-            turn(square, 1), turn(square, 2), turn(square, 4);
-            if (LANES > 8) turn(square, 8);
-#pragma GCC unroll 16
-            for (long j = 0; j < LANES; j++) STORE(b + (column + j) * to + start, square[j]);
-        }
-}
-
-static long padded_to_lanes(long n) { return (n + LANES - 1) / LANES * LANES; }
-
-/* Weights (m, padded) of a head's queries q on its n keys (d, padded): 0 where seen (m, n) is false, if it is given. */
-static void weigh(const struct attend *s, long m, long n, const float *q, long q_step, const float *keys,
-                  const unsigned char *seen, float *visible, float *weights) {
-    long size = s->dim / s->n_heads, padded = padded_to_lanes(n);
-    float scale = 1.f / __builtin_sqrtf(size);
-    multiply(m, padded, size, q, q_step, 1, keys, padded, weights, padded, 0);
-    for (long i = 0; i < m; i++) {
-        float *row = weights + i * padded;
-        for (long j = 0; (i == 0 || seen) && j < padded; j++) visible[j] = j < n && (!seen || seen[i * n + j]);
-        vec largest = (vec){0} - 3e38f, total = {0};
-        EACH(j, padded) {
-            vec score = either(LOAD(visible + j) > 0.f, LOAD(row + j) * scale, (vec){0} - 3e38f);
-            largest = either(score > largest, score, largest);
-            STORE(row + j, score);
-        }
-        largest = largest_of(largest);
-        EACH(j, padded) {
-            vec weight = exponential(LOAD(row + j) - largest) * LOAD(visible + j);
-            STORE(row + j, weight);
-            total += weight;
-        }
-        float sum = sum_of(total)[0], inverse = sum > 0 ? 1.f / sum : 0;
-        EACH(j, padded) STORE(row + j, LOAD(row + j) * inverse);
-    }
-}
-
-/* Weights of a head after dropout. */
-static void drop(const struct attend *s, long row, long head, const float *weights, long n, float *to) {
-    long first = (row * s->dim + head) * s->n_queries * padded_to_lanes(s->length);
-    EACH(i, n) STORE(to + i, LOAD(weights + i) * kept(s->seed, first + i, s->dropped));
+/* One head of a row: the m queries q on its n positions. */
+static struct head head_of(const struct attend *s, long row, long head, long m, long n, const float *q,
+                           const float *positions) {
+    long size = s->dim / s->n_heads;
+    const float *k = positions + s->width - 2 * s->dim + head * size;
+    return (struct head){
+        .q = q + head * size, .k = k, .v = k + s->dim, .m = m, .n = n, .size = size, .step = s->width,
+        .q_step = has_queries(s) ? s->dim : s->width, .seen = s->by_query ? s->seen + row * m * n : 0,
+        .dropped = s->dropped, .seed = s->seed, .drop_step = padded_to_lanes(n),
+        .first = (row * s->dim + head * size) * s->n_queries * padded_to_lanes(s->length),
+    };
 }
 
 static void attend_thread(void *args, long thread, long n_threads) {
     const struct attend *s = args;
-    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
-    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
-    float *keys = scratch(size, most), *weights = scratch(most_m, most), *visible = scratch(1, most);
-    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
-    float *made = scratch(most_m, dim);
+    long most_m = s->n_queries, most_n = s->length, dim = s->dim, size = dim / s->n_heads;
+    long *at = malloc(sizeof(long) * most_n);
+    float *memory = head_memory(most_n, size), *positions = scratch(most_n, s->width), *made = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
         long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
-        long padded = padded_to_lanes(n);
-        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = has_queries(s) ? s->q + row * m * dim : positions;
         float *out = has_queries(s) ? s->out + row * m * dim : made;
         look_up(s, at, n, positions);
-        for (long head = 0; head < dim; head += size) {
-            transpose(k + head, width, n, size, keys, padded);
-            weigh(s, m, n, q + head, q_step, keys, seen, visible, weights);
-            if (s->dropped) drop(s, row, head, weights, m * padded, weights);
-            multiply(m, size, n, weights, padded, 1, v + head, width, out + head, dim, 0);
+        for (long i = 0; i < s->n_heads; i++) {
+            struct head head = head_of(s, row, i, m, n, q, positions);
+            attend_head(&head, out + i * size, dim, memory);
         }
         if (!has_queries(s)) unpack(out, at, n, dim, row * most_n, most_n, s->out);
     }
-    free(at), free(keys), free(weights), free(visible), free(positions), free(made);
+    free(at), free(memory), free(positions), free(made);
 }
 KERNEL(attend)
 
 static void attend_back_thread(void *args, long thread, long n_threads) {
     const struct attend_back *b = args;
     const struct attend *s = args;
-    long most_m = s->n_queries, most_n = s->length, most = padded_to_lanes(most_n), dim = s->dim, width = s->width;
-    long size = dim / s->n_heads, q_step = has_queries(s) ? dim : width, *at = malloc(sizeof(long) * most_n);
-    float *turned = scratch(size, most), *weights = scratch(most_m, most), *change = scratch(most_m, most);
-    float *visible = scratch(1, most), *left = scratch(most_m, most), scale = 1.f / __builtin_sqrtf(size);
-    float *positions = scratch(most_n, width), *k = positions + width - 2 * dim, *v = k + dim;
+    long most_m = s->n_queries, most_n = s->length, dim = s->dim, width = s->width, size = dim / s->n_heads;
+    long *at = malloc(sizeof(long) * most_n);
+    float *memory = head_memory(most_n, size), *positions = scratch(most_n, width), *own = scratch(most_m, dim);
     float *dpositions = scratch(most_n, width), *dk = dpositions + width - 2 * dim, *dv = dk + dim;
-    float *own = scratch(most_m, dim);
     for (long row = thread; row < s->n_rows; row += n_threads) {
         long n = counted_rows(s->by_query ? 0 : s->seen, row * most_n, most_n, at), m = has_queries(s) ? most_m : n;
-        long padded = padded_to_lanes(n);
-        const unsigned char *seen = s->by_query ? s->seen + row * m * n : 0;
         const float *q = has_queries(s) ? s->q + row * m * dim : positions;
-        const float *all = has_queries(s) ? b->dout + row * m * dim : packed(b->dout, at, n, dim, own);
+        const float *dout = has_queries(s) ? b->dout + row * m * dim : packed(b->dout, at, n, dim, own);
         float *dq = has_queries(s) ? b->dq + row * m * dim : dpositions;
         look_up(s, at, n, positions);
-        for (long head = 0; head < dim; head += size) {
-            const float *dout = all + head;
-            transpose(k + head, width, n, size, turned, padded);
-            weigh(s, m, n, q + head, q_step, turned, seen, visible, weights);
-            transpose(v + head, width, n, size, turned, padded);
-            multiply(m, padded, size, dout, dim, 1, turned, padded, change, padded, 0);
-            if (s->dropped) {
-                drop(s, row, head, weights, m * padded, left);
-                drop(s, row, head, change, m * padded, change);
-            }
-            multiply(n, size, m, s->dropped ? left : weights, 1, padded, dout, dim, dv + head, width, 0);
-            for (long i = 0; i < m; i++) { /* the gradient of the scores */
-                vec total = {0};
-                EACH(j, padded) total += LOAD(change + i * padded + j) * LOAD(weights + i * padded + j);
-                vec mean = sum_of(total);
-                EACH(j, padded) {
-                    float *to = change + i * padded + j;
-                    STORE(to, (LOAD(to) - mean) * LOAD(weights + i * padded + j) * scale);
-                }
-            }
-            multiply(m, size, n, change, padded, 1, k + head, width, dq + head, q_step, 0);
-            multiply(n, size, m, change, 1, padded, q + head, q_step, dk + head, width, 0);
+        for (long i = 0; i < s->n_heads; i++) {
+            struct head head = head_of(s, row, i, m, n, q, positions);
+            long part = i * size;
+            attend_head_back(&head, dout + part, dim, dq + part, dk + part, dv + part, memory);
         }
         unpack(dpositions, at, n, width, row * most_n, most_n, b->dpositions);
     }
-    free(at), free(turned), free(weights), free(visible), free(positions), free(change), free(left);
-    free(dpositions), free(own);
+    free(at), free(memory), free(positions), free(dpositions), free(own);
 }
 KERNEL(attend_back)

@@ -81,6 +81,8 @@ INLINE void fetch(const float *row, long width) {
     for (long j = 0; j < width; j += 16) __builtin_prefetch(row + j);
 }
 
+INLINE long padded_to_lanes(long n) { return (n + LANES - 1) / LANES * LANES; }
+
 INLINE float *scratch(long rows, long width) { return malloc(sizeof(float) * rows * width); }
 
 /* product.c: c (m, n) = first + a b, or a b if first is null: a (m, depth) with any strides, b (depth, n), first
@@ -101,6 +103,26 @@ void affine(const float *x, long rows, long width, const float *weight, const fl
 /* Its gradients: weight (O, C); adds to dweight (O, C) and dbias (O,), and to dx (rows, C) with `add`. */
 void affine_back(const float *x, const float *dout, long rows, long width, const float *weight, long n_out,
                  float *dweight, float *dbias, float *dx, int add);
+
+/* head.c: softmax attention of one head. Its m queries see its n positions, or each only those up to its own, or
+   what `seen` says. Weight (i, j) has dropout's index first + i drop_step + j. */
+struct head {
+    const float *q, *k, *v; /* (m, size), (n, size) and (n, size), their rows q_step and step apart */
+    long m, n, size, q_step, step;
+    const unsigned char *seen; /* (m, n), or null */
+    int causal;                /* m is n then */
+    long dropped, seed, first, drop_step;
+};
+
+/* Memory for heads of up to `most` positions; one block, to be freed by the caller. */
+float *head_memory(long most, long size);
+
+/* out (m, size) = softmax(q k^T / sqrt(size)) v, its rows out_step apart. A query that sees nothing gets 0. */
+void attend_head(const struct head *h, float *out, long out_step, float *memory);
+
+/* The gradients from that of out; dq has the strides of q, dk and dv have those of k and v. */
+void attend_head_back(const struct head *h, const float *dout, long dout_step, float *dq, float *dk, float *dv,
+                      float *memory);
 
 /* rows.c: the number of rows from start on that a mask selects, all if it is null; writes their indices to `at`. */
 long counted_rows(const unsigned char *mask, long start, long rows, long *at);

@@ -1,16 +1,20 @@
 """Attention over packed sequences: padding costs nothing, as there is none outside attention.
 
 T events of B sequences, one after another, the longest first; D model size, h heads of size d = D / h
-Only attention looks at more than one event. It cuts the sequences into a few rectangles (b, l) of similar lengths.
+Only attention looks at more than one event. Where no kernel takes each event in its place, it cuts the sequences into a
+few rectangles (b, l) of similar lengths.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from recexp.kernel.attention import softmax_attention
+from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup
+from recexp.kernel.packed import attend_packed
 from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import drop_probability, linear
 from recexp.layer.position import LearntPosition
@@ -30,17 +34,22 @@ class Layout:
             self.start = length.cumsum(0) - length  # (B,)
             end = (self.start + length).repeat_interleave(length)  # (T,)
             self.from_end = end - 1 - torch.arange(len(end), device=device)  # how many events follow in the sequence
-            self.rectangles = list(self._rectangles())
         else:
             self.longest = padded_to
             step = torch.arange(padded_to, device=device)
             self.start = torch.arange(length.shape[0], device=device) * padded_to
             self.from_end = (length[:, None] - 1 - step).clamp(min=0).flatten()
-            seen = (step < length[:, None]) | (step == 0)  # some event, for a sequence without any
-            self.rectangles = [(self.start[:, None] + step, seen)] if padded_to else []
+
+    @cached_property
+    def rectangles(self) -> list[tuple[Tensor, Tensor]]:
+        """Sequences of similar lengths: positions among the T events (b, l), any where there is none, and a mask."""
+        if not self.padded:
+            return list(self._rectangles())
+        step = torch.arange(self.longest, device=self.length.device)
+        seen = (step < self.length[:, None]) | (step == 0)  # some event, for a sequence without any
+        return [(self.start[:, None] + step, seen)] if self.longest else []
 
     def _rectangles(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Positions among the T events (b, l), any where there is none, and a mask (b, l)."""
         lengths = self.length.tolist()
         number = [n.bit_length() for n in lengths]
         for bits in sorted(set(number) - {0}, reverse=True):
@@ -99,39 +108,59 @@ class PackedAttention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, layout: Layout, last: bool) -> Tensor:
         """query and memory (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
-        key_value = self.key_value(memory)
         if last:
-            heads = attend_last(self.query(query[layout.last]), key_value, layout, self.n_heads)
+            heads = attend_last(self.query(query[layout.last]), self.key_value(memory), layout, self.n_heads)
         else:
-            qkv = torch.cat([self.query(query), key_value], 1)
+            qkv = self._side_by_side(query, memory)
             heads = attend(qkv, layout, self.n_heads, drop_probability(self.dropout), self.causal)
         return self.output(heads)
+
+    def _side_by_side(self, query: Tensor, memory: Tensor) -> Tensor:
+        """q, k and v of all events: (T, 3 D)."""
+        if query is not memory:
+            return torch.cat([self.query(query), self.key_value(memory)], 1)
+        linears = (self.query, self.key_value)  # as one product, which reads and writes everything once
+        weight, bias = torch.cat([part.weight for part in linears]), torch.cat([part.bias for part in linears])
+        return product(query, weight, bias)
 
 
 def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float, causal: bool = True) -> Tensor:
     """Each event attends as in `PackedAttention`: q, k and v side by side (T, 3 D) -> (T, D)."""
-    heads = []
-    for index, mask in layout.rectangles:
-        q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)
-        if causal:
-            seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
-            seen = seen[None, None].expand(q.shape[0], 1, -1, -1)
-        else:
-            seen = mask[:, None, None]
-        out = softmax_attention(q, k, v, seen, p)
-        heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
-    return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
+
+    def by_rectangles() -> Tensor:
+        heads = []
+        for index, mask in layout.rectangles:
+            q, k, v = split_heads(qkv, index, 3, n_heads)  # (b, h, l, d)
+            if causal:
+                seen = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+                seen = seen[None, None].expand(q.shape[0], 1, -1, -1)
+            else:
+                seen = mask[:, None, None]
+            out = softmax_attention(q, k, v, seen, p)
+            heads.append(layout.events(out.transpose(1, 2).flatten(2), mask))
+        return torch.cat(heads) if heads else qkv.new_zeros(0, qkv.shape[1] // 3)
+
+    if layout.padded:
+        return by_rectangles()
+    return attend_packed(None, qkv, layout.start, layout.length, n_heads, causal, p, by_rectangles)
 
 
 def attend_last(q: Tensor, kv: Tensor, layout: Layout, n_heads: int) -> Tensor:
     """The last event of each sequence alone: q (n, D), k and v side by side (T, 2 D) -> (n, D)."""
-    heads, first = [], 0
-    for index, mask in layout.rectangles:
-        k, v = split_heads(kv, index, 2, n_heads)  # (b, h, l, d)
-        rows = q[first : first + index.shape[0]].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
-        heads.append(softmax_attention(rows, k, v, mask[:, None, None], 0.0).flatten(1))
-        first += index.shape[0]
-    return torch.cat(heads) if heads else q
+
+    def by_rectangles() -> Tensor:
+        heads, first = [], 0
+        for index, mask in layout.rectangles:
+            k, v = split_heads(kv, index, 2, n_heads)  # (b, h, l, d)
+            rows = q[first : first + index.shape[0]].unflatten(1, (n_heads, -1))[:, :, None]  # (b, h, 1, d)
+            heads.append(softmax_attention(rows, k, v, mask[:, None, None], 0.0).flatten(1))
+            first += index.shape[0]
+        return torch.cat(heads) if heads else q
+
+    if layout.padded:
+        return by_rectangles()
+    n = len(q)  # those that have events come first
+    return attend_packed(q, kv, layout.start[:n], layout.length[:n], n_heads, False, 0.0, by_rectangles)
 
 
 def split_heads(x: Tensor, index: Tensor, n: int, n_heads: int) -> tuple[Tensor, ...]:

@@ -21,11 +21,12 @@ from recexp.kernel.gru import attention_gru, gru
 from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, total, weighted_sum
 from recexp.kernel.mlp import tail
+from recexp.kernel.packed import attend_packed
 from recexp.kernel.rank import at_least
 from recexp.kernel.sublayer import sublayer
 from recexp.kernel.unique import grouped, lookup_grouped
 
-WIDTH, N = 16, 7  # a width that every library takes, rows of tables
+WIDTH, N = 32, 7  # a width that every library takes, also for each of 2 heads; rows of tables
 Operation = Callable[[], Tensor | tuple[Tensor, ...]]
 
 
@@ -68,6 +69,10 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     for given in (sources, sources[:1]):
         yield lambda given=given: attend(history, history, square, mask, 2, sources=given)
         yield lambda given=given: attend(x[:, None], history, square, mask, 2, sources=given)
+    start, sizes = torch.arange(n) * length, torch.full((n,), length)
+    for causal in (True, False):
+        yield lambda causal=causal: attend_packed(None, leaf(n * length, 3 * WIDTH), start, sizes, 2, causal, 0.3, none)
+    yield lambda: attend_packed(x, leaf(n * length, 2 * WIDTH), start, sizes, 2, False, 0.3, none)
     yield lambda: sublayer(history, history, mask, [(square[0], bias), (square[1], bias)], norm, 0.01, 0.3, 0.3)
     yield lambda: sublayer(history, history + 1, mask, [(square[0], None)], norm)
     if n and length:
@@ -76,6 +81,10 @@ def operations(n: int, length: int) -> Iterator[Operation]:
         yield lambda: gru(tables[0], gates, right_padded, indices[0])
         for update in (True, False):
             yield lambda update=update: attention_gru(history, weights * right_padded, right_padded, gates, update)
+
+
+def none() -> Tensor:
+    raise AssertionError("no kernel took these")
 
 
 def evaluated(x: Tensor, alpha: Tensor, running: Running) -> Tensor:
@@ -106,7 +115,7 @@ def main(path: str) -> None:
     torch.manual_seed(1)
     for n_threads in (1, 3):
         torch.set_num_threads(n_threads)
-        for n, length in ((0, 3), (2, 0), (1, 1), (49, 5), (100, 19)):
+        for n, length in ((0, 3), (2, 0), (1, 1), (49, 5), (100, 19), (3, 30)):
             for operation in operations(n, length):
                 out = operation()
                 loss = sum(result.square().sum() for result in (out if isinstance(out, tuple) else (out,)))

@@ -5,10 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recexp.layer.packed import Layout, attend, attend_last
+from recexp.kernel import library
+from recexp.layer.packed import Layout, PackedAttention, attend, attend_last
 
 LENGTHS = torch.tensor([70, 9, 8, 8, 3, 2, 1, 1, 0])
 D, HEADS = 16, 2
+
+
+@pytest.fixture(params=["by kernels", "by rectangles"], autouse=True)
+def way(request, monkeypatch):
+    if request.param == "by rectangles":
+        monkeypatch.setattr(library, "installed", lambda: [])
 
 
 def alone(qkv: Tensor, length: int, causal: bool = True) -> Tensor:
@@ -34,6 +41,14 @@ def test_the_last_events_alone_are_those_of_all() -> None:
     every = attend(qkv, layout, HEADS, 0.0)[layout.last]
     last = attend_last(qkv[layout.last, :D], qkv[:, D:].contiguous(), layout, HEADS)
     torch.testing.assert_close(last, every)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_keys_of_the_queries_themselves_are_those_of_equal_events(causal: bool) -> None:
+    attention, x, layout = PackedAttention(D, HEADS, 0.0, causal), torch.randn(int(LENGTHS.sum()), D), Layout(LENGTHS)
+    torch.nn.init.normal_(attention.query.bias)
+    torch.nn.init.normal_(attention.key_value.bias)
+    torch.testing.assert_close(attention(x, x, layout, False), attention(x, x.clone(), layout, False))
 
 
 def test_positions_are_counted_from_the_last_event() -> None:
