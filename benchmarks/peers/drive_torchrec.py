@@ -36,7 +36,7 @@ class OverTables(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, F) -> logits (B,)."""
         lengths = torch.ones(ids.numel(), dtype=torch.int32)
-        x = self.tables(KeyedJaggedTensor(self.names, ids.t().flatten(), lengths)).values()  # (B, F D)
+        x = self.tables(KeyedJaggedTensor(self.names, ids.t().flatten(), lengths=lengths)).values()  # (B, F D)
         if not self.deepfm:
             return self.above(x)
         return bare_models.pairs(x.unflatten(1, self.shape)) + self.above(x)[:, 0]
