@@ -29,7 +29,7 @@ from recexp.trainer.row_wise import RowWiseAdagrad
 
 LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
 ROWS_PER_ID = 8  # of a table, for updates by row to cost less
-ROWS_PER_ID_OF_WINDOWS = 4  # the same where ids are counted as they are on average, not at most
+LARGE_OF_WINDOWS, ROWS_PER_ID_OF_WINDOWS = 2**20, 4  # the same for windows, whose ids are counted on average
 
 
 def optimizer_overrides(
@@ -116,8 +116,9 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
         return config.sparse
     if not available(table.weight) or (decay and table.embedding_dim < 8):
         return False
-    rows_per_id = ROWS_PER_ID_OF_WINDOWS if isinstance(config, NextItemConfig) else ROWS_PER_ID
-    return table.weight.numel() >= LARGE and 0 < rows_per_id * n_ids <= len(table.weight)
+    of_windows = isinstance(config, NextItemConfig)
+    large, rows_per_id = (LARGE_OF_WINDOWS, ROWS_PER_ID_OF_WINDOWS) if of_windows else (LARGE, ROWS_PER_ID)
+    return table.weight.numel() >= large and 0 < rows_per_id * n_ids <= len(table.weight)
 
 
 def make_optimizers(

@@ -266,7 +266,8 @@ def test_a_ranker_that_gives_no_vectors_by_id_is_told_so(monkeypatch: pytest.Mon
         ([], 1_000_000, True),  # 7 events and targets a window, and 256 negatives for each target: 230 thousand ids
         ([], 100_000, False),
         (["trainer.negatives.shared=true"], 100_000, True),
-        (["trainer.negatives.shared=true"], 5000, False),
+        (["trainer.negatives.shared=true"], 20_000, True),
+        (["trainer.negatives.shared=true"], 12_101, False),  # fits the cache
         (["trainer.loss=cross_entropy"], 1_000_000, False),
         (["trainer.sparse=false"], 1_000_000, False),
     ],
