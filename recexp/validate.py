@@ -111,21 +111,22 @@ def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Confi
     options: values by dotted key that replace the run's. Options of which an earlier version knew nothing are told.
     """
     tree, lacking = completed(read_config(path))
-    if lacking:
-        taken = ", ".join(f"{key}={json.dumps(value)}" for key, value in lacking.items())
-        logger.warning("%s: of an earlier version of recexp; taken by default: %s", path / "config.yaml", taken)
     if isinstance(tree.get("run"), dict):
         tree["run"] |= {"dir": str(path), "resume": True}
     try:
         raw = OmegaConf.create(tree)
         for key, value in options.items():
             OmegaConf.update(raw, key, value)
-        return check(raw)
+        config = check(raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
     except ConfigError as error:
         newer = " The run may be of a newer version of recexp." if "unknown key" in str(error) else ""
         raise ConfigError(f"{path / 'config.yaml'}: {error}{newer}") from error
+    if lacking:
+        taken = ", ".join(f"{key}={json.dumps(value)}" for key, value in lacking.items())
+        logger.warning("%s: of an earlier version of recexp; taken by default: %s", path / "config.yaml", taken)
+    return config
 
 
 def recheck(config: Config) -> None:

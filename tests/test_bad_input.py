@@ -510,7 +510,7 @@ PARQUET: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "values of bytes": ({"x": filled(b"x")}, X, "column 'x': is binary"),
     "values of maps": ({"x": filled({"a": 1})}, MULTI, "column 'x': is struct"),
     "values of lists of structs": ({"x": filled([{"a": 1}])}, MULTI, "column 'x': is list"),
-    "values with the separator": ({"x": filled(["a|b"])}, MULTI, "dataset.multi_separator"),
+    "values with the separator": ({"x": filled(["a|b"])}, MULTI, "a value holds '|'"),
     "a huge number": ({"x": filled(1.0, 1e200)}, NUMERIC, "row 1: column 'x'"),
     "no such column": ({}, X, "no column 'x'"),
 }  # fmt: skip

@@ -7,15 +7,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from recexp.groups import MAPPING, conf_folder
-from recexp.storage import parse_yaml
 from recexp.tree import flat
 
 
 def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration with all options that recexp's YAML files have, and by dotted key those that it lacked.
 
-    What only the files of a user or a plugin name stays as it is.
+    What only the files of a user or a plugin name stays as it is, and so does what is too little for a configuration.
     """
     whole = copy.deepcopy(tree)
     lacking: dict[str, Any] = {}
@@ -23,7 +24,8 @@ def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         node = whole if not prefix else whole.setdefault(prefix, {})
         if isinstance(node, dict):
             lacking |= _fill(node, defaults, prefix)
-    return whole, lacking
+    damaged = len(lacking) > len(dict(flat(tree)))  # no version had so little
+    return (tree, {}) if damaged else (whole, lacking)
 
 
 def _defaults(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -43,7 +45,8 @@ def _defaults(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 def _read(name: str) -> dict[str, Any]:
     """A YAML file of recexp's own; nothing if there is none."""
     path = Path(conf_folder(), name)
-    return parse_yaml(path.read_text("utf-8")) if path.is_file() else {}
+    tree: Any = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}  # numbers such as 2e-3 too
+    return tree
 
 
 def _fill(node: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:
