@@ -28,8 +28,9 @@ from recexp.trainer.ftrl import FTRL
 from recexp.trainer.row_wise import RowWiseAdagrad
 
 LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
-ROWS_PER_ID = 8  # of a table, for updates by row to cost less
-LARGE_OF_WINDOWS, ROWS_PER_ID_OF_WINDOWS = 2**20, 4  # the same for windows, whose ids are counted on average
+LARGE_OF_WINDOWS = 2**20  # the same for windows, whose ids are counted on average
+FULL = 8  # numbers that a row of full registers has at least
+ROWS_PER_ID, NARROW_ROWS_PER_ID = 4, 16  # of a table, for updates by row to cost less; where rows fill no register
 
 
 def optimizer_overrides(
@@ -103,9 +104,9 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
     """Whether a table's optimizer updates the rows of a batch alone, which makes no difference but for lazy Adam.
 
     n_ids: of a batch, as `ids_of_batch` counts them. l2: strength of an L2 term on the whole table. By row costs as
-    much per id as a whole table does per few rows; small tables stay in the cache. SGD, AdaGrad and FTRL with a term
-    that changes every row have no exact form by row. Adam has, and then takes each row's steps one by one in registers,
-    which are full from 8 numbers on.
+    much per id as a whole table does per few rows, whatever their numbers; small tables stay in the cache. SGD, AdaGrad
+    and FTRL with a term that changes every row have no exact form by row. Adam has, and then takes each row's steps one
+    by one in registers, which rows of a few numbers do not fill.
     """
     decay = bool(l2 or config.weight_decay)
     if kind is Optimizer.lazy_adam:
@@ -114,10 +115,11 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
         return False
     if config.sparse is not None:
         return config.sparse
-    if not available(table.weight) or (decay and table.embedding_dim < 8):
+    narrow = table.embedding_dim < FULL
+    if not available(table.weight) or (decay and narrow):
         return False
-    of_windows = isinstance(config, NextItemConfig)
-    large, rows_per_id = (LARGE_OF_WINDOWS, ROWS_PER_ID_OF_WINDOWS) if of_windows else (LARGE, ROWS_PER_ID)
+    large = LARGE_OF_WINDOWS if isinstance(config, NextItemConfig) else LARGE
+    rows_per_id = NARROW_ROWS_PER_ID if narrow else ROWS_PER_ID
     return table.weight.numel() >= large and 0 < rows_per_id * n_ids <= len(table.weight)
 
 
