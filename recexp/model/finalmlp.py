@@ -16,7 +16,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
-from recexp.layer.mlp import MLP, WeightInit, linear, matrices
+from recexp.layer.mlp import MLP, WeightInit, draw, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
 
@@ -59,7 +59,8 @@ class FinalMLP(nn.Module):
         are_whole = n_first % n_heads == n_second % n_heads == 0
         require(are_whole, "model.n_heads", n_heads, f"a divisor of both MLPs' last sizes {n_first} and {n_second}")
         self.weights = linear(n_first + n_second, 1, init=init)  # w_1, w_2, b
-        self.fusion = matrices(n_heads, n_first // n_heads, n_second // n_heads, init)
+        self.fusion = nn.Parameter(torch.empty(n_heads, n_first // n_heads, n_second // n_heads))
+        draw(self.fusion.view(1, -1), init)  # as one layer over all products
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch).flatten(1)  # (B, N)

@@ -51,6 +51,14 @@ def test_open_gates_without_fusion_are_two_mlps(make: Make, mixed: Batch) -> Non
     torch.testing.assert_close(model(mixed).logits, model.weights(parts)[:, 0])
 
 
+def test_products_start_as_the_inputs_of_one_layer(make: Make) -> None:
+    fusion = make(
+        "finalmlp", hidden_sizes=[64], second_hidden_sizes=[32], n_heads=4, weight_init="xavier_normal"
+    ).fusion
+    assert fusion.shape == (4, 16, 8)
+    torch.testing.assert_close(float(fusion.std()), (2 / (4 * 16 * 8 + 1)) ** 0.5, rtol=0.15, atol=0)
+
+
 def names(gate: nn.Module) -> list[str]:
     return [field.name for side in gate.embed.sides.values() for field in side.side.fields]
 
