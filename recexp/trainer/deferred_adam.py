@@ -142,4 +142,6 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.detach(), dtype=torch.float64)
+    """In doubles, some rows at a time: torch makes a copy in doubles of what it is given."""
+    parts = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in x.detach().split(2**16)]
+    return torch.linalg.vector_norm(torch.stack(parts))
