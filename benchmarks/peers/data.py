@@ -81,7 +81,7 @@ def write_fields(source: list[str], folder: Path, models: Iterable[str] = FIELDS
     dataset, trainer, features = load(config.dataset), config.trainer, config.dataset.features
     write_rows(dataset, folder / "fields")
     training = {name: getattr(trainer, name) for name in ("batch_size", "eval_batch_size", "learning_rate")}
-    kinds = {side: {name: kind.value for name, kind in getattr(features, side).items()} for side in ("user", "item")}
+    kinds = {side: {name: kind.name for name, kind in getattr(features, side).items()} for side in ("user", "item")}
     gates = [["user", *kinds["user"]], ["item", *kinds["item"]]]
     same = {**training, "max_history": 0, "kind": "fields", "vocabulary": vocabulary(dataset), "gates": gates}
     read = ["dataset=ml-100k", *source, *_features(kinds), "dataset.split.kind=random"]

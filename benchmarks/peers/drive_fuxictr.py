@@ -89,6 +89,8 @@ def parameters_of(job: Job, folder: str) -> dict[str, Any]:
 
 def prepare(job: Job) -> tuple[dict[str, Any], FeatureMap]:
     params = parameters_of(job, tempfile.mkdtemp())
+    if job.model == "ffm":  # it has one regulariser for all, by another name
+        del params["embedding_regularizer"], params["net_regularizer"]
     paths = build_dataset(FeatureProcessor(**params), **params)
     params |= dict(zip(("train_data", "valid_data", "test_data"), paths, strict=True))
     folder = Path(params["data_root"]) / job.kind

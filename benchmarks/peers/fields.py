@@ -14,6 +14,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +133,26 @@ def table(rounds: list[dict[str, dict[str, dict]]]) -> str:
     return report.table(["samples/s", *models], rows)
 
 
-def quick(folder: Path, models: list[str]) -> None:
+def quick(folder: Path) -> None:
     """Raises SystemExit if recexp fails."""
-    settings = {model: data.settings_of(model, **CRITEO) | TRAINING for model in models}
-    criteo.write(folder, 2 * TRAINING["batch_size"], 100, settings)
-    for model in models:
-        line = call(entries(models, 2600)[0], model, folder, 1, ["--epochs", 1, "--max-batches", 1])
-        if "error" in line:
-            raise SystemExit(line["error"])
-    print(f"ran: {', '.join(models)}; nothing was measured")
+    data.write_small_movielens(folder / "source", n_events=3000)
+    source = [f"dataset.path={folder / 'source'}", "dataset.cache_dir=null"]
+    data.write_fields(source, folder / "ml-100k", FIELDS)
+    settings = {"dcnv2": data.settings_of("dcnv2", **CRITEO) | TRAINING}
+    criteo.write(folder / "criteo", 2 * TRAINING["batch_size"], 100, settings)
+    jobs = [(model, folder / "ml-100k") for model in FIELDS] + [("dcnv2", folder / "criteo")]
+    few = ["--epochs", 1, "--max-batches", 1]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        lines = list(pool.map(lambda job: call(entries(FIELDS)[0], *job, 1, few), jobs))
+    if failed := [line["error"] for line in lines if "error" in line]:
+        raise SystemExit("\n".join(failed))
+    print(f"ran: {', '.join(FIELDS)}; nothing was measured")
 
 
 def main(typed: argparse.Namespace) -> None:
     if typed.quick:
         with tempfile.TemporaryDirectory() as folder:
-            quick(Path(folder), list(ON_CRITEO))
+            quick(Path(folder))
         return
     folder = Path(typed.output).resolve()
     shutil.rmtree(folder / "fields", ignore_errors=True)
