@@ -1,9 +1,7 @@
 """recexp's trainer on models over fields, taken step by step so that batches can be limited."""
 
-from worker import Job, Limited, timed, work  # isort: skip  # starts the clock
+from worker import FirstSteps, Job, timed, work  # isort: skip  # starts the clock
 
-from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import pandas  # noqa: F401  # otherwise imported within preparation
@@ -25,13 +23,6 @@ def prepare(job: Job) -> Experiment:
         *settings["overrides"], *training, "dataset.cache_dir=null", "trainer.clip_norm=null",
         f"trainer.threads={job.threads}", f"seed={job.seed}", "device=cpu",
     ]))  # fmt: skip
-
-
-class FirstSteps(Limited):
-    """Rows of which an epoch walks over the first few batches."""
-
-    def samples(self, *given: Any) -> Iterator[Any]:
-        return islice(self.loader.samples(*given), self.most or None)
 
 
 class Recexp:

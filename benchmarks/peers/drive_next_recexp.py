@@ -1,10 +1,7 @@
 """recexp's trainer of next items and its ranking of test, taken step by step so that batches can be limited."""
 
-from worker import Job, Limited, work  # isort: skip  # starts the clock
+from worker import FirstSteps, Job, work  # isort: skip  # starts the clock
 
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any
 
 import pandas  # noqa: F401  # otherwise imported within preparation
 import torch
@@ -39,13 +36,6 @@ def prepare(job: Job) -> Experiment:
         "trainer.clip_norm=null", f"trainer.ranking.cutoffs=[{K}]", f"trainer.monitor=ndcg@{K}/all",
         f"trainer.threads={job.threads}", f"seed={job.seed}", "device=cpu",
     ]))  # fmt: skip
-
-
-class FirstSteps(Limited):
-    """Windows of which an epoch walks over the first few batches."""
-
-    def samples(self, *given: Any) -> Iterator[Any]:
-        return islice(self.loader.samples(*given), self.most or None)
 
 
 class Recexp:

@@ -10,8 +10,9 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,6 +120,13 @@ class Limited:
     def rows(self, n_rows: int, batch_size: int) -> int:
         """How many of the loader's n_rows are used."""
         return min(n_rows, self.most * batch_size) if self.most else n_rows
+
+
+class FirstSteps(Limited):
+    """recexp's batches, of which an epoch walks over the first few."""
+
+    def samples(self, *given: Any) -> Iterator[Any]:
+        return islice(self.loader.samples(*given), self.most or None)
 
 
 def read_rows(folder: Path) -> dict[str, Rows]:
