@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from recexp import registry
-from recexp.config import Config, NextItemConfig
+from recexp.config import Config
 from recexp.dataset import artifact
 from recexp.dataset.batch import Batches
 from recexp.dataset.config import LabelKind
@@ -138,7 +138,7 @@ def _announce(experiment: Experiment, run: Run) -> None:
     """Writes and shows what is about to be trained, and where."""
     config, dataset, device = experiment.config, experiment.dataset, experiment.trainer.device
     hardware = {"device": str(device), "kernels": [kernel.name for kernel in installed()]}
-    warnings = of_run(dataset, config.dataset, auc=not isinstance(config.trainer, NextItemConfig))
+    warnings = of_run(dataset, config.dataset, auc=experiment.trainer.predicts_labels)
     run.environment(dataset.fingerprint, dataset.facts | {"warnings": warnings}, hardware)
     logger.info("run    %s", run.path)
     logger.info(lines.data_line(config.dataset.name, dataset))

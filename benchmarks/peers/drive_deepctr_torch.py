@@ -44,7 +44,6 @@ def build_model(job: Job) -> torch.nn.Module:
 
 def over_fields(model: str, settings: dict, fields: list[SparseFeat], common: dict) -> torch.nn.Module:
     """A model over fields without L2."""
-    common |= {"device": "cpu"}
     own = {
         "dcnv2": {"cross_num": settings.get("n_layers"), "cross_parameterization": "matrix", "l2_reg_cross": 0},
         "pnn": {"use_inner": True},

@@ -29,6 +29,7 @@ BARE, FUSED = report.BARE, "TorchRec, row-wise AdaGrad"
 ON_CRITEO = ("deepfm", "dcnv2")
 LARGE = 4_000_000  # rows of tables from which on a dense optimizer is timed on few batches
 BATCHES, FEW = 24, 3
+CRITEO = {"embedding_dim": 16, "hidden_sizes": [128, 64]}
 TRAINING = {"batch_size": 4096, "learning_rate": 1e-3, "eval_batch_size": 4096}
 NOTES = """\
 The same for all: rows, ids, batch size, embedding size, MLP with 64 and 32 (Criteo's shape: 128 and 64) hidden units,
@@ -79,9 +80,6 @@ def inputs(folder: Path, typed: argparse.Namespace) -> dict[str, tuple[Path, tup
         criteo.write(place, 2 * BATCHES * TRAINING["batch_size"], n_rows // len(criteo.IDS), settings)
         found[f"Criteo's shape, {n_rows:,} rows of tables"] = (place, entries(typed.models, n_rows))
     return found
-
-
-CRITEO = {"embedding_dim": 16, "hidden_sizes": [128, 64]}
 
 
 def told(line: dict[str, Any]) -> str:

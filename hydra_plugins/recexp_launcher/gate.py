@@ -16,7 +16,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from recexp.compose import compose_job
-from recexp.config import NextItemConfig
 from recexp.error import UserError
 from recexp.process import cores
 from recexp.run.directory import check_data, check_reopens
@@ -88,6 +87,7 @@ class Gate(Launcher):
 
     def _check(self, job: Job) -> None:
         """Loads the data, which also prepares them for all jobs. Raises UserError."""
+        from recexp import registry
         from recexp.dataset.prepare import load
         from recexp.dataset.warning import of_run
         from recexp.experiment import resolve_device
@@ -96,7 +96,7 @@ class Gate(Launcher):
             check_reopens(before, job.config)
         if not on_cluster(self.chosen):
             resolve_device(job.config.device)
-        auc = not isinstance(job.config.trainer, NextItemConfig)
+        auc = registry.get("trainer", job.config.trainer.name).predicts_labels
         options = repr((job.config.dataset, auc))
         if options not in self.fingerprints:
             dataset = load(job.config.dataset)
