@@ -184,20 +184,39 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda each: f"{each.model.__name__}-{each.check.__name__}")
+def verdict_of(fault: Fault, kind: type[Pooling], subject: Case) -> tuple[str, str]:
+    def made(other: int = 0) -> nn.Module:
+        torch.manual_seed(other)
+        return kind(subject.dataset.schema)
+
+    return verdict(fault.check, replace(subject, make=made))
+
+
+def named(fault: Fault) -> str:
+    return f"{fault.model.__name__}-{fault.check.__name__}"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=named)
 def test_fault_is_found_and_told_in_words(fault: Fault, case: Callable[[str], Case]) -> None:
     subject = case("seq_pooling")
-
-    def make(kind: type[Pooling]) -> Callable[..., nn.Module]:
-        def made(other: int = 0) -> nn.Module:
-            torch.manual_seed(other)
-            return kind(subject.dataset.schema)
-
-        return made
-
-    assert verdict(fault.check, replace(subject, make=make(Pooling))) in (("ok", ""), *SILENT)
-    result, told = verdict(fault.check, replace(subject, make=make(fault.model)))
+    assert verdict_of(fault, Pooling, subject) in (("ok", ""), *SILENT)
+    result, told = verdict_of(fault, fault.model, subject)
     assert result == "FAILED" and fault.words in told
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=named)
+@pytest.mark.parametrize(("n_users", "n"), [(100, 600), (6, 40)])
+def test_fault_is_found_on_few_data_or_the_check_says_that_it_cannot_tell(
+    fault: Fault, n_users: int, n: int, tmp_path: Path
+) -> None:
+    number = np.arange(n)
+    label = np.random.default_rng(0).integers(0, 2, n)
+    events = {"user": number % n_users, "item": number // 3 % 7, "label": label, "timestamp": number}
+    pd.DataFrame(events).to_csv(tmp_path / "log.csv", index=False)
+    subject = few(["model=seq_pooling", "dataset=csv", f"dataset.path={tmp_path}/log.csv"])
+    assert verdict_of(fault, Pooling, subject)[0] != "FAILED"
+    result, told = verdict_of(fault, fault.model, subject)
+    assert fault.words in told if result == "FAILED" else "too few" in told or "differ enough" in told
 
 
 SILENT = ("skipped", "the model hands out no states"), ("skipped", "the model has no states of next items")
@@ -212,8 +231,12 @@ def test_history_that_holds_the_present_is_found(case: Callable[[str], Case]) ->
     assert result == "FAILED" and "events of the train split are not" in told
 
 
+def few(typed: list[str]) -> Case:
+    return build(recexp.load_config([*typed, "dataset.cache_dir=null", "trainer.threads=1", "device=cpu"]))
+
+
 def failed(typed: list[str]) -> dict[str, str]:
-    subject = build(recexp.load_config([*typed, "dataset.cache_dir=null", "trainer.threads=1", "device=cpu"]))
+    subject = few(typed)
     verdicts = {check.__name__: verdict(check, subject) for check in CHECKS}
     return {name: told for name, (result, told) in verdicts.items() if result == "FAILED"}
 
