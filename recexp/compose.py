@@ -2,24 +2,19 @@
 
 import argparse
 import contextlib
-import copy
-import functools
 import io
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from recexp.error import QUOTED_KEY, ConfigError, UserError, choices, key_of_mapping, unquoted_keys
-from recexp.error import override as pasted
+from recexp import advice
+from recexp.error import ConfigError, UserError, choices
 from recexp.groups import GROUPS, conf_folder, options
-from recexp.storage import parse_yaml, read_bytes
+from recexp.storage import parse_yaml
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -29,18 +24,7 @@ if TYPE_CHECKING:
 
 OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 CONFIG_DIR = "RECEXP_CONFIG_DIR"  # environment variable: the folder of --config-dir where that is not given
-# Where a user adds keys of their own.
-OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
-        "logger.tags.")  # fmt: skip
-# What Hydra says of a key that is not there, or that + would add and that is.
-ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
-               r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
-ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
 SPACED = "; one that holds a space stands in quotes, as 'run.name=my run'"
-IN_A_FILE = (
-    "a name with such characters stands in a YAML file: recexp inspect FILE --write NAME makes one of your data."
-)
-EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugins: recexp's extra that installs them
 
 
 def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
@@ -86,7 +70,7 @@ def changed(tree: dict[str, Any], overrides: list[str]) -> "DictConfig":
 
     check_overrides(overrides)
     for word in overrides:
-        if word.lstrip("+~").partition("=")[0].split(".")[0] in (*ADDED, "hydra"):
+        if word.lstrip("+~").partition("=")[0].split(".")[0] in (*advice.ADDED, "hydra"):
             raise ConfigError(f"{word}: is no key of a run's configuration; give the keys to change.")
     raw = OmegaConf.create(tree)
     OmegaConf.set_struct(raw, True)
@@ -206,7 +190,9 @@ def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    _guard_files()
+    from recexp.loader import guard_files
+
+    guard_files()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -247,8 +233,10 @@ def call_hydra(
     """Runs Hydra with the user's overrides and our own; Hydra calls the task. Raises ConfigError."""
     import hydra
 
+    from recexp.loader import guard_files
+
     _set_defaults()
-    _guard_files()
+    guard_files()
     typed = parse_flags(flags)
     if typed.shell_completion:
         own = []
@@ -352,140 +340,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
             )
 
 
-@functools.cache
-def _guard_files() -> None:
-    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file.
-
-    Files of recexp's own are parsed once, until they change.
-    """
-    from hydra._internal.sources_registry import SourcesRegistry
-    from hydra.core.plugins import Plugins
-
-    Plugins.instance()  # registers the class that reads files
-    reader: Any = SourcesRegistry.instance().resolve("file")
-    load = reader.load_config
-    known: dict[tuple[Path, int], Any] = {}
-
-    def checked(source: Any, config_path: str) -> Any:
-        path = Path(source.path, source._normalize_file_name(config_path))
-        if not path.exists():
-            return load(source, config_path)
-        if path.is_relative_to(conf_folder().absolute()):
-            version = path, path.stat().st_mtime_ns
-            if version not in known:
-                known[version] = load(source, config_path)
-            return copy.deepcopy(known[version])
-        try:
-            tree = parse_yaml(read_bytes(path).decode())
-            if not isinstance(tree, dict | None):
-                raise ConfigError(f"{path}: must hold keys and values, as in embedding_dim: 16.")
-            result = load(source, config_path)
-            _root_plugins(result.config, path.parent)
-            return result
-        except (yaml.YAMLError, ValueError, OSError) as error:
-            raise ConfigError(_yaml_fault(path, error)) from error
-
-    reader.load_config = checked
-
-
-def _root_plugins(config: Any, folder: Path) -> None:
-    """Plugins that a file names are relative to its folder, wherever recexp is run."""
-    from omegaconf import ListConfig
-
-    if isinstance(plugins := config.get("plugins"), ListConfig):
-        config.plugins = [os.path.normpath(folder / Path(str(path)).expanduser()) for path in plugins]
-
-
-def _yaml_fault(path: Path, error: Exception) -> str:
-    """What is wrong with a YAML file, and in which line."""
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"{path}:{error.problem_mark.line + 1}: is not such YAML as recexp reads: {error.problem}."
-    return f"{path}: cannot be read: {str(error).splitlines()[0]}."
-
-
 def one_line(error: Exception, overrides: Sequence[str], config_dir: str | None = None) -> ConfigError:
     """Hydra's error as one line: what is wrong, and what would be right."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines)
-    if match := re.search(r"Could not find '([\w/]+)/([^']+)'", text):
-        group, name = match.groups()
-        if name in EXTRAS:
-            return ConfigError(f"{group} = {name}: is not installed; pip install 'recexp[{EXTRAS[name]}]'")
-        names = re.findall(r"^\t(\w+)$", str(error), re.MULTILINE) if group.startswith("hydra/") else options(group)
-        if config_dir:
-            names = [*names, *(path.stem for path in Path(config_dir, group).glob("*.yaml"))]
-        return ConfigError(f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}")
-    if match := next(filter(None, (re.search(pattern, text) for pattern in ABOUT_A_KEY)), None):
-        key = match[1]
-        typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
-        if key in ADDED or key.startswith(OPEN):
-            return ConfigError(f"{typed}: no such key yet; write +{typed} to add it.")
-        if hint := _of_some_models(typed, key, overrides, config_dir):
-            return ConfigError(hint)
-        if "append" in match[0]:
-            return ConfigError(f"{typed}: is there already; leave out the +.")
-        chosen = [word for word in overrides if re.fullmatch(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+", word)]
-        if chosen == [*overrides]:  # composing them fails just so
-            return ConfigError(
-                f"{lines[0].rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
-            )
-        return ConfigError(f"{typed}: unknown key. {nearest_key(key, compose(chosen, config_dir, hydra_node=True)[0])}")
-    if isinstance(error, RecursionError):
-        return ConfigError("a YAML file is nested too deeply, or the defaults of some name one another in a circle.")
-    if type(error).__name__ == "OverrideParseException":
-        typed = getattr(error, "override", None) or " ".join(overrides)
-        key, _, value = typed.partition("=")
-        wrong = f"{typed}: is not in the grammar of Hydra's overrides; "
-        if open_key := next((start for start in OPEN if key.lstrip("+").startswith(start)), None):
-            name = key_of_mapping(key.lstrip("+").removeprefix(open_key).strip("'\""))
-            written = name and shlex.quote(f"+{open_key.rstrip('.')}={{{name}:{value}}}")
-            return ConfigError(f"{wrong}write {written}." if written else f"{wrong}{IN_A_FILE}")
-        if QUOTED_KEY.search(typed):
-            written = unquoted_keys(typed)
-            right = f"the keys of a mapping have no quotes: write {written}." if written else IN_A_FILE
-            return ConfigError(f"{wrong}{right}")
-        if f"{key.lstrip('+')}." in OPEN and value.startswith("{") and "Lexer" in lines[0]:
-            return ConfigError(f"{wrong}{IN_A_FILE}")
-        if value and not re.search(r"""[\[{(,'"$]""", value):
-            return ConfigError(f"{wrong}write {pasted(key, value)}.")
-        advice = (
-            "in the grammar of Hydra's overrides; quote values that hold spaces, commas or brackets, and in names of "
-        )
-        advice += "a mapping put a \\ before each"
-        return ConfigError(f"{typed}: {lines[0]} ({advice})")
-    return ConfigError(lines[0] if lines else type(error).__name__)
-
-
-def _of_some_models(typed: str, key: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """What to do about an option that some of the models of a sweep lack; nothing if it is not that."""
-    swept = next((word.partition("=")[2].split(",") for word in overrides if re.match(r"\+*model=.*,", word)), [])
-    group, _, option = key.partition(".")
-    if group != "model" or not swept:
-        return ""
-    folders = [Path(config_dir), conf_folder()] if config_dir else [conf_folder()]
-    files = {
-        name: next(filter(Path.is_file, (folder / f"model/{name}.yaml" for folder in folders)), None) for name in swept
-    }
-    having = [
-        name for name, path in files.items() if path and option.split(".")[0] in parse_yaml(path.read_text("utf-8"))
-    ]
-    if not having or len(having) == len(swept):
-        return ""
-    lacking = ", ".join(name for name in swept if name not in having)
-    return (
-        f"{typed}: {lacking} lacks this option; sweep those that have it by themselves: -m model={','.join(having)} ..."
+    return advice.one_line(
+        advice.Refused(error, overrides, config_dir, lambda chosen: compose(chosen, config_dir, hydra_node=True)[0])
     )
-
-
-def nearest_key(key: str, raw: "DictConfig") -> str:
-    """The nearest of all dotted keys of a configuration, and the keys beside it."""
-    import difflib
-
-    from recexp.tree import flat
-
-    keys = [*(name for name, _ in flat(raw) if not name.endswith("_target_")), *GROUPS]
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    parent = key.rpartition(".")[0]
-    beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
-    text = choices(key, beside)
-    return text if text.startswith("Did") or not near else f"Did you mean '{near[0]}'? {text}"

@@ -2,21 +2,30 @@
 
 `model.loss_weights={target:1.0}` then means what it says, on the command line as in a YAML file. Groups of fixed keys,
 such as trainer.ftrl, are merged as ever; `model.loss_weights.auxiliary=0`, `~key` and `+key={...}` change one part.
+And a user's file that is damaged or a trap is told by name, before Hydra reads it.
 """
 
+import copy
+import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recexp.error import ConfigError
-from recexp.groups import MAPPING
+from recexp.groups import MAPPING, conf_folder
+from recexp.storage import parse_yaml, read_bytes
 
 LABEL = "dataset.columns.label"  # typed as a name, a list or a dict: whichever it is replaces any other
 SWEEPS = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
@@ -75,3 +84,49 @@ def _replace(config: DictConfig, key: str, value: Any) -> None:
         node = OmegaConf.select(config, parent, throw_on_missing=False)
         if isinstance(node, DictConfig) and name in node and (path == LABEL or isinstance(node[name], DictConfig)):
             OmegaConf.update(config, path, mapping, merge=False)
+
+
+@functools.cache
+def guard_files() -> None:
+    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file.
+
+    Files of recexp's own are parsed once, until they change.
+    """
+    Plugins.instance()  # registers the class that reads files
+    reader: Any = SourcesRegistry.instance().resolve("file")
+    load = reader.load_config
+    known: dict[tuple[Path, int], Any] = {}
+
+    def checked(source: Any, config_path: str) -> Any:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if not path.exists():
+            return load(source, config_path)
+        if path.is_relative_to(conf_folder().absolute()):
+            version = path, path.stat().st_mtime_ns
+            if version not in known:
+                known[version] = load(source, config_path)
+            return copy.deepcopy(known[version])
+        try:
+            tree = parse_yaml(read_bytes(path).decode())
+            if not isinstance(tree, dict | None):
+                raise ConfigError(f"{path}: must hold keys and values, as in embedding_dim: 16.")
+            result = load(source, config_path)
+            _root_plugins(result.config, path.parent)
+            return result
+        except (yaml.YAMLError, ValueError, OSError) as error:
+            raise ConfigError(_yaml_fault(path, error)) from error
+
+    reader.load_config = checked
+
+
+def _root_plugins(config: Any, folder: Path) -> None:
+    """Plugins that a file names are relative to its folder, wherever recexp is run."""
+    if isinstance(plugins := config.get("plugins"), ListConfig):
+        config.plugins = [os.path.normpath(folder / Path(str(path)).expanduser()) for path in plugins]
+
+
+def _yaml_fault(path: Path, error: Exception) -> str:
+    """What is wrong with a YAML file, and in which line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"{path}:{error.problem_mark.line + 1}: is not such YAML as recexp reads: {error.problem}."
+    return f"{path}: cannot be read: {str(error).splitlines()[0]}."

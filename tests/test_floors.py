@@ -19,6 +19,7 @@ FLOORS = (  # from the top
     ("sweep",),
     ("contract", "experiment"),
     ("compose", "describe", "loader", "validate"),
+    ("advice",),
     ("run",),
     ("logger",),
     ("trainer",),

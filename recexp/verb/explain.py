@@ -13,7 +13,8 @@ OPTIONS: tuple[Option, ...] = ()
 
 def run(arguments: list[str]) -> int:
     """Raises ConfigError for a key that does not exist."""
-    from recexp.compose import compose, nearest_key, split_flags
+    from recexp.advice import nearest_key
+    from recexp.compose import compose, split_flags
     from recexp.describe import shown
     from recexp.tree import flat
 
