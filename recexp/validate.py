@@ -12,7 +12,6 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
-from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,23 +26,18 @@ from omegaconf.errors import (
 )
 
 from recexp import registry
-from recexp.config import (
-    EXACT,
-    TRAINERS,
-    Config,
-    L2Rows,
-    Labels,
-    ModelConfig,
-    NextItemConfig,
-    Optimizer,
-    RunConfig,
-    Schedule,
-    TrainerConfig,
-    require,
+from recexp.config import TRAINERS, Config, NextItemConfig, RunConfig, TrainerConfig, require
+from recexp.contradiction import (
+    check_l2,
+    check_labels,
+    check_metric,
+    check_next_item,
+    check_ranking,
+    check_validation,
 )
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, LabelKind, SplitKind
+from recexp.dataset.config import FeatureKind
 from recexp.error import ConfigError, choices
-from recexp.metric.table import MONITORED, coverage_name, of_first_label, of_labels, rank_metric, rank_names
+from recexp.metric.table import of_first_label
 from recexp.process import cores
 from recexp.run.earlier import completed
 from recexp.run.read import read_config
@@ -75,22 +69,22 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     trainer = typed(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
     run = typed(RunConfig, raw.run, "run")
     logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
-    _check_ranking(dataset, trainer)
+    check_ranking(dataset, trainer)
     monitor = of_first_label(trainer.monitor, dataset.tasks)
     objective = raw.objective and of_first_label(raw.objective, dataset.tasks)
-    _check_metric("trainer.monitor", monitor, trainer, dataset.tasks)
+    check_metric("trainer.monitor", monitor, trainer, dataset.tasks)
     if objective is not None:
-        _check_metric("objective", objective, trainer, dataset.tasks)
+        check_metric("objective", objective, trainer, dataset.tasks)
     if monitor != trainer.monitor:
         trainer = replace(trainer, monitor=monitor)
     if isinstance(trainer, NextItemConfig):
-        _check_next_item(raw.model.name)
+        check_next_item(raw.model.name)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
     model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
-    _check_l2(model, trainer)
-    _check_labels(model, dataset)
-    _check_validation(dataset, trainer)
+    check_l2(model, trainer)
+    check_labels(model, dataset)
+    check_validation(dataset, trainer)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
     return Config(
         model=model,
@@ -265,90 +259,6 @@ def _check_scalars(raw: DictConfig) -> None:
     ):
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
-
-
-def _check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]) -> None:
-    ranking = trainer.ranking
-    allowed = [] if isinstance(trainer, NextItemConfig) else of_labels(MONITORED, labels)
-    allowed += rank_names(ranking.cutoffs, ranking.protocol)
-    if name not in allowed:
-        why = "no such metric"
-        if rank_metric(name) is not None and ranking.protocol is None:
-            why = "trainer.ranking.candidates = none ranks nothing; choose all"
-        elif name in map(coverage_name, ranking.cutoffs) and ranking.protocol == "all":
-            why = "is of test alone, and valid chooses"
-        elif rank_metric(name) is not None or name in MONITORED:
-            why = f"trainer={trainer.name} does not compute it"
-        raise ConfigError(f"{key} = {name}: {why}. {choices(name, allowed)}")
-
-
-def _check_ranking(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
-    """Raises ConfigError for a ranking of data whose events are not all positives."""
-    if trainer.ranking.protocol and dataset.label is not LabelKind.implicit:
-        if isinstance(trainer, NextItemConfig):
-            raise ConfigError(
-                "dataset.label = explicit: trainer=next_item takes every event for a positive; "
-                "set dataset.label=implicit."
-            )
-        raise ConfigError(
-            f"trainer.ranking.candidates = {trainer.ranking.candidates}: a ranking takes every event for a positive; "
-            "set dataset.label=implicit with it."
-        )
-
-
-def _check_next_item(model: str) -> None:
-    """Raises ConfigError for a model that cannot be trained on next items."""
-    kind = registry.get("model", model, "model.name")
-    learns = hasattr(kind, "item_vectors") and (hasattr(kind, "states") or hasattr(kind, "pairs"))
-    if kind.Config.trained and not learns:
-        raise ConfigError(
-            f"model = {model}: scores rows, not the vectors of all items that trainer=next_item needs; "
-            "train it with trainer=default, and rank with trainer.ranking.candidates=all."
-        )
-    if kind.Config.trained and "ids" not in signature(kind.item_vectors).parameters:
-        raise ConfigError(
-            f"model = {model}: item_vectors() gives the vectors of all items alone; trainer=next_item asks for those "
-            "of a step too: item_vectors(self, ids=None), as docs/add-a-model.md says."
-        )
-
-
-def _check_l2(model: ModelConfig, trainer: TrainerConfig) -> None:
-    by_row = {trainer.optimizer, *model.optimizers.values()} & {Optimizer.lazy_adam}
-    if trainer.sparse and trainer.optimizer not in EXACT:
-        by_row.add(trainer.optimizer)
-    if by_row and model.embedding_l2 and trainer.l2_rows is L2Rows.all:
-        raise ConfigError(
-            f"trainer.l2_rows = all: decays whole tables, which {by_row.pop().name} by row does not touch; "
-            "set trainer.l2_rows=batch or model.embedding_l2=0."
-        )
-
-
-def _check_validation(dataset: DatasetConfig, trainer: TrainerConfig) -> None:
-    """Raises ConfigError for an option that needs validation rows if the split leaves none."""
-    ratios, kind = dataset.split.ratios, dataset.split.kind
-    if ratios[1] or kind in (SplitKind.given, SplitKind.leave_last_out):
-        return
-    needed = {
-        f"trainer.patience = {trainer.patience}": (trainer.patience, "set trainer.patience=null"),
-        "trainer.schedule = plateau": (trainer.schedule is Schedule.plateau, "choose another"),
-    }
-    for option, (needs, way_out) in needed.items():
-        if needs:
-            raise ConfigError(
-                f"{option}: needs validation rows, and dataset.split.ratios = {ratios} has none; {way_out}."
-            )
-
-
-def _check_labels(model: ModelConfig, dataset: DatasetConfig) -> None:
-    """Raises ConfigError for a model option that needs labels the dataset lacks."""
-    implicit = dataset.label is LabelKind.implicit
-    varied = not implicit and dataset.history is HistoryKind.all
-    why = "dataset.label is implicit" if implicit else "dataset.history is liked"
-    for option, labels in model.label_needs().items():
-        if labels is Labels.both and implicit:
-            raise ConfigError(f"{option}: needs {labels.value}, but {why}; set model.feedback=implicit.")
-        if labels is Labels.varied and not varied:
-            raise ConfigError(f"{option}: needs {labels.value}, but {why}.")
 
 
 def _reader_schema(raw: DictConfig) -> Any:

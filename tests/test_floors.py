@@ -19,7 +19,7 @@ FLOORS = (  # from the top
     ("sweep",),
     ("contract", "experiment"),
     ("compose", "describe", "loader", "validate"),
-    ("advice",),
+    ("advice", "contradiction"),
     ("run",),
     ("logger",),
     ("trainer",),
