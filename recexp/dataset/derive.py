@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil
-from recexp.dataset.field import split_cells
 from recexp.dataset.log import Log
+from recexp.dataset.value import split_cells
 
 if TYPE_CHECKING:
     import pandas as pd

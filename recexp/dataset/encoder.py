@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi, is_text
+from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi
 from recexp.dataset.ragged import Ragged, beside
 from recexp.dataset.schema import FIRST, Field, Side
+from recexp.dataset.value import is_text
 from recexp.error import DataError, choices
 
 if TYPE_CHECKING:

@@ -5,26 +5,22 @@ true; `encode` returns ids (n, width), lists of them for wide cells, values (n,)
 The ids are without the field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
-import re
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
 from recexp.dataset import vector
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.ragged import Ragged, below
-from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, WIDE, Field
+from recexp.dataset.value import checksum, ids_of, numbers_of, objects, split_cells, vocabulary_of
 from recexp.error import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-WHOLE = re.compile(r"^(-?\d+)\.0+$")  # a whole number, written as one with a fraction
 MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
 
 
@@ -323,88 +319,3 @@ def _scaled(numbers: np.ndarray, mean: float | np.ndarray, deviation: float | np
     """float32 in the shape of the numbers; 0 for what is missing."""
     scaled = np.clip((numbers - mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)
-
-
-def split_cells(column: "pd.Series") -> tuple[np.ndarray, list[list[str]]]:
-    """The index (n,) of each cell among the unique ones, -1 if it is missing, and the values in each unique cell."""
-    import pandas as pd
-
-    index, cells = pd.factorize(column)
-    return index, [[value for value in str(cell).split(MULTI_SEPARATOR) if value] for cell in cells]
-
-
-def vocabulary_of(values: np.ndarray) -> np.ndarray:
-    """The unique values, sorted."""
-    import pandas as pd
-
-    if is_text(values):
-        return _arrow(values).unique().sort().to_numpy(zero_copy_only=False)
-    unique = np.asarray(pd.factorize(values, sort=True)[1])
-    if unique.dtype == object:  # plain Python values, which JSON can hold
-        unique = objects(value.item() if isinstance(value, np.generic) else value for value in unique)
-    return unique
-
-
-def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
-    """(n,) int32, the id of each value; UNKNOWN if it is not in the vocabulary."""
-    import pandas as pd
-    from pyarrow import compute
-
-    if is_text(values) and is_text(vocabulary):  # three times as fast as the index of pandas
-        found = compute.index_in(_arrow(values), value_set=_arrow(vocabulary))
-        index = compute.fill_null(found, -1).to_numpy()
-    else:
-        index = pd.Index(vocabulary).get_indexer(pd.Index(values))
-    return np.where(index >= 0, index + FIRST, UNKNOWN).astype(np.int32)
-
-
-def is_text(values: np.ndarray) -> bool:
-    """Whether all are strings; False if there are none."""
-    from pandas.api import types
-
-    return types.infer_dtype(values, skipna=False) == "string"
-
-
-def _arrow(text: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    return pa.array(text, pa.large_string())
-
-
-def checksum(value: Any) -> int:
-    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export."""
-    return zlib.crc32(category_of(value).encode())
-
-
-def category_of(value: Any) -> str:
-    """A value as readers write it: 5, 5.0 and "5.0" are "5", as files and frames differ in that."""
-    return WHOLE.sub(r"\1", text_of(value))
-
-
-def text_of(value: Any) -> str:
-    """A value as text: 5 and 5.0 are "5"."""
-    whole = isinstance(value, float | np.floating) and value.is_integer() and -(2**53) < value < 2**53
-    return str(int(value)) if whole else str(value)
-
-
-def objects(values: Iterable[object]) -> np.ndarray:
-    """An object array (n,) of any Python values."""
-    listed = list(values)
-    array = np.empty(len(listed), object)
-    array[:] = listed
-    return array
-
-
-def numbers_of(column: "pd.Series", name: str) -> np.ndarray:
-    """(n,) float64, NaN for gaps. Raises DataError if a cell is neither a number nor blank."""
-    import pandas as pd
-
-    numbers = pd.to_numeric(column, errors="coerce")
-    text = column[numbers.isna() & column.notna()].astype(str)
-    wrong = text[text.str.strip() != ""]
-    if len(wrong):
-        raise DataError(
-            f"feature '{name}' holds {wrong.iloc[0]!r}, which is no number; "
-            f"declare it categorical, or mend the {len(wrong)} such values."
-        )
-    return numbers.to_numpy(np.float64, na_value=np.nan)

@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import WHOLE, Categorical, category_of
+from recexp.dataset.field import Categorical
 from recexp.dataset.frame import existing
 from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
@@ -22,6 +22,7 @@ from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
 from recexp.dataset.sheet import Sheet, vectors_of
 from recexp.dataset.table_file import LoadedTable, TableFile
+from recexp.dataset.value import WHOLE, category_of
 from recexp.dataset.vector import without_arrays
 from recexp.error import DataError, choices
 from recexp.groups import conf_folder

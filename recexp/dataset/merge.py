@@ -13,7 +13,7 @@ import numpy as np
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, LabelKind
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import SideEncoder
-from recexp.dataset.field import Encoded, objects
+from recexp.dataset.field import Encoded
 from recexp.dataset.given import Rows, column_names
 from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
@@ -21,6 +21,7 @@ from recexp.dataset.prepare import by_user_then_time, group_starts
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST
+from recexp.dataset.value import objects
 from recexp.error import ConfigError
 
 if TYPE_CHECKING:

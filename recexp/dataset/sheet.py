@@ -13,11 +13,11 @@ import numpy as np
 from recexp.dataset import vector
 from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, parsed_numbers, without, written_lists
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import WHOLE
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.dataset.table_file import TableFile, load
+from recexp.dataset.value import WHOLE
 from recexp.error import DataError, choices
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from columns import random_frame
 
-from recexp.dataset.field import Binned, Categorical, Hash, Multi, Numeric, checksum, ids_of, objects, vocabulary_of
+from recexp.dataset.field import Binned, Categorical, Hash, Multi, Numeric
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
+from recexp.dataset.value import checksum
 
 SEEDS = range(5)
 
@@ -163,12 +164,3 @@ def test_integers_that_a_float_cannot_tell_apart_stay_apart() -> None:
     encoder = Categorical.fit(Categorical.read(pd.Series(ids), "id"), np.array([True, False, True, False]), 3)
     for column in (pd.Series(ids), pd.Series([*ids.tolist(), None], dtype=object), pd.Series(ids, dtype="Int64")):
         assert encoder.encode(Categorical.read(column, "id"))[:4, 0].tolist() == [2, UNKNOWN, 3, UNKNOWN]
-
-
-@pytest.mark.parametrize("values", [["b", "a", "ß", "a", "\U0001f600", "Z", ""], [3, 1, 2, 1], [2.5, 1], []])
-def test_a_vocabulary_is_sorted_and_its_ids_are_places_in_it(values):
-    found = vocabulary_of(objects(values))
-    assert found.tolist() == sorted(set(values))
-    assert all(type(value) in (str, int, float) for value in found.tolist())
-    expected = [FIRST + sorted(set(values)).index(value) for value in values]
-    assert ids_of(objects([*values, "absent"]), found).tolist() == [*expected, UNKNOWN]

@@ -9,20 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import (
-    MAX_DEVIATIONS,
-    AnyField,
-    Binned,
-    Categorical,
-    Encoded,
-    Hash,
-    Multi,
-    Numeric,
-    Vector,
-    checksum,
-)
+from recexp.dataset.field import MAX_DEVIATIONS, AnyField, Binned, Categorical, Encoded, Hash, Multi, Numeric, Vector
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, UNKNOWN, Field, Schema, Side
+from recexp.dataset.value import checksum
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,10 +9,11 @@ import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.encoder import SideEncoder
-from recexp.dataset.field import Encoded, Hash, checksum
+from recexp.dataset.field import Encoded, Hash
 from recexp.dataset.log import Dataset, Log, Table, evenly
 from recexp.dataset.merge import Given
 from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.dataset.value import checksum
 from recexp.model import reads_history
 from recexp.run.export.encoding import decoded
 from recexp.run.export.padded import lists_of
