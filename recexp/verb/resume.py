@@ -1,6 +1,7 @@
 """The verb `resume`: continues a run, or does a sweep again without the jobs that have ended."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,12 @@ def run(arguments: list[str]) -> int:
     from recexp.experiment import train_checked
     from recexp.validate import read
 
+    config = read(path)
     if overrides:
-        lengthen(path, read(path), dict(map(parse, overrides)))
-    train_checked(read(path))
+        lengths = dict(map(parse, overrides))
+        lengthen(path, config, lengths)
+        config = replace(config, trainer=replace(config.trainer, **lengths))
+    train_checked(config)
     return 0
 
 

@@ -75,7 +75,9 @@ def test_a_run_of_an_earlier_version_is_used_as_any(old: Path, capsys: pytest.Ca
     assert yaml.safe_load(Path("again/config.yaml").read_text())["model"]["item_dropout"] == 0.0
 
 
-def test_it_goes_on_from_its_checkpoints_to_the_bit(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_from_its_checkpoints_to_the_bit(
+    old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     whole = recexp.train(recexp.load_config([*TYPED[:-1], "trainer.epochs=4", "run.dir=whole"]))
 
     def of_then(config: Config, fingerprint: str, path: Path) -> str:
@@ -93,7 +95,9 @@ def test_it_goes_on_from_its_checkpoints_to_the_bit(old: Path, monkeypatch: pyte
     file = Path("run/config.yaml")
     file.write_text(yaml.safe_dump(without(yaml.safe_load(file.read_text()), *LACKING)))
     lines = Path("run/metrics.jsonl").read_text().splitlines()
+    capsys.readouterr()
     assert run(["resume", "run", "trainer.epochs=4"]) == 0
+    assert capsys.readouterr().err.count("of an earlier version of recexp") == 1
     assert Path("run/metrics.jsonl").read_text().splitlines()[:2] == lines
     assert json.loads(Path("run/metrics.json").read_text())["test"] == whole["test"]
 
