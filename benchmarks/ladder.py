@@ -22,9 +22,10 @@ FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500",
                                               "n_events=30000")) + " trainer.epochs=5"  # fmt: skip
 FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_mlp", "dcnv2", "xdeepfm", "autoint",
           "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
+PATIENT = "trainer.epochs=30 trainer.patience=null"  # a triple shows on valid after ten epochs without any progress
 LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", *FIELDS, "fnn", "wide_deep", "wide_deep model.wide=poly2"),
-    "triple": FIELDS,
+    "triple": tuple(f"{model} {PATIENT}" for model in FIELDS),
     "interest": ("deepfm", "seq_pooling", "din", "dien", "bst", "transformer4rec"),
     "order": ("seq_pooling", "din", "rnn", "dien", "bst model.position=learnt", "transformer4rec"),
     "drift": ("deepfm", "seq_pooling", "din", "rnn", "dien", "bst model.position=learnt"),

@@ -8,6 +8,7 @@ eq. 6   logit = w0 + sum_i w_i + q^T sum_{i<j} a_ij p_ij
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from itertools import combinations
 
 import torch
@@ -20,9 +21,14 @@ from recexp.layer.attention import pool
 from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.interaction import pair_products
 from recexp.layer.loss import bce
-from recexp.layer.mlp import linear
+from recexp.layer.mlp import WeightInit, linear
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
+
+
+class Start(Enum):
+    fm = "q starts at the number of pairs: the mean over pairs is then the sum of an FM"
+    drawn = "q is drawn by weight_init, and the pairs take long to count"
 
 
 @register("afm")
@@ -38,6 +44,8 @@ class AFM(nn.Module):
         attention_size: int = size()
         attention_dropout: float = fraction()
         dropout: float = fraction()
+        start: Start
+        weight_init: WeightInit
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
@@ -45,12 +53,14 @@ class AFM(nn.Module):
         self.linear = Linear(schema, config.linear_std)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
         self.pairs = list(combinations(names(self.embed), 2))  # in the order of the products
-        self.hidden = linear(config.embedding_dim, config.attention_size)  # W, b
-        self.attention_score = linear(config.attention_size, 1, bias=False)  # h
+        init = config.weight_init
+        self.hidden = linear(config.embedding_dim, config.attention_size, init=init)  # W, b
+        self.attention_score = linear(config.attention_size, 1, bias=False, init=init)  # h
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
-        self.predict = linear(config.embedding_dim, 1, bias=False)  # q
-        nn.init.constant_(self.predict.weight, len(self.pairs))  # so it starts as an FM, though it averages pairs
+        self.predict = linear(config.embedding_dim, 1, bias=False, init=init)  # q
+        if config.start is Start.fm:
+            nn.init.constant_(self.predict.weight, len(self.pairs))
 
     def forward(self, batch: Batch) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pairs decided."""

@@ -165,3 +165,8 @@ def test_one_field_is_refused(make: Make, table: Dataset) -> None:
 def test_attention_size_of_0_is_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match=r"^model\.attention_size = 0: must be 1 to 65536 "):
         make("afm", attention_size=0)
+
+
+def test_q_can_be_drawn_as_other_layers(make: Make) -> None:
+    model = make("afm", start="drawn", weight_init="xavier_normal", embedding_dim=512)
+    assert model.predict.weight.std().item() == pytest.approx((2 / 513) ** 0.5, rel=0.15)
