@@ -8,7 +8,7 @@ import pytest
 import recexp
 
 pytestmark = pytest.mark.slow
-STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall")
+STRUCTURES = ("popularity", "interaction", "interest", "order", "drift", "recall", "triple")
 
 
 @pytest.fixture
@@ -34,6 +34,13 @@ def test_interactions_are_found_by_models_of_pairs_and_not_by_a_linear_model(sha
     assert share("linear", "interaction", epochs) < 0.15
     for model in ("fm", "afm", "deepfm"):
         assert share(model, "interaction", epochs) > 0.5, model
+
+
+def test_a_triple_is_found_by_an_mlp_and_not_by_sums_over_pairs(share):
+    typed = ["trainer.epochs=16", "trainer.patience=null", "trainer.learning_rate=5e-3"]
+    pairs, deep = (share(model, "triple", *typed, n_users=600) for model in ("ffm", "pnn"))
+    assert pairs < 0.2
+    assert deep > pairs + 0.3
 
 
 def test_interest_in_the_target_is_found_by_attention_and_not_by_blind_pooling(share):
