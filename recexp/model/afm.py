@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
 
-import torch
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.attention import pool
+from recexp.kernel.pair_attention import attend_pairs
 from recexp.layer.embedding import FeatureEmbedding, Linear
-from recexp.layer.interaction import pair_products
 from recexp.layer.loss import bce
 from recexp.layer.mlp import WeightInit, linear
 from recexp.model import Inputs, Needs, Output
@@ -56,7 +54,7 @@ class AFM(nn.Module):
         init = config.weight_init
         self.hidden = linear(config.embedding_dim, config.attention_size, init=init)  # W, b
         self.attention_score = linear(config.attention_size, 1, bias=False, init=init)  # h
-        self.attention_dropout = nn.Dropout(config.attention_dropout)
+        self.attention_dropout = config.attention_dropout
         self.dropout = nn.Dropout(config.dropout)
         self.predict = linear(config.embedding_dim, 1, bias=False, init=init)  # q
         if config.start is Start.fm:
@@ -64,11 +62,10 @@ class AFM(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pairs decided."""
-        p = pair_products(self.embed.fields(batch))  # (B, P, D), eq. 2
-        scores = self.attention_score(torch.relu(self.hidden(p)))[:, :, 0]  # (B, P)
-        weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)  # (B, P), eq. 5
-        pooled = self.dropout(pool(self.attention_dropout(weights), p))  # (B, D)
-        logits = self.linear(batch) + self.predict(pooled)[:, 0]  # (B,), eq. 6
+        e, p = self.embed.fields(batch), self.attention_dropout if self.training else 0.0
+        score = self.attention_score.weight[0]
+        pooled, weights = attend_pairs(e, self.hidden.weight, self.hidden.bias, score, p)  # (B, D), eq. 2, 5 and 6
+        logits = self.linear(batch) + self.predict(self.dropout(pooled))[:, 0]  # (B,)
         return Output(logits, {"attention": weights})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:

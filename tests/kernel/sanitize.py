@@ -22,6 +22,7 @@ from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, total, weighted_sum
 from recexp.kernel.mlp import tail
 from recexp.kernel.packed import attend_packed
+from recexp.kernel.pair_attention import attend_pairs
 from recexp.kernel.rank import at_least
 from recexp.kernel.sublayer import sublayer
 from recexp.kernel.unique import grouped, lookup_grouped
@@ -53,6 +54,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     yield lambda: cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
     yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
     yield lambda: dropout(history, 0.3)
+    yield lambda: attend_pairs(leaf(n, length + 2, 10), leaf(WIDTH, 10), bias, single[0], 0.3)[0]
     yield lambda: total(tables, indices, rows)
     yield lambda: weighted_sum(weights * mask, tables[0], indices[0], rows[0])
     for weight in (square[0], single):
