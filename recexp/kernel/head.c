@@ -4,38 +4,6 @@
 
 enum { QUERIES = 24 }; /* at a time; a multiple of the rows of a product's tile */
 
-/* One round of transposing a square: in each block of size 2 half, swaps the two off-diagonal quarters. */
-INLINE void turn(vec *square, const int half) {
-    ivec upper, lower; /* the lanes that the two rows take; from LANES on, those of the second row */
-#pragma GCC unroll 16
-    for (int j = 0; j < LANES; j++) {
-        upper[j] = j & half ? LANES + j - half : j;
-        lower[j] = j & half ? LANES + j : j + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++)
-        if (!(i & half)) {
-            vec first = square[i], second = square[i + half];
-            square[i] = __builtin_shuffle(first, second, upper);
-            square[i + half] = __builtin_shuffle(first, second, lower);
-        }
-}
-
-/* b (width, to) = a (rows, width) transposed, with columns of 0 up to `to`. */
-static void transpose(const float *a, long a_row, long rows, long width, float *b, long to) {
-    for (long start = 0; start < to; start += LANES)
-        for (long column = 0; column < width; column += LANES) {
-            vec square[LANES];
-#pragma GCC unroll 16
-            for (long i = 0; i < LANES; i++)
-                square[i] = start + i < rows ? LOAD(a + (start + i) * a_row + column) : (vec){0};
-            turn(square, 1), turn(square, 2), turn(square, 4);
-            if (LANES > 8) turn(square, 8);
-#pragma GCC unroll 16
-            for (long j = 0; j < LANES; j++) STORE(b + (column + j) * to + start, square[j]);
-        }
-}
-
 /* What attend_head and attend_head_back need: transposed keys and values (size, padded), and of some queries the
    weights, these after dropout, and their change (QUERIES, padded). */
 struct memory {
@@ -96,7 +64,7 @@ static void drop(const struct head *h, long start, long rows, long padded, const
 
 void attend_head(const struct head *h, float *out, long out_step, float *memory) {
     struct memory m = divided(memory, h);
-    transpose(h->k, h->step, h->n, h->size, m.keys, padded_to_lanes(h->n));
+    transpose(h->k, h->step, h->n, h->size, m.keys, padded_to_lanes(h->n), padded_to_lanes(h->n));
     for (long start = 0; start < h->m; start += QUERIES) {
         long rows = h->m - start < QUERIES ? h->m - start : QUERIES;
         long n = reach(h, start + rows), padded = padded_to_lanes(n);
@@ -121,8 +89,8 @@ void attend_head_back(const struct head *h, const float *dout, long dout_step, f
                       float *memory) {
     struct memory m = divided(memory, h);
     long q_step = h->q_step, step = h->step, size = h->size, turned = padded_to_lanes(h->n), add = 0;
-    transpose(h->k, step, h->n, size, m.keys, turned);
-    transpose(h->v, step, h->n, size, m.values, turned);
+    transpose(h->k, step, h->n, size, m.keys, turned, turned);
+    transpose(h->v, step, h->n, size, m.values, turned, turned);
     /* From the last queries on, which see all positions. */
     for (long start = (h->m - 1) / QUERIES * QUERIES; start >= 0; start -= QUERIES, add = 1) {
         long rows = h->m - start < QUERIES ? h->m - start : QUERIES;

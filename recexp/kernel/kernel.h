@@ -133,6 +133,9 @@ const float *packed(const float *x, const long *at, long n, long width, float *t
 /* The inverse of `packed`, with 0 in the other rows. */
 void unpack(const float *x, const long *at, long n, long width, long start, long rows, float *to);
 
+/* x (rows, columns) transposed, to (columns, to_width), with 0 in the columns beyond `rows`. */
+void transpose(const float *x, long x_row, long rows, long columns, float *to, long to_row, long to_width);
+
 INLINE vec either(ivec condition, vec yes, vec no) {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
 }

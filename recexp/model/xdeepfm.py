@@ -9,12 +9,12 @@ eq. 9     logit = w0 + sum_i w_i + Linear(p) + MLP([e_1, ..., e_F])
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.kernel.cin import Part, interactions, reference
 from recexp.layer.activation import Activation
 from recexp.layer.chunk import in_chunks
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
@@ -76,24 +76,15 @@ class CIN(nn.Module):
         """e (B, F, D) -> p (B, n_out)."""
         n_fields, dim = e.shape[1:]
         weights: list[Tensor] = [layer.weight for layer in self.layers]  # type: ignore[misc]  # (H, G F)
-        per_row = dim * max(min(weight.shape[1], n_fields * len(weight)) for weight in weights)
-        return in_chunks(self.compress, per_row, (e,), *weights)
+        parts = [part for layer in zip(weights, [*self.n_passed, 0], strict=True) for part in self.parts(*layer)]
+        per_row = dim * max(min(part.weight.shape[1], n_fields * len(part.weight)) for part in parts)
+        return interactions(e, parts, lambda: in_chunks(lambda e: reference(e, parts), per_row, (e,)))
 
-    def compress(self, e: Tensor, *weights: Tensor) -> Tensor:
-        """As forward. The samples stand on the last axis, the longest, where products are fastest."""
-        x = x0 = e.transpose(0, 1).flatten(1)  # (F, B D)
-        sums = []
-        for weight, n_passed in zip(weights, [*self.n_passed, 0], strict=True):
-            maps = compressed(x, x0, weight)  # (H, B D)
-            n_summed = len(maps) - n_passed if self.split else len(maps)
-            sums.append(maps[:n_summed].unflatten(1, (e.shape[0], -1)).sum(2))  # (H, B)
-            x = maps[len(maps) - n_passed :]
-        return torch.cat(sums).t()
-
-
-def compressed(x: Tensor, x0: Tensor, weight: Tensor) -> Tensor:
-    """The double sum of eq. 6, by the smaller tensor on the way: x (G, N), x0 (F, N), weight (H, G F) -> (H, N)."""
-    if len(x) <= len(weight):
-        return weight @ (x[:, None] * x0).flatten(0, 1)
-    weight = weight.unflatten(1, (len(x), len(x0))).transpose(1, 2)  # (H, F, G)
-    return ((weight.flatten(0, 1) @ x).unflatten(0, weight.shape[:2]) * x0).sum(1)
+    def parts(self, weight: Tensor, n_passed: int) -> list[Part]:
+        """The maps of a layer by where they go."""
+        if not n_passed:
+            return [Part(weight, kept=False, summed=True)]
+        if not self.split:
+            return [Part(weight, kept=True, summed=True)]
+        n_summed = len(weight) - n_passed
+        return [Part(weight[:n_summed], kept=False, summed=True), Part(weight[n_summed:], kept=True, summed=False)]
