@@ -2,7 +2,7 @@
 
 B batch, F fields, D embedding size; G maps x that a layer reads, H that it makes
 eq. 6   x'_h = sum_g sum_f W_hgf x_g * e_f,  at first x = e
-eq. 7   p = [sum_d x_hd for each layer and h]; a layer that is split gives some maps to p and the others to the next layer
+eq. 7   p = [sum_d x_hd for each layer and h]; a split layer gives some maps to p, the others to the next layer
 """
 
 from collections.abc import Callable, Sequence

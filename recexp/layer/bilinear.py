@@ -11,6 +11,8 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
+from recexp.kernel.bilinear import linear_of_products
+from recexp.kernel.linear import product
 from recexp.layer.interaction import pairs
 from recexp.layer.mlp import WeightInit, matrices
 
@@ -41,6 +43,12 @@ class Bilinear(nn.Module):
         else:
             left = each(e.index_select(1, first), self.weight)
         return left * e.index_select(1, second)
+
+    def times(self, e: Tensor, weight: Tensor) -> Tensor:
+        """p W^T for the weight (H, P D) of a Linear: e (B, F, D) -> (B, H)."""
+        by_field, by_pair = self.kind is Kind.each, self.kind is Kind.interaction
+        alone = lambda: product(self(e).flatten(1), weight)  # noqa: E731
+        return linear_of_products(e, self.weight, weight, by_field, by_pair, alone)
 
 
 def each(e: Tensor, weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ eq. 5 to 7   p_ij = (e_i W) * e_j,  q_ij = (v_i W') * v_j          layer/bilinea
              logit = w0 + sum_i w_i + MLP([p; q])                  without the gate: MLP(p)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,14 +50,18 @@ class FiBiNET(nn.Module):
         n_fields, dim, init = self.embed.n_fields, config.embedding_dim, config.weight_init
         self.gate = Gate(n_fields, config.reduction, init) if config.gate else None
         n_products = 2 if config.gate else 1
-        self.bilinears = nn.ModuleList(Bilinear(config.bilinear, n_fields, dim, init) for _ in range(n_products))
+        bilinears = [Bilinear(config.bilinear, n_fields, dim, init) for _ in range(n_products)]
+        self.bilinears: Sequence[Bilinear] = nn.ModuleList(bilinears)  # type: ignore[assignment]
         self.mlp = MLP.of(config, n_products * n_fields * (n_fields - 1) // 2 * dim)
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)
         inputs = [e] if self.gate is None else [e, self.gate(e)]
-        products = [bilinear(x) for bilinear, x in zip(self.bilinears, inputs, strict=True)]  # (B, P, D) each
-        return Output(logits=self.linear(batch) + self.mlp(torch.cat(products, 1).flatten(1))[:, 0])  # (B,)
+        first: nn.Linear = self.mlp.first
+        weights = first.weight.chunk(len(inputs), 1)  # (H, P D) each
+        parts = zip(self.bilinears, inputs, weights, strict=True)
+        hidden = sum((bilinear.times(x, weight) for bilinear, x, weight in parts), start=first.bias)  # (B, H)
+        return Output(logits=self.linear(batch) + self.mlp.after_first(hidden)[:, 0])  # (B,)
 
 
 class Gate(nn.Module):
@@ -70,5 +75,5 @@ class Gate(nn.Module):
 
     def forward(self, e: Tensor) -> Tensor:
         """e (B, F, D) -> v (B, F, D)."""
-        weights = torch.relu(self.excite(torch.relu(self.squeeze(e.mean(2)))))  # (B, F)
+        weights = torch.relu(self.excite(torch.relu(self.squeeze(e.sum(2) / e.shape[2]))))  # (B, F)
         return weights[:, :, None] * e
