@@ -44,11 +44,14 @@ class Bilinear(nn.Module):
             left = each(e.index_select(1, first), self.weight)
         return left * e.index_select(1, second)
 
-    def times(self, e: Tensor, weight: Tensor) -> Tensor:
-        """p W^T for the weight (H, P D) of a Linear: e (B, F, D) -> (B, H)."""
+    def times(self, weight: Tensor, e: Tensor, scale: Tensor | None = None) -> Tensor:
+        """p W^T for the weight (H, P D) of a Linear, p of a_i e_i: e (B, F, D), scale a (B, F) -> (B, H)."""
+
+        def alone() -> Tensor:
+            return product(self(e if scale is None else scale[:, :, None] * e).flatten(1), weight)
+
         by_field, by_pair = self.kind is Kind.each, self.kind is Kind.interaction
-        alone = lambda: product(self(e).flatten(1), weight)  # noqa: E731
-        return linear_of_products(e, self.weight, weight, by_field, by_pair, alone)
+        return linear_of_products(e, scale, self.weight, weight, by_field, by_pair, alone)
 
 
 def each(e: Tensor, weight: Tensor) -> Tensor:

@@ -56,11 +56,13 @@ class FiBiNET(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)
-        inputs = [e] if self.gate is None else [e, self.gate(e)]
+        scales = [None] if self.gate is None else [None, self.gate(e)]
         first: nn.Linear = self.mlp.first
-        weights = first.weight.chunk(len(inputs), 1)  # (H, P D) each
-        parts = zip(self.bilinears, inputs, weights, strict=True)
-        hidden = sum((bilinear.times(x, weight) for bilinear, x, weight in parts), start=first.bias)  # (B, H)
+        weights = first.weight.chunk(len(scales), 1)  # (H, P D) each
+        parts = zip(self.bilinears, weights, scales, strict=True)
+        hidden = sum(
+            (bilinear.times(weight, e, scale) for bilinear, weight, scale in parts), start=first.bias
+        )  # (B, H)
         return Output(logits=self.linear(batch) + self.mlp.after_first(hidden)[:, 0])  # (B,)
 
 
@@ -74,6 +76,5 @@ class Gate(nn.Module):
         self.excite = linear(n_hidden, n_fields, bias=False, init=init)
 
     def forward(self, e: Tensor) -> Tensor:
-        """e (B, F, D) -> v (B, F, D)."""
-        weights = torch.relu(self.excite(torch.relu(self.squeeze(e.sum(2) / e.shape[2]))))  # (B, F)
-        return weights[:, :, None] * e
+        """e (B, F, D) -> a (B, F)."""
+        return torch.relu(self.excite(torch.relu(self.squeeze(e.sum(2) / e.shape[2]))))

@@ -13,17 +13,18 @@ KERNELS = ["bilinear", "bilinear_back"]
 BY = {"one matrix": (False, False), "by field": (True, False), "by pair": (False, True)}
 
 
-def loop(e: Tensor, weight: Tensor, linear: Tensor, by_field: bool, by_pair: bool) -> Tensor:
+def loop(e: Tensor, scale: Tensor | None, weight: Tensor, linear: Tensor, by_field: bool, by_pair: bool) -> Tensor:
+    v = e if scale is None else scale[:, :, None] * e
     pairs = enumerate(combinations(range(e.shape[1]), 2))
-    products = [(e[:, i] @ weight[i * by_field + pair * by_pair]) * e[:, j] for pair, (i, j) in pairs]
+    products = [(v[:, i] @ weight[i * by_field + pair * by_pair]) * v[:, j] for pair, (i, j) in pairs]
     return torch.cat(products, 1) @ linear.t()
 
 
 def inputs_of(n: int, n_fields: int, dim: int, hidden: int, by: tuple[bool, bool], gaps: bool = False) -> list[Tensor]:
-    """e, the matrices, and the Linear's weight."""
+    """e, a scale of each field, the matrices, and the Linear's weight."""
     n_pairs = n_fields * (n_fields - 1) // 2
     n_matrices = {"by field": n_fields, "by pair": n_pairs}.get(next(name for name in BY if BY[name] == by), 1)
-    shapes = [(n, n_fields, dim), (n_matrices, dim, dim), (hidden, n_pairs * dim)]
+    shapes = [(n, n_fields, dim), (n, n_fields), (n_matrices, dim, dim), (hidden, n_pairs * dim)]
     return [leaf(*shape, gaps=gaps, std=shape[-1] ** -0.5) for shape in shapes]
 
 
@@ -37,6 +38,9 @@ def missing() -> Tensor:
 def test_products_and_gradients_are_those_of_a_loop(gaps, sizes, by, library, threads, used):
     inputs = inputs_of(*sizes, by, gaps)
     both_ways(lambda: linear_of_products(*inputs, *by, lambda: loop(*inputs, *by)), inputs, used, *KERNELS)
+    e, _, *weights = inputs
+    given = e, None, *weights
+    both_ways(lambda: linear_of_products(*given, *by, lambda: loop(*given, *by)), [e, *weights], used, *KERNELS)
 
 
 def test_what_needs_no_gradient_gets_none(library, used):
