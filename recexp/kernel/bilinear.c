@@ -31,10 +31,11 @@ static long first_pair(long i, long n_fields) { return i * (2 * n_fields - i - 1
 
 /* v (rows, F, D) of the block from row `start` on: e itself, or a e in `to`. */
 static const float *scaled(const struct bilinear *b, long start, long rows, float *to) {
-    const float *e = b->e + start * b->n_fields * b->dim, *scale = b->scale + start * b->n_fields;
+    long first = start * b->n_fields;
+    const float *e = b->e + first * b->dim;
     if (!b->scale) return e;
     for (long i = 0; i < rows * b->n_fields; i++) EACH(j, b->dim)
-        STORE(to + i * b->dim + j, scale[i] * LOAD(e + i * b->dim + j));
+        STORE(to + i * b->dim + j, b->scale[first + i] * LOAD(e + i * b->dim + j));
     return to;
 }
 

@@ -156,15 +156,16 @@ static void cin_back_thread(void *args, long thread, long n_threads) {
     }
     float *turned = scratch(STRIP, padded_to_lanes(largest));
     BLOCKS(start, rows, c->n) {
-        long samples = padded_to_lanes(rows), all = samples * c->dim;
+        long samples = padded_to_lanes(rows);
         transpose(c->e + start * row, row, rows, row, x0, samples, samples);
         transpose(b->dout + start * c->n_out, c->n_out, rows, c->n_out, dp, samples, samples);
         cin_block(c, x0, samples, maps, 0, z);
         memset(dx0, 0, sizeof(float) * row * samples);
         const float *dsum = dp;
         for (long i = 0; i < c->n_parts; i++) {
-            for (long h = 0; c->kept[i] && h < c->size[i]; h++) EACH(j, all)
-                STORE(dmaps[i] + h * all + j, c->summed[i] ? LOAD(dsum + h * samples + j % samples) : (vec){0});
+            for (long at = 0; c->kept[i] && at < c->size[i] * c->dim; at++) EACH(j, samples)
+                STORE(dmaps[i] + at * samples + j,
+                      c->summed[i] ? LOAD(dsum + at / c->dim * samples + j) : (vec){0});
             if (c->summed[i]) dsum += c->size[i] * samples;
         }
         for (long i = c->n_parts - 1; i >= 0; i--) {

@@ -13,6 +13,8 @@ from torch import Tensor
 from recexp.kernel import adam, candidates, linear
 from recexp.kernel import library as module
 from recexp.kernel.attention import attend, target_interaction
+from recexp.kernel.bilinear import linear_of_products
+from recexp.kernel.cin import Part, interactions
 from recexp.kernel.cross_entropy import cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.dropout import dropout
@@ -63,6 +65,17 @@ def operations(n: int, length: int) -> Iterator[Operation]:
         yield lambda weight=weight: tail(x, [square[0], weight], [bias, leaf(len(weight))], 0.01, 0.3)
     yield lambda: dice(x, None, bias, running)
     yield lambda: evaluated(x, bias, running)
+    n_pairs = length * (length - 1) // 2
+    for n_matrices, by in ((1, (False, False)), (length, (True, False)), (n_pairs, (False, True))) if n_pairs else ():
+        of_pairs = leaf(n_matrices, WIDTH, WIDTH), leaf(WIDTH, n_pairs * WIDTH)
+        yield lambda of_pairs=of_pairs, by=by: linear_of_products(history, weights, *of_pairs, *by, none)
+        yield lambda of_pairs=of_pairs, by=by: linear_of_products(history, None, *of_pairs, *by, none)
+    if length:
+        maps = [Part(leaf(5, length**2), True, True), Part(leaf(3, 5 * length), False, True)]
+        yield lambda: interactions(history, maps, none)
+        yield lambda: interactions(
+            leaf(n, length, 3), [Part(leaf(2, length**2), True, False), Part(leaf(20, 2 * length), False, True)], none
+        )
     yield lambda: split_sums(field_sums(history))
     yield lambda: split_sums(field_sums(history, leaf(WIDTH, length * WIDTH)), bias)
     yield lambda: target_interaction(x, tables[0], indices[0], rows[0], mask, tuple(square), bias)[0]
