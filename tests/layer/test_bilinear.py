@@ -27,3 +27,15 @@ def test_matrices_of_the_identity_leave_the_products_of_pairs(kind: Kind) -> Non
     bilinear = Bilinear(kind, 4, 5, WeightInit.xavier_normal)
     bilinear.weight.copy_(torch.eye(5))
     torch.testing.assert_close(bilinear(e), pair_products(e))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("dim", [5, 16])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_times_is_the_product_of_a_linear(scaled: bool, dim: int, kind: Kind) -> None:
+    e, weight, scale = torch.randn(3, 4, dim), torch.randn(16, 6 * dim), torch.rand(3, 4) if scaled else None
+    bilinear = Bilinear(kind, 4, dim, WeightInit.xavier_normal)
+    v = e if scale is None else e * scale[:, :, None]
+    wanted = bilinear(v).flatten(1) @ weight.t()
+    torch.testing.assert_close(bilinear.times(weight, e, scale), wanted, rtol=1e-4, atol=1e-5)

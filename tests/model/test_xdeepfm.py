@@ -1,5 +1,6 @@
 """xDeepFM: the compressed interaction network against a loop, and the factorization machine it holds."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch
 from recexp.error import ConfigError
+from recexp.layer import chunk
 from recexp.layer.mlp import WeightInit
 from recexp.model.xdeepfm import CIN
 
@@ -61,6 +63,23 @@ def test_layer_k_is_of_order_k_plus_1() -> None:
     e = torch.randn(2, 4, 5)
     for layer, (one, twice) in enumerate(zip(cin(e).split(3, 1), cin(2 * e).split(3, 1), strict=True), start=1):
         torch.testing.assert_close(twice, 2 ** (layer + 1) * one)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_chunks_and_kernels_change_no_gradient(split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    cin = CIN(4, [6, 4, 3], split, WeightInit.xavier_uniform)
+    wide = copy.deepcopy(cin).double()  # which no kernel takes
+    e = torch.randn(7, 4, 5)
+    whole, *others = [gradients(wide, e.double()), gradients(cin, e)]
+    monkeypatch.setattr(chunk, "LARGEST", 5 * 4 * 6 * 2)  # two rows
+    others.append(gradients(wide, e.double()))
+    for found in others:
+        torch.testing.assert_close([x.double() for x in found], whole, rtol=1e-4, atol=1e-5)
+
+
+def gradients(cin: CIN, e: Tensor) -> list[Tensor]:
+    e = e.detach().requires_grad_()
+    return list(torch.autograd.grad(cin(e).square().sum(), [e, *cin.parameters()]))
 
 
 def test_layer_of_one_map_cannot_be_split(make: Make) -> None:
