@@ -1,18 +1,18 @@
 /* cin.py: a compressed interaction network, layer by layer, for a block of samples at a time.
 
-   In a block, numbers stand as (., D, S): the S samples in the lanes, so that N = D S numbers of a field or a map are
-   side by side whatever D is, and sums over D are sums of vectors. Z is the products (G F, N) of a layer's G maps x and
-   the F fields x0. Maps that no layer reads are not formed: sum_d W Z = W sum_d Z, whose S columns take a D-th of the work.
+   In a block, arrays are (., D, S) with the S samples in the lanes, so that a field or a map has N = D S numbers side by
+   side for any D, and a sum over D is a sum of vectors. Z (G F, N) is the products of a layer's G maps x and the F fields
+   x0. Maps that no layer reads are not formed: their sum over D is W times that of Z, which has S columns instead of D S.
    The backward pass recomputes the maps. */
 
 #include "kernel.h"
 
-enum { MOST = 8 }; /* parts; as in cin.py */
+enum { MOST = 8 };               /* parts; as in cin.py */
 enum { STRIP = 64, DEPTH = 96 }; /* columns and rows of Z that are formed at a time */
 
 /* A part is maps of the same layer; its input is the last part before it that is kept. */
 STRUCT(cin,
-    const float *e, *weight[8];                                     /* (n, F, D), (H, G F) */
+    const float *e, *weight[8];                                  /* (n, F, D), (H, G F) */
     long n, n_fields, dim, n_parts, size[8], kept[8], summed[8]; /* H; whether layers read it; whether it is in out */
     long n_out;
     float *out; /* (n, n_out) */
@@ -23,8 +23,8 @@ STRUCT(cin_back,
     long n, n_fields, dim, n_parts, size[8], kept[8], summed[8];
     long n_out;
     const float *dout;
-    float *de;              /* (n, F, D) */
-    struct sum dweight[8];  /* (G F, H), H padded to lanes */
+    float *de;             /* (n, F, D) */
+    struct sum dweight[8]; /* (G F, H), H padded to lanes */
 )
 
 /* What a part works on: the columns of a Z of N columns, or its sum of `repeat` = D times S columns. */
@@ -169,9 +169,10 @@ static void cin_back_thread(void *args, long thread, long n_threads) {
             if (c->summed[i]) dsum += c->size[i] * samples;
         }
         for (long i = c->n_parts - 1; i >= 0; i--) {
-            long from = i - 1;
+            long from = i - 1; /* the part that it reads; e, if it is below 0 */
             while (from >= 0 && !c->kept[from]) from--;
-            struct part part = part_of(c, i, from < 0 ? x0 : maps[from], from < 0 ? c->n_fields : c->size[from], x0, samples);
+            const float *x = from < 0 ? x0 : maps[from];
+            struct part part = part_of(c, i, x, from < 0 ? c->n_fields : c->size[from], x0, samples);
             if (c->summed[i]) dsum -= c->size[i] * samples;
             part_back(&part, c->kept[i] ? dmaps[i] : dsum, sum_at(&b->dweight[i], thread), from < 0 ? dx0 : dmaps[from],
                       dx0, z, dz, turned);
