@@ -18,7 +18,7 @@ STRUCT(bilinear_back,
     long by_field, by_pair;
     const float *turned, *dout;   /* W transposed */
     float *de, *OPTIONAL dscale; /* (n, F, D), (n, F) */
-    struct sum dweight, dfirst;  /* as weight and first */
+    struct sum dweight, dfirst;   /* as weight and first */
 )
 
 /* The position of the matrix of a pair (i, j) in the array of all. */
@@ -54,7 +54,8 @@ static void scaled_back(const struct bilinear_back *b, long start, long rows) {
 
 /* Of a block: v_i W (rows, D), or for each j (rows, F - 1 - i, D) if W depends on it; p_ij (rows, F - 1 - i, D). */
 static void pairs_of(const struct bilinear *b, const float *v, long rows, long i, float *left, float *p) {
-    long dim = b->dim, all = b->n_fields * dim, n = b->n_fields - 1 - i, width = n * dim, step = b->by_pair ? width : dim;
+    long dim = b->dim, all = b->n_fields * dim, n = b->n_fields - 1 - i;
+    long width = n * dim, step = b->by_pair ? width : dim;
     for (long k = 0; k < (b->by_pair ? n : 1); k++) {
         const float *weight = b->weight + matrix_at(b, i, first_pair(i, b->n_fields) + k);
         multiply(rows, dim, dim, v + i * dim, all, 1, weight, dim, left + k * dim, step, 0);
@@ -100,8 +101,8 @@ static void bilinear_back_thread(void *args, long thread, long n_threads) {
     long dim = b->dim, n_fields = b->n_fields, all = n_fields * dim, hidden = b->hidden;
     long n_columns = n_fields * (n_fields - 1) / 2 * dim;
     float *dweight = sum_at(&b->dweight, thread), *dfirst = sum_at(&b->dfirst, thread);
-    float *left = scratch(BLOCK, all), *p = scratch(BLOCK, all), *dleft = scratch(BLOCK, all), *dp = scratch(BLOCK, all);
-    float *memory = scratch(BLOCK, all);
+    float *left = scratch(BLOCK, all), *p = scratch(BLOCK, all), *memory = scratch(BLOCK, all);
+    float *dleft = scratch(BLOCK, all), *dp = scratch(BLOCK, all);
     BLOCKS(start, rows, b->n) {
         const float *v = scaled(s, start, rows, memory), *dout = b->dout + start * hidden;
         float *dv = b->de + start * all;
