@@ -2,8 +2,8 @@
 
    In a block, arrays are (., D, S) with the S samples in the lanes, so that a field or a map has N = D S numbers side
    by side for any D, and a sum over D is a sum of vectors. Z (G F, N) is the products of a layer's G maps x and the F
-   fields x0. Maps that no layer reads are not formed: their sum over D is W times that of Z, which has S columns instead
-   of D S. The backward pass recomputes the maps. */
+   fields x0. Maps that no layer reads are not formed: their sum over D is W times that of Z, which has S columns
+   instead of D S. The backward pass recomputes the maps. */
 
 #include "kernel.h"
 
