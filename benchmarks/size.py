@@ -1,11 +1,15 @@
 """The cost of a step from 100 thousand embedding rows to 10 million. Each size and way runs in its own process.
 
 usage: python benchmarks/size.py [--rows N ...] [--steps N] [--threads N] [-o FOLDER]
+       python benchmarks/size.py --items N ... [--models MODEL ...] [--threads N] [-o FOLDER] [OVERRIDE ...]
 
 `embedding` times look-up, gradient and update of one table: 4,096 samples of 26 fields, D 16, ids by a power law.
 `deepfm` times whole training steps of DeepFM on synthetic samples of that shape. Ways: recexp by row (which the
 trainer chooses from some size on) and with whole tables, torch's dense Adam and its SparseAdam, which is not Adam.
 Medians over the later half of the steps. Writes size.json and size.md.
+
+--items times models of histories as they are by default on catalogues of so many items and 2/5 as many users: training
+epochs with gathering, what ends an epoch, and evaluation. Writes items.json and items.md.
 """
 
 import argparse

@@ -39,7 +39,11 @@ class Features:
 
     def at(self, index: Tensor | slice) -> "Features":
         """The rows at an index (m,)."""
-        return Features(self.ids[index], self.values[index], None if self.lists is None else self.lists.at(index))
+        lists = None if self.lists is None else self.lists.at(index)
+        if isinstance(index, slice):
+            return Features(self.ids[index], self.values[index], lists)
+        # Of millions of rows, indexing takes three times as long.
+        return Features(self.ids.index_select(0, index), self.values.index_select(0, index), lists)
 
     def long(self) -> "Features":
         """The same fields, with ids that can be looked up."""

@@ -66,14 +66,20 @@ def powers(n: int, betas: tuple[float, float]) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64) ** torch.arange(n + 1)[:, None]
 
 
-def remember(past: Tensor, n: int, step: Step, powers: Tensor) -> None:
+def fading(betas: tuple[float, float]) -> Tensor:
+    """r^j, r^j b2^(-j/2) and r^j b2^-j of j = REACH down to 1: (REACH, 3) float64."""
+    power = powers(REACH, betas)[1:].flip(0)
+    root = power[:, 1].sqrt()
+    share = power[:, 0] / root
+    return torch.stack([share, share / root, share / power[:, 1]], 1)
+
+
+def remember(past: Tensor, n: int, step: Step, fading: Tensor) -> None:
     """Writes a step as row n of the past ones (steps, 7) float64, and adds it to the sums of those before."""
     past[n] = torch.tensor([step.rate, step.eps, step.decay, step.shrink, 0, 0, 0], dtype=torch.float64)
     reach = min(n + 1, REACH)
-    power = powers[1 : reach + 1].flip(0)  # of a row that has missed j steps, the longest first
-    root = power[:, 1].sqrt()
-    share, q = step.rate * power[:, 0] / root, step.eps / root
-    past[n + 1 - reach : n + 1, SUM:] += torch.stack([share, share * q, share * q * q], 1)
+    factors = torch.tensor([step.rate, step.rate * step.eps, step.rate * step.eps**2], dtype=torch.float64)
+    past[n + 1 - reach : n + 1, SUM:].addcmul_(fading[REACH - reach :], factors)
 
 
 def missed_reference(rows: Rows, index: Tensor, past: Tensor, step: int, decays: bool) -> None:

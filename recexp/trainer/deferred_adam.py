@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recexp.kernel.adam import COLUMNS, Rows, Step, missed, powers, remember, update
+from recexp.kernel.adam import COLUMNS, Rows, Step, fading, missed, powers, remember, update
 from recexp.kernel.pages import in_large_pages
 from recexp.kernel.unique import coalesced
 
@@ -40,7 +40,8 @@ class DeferredAdam(torch.optim.Optimizer):
         super().__init__(groups, defaults | {"l2": 0.0})
         self.row_wise = row_wise
         self.clipping = 1.0  # what the gradients of the next step have been multiplied by
-        self._powers = powers(KEPT, defaults["betas"])  # type: ignore[arg-type]
+        betas: tuple[float, float] = defaults["betas"]  # type: ignore[assignment]
+        self._powers, self._fading = powers(KEPT, betas), fading(betas)
         self._past = {table: torch.zeros(KEPT, len(COLUMNS), dtype=torch.float64) for table in self.tables}
 
     @property
@@ -68,7 +69,7 @@ class DeferredAdam(torch.optim.Optimizer):
         update(_rows(table, state, group), grad.indices()[0], grad.values(), step)
         n, past = len(state["past"]), self._past[table]
         absent = Step(step.step, step.rate, step.eps, coupled + self.clipping * group["l2"], shrink)
-        remember(past, n, absent, self._powers)
+        remember(past, n, absent, self._fading)
         state["past"] = past[: n + 1]
         state["reach"] += LARGEST_MOVE * lr * table.numel() ** 0.5
 
@@ -77,7 +78,7 @@ class DeferredAdam(torch.optim.Optimizer):
             "step": torch.zeros((), dtype=torch.float64),
             "exp_avg": _like(table).zero_(),
             "exp_avg_sq": _like(table[:, :1] if self.row_wise else table).zero_(),
-            "last": torch.zeros(len(table), dtype=torch.int32, device=table.device),
+            "last": _like(table[:, 0], torch.int32).zero_(),
             "past": self._past[table][:0],
             "reach": _norm(table),  # the norm of the table is at most this
         }
@@ -122,23 +123,23 @@ class DeferredAdam(torch.optim.Optimizer):
         return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As given: torch's own turns all numbers into the type of the weights. Moments move to pages of their own."""
+        """As given: torch's own turns all numbers into the type of the weights. What rows have moves to pages of its own."""
         self.state.clear()
         for index, table in enumerate(self.tables):
             if state := state_dict["state"].get(index):
                 past = self._past[table][: len(state["past"])]
                 past.copy_(state["past"])
-                moments = {name: _like(state[name]).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
-                self.state[table] = {**state, **moments, "past": past}
+                by_row = {name: _like(state[name]).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq", "last")}
+                self.state[table] = {**state, **by_row, "past": past}
 
 
 def _rows(table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Rows:
     return Rows(table.detach(), state["exp_avg"], state["exp_avg_sq"], state["last"], group["betas"])
 
 
-def _like(x: Tensor) -> Tensor:
+def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A new tensor of this shape, its numbers not yet set."""
-    return in_large_pages(torch.empty_like(x))
+    return in_large_pages(torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device))
 
 
 def _norm(x: Tensor) -> Tensor:

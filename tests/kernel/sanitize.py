@@ -116,7 +116,7 @@ def adam_steps(table: Tensor, index: Tensor) -> Tensor:
         step = adam.Step.of(n + 1, 0.1, betas, (1e-8, 1e3)[n % 2], 0.1, 0.9)
         adam.missed(rows, present, past[:n], n, powers, decays=n == 2)
         adam.update(rows, present, grad, step)
-        adam.remember(past, n, step, powers)
+        adam.remember(past, n, step, adam.fading(betas))
     adam.missed(rows, None, past, 4, powers, decays=True)
     return rows.weight
 

@@ -12,6 +12,7 @@ from recexp.kernel.adam import (
     EPS,
     Rows,
     Step,
+    fading,
     missed,
     missed_reference,
     powers,
@@ -39,7 +40,7 @@ def copied(rows: Rows, dtype: torch.dtype = torch.float64) -> Rows:
 @functools.cache
 def remembered(first: int, n: int, decay: float = 0.0, shrink: float = 1.0) -> torch.Tensor:
     """n past steps from `first` on, with a learning rate that changes."""
-    past, table = torch.zeros(n, len(COLUMNS), dtype=torch.float64), powers(n, BETAS)
+    past, table = torch.zeros(n, len(COLUMNS), dtype=torch.float64), fading(BETAS)
     for i in range(n):
         remember(past, i, Step.of(first + i, 0.01 / (1 + i % 7), BETAS, 1e-8, decay, shrink), table)
     return past
