@@ -1,6 +1,7 @@
 /* adam.py: Adam of a table's rows, and the steps that rows without a gradient have missed. */
 
 #include "kernel.h"
+#include <math.h>
 
 /* What is kept of a past step: adam.py's columns. */
 enum { RATE, EPS, DECAY, SHRINK, SUM, MOMENT, SQUARE, COLUMNS };
@@ -42,6 +43,18 @@ static int at_once(vec *w, vec m, vec v, const double *past) {
     return 1;
 }
 
+/* The sum of c_t r^j / (sqrt(v) + q_t) over the steps without decay, which times m is how far they move the weights. */
+static vec sum_of_steps(vec v, const double *past, long n, const struct adam_missed *a) {
+    double growth = 1 / sqrt(a->beta2), share = 1, grown = 1;
+    vec root = square_root(v), sum = {0};
+    for (; n--; past += COLUMNS) {
+        share *= a->beta1 * growth;
+        grown *= growth;
+        sum += (float)(past[RATE] * share) / (root + (float)(past[EPS] * grown));
+    }
+    return sum;
+}
+
 static void adam_missed_thread(void *args, long thread, long n_threads) {
     const struct adam_missed *a = args;
     long width = a->width;
@@ -64,10 +77,7 @@ static void adam_missed_thread(void *args, long thread, long n_threads) {
             if (a->decays)
                 one_by_one(&w, &m, &v, past, gap, a);
             else {
-                if (!at_once(&w, m, v, past)) {
-                    vec fading = m, smaller = v;
-                    one_by_one(&w, &fading, &smaller, past, gap < a->n_left ? gap : a->n_left, a);
-                }
+                if (!at_once(&w, m, v, past)) w -= m * sum_of_steps(v, past, gap < a->n_left ? gap : a->n_left, a);
                 m *= (float)power[0];
                 v *= (float)power[1];
             }

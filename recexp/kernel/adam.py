@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recexp.kernel.library import library
 
-REACH = 250  # steps after which r^j leaves nothing: 0.9^250 is 4e-12
+REACH = 170  # steps after which r^j leaves nothing of a float: 2e-8
 # What is kept of a step: c_t, e_t, the factor of w in g, that of decoupled weight decay; and for a row whose last
 # gradient was in the step before, S and the weighted sums of q_t and q_t^2 over all steps since.
 COLUMNS = RATE, EPS, DECAY, SHRINK, SUM, MOMENT, SQUARE = range(7)
