@@ -70,8 +70,9 @@ def summed(x: Tensor, groups: Groups) -> Tensor:
 def lookup_grouped(table: Tensor, index: Tensor, groups: Groups, padding: int | None = None) -> Tensor:
     """table (n_rows, W), index (...) -> (..., W). The gradient is sparse and coalesced: one value per unique row.
 
-    groups: of the index. padding: a row that gets no gradient.
+    groups: of the index. padding: 0, if row 0 is to get no gradient.
     """
+    assert padding in (None, 0)  # the first row of a gradient, which leaves it without a copy
     return _Grouped.apply(table, index, groups, padding)
 
 
@@ -101,8 +102,7 @@ class _Grouped(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rows = ctx.groups.rows
         values = summed(grad.reshape(-1, ctx.shape[1]), ctx.groups)
-        if ctx.padding is not None and bool((rows == ctx.padding).any()):
-            kept = rows != ctx.padding
-            rows, values = rows[kept], values[kept]
+        if ctx.padding is not None and len(rows) and int(rows[0]) == ctx.padding:
+            rows, values = rows[1:], values[1:]
         table = torch.sparse_coo_tensor(rows[None], values, ctx.shape, is_coalesced=True, check_invariants=False)
         return table, None, None, None

@@ -31,7 +31,7 @@ def test_rows_of_equal_values_are_summed(width, shape, library, threads, used):
 
 
 @pytest.mark.parametrize("width", [1, 5, 32])
-@pytest.mark.parametrize("padding", [None, 0, 7])
+@pytest.mark.parametrize("padding", [None, 0])
 def test_gradient_holds_the_rows_looked_up_once_each(padding, width, library, threads):
     index, table, whole = indices(61, 21, n=N) // 2, leaf(N, width), leaf(N, width)
     direction = torch.randn(61, 21, width)
@@ -59,7 +59,7 @@ def test_torch_gives_the_same_without_kernels(library):
     index, table = indices(61, 21, n=N), leaf(N, 16)
 
     def looked_up():
-        return lookup_grouped(table, index, grouped(index, table), 3)
+        return lookup_grouped(table, index, grouped(index, table), 0)
 
     mine, theirs = looked_up(), by_torch(looked_up, [table])[0]
     assert torch.equal(mine, theirs)
