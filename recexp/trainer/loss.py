@@ -37,14 +37,14 @@ def add_l2(weight: Tensor, strength: float, rows: L2Rows, counts: Tensor | None)
         return
     if rows is L2Rows.all:
         if grad.is_sparse:  # the optimizer knows the term for all other rows
-            grad.values().add_(weight[grad.indices()[0]], alpha=strength)
+            grad.values().add_(weight.index_select(0, grad.indices()[0]), alpha=strength)
         else:
             grad.add_(weight, alpha=strength)
         return
     assert counts is not None
     if grad.is_sparse:
         present = grad.indices()[0]
-        grad.values().add_(weight[present] * (strength / counts[present])[:, None])
+        grad.values().add_(weight.index_select(0, present) * (strength / counts[present])[:, None])
     else:
         present = (grad != 0).any(1)
         grad.add_(weight * (present * strength / counts)[:, None])
