@@ -10,7 +10,7 @@ Medians over the later half of the steps. Writes size.json and size.md.
 
 --items times an epoch of models that read histories, din and dien by default, for catalogues of so many items and 2/5
 as many users: gathering, steps, what ends an epoch, and evaluation. Of each user 40 events are in the log, of 15,000
-users at most; items by a power law. Writes items.json and items.md.
+users at most; items by a power law. On one thread, by processor time. Writes items.json and items.md.
 """
 
 import argparse
@@ -139,24 +139,24 @@ def entities(n: int, rng: np.random.Generator) -> Entities:
 
 
 def of_items(model: str, n_items: int, overrides: list[str]) -> dict[str, Any]:
-    """An epoch of a model on a catalogue, and evaluation: rates, seconds, memory."""
+    """An epoch of a model on a catalogue, and evaluation, on one thread: rates, seconds of processor time, memory."""
     own_process()
-    config = recexp.load_config([f"model={model}", *overrides])
+    config = recexp.load_config([f"model={model}", "trainer.threads=1", *overrides])
     torch.manual_seed(0)
     dataset = log_of(n_items * 2 // 5, n_items)
     batches = Batches(dataset, config.dataset)
-    stage, taken = Train(name="train", model=create(config.model, dataset.schema)), [time.perf_counter()]
+    stage, taken = Train(name="train", model=create(config.model, dataset.schema)), [time.process_time()]
     with numerics(config.trainer):
         step = Step(stage, config.model.loss_weights, config.model.embedding_l2, config.trainer, batches, 1)
         size = config.trainer.batch_size
-        epoch(stage, step.take, batches, size, 0, Progress(), lambda: taken.append(time.perf_counter()))
+        epoch(stage, step.take, batches, size, 0, Progress(), lambda: taken.append(time.process_time()))
         began, half = taken[-1], len(taken) // 2
         step.catch_up()
         require_finite(stage.model)
-        ended = time.perf_counter()
+        ended = time.process_time()
         step.release()
         scores = score(stage.model, batches, "valid", config.trainer.eval_batch_size)
-        evaluated = time.perf_counter() - ended
+        evaluated = time.process_time() - ended
     return {
         "model": model, "items": n_items, "samples_per_second": size * (len(taken) - 1 - half) / (began - taken[half]),
         "epoch_steps": len(taken) - 1, "epoch_end_seconds": ended - began,
@@ -233,7 +233,7 @@ def main() -> None:
     if typed.one:
         what, way, rows = typed.one
         if way == "items":
-            found = of_items(what, int(rows), [f"trainer.threads={typed.threads}", *typed.overrides])
+            found = of_items(what, int(rows), typed.overrides)
         else:
             found = measure(what, way, int(rows), typed.steps, typed.threads)
         print(json.dumps(found))

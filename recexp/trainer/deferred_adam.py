@@ -123,7 +123,7 @@ class DeferredAdam(torch.optim.Optimizer):
         return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As given: torch's own turns all numbers into the type of the weights. What rows have moves to pages of its own."""
+        """As given: torch's own turns all numbers into the type of the weights. What rows have moves to large pages."""
         self.state.clear()
         for index, table in enumerate(self.tables):
             if state := state_dict["state"].get(index):

@@ -4,16 +4,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from recexp.config import Config, Optimizer, Schedule
-from recexp.dataset.batch import Batches
+from recexp.config import Config, Optimizer, Schedule, TrainerConfig
+from recexp.dataset.batch import Batches, Features
+from recexp.dataset.log import Dataset
+from recexp.dataset.schema import Side
+from recexp.kernel.adam import Rows, missed, update
 from recexp.kernel.library import installed
 from recexp.layer.lookup import Table
 from recexp.model import Train
+from recexp.trainer import deferred_adam
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_optimizers, optimizer_tensors
 from recexp.trainer.deferred_adam import DeferredAdam
@@ -134,6 +141,65 @@ def test_step_by_row_equals_that_of_whole_tables(
         assert all(table.before_read is None for table in rowwise_tables(model))
         found.append(model.state_dict())
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+ROWS_ALONE = (torch.ops.aten.index_select.default, torch.ops.aten.new_empty.default)  # whatever their first argument is
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that an operation of torch reads or writes; looking up rows reads those alone."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        touched = [out] if func in ROWS_ALONE else [args, out]
+        tensors = [each for each in tree_leaves(touched) if isinstance(each, Tensor) and each.layout is torch.strided]
+        if not func.is_view:
+            self.n = max([self.n, *(each.numel() for each in tensors)])
+        return out
+
+
+def work(model: nn.Module, batches: Batches, trainer: TrainerConfig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each step after the first, the rows that the optimizer updates, and the most numbers that torch touches."""
+    rows: list[int] = []
+
+    def counted(kernel: Callable[..., None], table: Rows, index: Tensor | None, *rest: Any) -> None:
+        rows.append(len(table.weight if index is None else index))
+        kernel(table, index, *rest)
+
+    monkeypatch.setattr(deferred_adam, "missed", partial(counted, missed))
+    monkeypatch.setattr(deferred_adam, "update", partial(counted, update))
+    step = Step(Train(name="t", model=model), {"target": 1.0, "auxiliary": 1.0}, 0.0, trainer, batches, 1)
+    assert step.deferred
+    found = []
+    for index, batch in enumerate(list(batches.epoch("train", 64, 0))[:4]):
+        with Largest() as largest:
+            step(batch, Progress(step=index))
+        found += [sum(rows), largest.n] if index else []
+        rows.clear()
+    return found
+
+
+@pytest.mark.skipif(not installed(), reason="torch's own work on rows is counted otherwise")
+@pytest.mark.parametrize("name", ["din", "dien", "bst", "rnn", "deepfm"])
+def test_a_step_does_not_depend_on_the_size_of_the_catalogue(
+    name: str, make: Make, compose: Callable[..., Config], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, found = replace(compose().trainer, sparse=True), []
+    for absent in (0, 50_000):
+        batches = Batches(dataset, compose().dataset)
+        items, item = batches.catalogue.items, dataset.schema.item
+        more = Features(items.ids[:1].repeat(absent, 1), items.values[:1].repeat(absent, 1))
+        items = Features(torch.cat([items.ids, more.ids]), torch.cat([items.values, more.values]))
+        batches.catalogue = replace(batches.catalogue, items=items)
+        last = max((field for field in item.fields if not field.numeric), key=lambda field: field.offset)
+        fields = tuple(replace(field, size=field.size + absent * (field is last)) for field in item.fields)
+        schema = replace(dataset.schema, item=Side(fields=fields))
+        model = make(name, schema, dropout=0.0)
+        assert sum(weight.numel() for weight in model.parameters()) > 4 * absent
+        found.append(work(model, batches, trainer, monkeypatch))
+    assert found[0] == found[1] and len(found[0]) == 6
 
 
 def test_large_tables_are_updated_by_row_and_small_ones_whole(compose: Callable[..., Config]) -> None:
