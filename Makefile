@@ -60,6 +60,7 @@ bench: install  ## figures measured side by side, recexp and other libraries; an
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/size.py
+	$(BIN)/python benchmarks/size.py model.embedding_l2=0 --items 1e4 1e5 1e6 5e6
 	$(BIN)/python benchmarks/calibration.py
 	$(BIN)/python benchmarks/coin.py
 
@@ -75,6 +76,7 @@ bench-quick: install  ## that all benchmarks run, at their smallest size
 	$(BIN)/python benchmarks/startup.py --rounds 1
 	$(BIN)/python benchmarks/scale.py --events 20000 --batches 6
 	$(BIN)/python benchmarks/size.py --rows 20000 --steps 4
+	$(BIN)/python benchmarks/size.py --items 1000
 	$(BIN)/python benchmarks/calibration.py --draws 20 --seeds 30 --comparisons 10
 	$(BIN)/python benchmarks/coin.py --events 5000
 	$(BIN)/python benchmarks/export.py fm
