@@ -38,9 +38,9 @@ class Features:
     lists: Lists | None = None  # if there are wide fields
 
     def at(self, index: Tensor | slice) -> "Features":
-        """The rows at an index (m,)."""
+        """The rows at an index (...)."""
         lists = None if self.lists is None else self.lists.at(index)
-        if isinstance(index, slice):
+        if isinstance(index, slice) or index.dim() != 1:
             return Features(self.ids[index], self.values[index], lists)
         # Of millions of rows, indexing takes three times as long.
         return Features(self.ids.index_select(0, index), self.values.index_select(0, index), lists)
