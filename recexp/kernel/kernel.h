@@ -211,11 +211,12 @@ INLINE vec exponential(vec x) { /* within 2 units in the last place, for x from 
 INLINE vec sigmoid(vec x) { return 1.f / (1.f + exponential(-x)); }
 INLINE vec hyperbolic(vec x) { return 2.f / (1.f + exponential(-2.f * x)) - 1.f; }
 
-/* Dropout factors, 0 or 1 / (1 - p), of the numbers from `index` on. They depend on seed and index alone. */
-INLINE vec kept(long seed, long index, long dropped) {
+/* Dropout factors, 0 or 1 / (1 - p), of the numbers at index, index + step, ... They depend on seed and index alone. */
+INLINE vec kept_every(long seed, long index, long step, long dropped) {
     if (!dropped) return (vec){0} + 1.f;
     uvec x;
     for (int j = 0; j < LANES; j++) x[j] = j;
+    x *= (unsigned)step;
     x += (unsigned)index + (unsigned)seed * 0x9e3779b9u;
     x ^= x >> 16;
     x *= 0x7feb352du;
@@ -224,5 +225,7 @@ INLINE vec kept(long seed, long index, long dropped) {
     x ^= x >> 16;
     return either((ivec)(x >= (unsigned)dropped), (vec){0} + 4294967296.f / (4294967296.f - dropped), (vec){0});
 }
+
+INLINE vec kept(long seed, long index, long dropped) { return kept_every(seed, index, 1, dropped); }
 
 #endif

@@ -5,28 +5,37 @@
 EXPORT long lanes(void) { return LANES; }
 
 typedef void Parallel(void (*)(void *), void *, unsigned, unsigned);
+typedef int Number(void);
 static Parallel *parallel;
+static Number *own_number;
 struct team {
     Work *work;
     void *args;
-    long n_threads, next;
+    long n_threads;
+    unsigned char *taken; /* (n_threads,) */
 };
 
-EXPORT void use_threads(Parallel *entry) { parallel = entry; }
+EXPORT void use_threads(Parallel *entry, Number *thread_number) { parallel = entry, own_number = thread_number; }
 
+/* Each thread of the pool takes the part of its own number, whose rows may still be in its core's cache, then those of
+   threads that are late. */
 static void take_threads(void *arg) {
     struct team *team = arg;
-    long thread;
-    while ((thread = __atomic_fetch_add(&team->next, 1, __ATOMIC_RELAXED)) < team->n_threads)
-        team->work(team->args, thread, team->n_threads);
+    for (long i = 0, first = own_number(); i < team->n_threads; i++) {
+        long thread = (first + i) % team->n_threads;
+        if (!__atomic_exchange_n(team->taken + thread, 1, __ATOMIC_RELAXED))
+            team->work(team->args, thread, team->n_threads);
+    }
 }
 
 void run(Work *work, void *args, long n_threads) {
-    struct team team = {work, args, n_threads, 0};
+    unsigned char taken[n_threads];
+    memset(taken, 0, n_threads);
+    struct team team = {work, args, n_threads, taken};
     if (n_threads > 1)
         parallel(take_threads, &team, n_threads, 0);
     else
-        take_threads(&team);
+        work(args, 0, 1);
 }
 
 void run_summing(Work *work, void *args, struct sum *sums, long n_sums, long n_threads) {

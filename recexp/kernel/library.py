@@ -141,7 +141,8 @@ class Library:
 
     def __init__(self, path: Path, pool: ctypes.CDLL) -> None:
         self._library = ctypes.CDLL(str(path))
-        self._library.use_threads(ctypes.cast(pool.GOMP_parallel, ctypes.c_void_p))
+        entries = pool.GOMP_parallel, pool.omp_get_thread_num
+        self._library.use_threads(*(ctypes.cast(entry, ctypes.c_void_p) for entry in entries))
         self.name, self.lanes = path.stem.removeprefix("kernel_"), self._library.lanes()
         self._kernels: dict[str, Kernel] = {}
 

@@ -1,4 +1,4 @@
-/* lookup.py: rows of one or two tables by index, summed, with gradients; and weighted sums of a table's rows. */
+/* lookup.py: rows of tables by index, summed or side by side, with gradients; and weighted sums of a table's rows. */
 
 #include "kernel.h"
 
@@ -51,6 +51,52 @@ static void scatter_thread(void *args, long thread, long n_threads) {
     }
 }
 KERNEL(scatter)
+
+STRUCT(gather_beside,
+    const float *table[3]; /* (rows, W_t) each */
+    const long *index[3];  /* (N,) each */
+    float *out;            /* (N, W_0 + ...) */
+    long n, n_tables, width[3], n_rows[3], out_of_range;
+)
+
+static void gather_beside_thread(void *args, long thread, long n_threads) {
+    struct gather_beside *g = args;
+    long all = g->width[0] + g->width[1] + g->width[2];
+    BLOCKS(start, rows, g->n) for (long i = start; i < start + rows; i++) {
+        float *to = g->out + i * all;
+        for (long t = 0; t < g->n_tables; to += g->width[t++]) {
+            long row = g->index[t][i], width = g->width[t];
+            if (outside(row, g->n_rows[t])) {
+                g->out_of_range = 1;
+                return;
+            }
+            EACH(j, width) STORE(to + j, LOAD(g->table[t] + row * width + j));
+        }
+    }
+}
+KERNEL(gather_beside)
+
+STRUCT(scatter_beside,
+    float *table[3];      /* (rows, W_t) each, 0 at first */
+    const long *index[3]; /* (N,) each */
+    const float *x;       /* (N, W_0 + ...) */
+    long n, n_tables, width[3];
+)
+
+/* Threads take different columns, so no two write to the same number. */
+static void scatter_beside_thread(void *args, long thread, long n_threads) {
+    const struct scatter_beside *s = args;
+    long all = s->width[0] + s->width[1] + s->width[2], column = 0;
+    for (long t = 0; t < s->n_tables; column += s->width[t++]) {
+        long width = s->width[t];
+        for (long i = 0; i < s->n; i++)
+            for (long j = thread * LANES; j < width; j += n_threads * LANES) {
+                float *to = s->table[t] + s->index[t][i] * width + j;
+                STORE(to, LOAD(to) + LOAD(s->x + i * all + column + j));
+            }
+    }
+}
+KERNEL(scatter_beside)
 
 STRUCT(weighted_sum,
     const float *weights, *table; /* (B, L), (rows, W) */

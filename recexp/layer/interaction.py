@@ -35,12 +35,6 @@ def pair_products(e: Tensor) -> Tensor:
     return e.index_select(1, first) * e.index_select(1, second)
 
 
-def inner_products(e: Tensor) -> Tensor:
-    """Inner products of the same pairs, from the matrix of all: e (B, F, D) -> (B, P)."""
-    first, second = pairs(e)
-    return torch.bmm(e, e.transpose(1, 2)).flatten(1).index_select(1, first * e.shape[1] + second)
-
-
 def pairs(e: Tensor) -> tuple[Tensor, Tensor]:
     """First and second field (P,) of each pair of e (B, F, D), in the order of itertools.combinations."""
     first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)

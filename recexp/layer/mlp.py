@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from recexp.kernel.linear import product
 from recexp.kernel.mlp import tail
 from recexp.layer.activation import Activation, BatchNorm, Dice, activation
 from recexp.layer.product import Linear
@@ -114,11 +115,22 @@ class MLP(nn.Module):
         """Everything after the product x (..., n_hidden) of the first Linear."""
         following = self.linears[1:]
         if self.slope is not None and len(following) == len(self.hidden):
-            weights, biases = [linear.weight for linear in following], [linear.bias for linear in following]
-            return tail(x, weights, biases, self.slope, drop_probability(self.hidden[0].dropout))
+            return self._tail(x, [(linear.weight, linear.bias) for linear in following])
         for i, hidden in enumerate(self.hidden):
             x = hidden(x, mask, following[i] if i < len(following) else None)
         return x
+
+    def followed_by(self, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        """weight MLP(x) + bias, of an MLP without n_out: weight (N, n_out), bias (N,), x (..., n_in) -> (..., N)."""
+        if self.slope is None:
+            return product(self(x), weight, bias)
+        inner = [(linear.weight, linear.bias) for linear in self.linears[1:]]
+        return self._tail(self.linears[0](x), [*inner, (weight, bias)])
+
+    def _tail(self, x: Tensor, following: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        weights, biases = zip(*following, strict=True)
+        assert self.slope is not None
+        return tail(x, weights, biases, self.slope, drop_probability(self.hidden[0].dropout))
 
 
 def relu_slope(module: nn.Module) -> float | None:

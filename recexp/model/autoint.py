@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, require, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.kernel.attention import attend
+from recexp.kernel.field_attention import attend_fields
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, drop_probability, linear
@@ -77,11 +77,12 @@ class Interacting(nn.Module):
         self.norm = nn.LayerNorm(size) if config.layer_norm else nn.Identity()
         self.dropout = nn.Dropout(config.attention_dropout)  # of the weights
         self.n_heads = config.n_heads
-        self.factor = 1.0 if config.scale else (size / config.n_heads) ** 0.5  # `attend` divides by sqrt(d)
+        self.scale = (size / config.n_heads) ** -0.5 if config.scale else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, F, N) -> (B, F, A)."""
-        weights = self.factor * self.query.weight, self.key.weight, self.value.weight
-        seen = x.new_ones(x.shape[:2], dtype=torch.bool)
-        heads = attend(x, x, weights, seen, self.n_heads, drop_probability(self.dropout))  # (B, F, A)
-        return torch.relu(self.norm(heads + self.residual(x)))
+        weights = self.query.weight, self.key.weight, self.value.weight
+        residual = None if isinstance(self.residual, nn.Identity) else self.residual.weight
+        is_last = isinstance(self.norm, nn.Identity)
+        x = attend_fields(x, weights, residual, self.n_heads, self.scale, is_last, drop_probability(self.dropout))
+        return x if is_last else torch.relu(self.norm(x))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.kernel.cross import crosses
 from recexp.kernel.linear import product
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
@@ -61,33 +62,45 @@ class DCNv2(nn.Module):
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std, config.embedding_init)
         dim, init = self.embed.n_fields * config.embedding_dim, config.weight_init
         if config.cross is Cross.full:
-            self.crosses = nn.ModuleList(FullCross(dim, init) for _ in range(config.n_layers))
+            self.crosses: nn.Module = FullCrosses(config.n_layers, dim, init)
         else:
-            self.crosses = nn.ModuleList(
-                MixtureCross(dim, config.rank, config.n_experts, init) for _ in range(config.n_layers)
-            )
+            self.crosses = MixtureCrosses(config.n_layers, dim, config.rank, config.n_experts, init)
         self.deep = MLP.of(config, dim, n_out=None)
         self.parallel = config.structure is Structure.parallel
         self.output = linear(dim + self.deep.n_out if self.parallel else self.deep.n_out, 1, init=init)
 
     def forward(self, batch: Batch) -> Output:
-        x = x0 = self.embed.fields(batch).flatten(1)  # (B, N)
-        for cross in self.crosses:
-            x = cross(x0, x)  # (B, N)
-        last = torch.cat([x, self.deep(x0)], 1) if self.parallel else self.deep(x)
-        return Output(logits=self.output(last)[:, 0])  # (B,)
+        x0, (weight, bias) = self.embed.fields(batch).flatten(1), (self.output.weight, self.output.bias)  # (B, N)
+        if not self.parallel:
+            return Output(logits=self.deep.followed_by(weight, bias, self.crosses(x0))[:, 0])  # (B,)
+        last, of_deep = weight.split([x0.shape[1], self.deep.n_out], 1)  # a sum of two products needs no copies
+        return Output(logits=(self.crosses(x0, last) + self.deep.followed_by(of_deep, bias, x0))[:, 0])
 
 
-class FullCross(nn.Module):
-    """Eq. 1."""
+class FullCrosses(nn.ModuleList):
+    """Eq. 1, cross after cross."""
 
-    def __init__(self, dim: int, init: WeightInit) -> None:
-        super().__init__()
-        self.linear = linear(dim, dim, init=init)
+    def __init__(self, n_layers: int, dim: int, init: WeightInit) -> None:
+        super().__init__(nn.ModuleDict({"linear": linear(dim, dim, init=init)}) for _ in range(n_layers))
 
-    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
-        """x_0, x (B, N) -> (B, N)."""
-        return torch.addcmul(x, x0, self.linear(x))
+    def forward(self, x0: Tensor, last: Tensor | None = None) -> Tensor:
+        """x_L (B, N), or x_L last^T (B, 1): x_0 (B, N), last (1, N)."""
+        weights, biases = ([cross.get_parameter(f"linear.{kind}") for cross in self] for kind in ("weight", "bias"))
+        return crosses(x0, weights, biases, last)
+
+
+class MixtureCrosses(nn.ModuleList):
+    """The mixture, cross after cross."""
+
+    def __init__(self, n_layers: int, dim: int, rank: int, n_experts: int, init: WeightInit) -> None:
+        super().__init__(MixtureCross(dim, rank, n_experts, init) for _ in range(n_layers))
+
+    def forward(self, x0: Tensor, last: Tensor | None = None) -> Tensor:
+        """x_L (B, N), or x_L last^T (B, 1): x_0 (B, N), last (1, N)."""
+        x = x0
+        for cross in self:
+            x = cross(x0, x)
+        return x if last is None else product(x, last)
 
 
 class MixtureCross(nn.Module):

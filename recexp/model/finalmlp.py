@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, require, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
+from recexp.kernel.gated_linear import gated_linear
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, draw, linear
@@ -64,9 +65,18 @@ class FinalMLP(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch).flatten(1)  # (B, N)
-        first, second = (gate(batch) * e for gate in self.gates) if self.gates else (e, e)
-        first, second = self.first(first), self.second(second)  # o_1, o_2
+        first, second = self.outputs(e, batch)
         return Output(logits=self.weights(torch.cat([first, second], 1))[:, 0] + self.fused(first, second))
+
+    def outputs(self, e: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """o_1 and o_2 of e (B, N)."""
+        if not self.gates:
+            return self.first(e), self.second(e)
+        linears = [
+            (mlp.first.weight, mlp.first.bias) if len(mlp.linears) else None for mlp in (self.first, self.second)
+        ]
+        first, second = gated_linear(e, [gate(batch) for gate in self.gates], linears)
+        return self.first.after_first(first), self.second.after_first(second)
 
     def fused(self, first: Tensor, second: Tensor) -> Tensor:
         """The sum over the heads: o_1 (B, n), o_2 (B, m) -> (B,)."""
@@ -97,7 +107,10 @@ class Gate(nn.Module):
         n_in, sizes = max(1, embed.n_fields) * dim, config.gate_hidden_sizes
         self.mlp = MLP(n_in, sizes, Activation.relu, n_out=n_out, init=config.weight_init)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """(B, N), or (1, N) of a learnt vector."""
-        fields = self.vector if self.embed is None else self.embed.fields(batch).flatten(1)
-        return 2 * torch.sigmoid(self.mlp(fields))
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """sigmoid(MLP') (n, N) of unique rows, and the index (B,) that expands them."""
+        if self.embed is None:
+            assert self.vector is not None
+            return torch.sigmoid(self.mlp(self.vector)), self.vector.new_zeros(len(batch), dtype=torch.long)
+        fields, index = self.embed.unique_fields(batch)
+        return torch.sigmoid(self.mlp(fields.flatten(1))), index

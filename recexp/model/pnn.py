@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
+from recexp.kernel.inner_product import inner_products_linear
 from recexp.layer.activation import Activation
 from recexp.layer.bilinear import Bilinear, Kind
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
-from recexp.layer.interaction import inner_products
 from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
 from recexp.registry import register
@@ -60,12 +60,14 @@ class PNN(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         e = self.embed.fields(batch)  # (B, F, D)
-        return Output(logits=self.mlp(torch.cat([e.flatten(1), self.products(e)], 1))[:, 0])  # (B,)
+        if self.product is Product.inner:
+            hidden = inner_products_linear(e, self.mlp.first.weight, self.mlp.first.bias)
+            return Output(logits=self.mlp.after_first(hidden)[:, 0])  # (B,)
+        p = self.outer(e) if self.kernel is None else self.kernel(e).sum(2)
+        return Output(logits=self.mlp(torch.cat([e.flatten(1), p], 1))[:, 0])
 
-    def products(self, e: Tensor) -> Tensor:
-        """p: e (B, F, D) -> (B, P) or, of outer products, (B, D (D + 1) / 2)."""
-        if self.product is Product.outer:
-            total = e.sum(1)  # (B, D)
-            first, second = torch.triu_indices(e.shape[2], e.shape[2], device=e.device)
-            return total.index_select(1, first) * total.index_select(1, second)
-        return inner_products(e) if self.kernel is None else self.kernel(e).sum(2)
+    def outer(self, e: Tensor) -> Tensor:
+        """S S^T: e (B, F, D) -> (B, D (D + 1) / 2)."""
+        total = e.sum(1)  # (B, D)
+        first, second = torch.triu_indices(e.shape[2], e.shape[2], device=e.device)
+        return total.index_select(1, first) * total.index_select(1, second)

@@ -15,13 +15,17 @@ from recexp.kernel import library as module
 from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.bilinear import linear_of_products
 from recexp.kernel.cin import Part, interactions
+from recexp.kernel.cross import crosses
 from recexp.kernel.cross_entropy import cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.dropout import dropout
+from recexp.kernel.field_attention import attend_fields
 from recexp.kernel.fields import field_sums, split_sums
+from recexp.kernel.gated_linear import gated_linear
 from recexp.kernel.gru import attention_gru, gru
+from recexp.kernel.inner_product import inner_products_linear
 from recexp.kernel.linear import product
-from recexp.kernel.lookup import lookup, total, weighted_sum
+from recexp.kernel.lookup import beside, lookup, total, weighted_sum
 from recexp.kernel.mlp import tail
 from recexp.kernel.packed import attend_packed
 from recexp.kernel.pair_attention import attend_pairs
@@ -77,6 +81,16 @@ def operations(n: int, length: int) -> Iterator[Operation]:
             leaf(n, length, 3), [Part(leaf(2, length**2), True, False), Part(leaf(20, 2 * length), False, True)], none
         )
     yield lambda: split_sums(field_sums(history))
+    yield lambda: beside(tables, [indices[0].flatten(), indices[1].flatten()])
+    for last in (None, leaf(1, WIDTH)):
+        yield lambda last=last: crosses(x, square[:2], [bias, bias], last)
+    for residual, drop in ((None, 0.0), (leaf(WIDTH, WIDTH), 0.3)):
+        yield lambda residual=residual, drop=drop: attend_fields(history, square[:3], residual, 2, 0.5, True, drop)
+    n_inputs = length * WIDTH + length * (length - 1) // 2
+    if length:
+        yield lambda: inner_products_linear(history, leaf(WIDTH, n_inputs), bias)
+    shares = [(table, torch.randint(N, (n,))) for table in tables]
+    yield lambda: gated_linear(x, shares, [(square[0], bias), (square[1], bias)])
     yield lambda: split_sums(field_sums(history, leaf(WIDTH, length * WIDTH)), bias)
     yield lambda: target_interaction(x, tables[0], indices[0], rows[0], mask, tuple(square), bias)[0]
     for seen in (mask, mask[:, None].expand(n, length, length)):

@@ -1,5 +1,7 @@
 """Field vectors against one look-up at a time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -164,6 +166,16 @@ def test_fields_are_those_of_user_target_and_context_in_the_order_of_the_schema(
     fields = embed.fields(batch)
     assert fields.shape == (6, embed.n_fields, D) == (6, 1 + 5 + 2, D)
     torch.testing.assert_close(fields, torch.stack(expected))
+
+
+@pytest.mark.parametrize("size", [3, 40])  # fewer and more than there are items
+@pytest.mark.parametrize(("sides", "n_most"), [({"item"}, N_ITEMS + 1), ({"user", "item"}, 40), ({"context"}, 40)])
+def test_unique_fields_expand_to_all(sides: set[str], n_most: int, size: int) -> None:
+    chosen = {side: getattr(SCHEMA, side) if side in sides else Side() for side in ("user", "item", "context")}
+    embed, batch = FeatureEmbedding(replace(SCHEMA, **chosen), D), random_batch(size)
+    fields, index = embed.unique_fields(batch)
+    assert len(fields) <= n_most
+    torch.testing.assert_close(fields[index], embed.fields(batch))
 
 
 @pytest.mark.parametrize("sparse", [False, True])

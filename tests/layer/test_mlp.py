@@ -79,3 +79,11 @@ def test_batch_norm_trains_on_fewer_than_two_rows(n, kind):
     mlp = MLP(3, [5], kind, n_out=1, batch_norm=True)
     mlp(torch.randn(n, 3)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in mlp.parameters())
+
+
+@pytest.mark.parametrize("activation", [Activation.relu, Activation.tanh])
+@pytest.mark.parametrize("sizes", [[], [16], [16, 32]])
+def test_followed_by_another_linear(sizes: list[int], activation: Activation):
+    mlp = MLP(16, sizes, activation)
+    x, weight, bias = torch.randn(5, 16), torch.randn(3, mlp.n_out), torch.randn(3)
+    torch.testing.assert_close(mlp.followed_by(weight, bias, x), F.linear(mlp(x), weight, bias))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch
-from recexp.layer.interaction import inner_products
+from recexp.kernel.inner_product import inner_products
 from recexp.layer.mlp import WeightInit
 from recexp.model.fibinet import Gate
 

@@ -76,9 +76,19 @@ def test_gates_of_a_table_without_names_are_the_same_for_all_rows(
 ) -> None:
     model = make("finalmlp", schema=table.schema)
     batch = next(Batches(table, compose().dataset).epoch("train", 16))
-    assert [gate(batch).shape for gate in model.gates] == [(1, 3 * model.embed.embedding_dim)] * 2
+    assert [gate(batch)[0].shape for gate in model.gates] == [(1, 3 * model.embed.embedding_dim)] * 2
     model(batch).logits.sum().backward()
     assert all(gate.vector.grad.any() for gate in model.gates)
+
+
+@torch.no_grad()
+def test_mlps_without_hidden_layers_are_fused_gated_vectors(make: Make, mixed: Batch) -> None:
+    model = make("finalmlp", hidden_sizes=[], second_hidden_sizes=[], n_heads=1).eval()
+    e = model.embed.fields(mixed).flatten(1)
+    first, second = (2 * gate(mixed)[0][gate(mixed)[1]] * e for gate in model.gates)
+    fused = torch.einsum("bn,nm,bm->b", first, model.fusion[0], second)
+    wanted = model.weights(torch.cat([first, second], 1))[:, 0] + fused
+    torch.testing.assert_close(model(mixed).logits, wanted)
 
 
 def test_mistaken_options_are_told_in_one_line(make: Make) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import Schema
 from recexp.kernel.device import traced, unique
+from recexp.kernel.lookup import beside
 from recexp.layer.embedding.side import EmbeddingInit, SideEmbedding
 from recexp.layer.lookup import Events, lookup, total
 
@@ -44,10 +45,27 @@ class FeatureEmbedding(nn.Module):
 
     def fields(self, batch: Batch) -> Tensor:
         """The fields of user, target and context: (B, F, D)."""
-        fields = [self.rows(side, features, index) for side, features, index in self._tables(batch)]
+        fields, indices = [], []
+        for side, features, index in self._tables(batch):
+            features, index = self.unique_rows(side, features, index)
+            fields.append(self.sides[side](features).flatten(1))  # (n, F D)
+            indices.append(index)
         if "context" in self.sides:
-            fields.append(self.sides["context"](batch.context))
-        return torch.cat(fields, 1)
+            fields.append(self.sides["context"](batch.context).flatten(1))
+            indices.append(torch.arange(fields[-1].shape[0], device=fields[-1].device))
+        return beside(fields, indices).unflatten(1, (-1, self.embedding_dim))
+
+    def unique_fields(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The fields (n, F, D) of n rows, and the index (B,) that expands them to the batch.
+
+        Rows are the unique users or items if all fields are theirs.
+        """
+        if len(self.sides) > 1 or "context" in self.sides:
+            fields = self.fields(batch)
+            return fields, torch.arange(fields.shape[0], device=fields.device)
+        ((side, features, index),) = self._tables(batch)
+        features, index = self.unique_rows(side, features, index)
+        return self.sides[side](features), index
 
     def total(self, batch: Batch, term: Callable[[str, Tensor], Tensor]) -> Tensor:
         """The sum over sides of term(side, its fields (n, F, D)) (n, K): (B, K).
