@@ -1,11 +1,11 @@
-"""How much each event of a history matters for a target: scores, weights, pooling.
+"""How much each event of a history matters for a target: scores and weights.
 
 Zhou et al., Deep Interest Network, KDD 2018
 eq. 3   v = sum_s a(h_s, t) h_s
 
 B batch, L history length, D embedding size, H first hidden size
 t target (B, D), events that expand to h (B, L, D), mask (B, L) true where there is an event. A scorer maps them to
-scores (B, L), `weigh` scores to weights (B, L), `pool` weights and h to v (B, D).
+scores (B, L), `weigh` scores to weights (B, L).
 """
 
 from collections.abc import Sequence
@@ -171,8 +171,3 @@ def weigh(scores: Tensor, mask: Tensor, normalise: Normalise, scale: float = 1.0
     # The lowest float, not -inf: an empty row is then uniform instead of NaN, until it is masked again.
     lowest = torch.finfo(scores.dtype).min
     return (scores * scale).masked_fill(~mask, lowest).softmax(1).masked_fill(~mask, 0)
-
-
-def pool(weights: Tensor, history: Tensor) -> Tensor:
-    """sum_s weights_s h_s: weights (B, L), history (B, L, D) -> (B, D). Eq. 3."""
-    return (weights[:, :, None] * history).sum(1)

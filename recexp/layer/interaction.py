@@ -29,12 +29,6 @@ def bi_interaction_and_linear(embed: FeatureEmbedding, linear: nn.Linear, batch:
     return split_sums(embed.total(batch, lambda side, e: field_sums(e, weight[side])), linear.bias)
 
 
-def pair_products(e: Tensor) -> Tensor:
-    """Elementwise products of the pairs (0, 1), (0, 2), ..., (F - 2, F - 1): e (B, F, D) -> (B, P, D)."""
-    first, second = pairs(e)
-    return e.index_select(1, first) * e.index_select(1, second)
-
-
 def pairs(e: Tensor) -> tuple[Tensor, Tensor]:
     """First and second field (P,) of each pair of e (B, F, D), in the order of itertools.combinations."""
     first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)

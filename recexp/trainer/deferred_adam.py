@@ -14,7 +14,8 @@ from recexp.kernel.pages import in_large_pages
 from recexp.kernel.unique import coalesced
 
 KEPT = 2**14  # steps that may be put off; then all rows are brought up to date
-LARGEST_MOVE = 4.0  # of a weight in a step, in learning rates: Adam's is at most (1 - b1) / sqrt(1 - b2) = 3.2
+# Of a weight in a step, in learning rates: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) by Cauchy and Schwarz.
+LARGEST_MOVE = 7.3
 
 
 class DeferredAdam(torch.optim.Optimizer):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, each_its_own, pool, weigh
+from recexp.layer.attention import Attention, Normalise, attention, each_its_own, weigh
 from recexp.layer.lookup import Events
 
 B, L, D = 4, 6, 5
@@ -24,6 +24,11 @@ def scorer(kind: Attention, activation: Activation = Activation.sigmoid) -> torc
 
 def draw(length: int = L) -> tuple[Tensor, Tensor]:
     return torch.randn(B, D), torch.randn(B, length, D)
+
+
+def pool(weights: Tensor, history: Tensor) -> Tensor:
+    """Eq. 3: weights (B, L), history (B, L, D) -> (B, D)."""
+    return (weights[:, :, None] * history).sum(1)
 
 
 def scores(module: torch.nn.Module, target: Tensor, history: Tensor, mask: Tensor = MASK) -> Tensor:

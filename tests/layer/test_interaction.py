@@ -1,8 +1,6 @@
-from itertools import combinations
-
 import torch
 
-from recexp.layer.interaction import bi_interaction, pair_products
+from recexp.layer.interaction import bi_interaction
 
 
 def fm(e: torch.Tensor) -> torch.Tensor:
@@ -43,14 +41,3 @@ def test_bfloat16_fields_are_summed_in_fp32():
 
 def test_huge_fields_stay_finite():
     assert fm(torch.full((2, 10, 8), 1e15)).isfinite().all()
-
-
-def test_products_of_pairs_stand_in_the_order_of_combinations():
-    e = torch.randn(7, 5, 4, generator=torch.Generator().manual_seed(0))
-    wanted = torch.stack([e[:, i] * e[:, j] for i, j in combinations(range(5), 2)], 1)  # (B, P, D)
-    assert torch.equal(pair_products(e), wanted)
-    torch.testing.assert_close(pair_products(e).sum(1), bi_interaction(e))
-
-
-def test_one_field_has_no_products():
-    assert pair_products(torch.randn(2, 1, 3)).shape == (2, 0, 3)
