@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import torch
 
 from recexp.layer.interaction import bi_interaction
