@@ -1,6 +1,7 @@
 """An optimizer step: losses and gradients, then the update."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -25,6 +26,9 @@ from recexp.trainer.optimizer import (
     whole_l2,
 )
 from recexp.trainer.state import Progress
+
+logger = logging.getLogger(__name__)
+MANY = 2**24  # numbers of tables by row, from which on to decay them all is most of a step
 
 
 class Step:
@@ -54,6 +58,7 @@ class Step:
         for table in tables:
             n_ids = ids_of_batch(config, stage.model, table, batches.n_events)
             table.sparse = table_by_row(config, table, overrides, l2, n_ids)
+        _tell_of_decay(table for table in tables if table.sparse and table.decayed and strengths[table.weight])
         self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
         of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
@@ -167,6 +172,17 @@ class Step:
         if side not in self.counts:
             self.counts[side] = self.batches.counts(side)
         return self.counts[side][table.origin.ids.to(self.counts[side].device)]
+
+
+def _tell_of_decay(tables: Iterable[Table]) -> None:
+    """What an L2 term on whole tables costs where a batch holds few of their rows."""
+    large = list(tables)
+    if sum(table.weight.numel() for table in large) >= MANY:
+        n_rows = sum(len(table.weight) for table in large)
+        logger.info(
+            "model.embedding_l2 decays all %s rows of embeddings in every step, which takes most of its time; "
+            "trainer.l2_rows=batch decays those of the batch alone.", f"{n_rows:,}"
+        )  # fmt: skip
 
 
 def trained_parameters(stage: Train) -> list[nn.Parameter]:

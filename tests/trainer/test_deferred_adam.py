@@ -21,6 +21,7 @@ from recexp.kernel.library import installed
 from recexp.layer.lookup import Table
 from recexp.model import Train
 from recexp.trainer import deferred_adam
+from recexp.trainer import step as step_module
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_optimizers, optimizer_tensors
 from recexp.trainer.deferred_adam import DeferredAdam
@@ -141,6 +142,24 @@ def test_step_by_row_equals_that_of_whole_tables(
         assert all(table.before_read is None for table in rowwise_tables(model))
         found.append(model.state_dict())
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("l2", "most", "told"), [(0.02, 1, True), (0.0, 1, False), (0.02, step_module.MANY, False)])
+def test_a_decay_of_many_rows_in_every_step_is_told(
+    l2: float,
+    most: int,
+    told: bool,
+    make: Make,
+    compose: Callable[..., Config],
+    batches: Batches,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(step_module, "MANY", most)
+    trainer = replace(compose().trainer, sparse=True)
+    with caplog.at_level("INFO"):
+        Step(Train(name="t", model=make("deepfm")), {"target": 1.0}, l2, trainer, batches, 1)
+    assert ("trainer.l2_rows=batch decays those of the batch alone" in caplog.text) == told
 
 
 ROWS_ALONE = (torch.ops.aten.index_select.default, torch.ops.aten.new_empty.default)  # whatever their first argument is
