@@ -33,6 +33,7 @@ class SideEmbedding(nn.Module):
     """
 
     columns: Tensor
+    value_columns: Tensor
     shift: Tensor
 
     def __init__(
@@ -46,12 +47,16 @@ class SideEmbedding(nn.Module):
         """std: of normal initial vectors, and of the directions of numbers under any init."""
         super().__init__()
         self.name, self.side = name, side
-        padded = [field for field in side.fields if not (field.numeric or field.wide)]
+        padded = [field for field in side.fields if _is_padded(field)]
+        self.runs = _runs(side)
         columns = [field.column + n for field in padded for n in range(field.width)]
+        numeric = [field for field in side.fields if field.numeric]
+        values = [field.column + n for field in numeric for n in range(field.width)]
         shift = _shifts(side)
         shifts = [shift[field.name] for field in padded for _ in range(field.width)]
         self.list_shift = {field.name: shift[field.name] for field in side.fields if field.wide}
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.long), persistent=False)  # (C,)
+        self.register_buffer("value_columns", torch.tensor(values, dtype=torch.long), persistent=False)  # (V,)
         self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
         self.shifted = any(shifts)
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
@@ -69,35 +74,33 @@ class SideEmbedding(nn.Module):
         """Features of n users, items or events -> (n, F, D)."""
         ids = self.rows(features.ids)  # (n, C)
         vectors = self.table(ids)  # (n, C, D)
-        if all(field.width == 1 and not field.numeric for field in self.side.fields):
+        if all(map(_is_single, self.side.fields)):
             return vectors
-        fields = []
-        column = number = 0
-        for field in self.side.fields:
-            if field.numeric:
-                fields.append(self._projected(field, features, number))
-                number += field.width
-                continue
-            if field.wide:
-                fields.append(self._list_means(field, features))
-                continue
-            if field.width == 1:
-                fields.append(vectors[:, column])
-            elif field.composed:
-                fields.append(vectors[:, column] * (1 + vectors[:, column + 1]))
+        # One split, as slices would each have a gradient of the size of all vectors.
+        widths = [sum(field.width for field in run) for run in self.runs if _is_padded(run[0])]
+        columns = zip(vectors.split(widths, 1), ids.split(widths, 1), strict=True)
+        values = features.values
+        if values.shape[1] != len(self.value_columns):
+            values = values.index_select(1, self.value_columns)
+        parts, first = [], 0  # first: the next number
+        for run in self.runs:
+            field = run[0]
+            if _is_padded(field):
+                part, of = next(columns)
+                parts.append(part if _is_single(field) else _of_several(field, part, of))
+            elif field.wide:
+                parts.append(self._list_means(field, features)[:, None])
             else:
-                columns = slice(column, column + field.width)
-                count = (ids[:, columns] != PADDING).sum(1, keepdim=True).clamp(min=1)
-                fields.append(vectors[:, columns].sum(1) / count)  # padding is 0
-            column += field.width
-        return torch.stack(fields, 1)
+                parts.append(self._projected(run, values, first))
+                first += sum(field.width for field in run)
+        return torch.cat(parts, 1)
 
-    def _projected(self, field: Field, features: Features, first: int) -> Tensor:
-        """(n, D) of a number or a vector, whose directions start at `first`."""
-        if field.width == 1:
-            return features.values[:, field.column, None] * self.direction[first]
-        values = features.values[:, field.column : field.column + field.width]
-        return values @ self.direction[first : first + field.width]
+    def _projected(self, run: list[Field], values: Tensor, first: int) -> Tensor:
+        """(n, numbers of the run, D), or (n, 1, D) of a vector, from the values (n, V) from `first` on."""
+        of_run = slice(first, first + sum(field.width for field in run))
+        if _is_number(run[0]):
+            return values[:, of_run, None] * self.direction[of_run]
+        return (values[:, of_run] @ self.direction[of_run])[:, None]
 
     def _list_means(self, field: Field, features: Features) -> Tensor:
         """(n, D) of a wide field: memory follows the values, not the longest cell."""
@@ -112,6 +115,40 @@ class SideEmbedding(nn.Module):
         if ids.shape[1] != len(self.columns):
             ids = ids.index_select(1, self.columns)
         return torch.where(ids > UNKNOWN, ids + self.shift, ids) if self.shifted else ids
+
+
+def _is_padded(field: Field) -> bool:
+    """Whether its ids stand in columns of their own."""
+    return not (field.numeric or field.wide)
+
+
+def _is_single(field: Field) -> bool:
+    """Whether it is one row of the table."""
+    return _is_padded(field) and field.width == 1
+
+
+def _is_number(field: Field) -> bool:
+    return field.numeric and field.width == 1
+
+
+def _runs(side: Side) -> list[list[Field]]:
+    """Neighbouring fields that are computed together: single rows, or numbers; any other by itself."""
+    runs: list[list[Field]] = []
+    for field in side.fields:
+        joins = runs and any(kind(field) and kind(runs[-1][0]) for kind in (_is_single, _is_number))
+        if joins:
+            runs[-1].append(field)
+        else:
+            runs.append([field])
+    return runs
+
+
+def _of_several(field: Field, vectors: Tensor, ids: Tensor) -> Tensor:
+    """(n, 1, D) of a composed or multi-valued field: vectors (n, width, D), ids (n, width)."""
+    if field.composed:
+        return vectors[:, :1] * (1 + vectors[:, 1:])
+    count = (ids != PADDING).sum(1).clamp(min=1)[:, None, None]
+    return vectors.sum(1, keepdim=True) / count  # padding is 0
 
 
 def _draw_by_field(weight: Tensor, side: Side, init: EmbeddingInit) -> None:
