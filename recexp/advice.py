@@ -19,7 +19,7 @@ OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.co
 # What Hydra says of a key that is not there, or that + would add and that is.
 ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
                r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
-SET_ALONE = re.compile(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+")  # an override that chooses an option of a group
+CHOICE = re.compile(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+")  # an override that chooses an option of a group
 IN_A_FILE = (
     "a name with such characters stands in a YAML file: recexp inspect FILE --write NAME makes one of your data."
 )
@@ -83,7 +83,7 @@ def _of_a_key(refused: Refused) -> str | None:
         return line
     if "append" in match[0]:
         return f"{typed}: is there already; leave out the +."
-    chosen = [word for word in overrides if SET_ALONE.fullmatch(word)]
+    chosen = [word for word in overrides if CHOICE.fullmatch(word)]
     if chosen == [*overrides]:  # composing them fails just so
         return f"{refused.first_line.rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
     return f"{typed}: unknown key. {nearest_key(key, refused.composed(chosen))}"

@@ -54,14 +54,7 @@ class _LinearOfProducts(torch.autograd.Function):
         e, scale, weight, linear = ctx.saved_tensors
         de, dweight, dlinear = (x.new_empty(x.shape) for x in (e, weight, linear))
         dscale = None if scale is None else scale.new_empty(scale.shape)
-        given = {
-            "e": e,
-            "scale": scale,
-            "weight": weight,
-            "first": linear,
-            "turned": weight.transpose(1, 2),
-            "dout": dout,
-        }
+        given = {"e": e, "scale": scale, "weight": weight, "first": linear, "turned": weight.transpose(1, 2)}
         grads = {"de": de, "dscale": dscale, "dweight": dweight, "dfirst": dlinear}
-        ctx.kernels["bilinear_back"](**given, **grads, **ctx.options)
+        ctx.kernels["bilinear_back"](**given, dout=dout, **grads, **ctx.options)
         return None, None, de, dscale, dweight, dlinear

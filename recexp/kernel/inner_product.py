@@ -24,9 +24,14 @@ def reference(e: Tensor) -> Tensor:
 
 def inner_products(e: Tensor) -> Tensor:
     """Inner products of all pairs, from the matrix of all: e (n, F, D) -> (n, P)."""
-    n_fields = e.shape[1]
-    first, second = torch.triu_indices(n_fields, n_fields, offset=1, device=e.device)
-    return torch.bmm(e, e.transpose(1, 2)).flatten(1).index_select(1, first * n_fields + second)
+    first, second = pairs(e)
+    return torch.bmm(e, e.transpose(1, 2)).flatten(1).index_select(1, first * e.shape[1] + second)
+
+
+def pairs(e: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second field (P,) of each pair of e (n, F, D), in the order of itertools.combinations."""
+    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
+    return first, second
 
 
 def inner_products_linear(e: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

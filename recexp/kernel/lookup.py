@@ -128,11 +128,8 @@ class _Beside(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Library, indices: Sequence[Tensor], *tables: Tensor) -> Tensor:
         ctx.save_for_backward(*indices)
-        ctx.kernels, ctx.shapes, widths = (
-            kernels,
-            [table.shape for table in tables],
-            [table.shape[1] for table in tables],
-        )
+        ctx.kernels, ctx.shapes = kernels, [table.shape for table in tables]
+        widths = [table.shape[1] for table in tables]
         ctx.sizes = {"n": len(indices[0]), "n_tables": len(tables), "width": widths}
         out, n_rows = tables[0].new_empty(len(indices[0]), sum(widths)), [len(table) for table in tables]
         out_of_range = kernels["gather_beside"](table=tables, index=indices, out=out, n_rows=n_rows, **ctx.sizes)

@@ -77,14 +77,14 @@ static void hidden_of(const struct pair_attention *a, const struct sizes *s, lon
 
 /* The weights of a sample's pairs from their hidden layer: softmax of h^T relu(hidden); 0 in the padding. */
 static void weights_of(const struct pair_attention *a, const struct sizes *s, const float *hidden, float *weights) {
-    vec top = {0}, total = {0};
+    vec total = {0};
     for (long i = 0; i < s->n_pairs; i++, hidden += a->size) {
         vec sum = {0};
         EACH(k, a->size) sum += larger(LOAD(hidden + k), (vec){0}) * LOAD(a->score + k);
         weights[i] = sum_of(sum)[0];
     }
     for (long i = s->n_pairs; i < s->padded; i++) weights[i] = weights[0];
-    top = LOAD(weights);
+    vec top = LOAD(weights);
     EACH(i, s->padded) top = larger(top, LOAD(weights + i));
     top = largest_of(top);
     EACH(i, s->padded) STORE(weights + i, exponential(LOAD(weights + i) - top));
@@ -119,9 +119,10 @@ static void pair_attention_thread(void *args, long thread, long n_threads) {
 }
 KERNEL(pair_attention)
 
-/* Of a sample: dp (P, wide) by the sum, and the gradient of the scores, in `change` (P padded). */
+/* Of a sample: dp (P, wide) by the sum, and the gradient of the scores, in `change` (P padded). `weights` (P padded) get
+   those after dropout. */
 static void weights_back(const struct pair_attention_back *b, const struct sizes *s, long sample, const float *p,
-                         float *dp, float *change) {
+                         float *dp, float *change, float *weights) {
     long first = sample * s->n_pairs;
     const float *dout = b->dout + sample * b->dim, *attention = b->attention + first;
     vec total = {0};
@@ -134,13 +135,12 @@ static void weights_back(const struct pair_attention_back *b, const struct sizes
         vec weight = load_some(attention + k, s->n_pairs - k), factor = kept(b->seed, first + k, b->dropped);
         vec all = LOAD(change + k) * factor;
         STORE(change + k, all);
+        STORE(weights + k, weight * factor);
         total += weight * all; /* 0 in the padding, where `change` is 0 */
     }
     total = sum_of(total);
-    for (long pair = 0; pair < s->n_pairs; pair++) {
-        vec weight = attention[pair] * kept(b->seed, first + pair, b->dropped)[0] + (vec){0};
-        EACH(k, s->wide) STORE(dp + pair * s->wide + k, weight * load_some(dout + k, b->dim - k));
-    }
+    for (long pair = 0; pair < s->n_pairs; pair++) EACH(k, s->wide)
+        STORE(dp + pair * s->wide + k, weights[pair] * load_some(dout + k, b->dim - k));
     EACH(k, s->n_pairs) STORE(change + k, load_some(attention + k, s->n_pairs - k) * (LOAD(change + k) - total));
 }
 
@@ -160,14 +160,14 @@ static void pair_attention_back_thread(void *args, long thread, long n_threads) 
     const struct pair_attention *a = args;
     const struct sizes s = sizes_of(a);
     float *p = scratch(s.rows, s.wide), *dp = scratch(s.rows, s.wide), *hidden = scratch(s.rows, b->size);
-    float *change = calloc(s.padded, sizeof(float));
+    float *change = calloc(s.padded, sizeof(float)), *weights = scratch(1, s.padded);
     float *dweight = sum_at(&b->dweight, thread), *dbias = sum_at(&b->dbias, thread), *dscore = sum_at(&b->dscore, thread);
     SAMPLES(&s, start, count, b->n) {
         long rows = count * s.n_pairs;
         hidden_of(a, &s, start, count, p, hidden);
         for (long i = 0; i < count; i++) {
             long at = i * s.n_pairs;
-            weights_back(b, &s, start + i, p + at * s.wide, dp + at * s.wide, change);
+            weights_back(b, &s, start + i, p + at * s.wide, dp + at * s.wide, change, weights);
             hidden_back(b, s.n_pairs, change, hidden + at * b->size, dbias, dscore);
         }
         multiply(rows, s.wide, b->size, hidden, b->size, 1, b->turned, s.wide, dp, s.wide, 1);
@@ -176,6 +176,6 @@ static void pair_attention_back_thread(void *args, long thread, long n_threads) 
             products_back(b->e + (start + i) * s.all, b->n_fields, b->dim, s.wide, dp + i * s.n_pairs * s.wide,
                           b->de + (start + i) * s.all);
     }
-    free(p), free(dp), free(hidden), free(change);
+    free(p), free(dp), free(hidden), free(change), free(weights);
 }
 SUMMING_KERNEL(pair_attention_back, dweight)

@@ -15,12 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from recexp.kernel.device import on_cpu
 from recexp.kernel.dropout import dropped
+from recexp.kernel.inner_product import pairs
 from recexp.kernel.library import Library, library
 
 
 def reference(e: Tensor, weight: Tensor, bias: Tensor, score: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """`attend_pairs` by torch."""
-    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
+    first, second = pairs(e)
     products = e.index_select(1, first) * e.index_select(1, second)  # (B, P, D)
     scores = F.linear(torch.relu(F.linear(products, weight, bias)), score[None])[:, :, 0]  # (B, P)
     attention = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(1)
@@ -32,7 +33,7 @@ def attend_pairs(e: Tensor, weight: Tensor, bias: Tensor, score: Tensor, p: floa
 
     e (B, F, D), weight W (A, D), bias b (A,), score h (A,).
     """
-    kernels = library(e, len(weight)) if on_cpu(e) else None
+    kernels = library(e, len(weight)) if on_cpu(e) and e.shape[1] > 1 else None
     if kernels is None:
         pooled, attention = reference(e, weight, bias, score, p)
         return pooled, attention.detach()
@@ -47,15 +48,8 @@ class _PairAttention(torch.autograd.Function):
         ctx: Any, kernels: Library, p: float, e: Tensor, weight: Tensor, bias: Tensor, score: Tensor
     ) -> tuple[Tensor, Tensor]:
         (n, n_fields, dim), threshold, seed = e.shape, *dropped(p)
-        ctx.kernels = kernels
-        ctx.options = {
-            "n": n,
-            "n_fields": n_fields,
-            "dim": dim,
-            "size": len(weight),
-            "dropped": threshold,
-            "seed": seed,
-        }
+        sizes = {"n": n, "n_fields": n_fields, "dim": dim, "size": len(weight)}
+        ctx.kernels, ctx.options = kernels, {**sizes, "dropped": threshold, "seed": seed}
         pooled, attention = e.new_empty(n, dim), e.new_empty(n, n_fields * (n_fields - 1) // 2)
         given = {"e": e, "weight": weight.t(), "bias": bias, "score": score}
         kernels["pair_attention"](**given, out=pooled, attention=attention, **ctx.options)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recexp.kernel.bilinear import linear_of_products
+from recexp.kernel.inner_product import pairs
 from recexp.kernel.linear import product
-from recexp.layer.interaction import pairs
 from recexp.layer.mlp import WeightInit, matrices
 
 

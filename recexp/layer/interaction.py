@@ -1,11 +1,10 @@
-"""Pairs of fields: their sums in linear time, and one by one.
+"""Sums over all pairs of fields, in linear time.
 
-B batch, F fields, P = F (F - 1) / 2 pairs, D embedding size, H outputs of a linear layer
+B batch, F fields, D embedding size, H outputs of a linear layer
 Rendle, ICDM 2010, lemma 3.1   sum_{i<j} <e_i, e_j> = 1/2 sum_d [(sum_i e_id)^2 - sum_i e_id^2]
 He & Chua, NFM, SIGIR 2017, eq. 4   the same before the sum over d
 """
 
-import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch
@@ -27,9 +26,3 @@ def bi_interaction_and_linear(embed: FeatureEmbedding, linear: nn.Linear, batch:
     """bi_interaction (B, D) and linear([e_1, ..., e_F]) (B, H) of a batch's fields, from one look-up of each field."""
     weight = embed.columns(linear.weight)
     return split_sums(embed.total(batch, lambda side, e: field_sums(e, weight[side])), linear.bias)
-
-
-def pairs(e: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second field (P,) of each pair of e (B, F, D), in the order of itertools.combinations."""
-    first, second = torch.triu_indices(e.shape[1], e.shape[1], offset=1, device=e.device)
-    return first, second

@@ -1,7 +1,7 @@
 """An optimizer step: losses and gradients, then the update."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -58,7 +58,7 @@ class Step:
         for table in tables:
             n_ids = ids_of_batch(config, stage.model, table, batches.n_events)
             table.sparse = table_by_row(config, table, overrides, l2, n_ids)
-        _tell_of_decay(table for table in tables if table.sparse and table.decayed and strengths[table.weight])
+        _tell_of_decay([table for table in tables if table.sparse and table.decayed and strengths[table.weight]])
         self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
         of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
@@ -174,11 +174,10 @@ class Step:
         return self.counts[side][table.origin.ids.to(self.counts[side].device)]
 
 
-def _tell_of_decay(tables: Iterable[Table]) -> None:
+def _tell_of_decay(tables: list[Table]) -> None:
     """What an L2 term on whole tables costs where a batch holds few of their rows."""
-    large = list(tables)
-    if sum(table.weight.numel() for table in large) >= MANY:
-        n_rows = sum(len(table.weight) for table in large)
+    if sum(table.weight.numel() for table in tables) >= MANY:
+        n_rows = sum(len(table.weight) for table in tables)
         logger.info(
             "model.embedding_l2 decays all %s rows of embeddings in every step, which takes most of its time; "
             "trainer.l2_rows=batch decays those of the batch alone.", f"{n_rows:,}"

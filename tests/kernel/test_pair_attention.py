@@ -49,6 +49,12 @@ def test_weights_are_handed_out_before_dropout_and_sum_to_1(library, used):
     assert not attention.requires_grad
 
 
+def test_one_field_has_no_pairs(used):
+    pooled, attention = attend_pairs(leaf(7, 1, 10), leaf(SIZE, 10), leaf(SIZE), leaf(SIZE), 0.0)
+    assert torch.equal(pooled, torch.zeros(7, 10)) and attention.shape == (7, 0)
+    assert used == []
+
+
 def test_a_size_that_no_vector_holds_goes_to_torch(used):
     inputs = leaf(7, 4, 10), leaf(5, 10), leaf(5), leaf(5)
     assert attend_pairs(*inputs, 0.0)[0].shape == (7, 10)

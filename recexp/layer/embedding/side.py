@@ -49,6 +49,7 @@ class SideEmbedding(nn.Module):
         self.name, self.side = name, side
         padded = [field for field in side.fields if _is_padded(field)]
         self.runs = _runs(side)
+        self.widths = [sum(field.width for field in run) for run in self.runs if _is_padded(run[0])]
         columns = [field.column + n for field in padded for n in range(field.width)]
         numeric = [field for field in side.fields if field.numeric]
         values = [field.column + n for field in numeric for n in range(field.width)]
@@ -77,8 +78,7 @@ class SideEmbedding(nn.Module):
         if all(map(_is_single, self.side.fields)):
             return vectors
         # One split, as slices would each have a gradient of the size of all vectors.
-        widths = [sum(field.width for field in run) for run in self.runs if _is_padded(run[0])]
-        columns = zip(vectors.split(widths, 1), ids.split(widths, 1), strict=True)
+        columns = zip(vectors.split(self.widths, 1), ids.split(self.widths, 1), strict=True)
         values = features.values
         if values.shape[1] != len(self.value_columns):
             values = values.index_select(1, self.value_columns)
