@@ -24,7 +24,6 @@ ONEDNN = (
 )
 # The fewest multiplications for which a kernel, or oneDNN without a gradient, pays; and oneDNN with a gradient.
 SMALL, LARGE = 2**21, 2**23
-ONE = 2**18  # the fewest numbers from which a kernel pays for a single output
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -67,9 +66,7 @@ def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
 
 def _library(x: Tensor, weight: Tensor) -> Library | None:
     n_out, n_in = weight.shape
-    if n_out == 1:
-        return library(x, n_in) if x.numel() >= ONE else None
-    return library(x, n_in, n_out) if x.numel() * n_out >= SMALL else None
+    return library(x, n_in, 0 if n_out == 1 else n_out) if x.numel() * n_out >= SMALL else None
 
 
 def _by_onednn(x: Tensor, weight: Tensor, least: int) -> bool:
