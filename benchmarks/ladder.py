@@ -6,12 +6,16 @@ For each planted structure alone, and for all of them in the default data, model
 same synthetic log. `together` is `order` without features, so events must teach which items belong together. In
 `recall` the target's category was last seen 500 events ago. Prints how far each model gets from AUC 0.5 to the
 oracle's, as mean and standard deviation over seeds.
+
+The structures of the next item (transition, second_order, daytime, trend; each decides 80 % of the events) are learnt by
+models that rank all items. There it prints hr@5 of the first test event, divided by the oracle's.
 """
 
 import argparse
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import recexp
 
@@ -23,6 +27,10 @@ FAR = " ".join(f"dataset.{each}" for each in ("rounds=true", "n_categories=500",
 FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_mlp", "dcnv2", "xdeepfm", "autoint",
           "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
 PATIENT = "trainer.epochs=30 trainer.patience=null"  # a triple shows on valid after ten epochs without any progress
+NEXT_ITEM = ("transition", "second_order", "daytime", "trend")
+RANKERS = tuple(f"{model} trainer=next_item" for model in ("popularity", "item_knn", "ease", "bpr_mf", "gru4rec", "sasrec",
+                                                           "esasrec", "bert4rec", "hstu"))  # fmt: skip
+POINTWISE = "trainer.ranking.candidates=all trainer.monitor=ndcg@10/all dataset.negatives=4"
 LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", *FIELDS, "fnn", "wide_deep", "wide_deep model.wide=poly2"),
     "triple": tuple(f"{model} {PATIENT}" for model in FIELDS),
@@ -43,15 +51,22 @@ LADDER = {  # planted structure: models with their overrides
         f"sim {FAR} dataset.max_history=50",
         f"sim {FAR} dataset.max_history=50 model.search=soft model.loss_weights.auxiliary=1",
     ),
+    "transition": (*RANKERS, f"fm {POINTWISE} dataset.features.derived.last_items=1"),
+    "second_order": (*RANKERS, f"deepfm {POINTWISE} dataset.features.derived.last_items=2"),
+    "daytime": (*RANKERS, f"fm {POINTWISE} dataset.features.derived.time=[hour]"),
+    "trend": ("popularity model.recent=0.1 trainer=next_item", *RANKERS),
     "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien", "bst", "transformer4rec"),
 }
 PLANTED = {"together": ("order",)}
+ASKED = ("dataset.label=implicit", "trainer.ranking.relevant=first", "trainer.ranking.exclude_seen=false")
 
 
 def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float]:
-    """The share of the oracle's AUC for each seed."""
+    """The share of the oracle's AUC, or hr@5, for each seed."""
     planted = PLANTED.get(structure, (structure,))
     strengths = [f"dataset.{name}={1.0 if name in planted else 0.0}" for name in STRUCTURES]
+    if structure in NEXT_ITEM:
+        strengths += [f"dataset.{structure}=0.8", *ASKED]
     model, *beside = rung.split()
     values = []
     with tempfile.TemporaryDirectory() as folder:
@@ -59,8 +74,13 @@ def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float
             run = [f"seed={seed}", f"run.dir={Path(folder) / str(seed)}", "trainer.predictions=false"]
             own = [] if structure == "all" else strengths
             config = recexp.load_config([f"model={model}", *run, *own, *more, *beside])
-            values.append(recexp.train(config)["share_of_oracle"])
+            metrics = recexp.train(config)
+            values.append(hit_rate(metrics) if structure in NEXT_ITEM else metrics["share_of_oracle"])
     return values
+
+
+def hit_rate(metrics: dict[str, Any]) -> float:
+    return metrics["test"]["hr@5/all"] / metrics["oracle"]["hr@5/all"]
 
 
 if __name__ == "__main__":
@@ -71,10 +91,11 @@ if __name__ == "__main__":
     parser.add_argument("--events", type=int, default=30_000)
     typed = parser.parse_args()
     more = [f"dataset.n_events={typed.events}", f"dataset.n_users={typed.events // 50}", "dataset.n_items=200"]
-    more += ["trainer.batch_size=256", f"trainer.threads={typed.threads or 'null'}"]
+    more += [f"trainer.threads={typed.threads or 'null'}"]
     for structure in typed.structures:
+        batches = [] if structure in NEXT_ITEM else ["trainer.batch_size=256"]
         for rung in LADDER[structure]:
-            values = shares(structure, rung, typed.seeds, more)
+            values = shares(structure, rung, typed.seeds, [*more, *batches])
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             summary = f"{statistics.fmean(values):6.1%} ± {deviation:.1%}   n={len(values)}"
             print(f"{structure:12} {summary}   {rung.replace(IDS, 'ids of 1000 items').replace(FAR, '')}", flush=True)

@@ -97,7 +97,7 @@ def table(compose: "Callable[..., Config]") -> "Dataset":
     label = (random.random(300) < 0.4).astype(np.float32)
     kinds = {"site": FeatureKind.categorical, "tags": FeatureKind.multi, "hour": FeatureKind.numeric}
     config = compose().dataset
-    derived = DerivedConfig(last_items=0, most_liked=[])
+    derived = DerivedConfig(last_items=0, most_liked=[], time=[])
     config = replace(config, features=FeaturesConfig(user={}, item={}, context=kinds, derived=derived),
                      split=replace(config.split, kind=SplitKind.random))  # fmt: skip
     return prepare(Raw(origin="made up", label=label, context=pd.DataFrame(columns)), config)

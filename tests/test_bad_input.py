@@ -111,6 +111,7 @@ VALUES = {
     "dataset.features.user": "null 5 [a] {a:some} {a:1}",
     "dataset.features.derived.last_items": "-1 101 1.5 x",
     "dataset.features.derived.most_liked": "5 [nope] [1]",
+    "dataset.features.derived.time": "5 [noon] [1] [hour,hour]",
     "dataset.split.kind": "last null",
     "dataset.split.ratios": "null 5 [1,2] [0.8,0.1,0.2] [0,0.5,0.5] [-0.1,0.6,0.5] [nan,0,0] [inf,0,0] [a,b,c]",
     "dataset.n_users": "0 -1 99999999999 1.5 nan",

@@ -17,7 +17,7 @@ import torch
 import recexp
 from recexp.config import Config
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import Duplicates, FeatureKind
+from recexp.dataset.config import Duplicates, FeatureKind, TimePart
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.error import UserError
@@ -81,6 +81,7 @@ OTHER: dict[str, Any] = {
     "ranking.candidates": 5,
     "split.ratios": [0.6, 0.2, 0.2],
     "features.derived.most_liked": ["category"],
+    "features.derived.time": [TimePart.hour],
     "label_threshold": 2.0,
     "monitor": "logloss",
     "ranking.cutoffs": [3, 10],

@@ -4,7 +4,7 @@ B batch, L history length (the longest of the batch), C id columns of a side, V 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class Batch:
     mask: Tensor  # (B, L) bool, False on padding
     catalogue: Catalogue
     found: Past | None = None  # earlier events found for the target, where a model searches for them
+    timestamp: Tensor | None = None  # (B,) of all training rows as one batch; None for a table
 
     def __len__(self) -> int:
         return len(self.label)
@@ -150,7 +151,8 @@ class Batches:
 
     def training(self) -> Batch:
         """All training rows as one batch, without histories, for models fitted in closed form."""
-        return self.gather(Samples(self.rows["train"]), "train", 0)
+        batch = self.gather(Samples(self.rows["train"]), "train", 0)
+        return replace(batch, timestamp=pick(self.columns.timestamp, self.rows["train"])) if self.max_history else batch
 
     def gather(self, samples: Samples, split: str, longest: int | None = None) -> Batch:
         """The batch of some samples; histories hold the last `longest` (max_history) events that the split may see."""

@@ -39,6 +39,12 @@ class HistoryUntil(Enum):
     split = "nothing after the training split, as where a model serves without updates"
 
 
+class TimePart(Enum):
+    hour = "the hour of the day, 0 to 23"
+    weekday = "the day of the week, 0 for Monday"
+    month = "the month, 1 to 12"
+
+
 class SplitKind(Enum):
     user_time = "each user's last events, by ratio"
     leave_last_out = "each user's last event to test, the one before to valid"
@@ -49,10 +55,11 @@ class SplitKind(Enum):
 
 @dataclass(kw_only=True)
 class DerivedConfig:
-    """Context fields derived from the user's strictly earlier events; recexp/dataset/derive.py makes them."""
+    """Context fields derived from each event's time and the user's strictly earlier events, by derive.py."""
 
     last_items: int = option(lambda value: 0 <= value <= 100, "0 to 100")
     most_liked: list[str] = option(lambda names: len(set(names)) == len(names), "a list that names a column once")
+    time: list[TimePart] = option(lambda parts: len(set(parts)) == len(parts), "a list that names a part once")
 
     def __post_init__(self) -> None:
         check_ranges(self, "dataset.features.derived")
@@ -61,7 +68,12 @@ class DerivedConfig:
     def names(self) -> list[str]:
         """The names that the derived fields have in models and in the context."""
         last = [f"last_item_{n}" for n in range(1, self.last_items + 1)]
-        return [*last, *(f"most_liked_{name}" for name in self.most_liked)]
+        liked = [f"most_liked_{name}" for name in self.most_liked]
+        return [*last, *liked, *(f"time_{part.name}" for part in self.time)]
+
+    def require_times(self, has_times: bool, remedy: str) -> None:
+        """Raises ConfigError if the data have an order of events but no times to take the parts of."""
+        require(has_times or not self.time, "dataset.features.derived.time", [part.name for part in self.time], remedy)
 
 
 @dataclass(kw_only=True)

@@ -1,13 +1,15 @@
-"""Context fields derived from the user's strictly earlier events: the last items, the most liked value so far.
+"""Context fields derived from each event's time, and from the user's strictly earlier events.
 
 N events of the log, some of them visible; P pairs of a liked event and a value of its item, in the log's order
 
 last_item_k        the item of the k-th last visible event before
 most_liked_NAME    the most frequent value of NAME among the items of the visible liked events before; in a
                    tie, the value that got there last
+time_PART          the hour, weekday or month of the event itself, in UTC
 
-A row without such an event has a missing value. "Before" means the same user and an earlier timestamp; a training row
-sees only training events, even if the split is not by time, and so does any row if histories end with that split.
+A row without such an earlier event has a missing value. "Before" means the same user and an earlier timestamp; a
+training row sees only training events, even if the split is not by time, and so does any row if histories end with that
+split.
 """
 
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, TimePart
 from recexp.dataset.log import Log
+from recexp.dataset.sheet import units_of_a_second
 from recexp.dataset.value import split_cells
 
 if TYPE_CHECKING:
@@ -44,10 +47,19 @@ def derive(
         of_train = _codes(log, train, n_last, columns)
         codes = [np.where(train, *pair) for pair in zip(of_train, codes, strict=True)]
     names = [pd.Index(log.items.raw[1:])] * n_last + [column.names for column in columns]
-    return {
-        field: pd.Categorical.from_codes(column, categories=values)
-        for field, column, values in zip(features.derived.names, codes, names, strict=True)
-    }
+    fields = [pd.Categorical.from_codes(*column) for column in zip(codes, names, strict=True)]
+    fields += [pd.Categorical(column) for column in time_parts(log.timestamp, features.derived.time)]
+    return dict(zip(features.derived.names, fields, strict=True))
+
+
+def time_parts(timestamp: np.ndarray, parts: list[TimePart]) -> list[np.ndarray]:
+    """Each part of the times (N,) in UTC, (N,) integers. The unit of times is told by their size."""
+    import pandas as pd
+
+    seconds = np.floor(timestamp / units_of_a_second(timestamp)).astype(np.int64)
+    moments = pd.DatetimeIndex(seconds.astype("datetime64[s]"))
+    values = {TimePart.hour: moments.hour, TimePart.weekday: moments.day_of_week, TimePart.month: moments.month}
+    return [values[part].to_numpy() for part in parts]
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def _check_features(config: TableConfig) -> None:
     roles = config.roles()
     if config.features.derived.names and not config.is_log:
         raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
+    has_times = config.columns.timestamp is not None
+    config.features.derived.require_times(has_times, "empty; dataset.columns.timestamp names no column of times")
     for side, kinds in config.features.sides.items():
         if side != "context" and kinds and not config.is_log:
             _check_joined(config, side, kinds)

@@ -2,8 +2,9 @@
 
     logit = log(p / (1 - p)),  p = (positives_i + s r) / (events_i + s)
 
-with r the share of positives in the training split and s the `smoothing`: an item without events gets r. With implicit
-labels every event is a positive, and the score is the logarithm of the item's share of events.
+with r the share of positives and s the `smoothing`: an item without events gets r. With implicit labels every event is
+a positive, and the score is the logarithm of the item's share of events. Of the training split the latest share
+`recent` of all events is counted, and what has the same time as the first of them: what is popular changes.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above
+from recexp.config import ModelConfig, above, option
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.model import Fit, Inputs, Needs, Output, Stage
@@ -25,13 +26,14 @@ class Popularity(nn.Module):
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
         smoothing: float = above(0)
+        recent: float = option(lambda share: 0 < share <= 1, "above 0, at most 1")
         trained = False
 
     score: Tensor
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
-        self.smoothing = config.smoothing
+        self.smoothing, self.recent = config.smoothing, config.recent
         self.register_buffer("score", torch.zeros(schema.n_items))  # by item id; padding and unknown have no events
 
     def forward(self, batch: Batch) -> Output:
@@ -50,13 +52,21 @@ class Popularity(nn.Module):
 
     def count(self, training: Batch) -> None:
         """Sets the scores."""
-        item = training.catalogue.items.ids[training.target, 0]
+        assert training.timestamp is not None
+        counted = latest(training.timestamp, self.recent)
+        item, label = training.catalogue.items.ids[training.target[counted], 0], training.label[counted]
         n_items = len(self.score)
         events = torch.bincount(item, minlength=n_items).double()
-        positives = torch.bincount(item[training.label == 1], minlength=n_items).double()
-        positive_rate = training.label.double().mean()
+        positives = torch.bincount(item[label == 1], minlength=n_items).double()
+        positive_rate = label.double().mean()
         if positive_rate == 1:
             self.score.copy_(torch.log((events + self.smoothing) / (events.sum() + self.smoothing * n_items)))
             return
         smooth = (positives + self.smoothing * positive_rate) / (events + self.smoothing)
         self.score.copy_(torch.logit(smooth.clamp(1e-6, 1 - 1e-6)))
+
+
+def latest(timestamp: Tensor, share: float) -> Tensor:
+    """(N,) bool: the latest share of the times (N,), with all that are equal to the first of it."""
+    n = max(1, round(share * len(timestamp)))
+    return timestamp >= timestamp.sort(descending=True).values[n - 1]

@@ -252,13 +252,16 @@ class Trained:
         if not isinstance(log, Log):
             raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
         given = [name for name in dataset.encoder.context.fields if name not in config.features.derived.names]
+        reads_time = bool(config.features.derived.time and self._needed)
+        if reads_time:
+            given.append(column_names(config)["timestamp"])
         if users is None and given and self._needed:
             names = ", ".join(given)
             raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
+        roles, optional = (("user", "timestamp"), ()) if reads_time else (("user",), ("timestamp",))
         asked = read_rows(
-            users or self._all_users(), dataset, config, ("user",), ("user", "context"), ("timestamp",),
-            needed=self._needed,
-        )  # fmt: skip
+            users or self._all_users(), dataset, config, roles, ("user", "context"), optional, needed=self._needed
+        )
         if asked.timestamp is None:
             asked = replace(asked, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(asked.frame)))
         table, candidates = log.items, np.arange(1, len(log.items.raw))

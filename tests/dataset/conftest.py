@@ -18,6 +18,7 @@ from recexp.dataset.config import (
     LabelKind,
     SplitConfig,
     SplitKind,
+    TimePart,
 )
 from recexp.dataset.raw import Raw
 
@@ -66,10 +67,11 @@ def make_config(
     features: dict[str, dict[str, FeatureKind]] | None = None,
     last_items: int = 0,
     most_liked: Sequence[str] = (),
+    time: Sequence[TimePart] = (),
     **options: Any,
 ) -> DatasetConfig:
     """All features of make_log, unless others are given."""
-    derived = DerivedConfig(last_items=last_items, most_liked=list(most_liked))
+    derived = DerivedConfig(last_items=last_items, most_liked=list(most_liked), time=list(time))
     chosen = {"user": {}, "item": {}, "context": {}} | (FEATURES if features is None else features)
     return DatasetConfig(
         features=FeaturesConfig(**chosen, derived=derived),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import recexp
 from recexp.cli import run
 from recexp.config import Config
 from recexp.dataset.batch import Batches
-from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
+from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind, TimePart
 from recexp.dataset.derive import derive
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load, prepare
@@ -283,6 +284,31 @@ def test_without_derived_fields_the_context_is_that_of_the_columns(tiny_config: 
         assert np.array_equal(found[:, :1] if name == "context.ids" else found, array), name
 
 
+def clock(timestamp: float, unit: int) -> list[int]:
+    """The hour, weekday and month that Python's own calendar has."""
+    moment = datetime.fromtimestamp(timestamp // unit, UTC)
+    return [moment.hour, moment.weekday(), moment.month]
+
+
+@pytest.mark.parametrize("unit", [1, 1000, 10**6, 10**9])
+def test_parts_of_the_time_are_those_of_the_calendar_in_every_unit(
+    unit: int, tiny_config: MakeConfig, tiny_log: MakeRaw
+) -> None:
+    raw, config = tiny_log(), tiny_config(last_items=1, time=[TimePart.hour, TimePart.weekday, TimePart.month])
+    seconds = np.random.default_rng(0).integers(10**9, 2 * 10**9, size=len(raw.label))
+    raw = replace(raw, timestamp=seconds * unit + unit - 1)
+    found = values(raw, config)
+    assert [*found] == ["last_item_1", "time_hour", "time_weekday", "time_month"]
+    parts = zip(*(found[f"time_{part.name}"] for part in TimePart), strict=True)
+    assert [list(each) for each in parts] == [clock(each, unit) for each in raw.timestamp.tolist()]  # type: ignore
+
+
+def test_the_time_may_be_a_fraction_or_before_1970(tiny_config: MakeConfig) -> None:
+    raw = small(["a"] * 4, [1] * 4, timestamp=[-0.5, 0.5, 3599.9, 3600.0])
+    found = values(raw, tiny_config(SplitKind.given, features={}, time=list(TimePart)))
+    assert found == {"time_hour": [23, 0, 0, 1], "time_weekday": [2, 3, 3, 3], "time_month": [12, 1, 1, 1]}
+
+
 # Configuration
 
 TABLE = ("dataset=csv", "dataset.path=absent.csv", "dataset.columns.user=null", "dataset.columns.item=null",
@@ -311,6 +337,14 @@ DERIVED = "dataset.features.derived"
         (
             [f"{DERIVED}.most_liked=[tags]", "+dataset.features.context.most_liked_tags=multi"],
             "dataset.features.context.most_liked_tags: is the name of a field",
+        ),
+        (
+            [f"{DERIVED}.time=[hour]", "+dataset.features.context.time_hour=categorical"],
+            "dataset.features.context.time_hour: is the name of a field",
+        ),
+        (
+            ["dataset=csv", "dataset.path=absent.csv", "dataset.columns.timestamp=null", f"{DERIVED}.time=[month]"],
+            f"{DERIVED}.time = ['month']: must be empty; dataset.columns.timestamp names no column of times.",
         ),
         ([*TABLE, f"{DERIVED}.last_items=1"], f"{DERIVED}: a table without time has no events before"),
         ([f"+{DERIVED}.last_item=1"], f"{DERIVED}.last_item: unknown key. Did you mean 'last_items'?"),

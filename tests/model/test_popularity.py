@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from batches import with_catalogue
@@ -80,6 +81,28 @@ def test_implicit_labels_are_ranked_by_their_share_of_events(
     total = sum(n.values()) + 2 * dataset.schema.n_items
     wanted = [math.log((n[item] + 2) / total) for item in mixed.target.tolist()]
     torch.testing.assert_close(model(mixed).logits, torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("recent", [0.001, 0.1, 0.5, 1.0])
+def test_the_latest_share_of_events_alone_is_counted(
+    recent: float, compose: Callable[..., Config], make: Make, dataset: Dataset
+) -> None:
+    log, rows = dataset.log, dataset.log.rows("train")
+    ordered = sorted((log.timestamp[row] for row in rows), reverse=True)
+    first = ordered[max(1, round(recent * len(rows))) - 1]
+    old = np.isin(np.arange(len(log)), [row for row in rows if log.timestamp[row] < first])
+    assert old.sum() <= len(rows) - round(recent * len(rows)) and old.any() == (recent < 1)
+    without = replace(dataset, log=replace(log, split=np.where(old, 1, log.split)))  # no part of training
+    model, expected = make("popularity", recent=recent), make("popularity")
+    fit(model, Batches(dataset, compose().dataset))
+    fit(expected, Batches(without, compose().dataset))
+    assert torch.equal(model.score, expected.score)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5])
+def test_a_share_of_events_is_above_0_and_at_most_1(share: float, make: Make) -> None:
+    with pytest.raises(ConfigError, match=r"model\.recent = .*: must be above 0, at most 1"):
+        make("popularity", recent=share)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

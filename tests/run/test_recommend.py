@@ -120,6 +120,19 @@ def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callab
         load("din").recommend([1, 2])
 
 
+def test_a_model_that_reads_the_time_is_asked_at_a_time(tmp_path: Path) -> None:
+    timed = ["model=fm", "dataset.features.derived.time=[hour]", "~dataset.features.context.device"]
+    recexp.train(recexp.load_config([*SMALL, *timed, f"run.dir={tmp_path / 'run'}"]))
+    run = recexp.load_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match="users: a score depends on timestamp; give"):
+        run.recommend()
+    with pytest.raises(DataError, match="users: no column 'timestamp'"):
+        run.recommend([1, 2])
+    last = int(run.dataset.log.timestamp.max()) // 86_400 * 86_400 + 86_400
+    by_hour = [run.recommend(requests(run, timestamp=last + hour * 3600).head(3)) for hour in (2, 26, 15)]
+    assert by_hour[0].score.equals(by_hour[1].score) and not by_hour[0].score.equals(by_hour[2].score)
+
+
 def test_a_model_that_reads_no_context_is_asked_without_it_and_does_not_call_it_unknown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

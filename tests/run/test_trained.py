@@ -27,6 +27,7 @@ RUNS = {
     "dien": ("model=dien",),
     "bst": ("model=bst", "dataset.history=liked", "model.history_labels=false"),
     "deepfm": ("model=deepfm", *DERIVED),
+    "timed": ("model=deepfm", "dataset.features.derived.time=[hour,weekday,month]"),
     "fnn": ("model=fnn",),
     "als": ("model=als",),
     "implicit": ("model=din", "dataset.label=implicit", "model.history_labels=false"),

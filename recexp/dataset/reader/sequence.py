@@ -40,6 +40,7 @@ class Sequence:
             require(ordered, "dataset.split.kind", self.split.kind.name, allowed)
             self.separator = self.separator and self.separator.replace("\\t", "\t")  # as shells pass it on
             require(self.separator != "", "dataset.separator", "''", "one character or more, or null for blanks")
+            self.features.derived.require_times(False, "empty; these files hold no times")
             for side, kinds in self.features.sides.items():
                 if kinds:
                     raise ConfigError(f"dataset.features.{side}.{next(iter(kinds))}: these files hold ids alone.")

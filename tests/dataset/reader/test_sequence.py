@@ -83,6 +83,7 @@ def test_a_damaged_file_is_one_line(content: bytes, expected: str, tmp_path: Pat
         ({"label": "explicit"}, "dataset.label = explicit: must be implicit"),
         ({"label_threshold": 4}, "dataset.label_threshold = 4.0: with label=implicit"),
         ({"split": {"kind": "time"}}, "dataset.split.kind = time: must be leave_last_out, user_time"),
+        ({"features": {"derived": {"time": ["hour"]}}}, r"time = \['hour'\]: must be empty; these files hold no"),
         ({"features": {"item": {"genre": "multi"}}}, "dataset.features.item.genre: these files hold ids alone."),
         ({"separator": ""}, "dataset.separator = ''"),
     ],
