@@ -7,7 +7,7 @@ same synthetic log. `together` is `order` without features, so events must teach
 `recall` the target's category was last seen 500 events ago. Prints how far each model gets from AUC 0.5 to the
 oracle's, as mean and standard deviation over seeds.
 
-The structures of the next item (transition, second_order, daytime, trend; each decides 80 % of the events) are learnt by
+The structures of the next item (transition, second_order, daytime, trend, each for 80 % of the events) are learnt by
 models that rank all items. There it prints hr@5 of the first test event, divided by the oracle's.
 """
 
@@ -28,8 +28,8 @@ FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_
           "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
 PATIENT = "trainer.epochs=30 trainer.patience=null"  # a triple shows on valid after ten epochs without any progress
 NEXT_ITEM = ("transition", "second_order", "daytime", "trend")
-RANKERS = tuple(f"{model} trainer=next_item" for model in ("popularity", "item_knn", "ease", "bpr_mf", "gru4rec", "sasrec",
-                                                           "esasrec", "bert4rec", "hstu"))  # fmt: skip
+MODELS = ("popularity", "item_knn", "ease", "bpr_mf", "gru4rec", "sasrec", "esasrec", "bert4rec", "hstu")
+RANKERS = tuple(f"{model} trainer=next_item" for model in MODELS)
 POINTWISE = "trainer.ranking.candidates=all trainer.monitor=ndcg@10/all dataset.negatives=4"
 LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", *FIELDS, "fnn", "wide_deep", "wide_deep model.wide=poly2"),
