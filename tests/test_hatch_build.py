@@ -77,5 +77,5 @@ def test_the_packages_readme_has_no_link_into_the_repository(module):
     module.Readme(str(ROOT), {}).update(metadata)
     text, original = metadata["readme"]["text"], (ROOT / "README.md").read_text("utf-8")
     assert not [target for target in re.findall(r"\]\(([^)]+)\)", text) if not target.startswith("https://")]
-    assert "docs/sweeps.md: each job in its own process" in text and "](docs/sweeps.md)" in original
+    assert "Several labels at once: docs/labels.md." in text.replace("\n", " ") and "](docs/labels.md)" in original
     assert module.without_links("[a](https://b.c) ![d](e.png)\n\n[f](g.md#h)") == "[a](https://b.c) f"
