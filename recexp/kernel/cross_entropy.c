@@ -1,9 +1,15 @@
 /* cross_entropy.py: log sum_i e^<q_p, v_i> over all items of a catalogue, and its gradients.
 
-   The logits of BLOCK items and BLOCK queries at a time are computed, used and forgotten in the cache, and computed
-   again in the backward pass. A column is a query, so that maxima and sums over items need none over lanes, and items
-   are read as they lie in memory. Threads take different items: each alone writes their gradients, and has its own sums
-   of what belongs to a query. */
+   A column is a query, so that maxima and sums over items need none over lanes, and items are read as they lie in
+   memory.
+
+   summed_cross_entropy computes the losses and the gradients of their sum together: three products. The logits of BLOCK
+   queries and all items are kept until they are used. Threads take different queries.
+
+   cross_entropy and cross_entropy_back keep no more than the logits of BLOCK items and BLOCK queries, and compute them
+   once more in the backward pass: four products, for losses that are weighted, and for catalogues too large to keep a
+   row of logits. Threads take different items: each alone writes their gradients, and has its own sums of what belongs to
+   a query. */
 
 #include "kernel.h"
 
@@ -24,6 +30,14 @@ STRUCT(cross_entropy_back,
     float *ditems;             /* (V, D), 0 at first */
     long n, n_items, dim;
     struct sum dquery; /* (P, D) */
+)
+
+STRUCT(summed_cross_entropy,
+    const float *query, *items; /* (P, D); (V, D) */
+    const long *target;         /* (P,) */
+    float *loss, *dquery;       /* (P,); (P, D) */
+    long n, n_items, dim, out_of_range;
+    struct sum ditems; /* (V, D) */
 )
 
 /* Loops over blocks of queries. */
@@ -98,3 +112,79 @@ static void cross_entropy_back_thread(void *args, long thread, long n_threads) {
     free(query);
 }
 SUMMING_KERNEL(cross_entropy_back, dquery)
+
+/* The logits (V, BLOCK) of the queries (columns of (D, BLOCK)), and the largest of each. */
+static void block_logits(const struct summed_cross_entropy *c, const float *query, long width, float *logits,
+                         float *peak) {
+    EACH(j, width) STORE(peak + j, (vec){0} - INFINITY);
+    for (long first = 0; first < c->n_items; first += BLOCK) {
+        long items = c->n_items - first < BLOCK ? c->n_items - first : BLOCK;
+        float *at = logits + first * BLOCK;
+        multiply(items, width, c->dim, c->items + first * c->dim, c->dim, 1, query, BLOCK, at, BLOCK, 0);
+        EACH(j, width) {
+            vec largest = LOAD(peak + j);
+            for (long i = 0; i < items; i++) largest = larger(largest, LOAD(at + i * BLOCK + j));
+            STORE(peak + j, largest);
+        }
+    }
+}
+
+/* The logits (V, BLOCK) become e^(logit - peak), with their sums by query. */
+static void block_weights(float *logits, long n_items, long width, const float *peak, float *sum) {
+    memset(sum, 0, sizeof(float) * width);
+    for (long first = 0; first < n_items; first += BLOCK) EACH(j, width) {
+        long last = first + BLOCK < n_items ? first + BLOCK : n_items;
+        vec total = {0};
+        for (float *at = logits + first * BLOCK + j; at < logits + last * BLOCK; at += BLOCK) {
+            STORE(at, exponential(LOAD(at) - LOAD(peak + j)));
+            total += LOAD(at);
+        }
+        STORE(sum + j, LOAD(sum + j) + total);
+    }
+}
+
+/* to (rows, D) = x of the same shape, each row divided by a number of its own. */
+static void divide_rows(const float *x, const float *by, long rows, long dim, float *to) {
+    for (long p = 0; p < rows; p++) EACH(k, dim) STORE(to + p * dim + k, LOAD(x + p * dim + k) / by[p]);
+}
+
+/* A block of queries, from `start` on; logits (V, BLOCK) and divided (BLOCK, D) are memory. */
+static void summed_block(const struct summed_cross_entropy *c, long start, long columns, float *logits, float *divided,
+                         float *ditems) {
+    long dim = c->dim, width = padded_to_lanes(columns);
+    const float *query = c->query + start * dim;
+    float peak[BLOCK], sum[BLOCK], *dquery = c->dquery + start * dim;
+    transpose(query, dim, columns, dim, divided, BLOCK, BLOCK);
+    block_logits(c, divided, width, logits, peak);
+    for (long p = 0; p < columns; p++) {
+        long item = c->target[start + p];
+        c->loss[start + p] = item >= 0 && item < c->n_items ? peak[p] - logits[item * BLOCK + p] : 0;
+    }
+    block_weights(logits, c->n_items, width, peak, sum);
+    for (long p = 0; p < columns; p++) { /* weights are sum times the gradients by the logits from here on */
+        long item = c->target[start + p];
+        c->loss[start + p] += logf(sum[p]);
+        if (item >= 0 && item < c->n_items) logits[item * BLOCK + p] -= sum[p];
+    }
+    divide_rows(query, sum, columns, dim, divided);
+    for (long first = 0; first < c->n_items; first += BLOCK) {
+        long items = c->n_items - first < BLOCK ? c->n_items - first : BLOCK;
+        const float *weight = logits + first * BLOCK, *item = c->items + first * dim;
+        multiply(items, dim, columns, weight, BLOCK, 1, divided, dim, ditems + first * dim, dim, 1);
+        multiply(columns, dim, items, weight, 1, BLOCK, item, dim, dquery, dim, first > 0);
+    }
+    divide_rows(dquery, sum, columns, dim, dquery);
+}
+
+static void summed_cross_entropy_thread(void *args, long thread, long n_threads) {
+    struct summed_cross_entropy *c = args;
+    float *logits = scratch(c->n_items, BLOCK), *divided = scratch(BLOCK, c->dim), *ditems = sum_at(&c->ditems, thread);
+    for (long p = 0; p < c->n && !thread; p++) c->out_of_range |= c->target[p] < 0 || c->target[p] >= c->n_items;
+    long share = padded_to_lanes((c->n + n_threads - 1) / n_threads); /* of the queries, for each thread */
+    long end = (thread + 1) * share < c->n ? (thread + 1) * share : c->n;
+    for (long start = thread * share; start < end; start += BLOCK)
+        summed_block(c, start, end - start < BLOCK ? end - start : BLOCK, logits, divided, ditems);
+    free(logits);
+    free(divided);
+}
+SUMMING_KERNEL(summed_cross_entropy, ditems)

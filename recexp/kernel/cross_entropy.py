@@ -3,7 +3,8 @@
 P queries, V items, D their size
     loss_p = log sum_i e^<q_p, e_i> - <q_p, e_target(p)>
 Logits are computed for blocks of items with a running maximum and sum, and once more in the backward pass, so that
-memory is that of one block whatever V is. A kernel's block stays in the cache.
+memory is that of one block whatever V is. A kernel's block stays in the cache. For the sum of the losses a kernel
+computes the gradients in the forward pass: a thread keeps the logits of one block of queries with all items.
 """
 
 from typing import Any
@@ -19,6 +20,8 @@ from recexp.kernel.linear import times
 from recexp.kernel.lookup import require_rows
 
 LARGEST = 2**21  # logits of a block, without a kernel
+LARGEST_KEPT = 2**21  # logits that a thread of summed_cross_entropy keeps; more no longer stay in a cache
+BLOCK = 48  # queries whose logits it keeps
 
 
 def reference(query: Tensor, items: Tensor, target: Tensor, first: int = 0) -> Tensor:
@@ -36,6 +39,16 @@ def cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) 
     if kernels is None:
         return _InBlocks.apply(query, items, target, first)
     return _ByKernel.apply(kernels, query, items, target, first)
+
+
+def summed_cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) -> Tensor:
+    """The sum of all losses: (). Up to 1.4 times as fast as `cross_entropy` and its gradients, if these are needed."""
+    query, items = query.float(), items.float()
+    kernels = library(query, query.shape[1]) if on_cpu(query) else None
+    is_trained = torch.is_grad_enabled() and (query.requires_grad or items.requires_grad)
+    if kernels is None or not is_trained or BLOCK * (len(items) - first) > LARGEST_KEPT:
+        return cross_entropy(query, items, target, first).sum()
+    return _Summed.apply(kernels, query, items, target, first)
 
 
 def _block(query: Tensor) -> int:
@@ -99,3 +112,26 @@ class _ByKernel(torch.autograd.Function):
         gradients = {"dquery": dquery, "ditems": ditems[ctx.first :]}
         ctx.kernels["cross_entropy_back"](**given, dout=dout, **gradients, **ctx.sizes)
         return None, dquery[: ctx.n], ditems, None, None
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of the losses by a kernel, which computes its gradients in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Library, query: Tensor, items: Tensor, target: Tensor, first: int) -> Tensor:
+        n_items, target = len(items) - first, target - first
+        loss, dquery, ditems = query.new_empty(len(query)), torch.empty_like(query), torch.empty_like(items)
+        ditems[:first] = 0
+        out_of_range = kernels["summed_cross_entropy"](
+            query=query, items=items[first:], target=target, loss=loss, dquery=dquery, ditems=ditems[first:],
+            n=len(query), n_items=n_items, dim=query.shape[1],
+        )  # fmt: skip
+        require_rows(out_of_range, target, n_items)
+        ctx.save_for_backward(dquery, ditems)
+        return loss.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dquery, ditems = ctx.saved_tensors
+        return None, dquery * grad, ditems * grad, None, None

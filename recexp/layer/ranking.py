@@ -21,7 +21,7 @@ from torch import Tensor
 from recexp.dataset.batch import Catalogue
 from recexp.dataset.schema import FIRST
 from recexp.kernel.candidates import scores, scores_grouped
-from recexp.kernel.cross_entropy import cross_entropy
+from recexp.kernel.cross_entropy import summed_cross_entropy
 from recexp.kernel.device import waits
 from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup
@@ -121,7 +121,7 @@ def next_item_loss(
     """
     query, n_queries = query.float(), max(1, len(query))
     if loss is None:
-        return cross_entropy(query, vectors(None).float(), target, FIRST).sum() / n_queries
+        return summed_cross_entropy(query, vectors(None).float(), target, FIRST) / n_queries
     drawn, log_expected = negatives(len(query), catalogue, catalogue.n_known)
     together = torch.cat([target, drawn]) if negatives.shared else torch.cat([target[:, None], drawn], 1)
     groups = _groups(together, catalogue.n_known, by_row)

@@ -6,7 +6,7 @@ from both_ways import agree, assert_close, both_ways, by_torch, indices, leaf, r
 
 from recexp.kernel import cross_entropy as blocked
 from recexp.kernel import library as kernels
-from recexp.kernel.cross_entropy import cross_entropy, reference
+from recexp.kernel.cross_entropy import cross_entropy, reference, summed_cross_entropy
 
 NAMES = ("cross_entropy", "cross_entropy_back")
 # queries, items, items that do not count: with rests of blocks and registers, and without
@@ -48,11 +48,38 @@ def test_the_kernel_equals_all_logits_in_64_bits(width, gaps, n, n_items, first,
     assert not mine[2][:first].any()
 
 
+@pytest.mark.parametrize(("n", "n_items", "first"), [*SIZES, (150, 333, 2)])
+@pytest.mark.parametrize(("width", "gaps"), [(16, True), (64, False)])
+def test_the_sum_and_its_gradients_are_computed_together(width, gaps, n, n_items, first, library, threads, used):
+    query, items, target = leaf(n, width, gaps=gaps), leaf(n_items, width, gaps=gaps), targets(n, n_items, first)
+    loss = lambda: 0.3 * summed_cross_entropy(query, items, target, first)  # noqa: E731
+    both_ways(loss, [query, items], used, "summed_cross_entropy")
+    in_doubles = lambda: 0.3 * reference(query.double(), items.double(), target, first).sum().float()  # noqa: E731
+    assert_close(results(loss, [query, items]), results(in_doubles, [query, items]), rtol=1e-5, atol=3e-6)
+    assert torch.equal(*(results(loss, [query, items])[1] for _ in range(2)))
+
+
+def test_the_sum_keeps_no_logits_without_gradients_or_of_too_many_items(library, used, monkeypatch):
+    query, items, target = leaf(5, 16), leaf(300, 16), targets(5, 300, 2)
+    with torch.no_grad():
+        plain = summed_cross_entropy(query, items, target, 2)
+    assert used == ["cross_entropy"]
+    monkeypatch.setattr(blocked, "LARGEST_KEPT", 298 * blocked.BLOCK - 1)
+    sums = summed_cross_entropy(query, items, target, 2)
+    sums.backward()
+    assert used == ["cross_entropy", "cross_entropy", "cross_entropy_back"]
+    assert torch.equal(plain, sums) and torch.isclose(sums, reference(query, items, target, 2).sum())
+
+
 def test_without_queries_all_gradients_are_0(library, threads):
     query, items = leaf(0, 16), leaf(300, 16)
-    loss = cross_entropy(query, items, targets(0, 300, 2), 2)
-    dquery, ditems = torch.autograd.grad(loss.sum(), [query, items])
-    assert loss.shape == (0,) and dquery.shape == query.shape and not ditems.any()
+    assert cross_entropy(query, items, targets(0, 300, 2), 2).shape == (0,)
+    for loss in (
+        cross_entropy(query, items, targets(0, 300, 2), 2).sum(),
+        summed_cross_entropy(query, items, targets(0, 300, 2), 2),
+    ):
+        dquery, ditems = torch.autograd.grad(loss, [query, items])
+        assert loss == 0 and dquery.shape == query.shape and not ditems.any()
 
 
 def test_huge_logits_stay_finite(library, threads):
@@ -64,6 +91,16 @@ def test_huge_logits_stay_finite(library, threads):
     assert mine[0].min() == mine[0][0] == 0
     wanted = in_64_bits(query, items, target)
     assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
+    summed = results(lambda: summed_cross_entropy(query, items, target), [query, items])
+    assert_close(
+        summed[1:],
+        [
+            gradient.float()
+            for gradient in results(lambda: reference(query.double(), items.double(), target).sum(), [query, items])[1:]
+        ],
+        rtol=1e-5,
+        atol=1e-6,
+    )
     assert_close(theirs, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -72,6 +109,7 @@ def test_a_logit_that_is_no_number_is_told_by_the_loss(library):
     with torch.no_grad():
         query[1, 0] = torch.nan
     assert cross_entropy(query, items, torch.arange(3)).isnan().tolist() == [False, True, False]
+    assert summed_cross_entropy(query, items, torch.arange(3)).isnan()
 
 
 def test_what_no_kernel_takes_is_left_to_torch(library, used):
@@ -85,8 +123,9 @@ def test_what_no_kernel_takes_is_left_to_torch(library, used):
 
 @pytest.mark.parametrize("target", [1, 60])
 def test_a_target_that_does_not_count_is_told(target, library):
-    with pytest.raises(IndexError):
-        cross_entropy(leaf(2, 16), leaf(60, 16), torch.tensor([5, target]), 2)
+    for loss in (cross_entropy, summed_cross_entropy):
+        with pytest.raises(IndexError):
+            loss(leaf(2, 16), leaf(60, 16), torch.tensor([5, target]), 2)
 
 
 def test_no_tensor_is_as_large_as_all_logits(monkeypatch, no_library):
