@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recexp.config import ModelConfig, above, at_least, fraction, size
 from recexp.dataset.schema import Schema
+from recexp.kernel.pointwise import attend_pointwise
 from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import linear
 from recexp.layer.packed import Encoder, Layout, split_heads
@@ -52,6 +53,19 @@ class Block(nn.Module):
 
     def attend(self, vqk: Tensor, layout: Layout, last: bool) -> Tensor:
         """A v, from v, q and k side by side (T, 3 D): (T, D) or (n, D)."""
+        assert layout.age is not None
+        if layout.padded:
+            return self.attend_rectangles(vqk, layout, last)
+        n = len(layout.last) if last else len(layout.length)  # those that have events come first
+        biases = self.position.vectors, self.time.vectors
+        sequences = layout.start[:n], layout.length[:n]
+        return attend_pointwise(
+            vqk, layout.age, *biases, *sequences, self.n_heads, self.n_positions, last,
+            lambda: self.attend_rectangles(vqk, layout, last),
+        )  # fmt: skip
+
+    def attend_rectangles(self, vqk: Tensor, layout: Layout, last: bool) -> Tensor:
+        """The same by torch, sequences of similar lengths at a time."""
         assert layout.age is not None
         found = []
         for index, mask in layout.rectangles:
