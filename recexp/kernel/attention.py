@@ -22,6 +22,7 @@ from recexp.kernel.lookup import lookup, require_rows, scattered, total
 from recexp.kernel.sublayer import hide
 
 SHORT = 64  # longest sequence whose score matrix a CPU keeps whole
+LANES = 8  # numbers in a register of the narrowest library; sizes of heads are filled up to multiples of it
 
 Source = tuple[Tensor, Tensor]  # vectors (n, D) and an index (B, L) into them
 
@@ -110,9 +111,14 @@ def attend(
     products once per vector; the output at a query position that is not seen has no meaning.
     """
     sources = sources if on_cpu(memory) else ()
-    kernels = library(memory, len(weights[0]) // n_heads) if on_cpu(memory) and len(sources) <= 2 else None
+    size = len(weights[0]) // n_heads
+    n_zeros = -size % LANES
+    kernels = library(memory, size + n_zeros) if on_cpu(memory) and len(sources) <= 2 else None
     if kernels is None:
         return reference(*_products(query, memory, weights, seen, sources), seen, n_heads, p)
+    if n_zeros:
+        heads = attend(query, memory, _filled(weights, n_heads, n_zeros), seen, n_heads, p, sources)
+        return heads.unflatten(2, (n_heads, -1))[..., :size].flatten(2)
     w_q, w_k, w_v = weights
     q, indices = None, [index for _, index in sources]
     if not sources:
@@ -125,6 +131,13 @@ def attend(
         q = product(query, w_q)
         tables = [product(vectors, torch.cat([w_k, w_v])) for vectors, _ in sources]
     return _Attend.apply(kernels, q, seen if seen.dim() == 3 else seen[:, None], n_heads, dropped(p), indices, *tables)
+
+
+def _filled(weights: Sequence[Tensor], n_heads: int, n_zeros: int) -> list[Tensor]:
+    """W^Q, W^K and W^V with n_zeros rows of 0 below each head's, such that its scores stay as they are."""
+    w_q, w_k, w_v = (F.pad(weight.unflatten(0, (n_heads, -1)), (0, 0, 0, n_zeros)) for weight in weights)
+    size = w_q.shape[1]
+    return [weight.flatten(0, 1) for weight in (w_q * (size / (size - n_zeros)) ** 0.5, w_k, w_v)]
 
 
 def hide_unseen(memory: Tensor, seen: Tensor) -> Tensor:

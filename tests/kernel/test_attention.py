@@ -106,6 +106,23 @@ def test_attention_equals_eq_1(gaps, n_rows, n_queries, length, seen, library, t
 
 
 @pytest.mark.parametrize("itself", [True, False])
+@pytest.mark.parametrize("by_sources", [True, False])
+def test_heads_of_any_size_are_filled_up_with_zeros(by_sources, itself, library, threads, used):
+    table, index, mask = leaf(9, 24), indices(49, 5, n=9), lengths(49, 5)
+    weights = [leaf(36, 24, seed=seed, std=0.2) for seed in range(3)]  # three heads of 12
+
+    def heads(operation, **options) -> Tensor:
+        memory = table[index]
+        found = operation(memory if itself else memory[:, -1:], memory, weights, mask, 3, **options)
+        return found * mask[:, :, None] if itself else found
+
+    sources = {"sources": [(table, index)]} if by_sources else {}
+    names = [*KERNELS, "scatter"] if by_sources else KERNELS
+    mine = lambda: heads(attend, **sources)  # noqa: E731
+    both_ways(mine, [table, *weights], used, *names, reference=lambda: heads(eq_1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("itself", [True, False])
 @pytest.mark.parametrize("n_sources", [1, 2])
 @pytest.mark.parametrize(("n_rows", "length"), [(0, 3), (1, 1), (49, 5)])
 def test_attention_to_a_sum_of_looked_up_vectors_equals_that_to_the_sum(
