@@ -1,7 +1,7 @@
 /* pointwise.py: silu(q k^T + bias) v / scale over packed sequences, each event in its place.
 
-   A block of queries at a time meets the keys up to its last one. What has the order of events is transposed once a
-   sequence; biases are those of all heads. */
+   A block of queries at a time attends to the keys up to its last one. Keys and values are transposed once per sequence;
+   all heads share the biases. */
 
 #include "kernel.h"
 
