@@ -4,6 +4,7 @@ B batch, F fields, T = F (F + 1) / 2 edges, h heads; e_i the vector of a field, 
 S_ij = sigmoid(MLP(e_i * e_j))                 one hidden layer; the k largest of each i are its neighbours
 a_ij = softmax_j(S_ij relu(<w, e_i * e_j>))    over the neighbours of i, for each head
 e_i <- LayerNorm(relu([sum_j a_ij W (e_i * e_j)] of all heads + relu(R e_i)))
+LayerNorm if layer_norm is true
 logit = w0 + sum_i w_i + Linear([mean_i e_i of each layer])
 Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j).
 """
@@ -41,6 +42,7 @@ class GraphFM(nn.Module):
         n_neighbours: list[int] = option(lambda sizes: sizes and min(sizes) >= 1, SIZES)
         n_heads: int = size()
         selection_size: int = size()
+        layer_norm: bool
         weight_init: WeightInit
 
         def __post_init__(self) -> None:
@@ -80,7 +82,7 @@ class Layer(nn.Module):
         self.attention = linear(n_in, n_heads, bias=False, init=init)  # w
         self.transform = matrices(n_heads, n_in, n_out // n_heads, init)  # W
         self.residual = linear(n_in, n_out, bias=False, init=init)  # R
-        self.norm = nn.LayerNorm(n_out)
+        self.norm = nn.LayerNorm(n_out) if config.layer_norm else nn.Identity()
 
     def forward(self, e: Tensor) -> Tensor:
         """e (B, F, n_in) -> (B, F, n_out)."""
