@@ -4,9 +4,8 @@ B batch, F fields, T = F (F + 1) / 2 edges, h heads; e_i the vector of a field, 
 S_ij = sigmoid(MLP(e_i * e_j))                 one hidden layer; the k largest of each i are its neighbours
 a_ij = softmax_j(S_ij relu(<w, e_i * e_j>))    over the neighbours of i, for each head
 e_i <- LayerNorm(relu([sum_j a_ij W (e_i * e_j)] of all heads + relu(R e_i)))
-LayerNorm if layer_norm is true
 logit = w0 + sum_i w_i + Linear([mean_i e_i of each layer])
-Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j).
+Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j). LayerNorm can be left out.
 """
 
 from dataclasses import dataclass

@@ -34,11 +34,13 @@ def aggregated(layer: nn.Module, e: Tensor) -> Tensor:
     return torch.stack(out)
 
 
+@pytest.mark.parametrize("layer_norm", [True, False])
 @torch.no_grad()
 def test_logit_is_the_linear_part_and_a_linear_layer_of_the_means(
-    make: Make, mixed: Batch, field_vectors: Vectors
+    layer_norm: bool, make: Make, mixed: Batch, field_vectors: Vectors
 ) -> None:
-    model = make("graphfm", graph_sizes=[6, 4], n_neighbours=[4, 2]).eval()
+    model = make("graphfm", graph_sizes=[6, 4], n_neighbours=[4, 2], layer_norm=layer_norm).eval()
+    assert all(isinstance(layer.norm, nn.LayerNorm) is layer_norm for layer in model.layers)
     nn.init.constant_(model.linear.bias, -0.4)
     logits = []
     for row in range(len(mixed)):
