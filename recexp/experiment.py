@@ -16,7 +16,7 @@ from recexp.dataset.config import LabelKind
 from recexp.dataset.label import out_of_order
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
-from recexp.dataset.warning import of_run
+from recexp.dataset.warning import warnings_of_run
 from recexp.error import ConfigError, DataError, choices
 from recexp.kernel.library import installed
 from recexp.metric.binary import NO_USERS
@@ -28,11 +28,11 @@ from recexp.run.directory import Run
 from recexp.run.read import read_epochs
 from recexp.run.trained import Trained
 from recexp.trainer.default import Trainer
-from recexp.trainer.memory import Bounded, memory_explained, require_memory
+from recexp.trainer.memory import MemoryLimit, memory_explained, require_memory
 from recexp.validate import read, recheck
 
 logger = logging.getLogger(__name__)
-# Options of where and how fast a trained model works, by name.
+# Options of load_run, and the config key that each replaces: where and how fast a trained model runs.
 PLACED = {"device": "device", "threads": "trainer.threads", "eval_batch_size": "trainer.eval_batch_size"}
 
 
@@ -60,7 +60,7 @@ def _build(config: Config) -> Experiment:
         )
     _check_order(config.model.name, dataset)
     torch.manual_seed(config.seed)
-    with Bounded(config.model, config.trainer.optimizer):
+    with MemoryLimit(config.model, config.trainer.optimizer):
         model = create(config.model, dataset.schema)
     require_memory(config, model, device)
     model = model.to(device)
@@ -69,7 +69,7 @@ def _build(config: Config) -> Experiment:
 
 
 def _check_order(model: str, dataset: Dataset) -> None:
-    """Raises DataError if the model takes labels to follow one another, and in these data they do not."""
+    """Raises DataError if the model needs each label to imply the one before, and the data violate that."""
     needs, log = getattr(registry.get("model", model), "needs", None), dataset.log
     if needs is None or not needs.ordered or log.tasks is None:
         return
@@ -82,7 +82,7 @@ def _check_order(model: str, dataset: Dataset) -> None:
 
 
 def train(config: Config) -> dict[str, Any]:
-    """As `train_checked`, of a configuration that Python code may have changed since it was checked."""
+    """Checks the configuration again, as Python code may have changed it, then does as `train_checked`."""
     recheck(config)
     return train_checked(config)
 
@@ -108,7 +108,7 @@ def train_in_directory(config: Config, overrides: list[str]) -> tuple[Path, dict
         _announce(experiment, run)
         artifact.save(experiment.dataset, config.dataset, run.path / "encoder", search_of(experiment.model))
         with memory_explained(config, experiment.model):
-            return run.path, _fill(experiment, run)
+            return run.path, _train(experiment, run)
 
 
 def load_run(folder: str | Path, **options: Any) -> Trained:
@@ -135,10 +135,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _announce(experiment: Experiment, run: Run) -> None:
-    """Writes and shows what is about to be trained, and where."""
+    """Records the environment and logs what is about to be trained, and where."""
     config, dataset, device = experiment.config, experiment.dataset, experiment.trainer.device
     hardware = {"device": str(device), "kernels": [kernel.name for kernel in installed()]}
-    warnings = of_run(dataset, config.dataset, auc=experiment.trainer.predicts_labels)
+    warnings = warnings_of_run(dataset, config.dataset, auc=experiment.trainer.predicts_labels)
     run.environment(dataset.fingerprint, dataset.facts | {"warnings": warnings}, hardware)
     logger.info("run    %s", run.path)
     logger.info(lines.data_line(config.dataset.name, dataset))
@@ -155,8 +155,8 @@ def _announce(experiment: Experiment, run: Run) -> None:
         )  # fmt: skip
 
 
-def _fill(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Trains, and writes the results."""
+def _train(experiment: Experiment, run: Run) -> dict[str, Any]:
+    """Trains and writes the results; returns the content of metrics.json."""
     config, dataset, model = experiment.config, experiment.dataset, experiment.model
     batches = Batches(dataset, config.dataset, experiment.trainer.device, search=search_of(model))
     options = config.model

@@ -30,8 +30,8 @@ def cores() -> int:
     """The number of cores that this process may use, or of those whose time a container grants it."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = Path("/sys/fs/cgroup/cpu.max")
-    granted, _, of = limit.read_text().strip().partition(" ") if limit.is_file() else ("max", "", "")
-    return usable if granted == "max" else max(1, min(usable, int(granted) // int(of)))
+    quota, _, period = limit.read_text().strip().partition(" ") if limit.is_file() else ("max", "", "")
+    return usable if quota == "max" else max(1, min(usable, int(quota) // int(period)))
 
 
 class OthersWatch:
@@ -49,7 +49,7 @@ class OthersWatch:
         return (self._used_seconds() - self._used) / self.seconds()
 
     def _used_seconds(self) -> float:
-        """Of all cores since the machine started, without this process."""
+        """Seconds that all cores have worked since the machine started, without this process."""
         file = Path("/proc/stat")
         if not file.is_file():
             return 0
@@ -87,7 +87,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it, no signal waits: nothing would be lost."""
+        """Within it, a signal is raised immediately, since no work would be lost."""
         self._waits = False
         try:
             self.check()
@@ -110,10 +110,10 @@ def stoppable() -> Iterator[Stop]:
     """
     stop = Stop()
     # A process in the background of a shell script ignores Ctrl-C, and goes on doing so.
-    heeded = [
+    handled = [
         signum for signum in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(signum) not in (signal.SIG_IGN, None)
     ]
-    with _handling(heeded, stop.handle):
+    with _handling(handled, stop.handle):
         yield stop
     stop.check()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recexp.process import OthersWatch, cores
-from recexp.trainer.loop import crowded, noticing_others
+from recexp.trainer.loop import crowding_warning, with_crowding_warning
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_threads_that_wait_for_a_taken_core_are_told(
     threads: int, used: float, warns: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2 if threads < 4 else 8)
-    warning = crowded(threads, used)
+    warning = crowding_warning(threads, used)
     assert bool(warning) == warns
     if warns:
         assert "1.2 of 2 cores" in warning and "trainer.threads=1 " in warning
@@ -59,6 +59,6 @@ def test_other_processes_are_looked_at_once(monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(OthersWatch, "seconds", lambda watch: next(seconds))
     monkeypatch.setattr(OthersWatch, "cores", lambda watch: 64.0)
     losses: dict[str, torch.Tensor] = {}
-    take = noticing_others(lambda samples, progress: losses, 2)
+    take = with_crowding_warning(lambda samples, progress: losses, 2)
     assert all(take(samples=None, progress=None) is losses for _ in range(5))  # type: ignore[call-arg]
     assert len(caplog.records) == 1

@@ -41,7 +41,7 @@ class Recexp:
 
     def epoch(self) -> float:
         progress, batch_size = self.progress, self.config.trainer.batch_size
-        take = self.trainer.taking(self.step)
+        take = self.trainer.step_function(self.step)
         with self.trainer.numerics():
             seconds = timed(lambda: epoch(self.stage, take, self.batches, batch_size, self.seed, progress))
             self.catch_up_seconds = timed(self.step.catch_up)

@@ -10,7 +10,7 @@ from ranker import LOG, K, clock_of, measure, ranking_job
 import recexp
 from recexp.dataset.batch import Batches
 from recexp.experiment import Experiment, build
-from recexp.metric.full_ranking import evaluate_ranking, questions
+from recexp.metric.full_ranking import evaluate_ranking, ranked_users
 from recexp.process import own_process
 from recexp.trainer.loop import epoch
 from recexp.trainer.state import Progress
@@ -44,12 +44,12 @@ class Recexp:
         torch.set_num_threads(job.threads)
         self.config, self.model, self.trainer = experiment.config, experiment.model, experiment.trainer
         self.batches = Batches(experiment.dataset, self.config.dataset)
-        windows = self.trainer.walked(self.batches)
+        windows = self.trainer.training_batches(self.batches)
         self.windows, self.seed = FirstSteps(windows, job.max_batches), job.seed
         [self.stage] = self.trainer.stages(self.model)
         self.step = Step(self.stage, self.trainer.weights(self.config), 0.0, self.config.trainer, windows, job.epochs)
         self.n_epoch = windows.size("train")
-        self.n_users = len(questions(self.batches, "test", self.config.trainer.ranking.relevant))
+        self.n_users = len(ranked_users(self.batches, "test", self.config.trainer.ranking.relevant))
         self.n_rows = self.windows.rows(self.n_epoch, job.settings["batch_size"])
         self.progress, self.clock = Progress(), clock_of(job)
 
@@ -57,7 +57,7 @@ class Recexp:
         progress, batch_size = self.progress, self.config.trainer.batch_size
         began = self.clock()
         with self.trainer.numerics():
-            epoch(self.stage, self.trainer.taking(self.step), self.windows, batch_size, self.seed, progress)
+            epoch(self.stage, self.trainer.step_function(self.step), self.windows, batch_size, self.seed, progress)
         seconds = self.clock() - began
         progress.end_epoch(None, 1, {})
         return seconds

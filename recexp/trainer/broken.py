@@ -1,7 +1,7 @@
-"""A step that gave numbers that are not finite, kept in the run directory and taken again.
+"""A step that gave non-finite numbers, kept in the run directory so that it can be run again.
 
 `broken.json` and `broken.safetensors` hold the weights and the optimizers' state before the step, its batch with the
-catalogue, and the random states: they need no data.
+catalogue, and the random states, so no data are needed.
 """
 
 from dataclasses import fields, is_dataclass
@@ -28,20 +28,20 @@ FILE = "broken.safetensors"
 
 
 def keep(folder: Path, model: nn.Module, cause: Cause, where: str, what: str, stage: int) -> None:
-    """model: the whole one. where, what: as in `explanation`. stage: which of the model's it is."""
+    """model: the whole one. where, what: as in `explanation`. stage: index of the stage among the model's."""
     tensors = {**model_tensors(model), **cause.random, **flattened("batch", cause.batch)}
     document: dict[str, Any] = {"where": where, "what": what, "stage": stage, "learning_rates": None, "n_events": None}
     if step := cause.step:
         tensors |= optimizer_tensors(step.optimizers)
         tensors |= {f"counts.{side}": counts for side, counts in step.counts.items()}
-        document["learning_rates"] = [float(each.param_groups[0]["lr"]) for each in step.optimizers]
+        document["learning_rates"] = [float(optimizer.param_groups[0]["lr"]) for optimizer in step.optimizers]
         document["n_events"] = step.batches.n_events
     folder.mkdir(exist_ok=True)
     write_json(folder / "broken.json", document | tensor_files.write(folder / FILE, tensors))
 
 
 def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -> tuple[str, str, Cause]:
-    """What `keep` kept, with the weights loaded into the model. Raises RunError if there is none."""
+    """Loads the weights into the model; returns where, what and the cause. Raises RunError if nothing was kept."""
     path = folder / "broken.json"
     try:
         document = read_json(path)
@@ -56,10 +56,9 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         step = None
         if document["learning_rates"] is not None:
             overrides = optimizer_overrides(config.trainer, model, config.model.optimizers)
-            counted = cast("Batches", Counted(named("counts.", tensors), device, document["n_events"]))
-            options = config.model
+            batches = cast("Batches", CountedBatches(named("counts.", tensors), device, document["n_events"]))
             weights = trainer.weights(config)
-            step = Step(stage, weights, options.embedding_l2, config.trainer, counted, 1, overrides)
+            step = Step(stage, weights, config.model.embedding_l2, config.trainer, batches, 1, overrides)
             load_optimizers(step.optimizers, tensors)
             step.use_learning_rates(document["learning_rates"])
         return document["where"], document["what"], Cause(stage.model, step, batch, tensors)
@@ -67,8 +66,8 @@ def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -
         raise DamagedFile(f"{path}: damaged ({type(error).__name__}: {error}).") from error
 
 
-class Counted:
-    """Stands for the batches of a Step, of which only the counts and the events of a sample are known."""
+class CountedBatches:
+    """Stands in for the batches of a Step; it knows only their counts and the number of events per sample."""
 
     def __init__(self, counts_by_side: dict[str, Tensor], device: torch.device, n_events: int) -> None:
         self.counts_by_side, self.device, self.n_events = counts_by_side, device, n_events
@@ -81,7 +80,7 @@ class Counted:
 
 
 def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
-    """The tensors of nested dataclasses by dotted name; a member that is None has none."""
+    """The tensors of nested dataclasses by dotted name. Members that are None are left out."""
     if value is None:
         return {}
     if isinstance(value, Tensor):
@@ -94,10 +93,10 @@ def flattened(prefix: str, value: Any) -> dict[str, Tensor]:
 
 
 def restored(kind: type[Value], prefix: str, tensors: dict[str, Tensor]) -> Value:
-    """The dataclass that `flattened` took apart."""
+    """The inverse of `flattened`: a dataclass of this kind from its tensors by dotted name."""
     if (members := get_args(kind)) and members[-1] is NoneType:
-        there = any(name.startswith(f"{prefix}.") for name in tensors)
-        return restored(members[0], prefix, tensors) if there else None  # type: ignore[return-value]
+        is_present = any(name.startswith(f"{prefix}.") for name in tensors)
+        return restored(members[0], prefix, tensors) if is_present else None  # type: ignore[return-value]
     if not is_dataclass(kind):
         return tensors[prefix]  # type: ignore[return-value]
     types = get_type_hints(kind)

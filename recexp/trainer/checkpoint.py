@@ -1,8 +1,8 @@
 """Checkpoints: tensors in safetensors, the rest in JSON with a checksum, no pickle.
 
-`last.json` is the state to go on from, `previous.json` the one before, `best.json` the best epoch of the last stage; an
-earlier stage's best has the stage's name. Each names the file of its tensors and its digest, and the run to which it
-belongs; a state to go on from holds, under `relies_on`, the content of the best ones that it needs. The JSON is
+`last.json` is the state to resume from, `previous.json` the one before it, and `best.json` the best epoch of the last
+stage; an earlier stage's best has the stage's name. Each names the file of its tensors, its digest, and its run.
+A state to resume from includes, under `relies_on`, the content of the best checkpoints that it needs. The JSON is
 replaced after the tensors are on disk and before older ones are removed, so a kill at any moment leaves a whole state.
 """
 
@@ -22,13 +22,13 @@ from recexp.error import DamagedFile, RunError
 from recexp.kernel.adam import COLUMNS
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
-from recexp.trainer.deferred_adam import KEPT
+from recexp.trainer.deferred_adam import MAX_DEFERRED
 from recexp.trainer.state import Progress
 
 logger = logging.getLogger(__name__)
 TENSORS = re.compile(r"[^/\0]+-s\d+-e\d+-n\d+\.safetensors")
 KEYS = {"tensors": str, "bytes": int, "digest": str, "identity": str, "progress": dict}
-# What the optimizers keep for each parameter, by the class.
+# The state that each optimizer class keeps for a parameter.
 OPTIMIZER_STATE = {
     "Adam": {"step", "exp_avg", "exp_avg_sq"},
     "AdamW": {"step", "exp_avg", "exp_avg_sq"},
@@ -39,7 +39,7 @@ OPTIMIZER_STATE = {
     "FTRL": {"n", "r"},
 }
 
-STATES = ("last", "previous")  # to go on from
+STATES = ("last", "previous")  # to resume from
 
 Document = dict[str, Any]  # the content of a checkpoint's JSON
 
@@ -54,27 +54,27 @@ class Checkpoints:
     """The checkpoints of a run."""
 
     def __init__(self, folder: Path, identity: str, stages: Sequence[str], device: torch.device) -> None:
-        """identity: says to which run they belong. stages: the names of the stages' best checkpoints, in order."""
+        """identity: of the run they belong to. stages: names of the stages' best checkpoints, in order."""
         self.folder, self.identity, self.stages, self.device = folder, identity, stages, device
         self.best: dict[str, Document] = {}  # of the stages so far
-        self.states: list[Document] = []  # to go on from, the newest first
+        self.states: list[Document] = []  # to resume from, the newest first
 
     def save_best(self, name: str, model: nn.Module, progress: Progress) -> None:
         self.best[name] = self._write(name, model_tensors(model), progress)
 
     def load_best(self, name: str, model: nn.Module) -> None:
-        """Loads a stage's best weights. Raises DamagedFile: no other weights may pass for them."""
+        """Loads a stage's best weights. Raises DamagedFile if the file is not the one that was written."""
         document = self.best[name]
         path = self.folder / document["tensors"]
         load_model(model, tensor_files.read(path, document, self.device), path)
 
     def save_last(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        """Writes a state to go on from. The one before stays; what neither of them needs is removed."""
+        """Writes a state to resume from. Keeps the one before; removes tensors that neither needs."""
         self.states = [self._write("last", tensors, progress, relies_on=dict(self.best)), *self.states[:1]]
         self._tidy()
 
     def finish(self) -> None:
-        """Removes what only going on from a damaged state would need."""
+        """Training is over: removes the state before the last, which only a damaged last one would need."""
         (self.folder / "previous.json").unlink(missing_ok=True)
         self.states = self.states[:1]
         self._tidy()
@@ -114,11 +114,12 @@ class Checkpoints:
                 f"{path}: belongs to another run (of another configuration, seed or data); "
                 f"remove {self.folder} to start anew."
             )
-        stage, relied = document["progress"]["stage"], document.get("relies_on")
-        needed = self.stages[: stage + bool(document["progress"]["epoch"])]
-        if stage >= len(self.stages) or not isinstance(relied, dict) or [*relied] != [*needed]:
+        stage, best_by_stage = document["progress"]["stage"], document.get("relies_on")
+        n_needed = stage + 1 if document["progress"]["epoch"] else stage
+        needed = list(self.stages[:n_needed])
+        if stage >= len(self.stages) or not isinstance(best_by_stage, dict) or list(best_by_stage) != needed:
             raise DamagedFile(f"{path}: damaged (lacks checkpoints that it needs).")
-        for best in relied.values():
+        for best in best_by_stage.values():
             _check(path, best)
         return document
 
@@ -135,10 +136,10 @@ class Checkpoints:
         progress.totals = named("totals.", tensors)
         return Saved(progress, tensors)
 
-    def _write(self, name: str, tensors: dict[str, Tensor], progress: Progress, **more: Any) -> Document:
+    def _write(self, name: str, tensors: dict[str, Tensor], progress: Progress, **extra: Any) -> Document:
         self.folder.mkdir(exist_ok=True)
         written = tensor_files.write(self.folder / f"{name}-{progress.tag}.safetensors", tensors)
-        document = {**written, "identity": self.identity, "progress": progress.saved(), **more}
+        document = {**written, "identity": self.identity, "progress": progress.saved(), **extra}
         path = self.folder / f"{name}.json"
         if name == "last" and path.exists():
             os.replace(path, self.folder / "previous.json")
@@ -146,8 +147,8 @@ class Checkpoints:
         return document
 
     def _tidy(self) -> None:
-        relied = [best for state in self.states for best in state["relies_on"].values()]
-        names = {document["tensors"] for document in (*self.best.values(), *self.states, *relied)}
+        needed = [best for state in self.states for best in state["relies_on"].values()]
+        names = {document["tensors"] for document in (*self.best.values(), *self.states, *needed)}
         for path in self.folder.glob("*.safetensors"):
             if TENSORS.fullmatch(path.name) and path.name not in names:
                 path.unlink()
@@ -183,7 +184,7 @@ def read_progress(folder: Path) -> Progress | None:
 
 
 def _check(path: Path, document: Any) -> None:
-    """Raises DamagedFile for what no checkpoint has."""
+    """Raises DamagedFile if this is not the content of a checkpoint."""
     for key, kind in KEYS.items():
         if not isinstance(document, dict) or type(document.get(key)) is not kind:
             raise DamagedFile(f"{path}: damaged or of another version of recexp (its {key}).")
@@ -197,7 +198,7 @@ def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """The state of the optimizers as flat names: optimizer.<which>.<parameter>.<key>."""
+    """The optimizers' state by name: optimizer.<index of the optimizer>.<index of the parameter>.<key>."""
     return {
         f"optimizer.{which}.{index}.{key}": torch.as_tensor(value)
         for which, optimizer in enumerate(optimizers)
@@ -234,7 +235,7 @@ def _fits(key: str, tensor: Tensor, shape: torch.Size) -> bool:
         case "last":
             return tensor.dtype is torch.int32 and tensor.shape == shape[:1]
         case "past":
-            return tensor.dtype is torch.float64 and tensor.shape[1:] == (len(COLUMNS),) and len(tensor) <= KEPT
+            return tensor.dtype is torch.float64 and tensor.shape[1:] == (len(COLUMNS),) and len(tensor) <= MAX_DEFERRED
         case _:
             per_row = (*shape[:1], 1)
             return tensor.dim() == 0 or (tensor.is_floating_point() and tensor.shape in (shape, per_row))
@@ -248,9 +249,9 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
     """path: of the checkpoint. Raises DamagedFile, leaving the model as it is, if it is of another model."""
     state, expected = named("model.", tensors), model.state_dict()
     for name in expected.keys() | state.keys():
-        found, wanted = (_kind(each.get(name)) for each in (state, expected))
-        if found != wanted:
-            raise DamagedFile(f"{path}: of another model ({name} is {found}, not {wanted}).")
+        kind, expected_kind = _kind(state.get(name)), _kind(expected.get(name))
+        if kind != expected_kind:
+            raise DamagedFile(f"{path}: of another model ({name} is {kind}, not {expected_kind}).")
     model.load_state_dict(state)
 
 

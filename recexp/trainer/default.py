@@ -36,7 +36,7 @@ from recexp.trainer.divergence import (
     require_finite,
     what_to_lower,
 )
-from recexp.trainer.loop import Take, epoch, fit, noticing_others, numerics
+from recexp.trainer.loop import TakeStep, epoch, fit, numerics, with_crowding_warning
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.recorder import Recorder
 from recexp.trainer.replay import Replay
@@ -73,8 +73,8 @@ class Result:
 
 @register("default", kind="trainer")
 class Trainer:
-    batch_type: type = Batch  # what a step is taken on
-    predicts_labels = True  # and validates by their metrics
+    batch_type: type = Batch  # of a training step
+    predicts_labels = True  # if so, evaluation reports metrics of labels
 
     def __init__(self, config: TrainerConfig, device: torch.device, seed: int) -> None:
         self.config, self.device, self.seed = config, device, seed
@@ -96,16 +96,15 @@ class Trainer:
         Raises ConfigError for a module that does not exist, Failure once numbers are no longer finite.
         """
         overrides = optimizer_overrides(self.config, model, optimizers)
-        batches = self.walked(batches)
-        in_order = self.stages(model)
-        # These schedules give other learning rates from the first step on if there are more epochs.
-        spread = self.config.epochs if self.config.schedule in (Schedule.linear, Schedule.cosine) else ""
-        identity = f"{recorder.identity}{spread}"
-        checkpoints = Checkpoints(
-            recorder.checkpoints, identity, [*(stage.name for stage in in_order[:-1]), "best"], self.device
-        )
+        batches = self.training_batches(batches)
+        model_stages = self.stages(model)
+        identity = recorder.identity
+        if self.config.schedule in (Schedule.linear, Schedule.cosine):
+            identity += str(self.config.epochs)  # more epochs change these learning rates from the first step on
+        names = [*(stage.name for stage in model_stages[:-1]), "best"]
+        checkpoints = Checkpoints(recorder.checkpoints, identity, names, self.device)
         with self.numerics(), stoppable() as stop:
-            task = Task(model, batches, weights, l2, recorder, overrides, in_order, checkpoints, stop)
+            task = Task(model, batches, weights, l2, recorder, overrides, model_stages, checkpoints, stop)
             progress, tensors = self._resume(task)
             while not progress.finished:
                 progress = self._stage(task, progress, tensors)
@@ -117,8 +116,8 @@ class Trainer:
             checkpoints.finish()
             return result
 
-    def walked(self, batches: Batches) -> Batches:
-        """What an epoch walks over."""
+    def training_batches(self, batches: Batches) -> Batches:
+        """The batches that an epoch trains on."""
         return batches
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -133,22 +132,23 @@ class Trainer:
         return numerics(self.config)
 
     def _stage(self, task: Task, progress: Progress, tensors: dict[str, Tensor]) -> Progress:
-        """Trains a stage, or the rest of one. tensors: of the state that it goes on from, if any."""
+        """Trains a stage, or the rest of one. tensors: of the checkpoint that it resumes from, if any."""
         stage = task.stages[progress.stage]
-        with self._explained(task, progress):
+        with self._divergence_explained(task, progress):
             if isinstance(stage, Fit):
                 self._fit(stage, task, progress)
             else:
                 self._train(stage, task, progress, tensors)
         if progress.stopped:
             return progress
-        following = progress.after_stage(len(task.stages), cut=self._cut(progress, self.n_epochs(stage)))
+        cut = self._out_of_patience(progress, self.n_epochs(stage))
+        following = progress.after_stage(len(task.stages), cut)
         if not following.finished:
             task.checkpoints.save_last(model_tensors(task.model), following)
         return following
 
     def _fit(self, stage: Fit, task: Task, progress: Progress) -> None:
-        """Fits a stage in closed form."""
+        """Fits a stage in closed form, unless a checkpoint holds it already."""
         if progress.epoch:
             return
         began = time.perf_counter()
@@ -173,19 +173,19 @@ class Trainer:
         assert interval is not None
         saving = Saving(task.checkpoints, interval, task.stop, task.model, step.optimizers, progress)
         saving.restore(tensors)
-        take = self.taking(step)
-        while not self._over(progress, epochs):
+        take = self.step_function(step)
+        while not self._stage_over(progress, epochs):
             if progress.epoch and not progress.taken and task.recorder.stopped():
                 progress.stopped = True
                 break
             self._epoch(stage, step, take, task, progress, saving)
             if progress.best_epoch == progress.epoch:
                 task.checkpoints.save_best(best, task.model, progress)
-            saving.after_epoch(last=self._over(progress, epochs))
+            saving.after_epoch(last=self._stage_over(progress, epochs))
         step.release()
         task.checkpoints.load_best(best, task.model)
 
-    def _epoch(self, stage: Train, step: Step, take: Take, task: Task, progress: Progress, saving: Saving) -> None:
+    def _epoch(self, stage: Train, step: Step, take: TakeStep, task: Task, progress: Progress, saving: Saving) -> None:
         """Trains an epoch, or the rest of one, validates and records it."""
         monitor, batches = self.config.monitor, task.batches
         losses = epoch(stage, take, batches, self.config.batch_size, self.seed, progress, saving.after_step)
@@ -205,9 +205,9 @@ class Trainer:
         metric = prediction_metric(monitor)
         assert metric is not None
         progress.end_epoch(valid.values[monitor] if valid else None, metric.sign, losses)
-        plateau = self.config.plateau
-        if self.config.schedule is Schedule.plateau and progress.bad_epochs:
-            progress.learning_rate_scale *= plateau.factor if progress.bad_epochs % plateau.patience == 0 else 1
+        plateau, bad_epochs = self.config.plateau, progress.bad_epochs
+        if self.config.schedule is Schedule.plateau and bad_epochs and bad_epochs % plateau.patience == 0:
+            progress.learning_rate_scale *= plateau.factor
         self._record(stage, task, progress, losses, valid, seconds)
 
     def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
@@ -215,29 +215,29 @@ class Trainer:
         size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
         with finite_scores(model, batches, "valid", size):
             valid = evaluate_split(model, batches, "valid", size, precision)[0]
-            return self._with_ranks(valid, model, batches, "valid")[0] if valid else None
+            return self._with_ranking(valid, model, batches, "valid")[0] if valid else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
         size, precision = self.config.eval_batch_size, autocast(self.config, self.device)
         model, batches = task.model, task.batches
-        with self._explained(task, progress), finite_scores(model, batches, "test", size):
+        with self._divergence_explained(task, progress), finite_scores(model, batches, "test", size):
             valid, test, scores = evaluate_held_out(model, batches, size, precision)
             if valid:
-                valid, _ = self._with_ranks(valid, model, batches, "valid")
-            test, ranking = self._with_ranks(test, model, batches, "test")
+                valid, _ = self._with_ranking(valid, model, batches, "valid")
+            test, ranking = self._with_ranking(test, model, batches, "test")
         return Result(progress, valid, test, scores, ranking)
 
-    def _with_ranks(
-        self, labels: Metrics, model: nn.Module, batches: Batches, split: str
+    def _with_ranking(
+        self, metrics: Metrics, model: nn.Module, batches: Batches, split: str
     ) -> tuple[Metrics, Ranking | None]:
-        """Metrics of labels, then those of rankings, if there are any."""
+        """The metrics of predicted labels followed by those of the ranking, if a ranking protocol is configured."""
         if self.config.ranking.protocol is None:
-            return labels, None
-        ranking = self.ranked(model, batches, split)
-        return labels.beside(ranking.metrics), ranking
+            return metrics, None
+        ranking = self.rank(model, batches, split)
+        return metrics.merged(ranking.metrics), ranking
 
-    def ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
-        """How a split is ranked; test also by group, and with the best items."""
+    def rank(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
+        """Ranks items for the users of a split; of test, also by group and with each user's best items."""
         config = self.config
         size, precision = config.eval_batch_size, autocast(config, self.device)
         return evaluate_ranking(model, batches, split, config.ranking, size, precision, best=split == "test")
@@ -246,43 +246,42 @@ class Trainer:
     def _on_graph(self) -> bool:
         return self.config.cuda_graph and self.device.type == "cuda"
 
-    def taking(self, step: Step) -> Take:
-        """How the steps of a stage are taken on this device."""
+    def step_function(self, step: Step) -> TakeStep:
+        """The function that takes the steps of a stage on this device."""
         if self._on_graph:
             return Replay(step, self.config.batch_size).take
         take = Watched(step).take
-        return noticing_others(take, torch.get_num_threads()) if self.device.type == "cpu" else take
+        return with_crowding_warning(take, torch.get_num_threads()) if self.device.type == "cpu" else take
 
     def n_epochs(self, stage: Stage) -> int:
         return 1 if isinstance(stage, Fit) else stage.epochs or self.config.epochs
 
-    def _over(self, progress: Progress, epochs: int) -> bool:
-        """Whether the stage has had its epochs, or as many without improvement as patience allows."""
-        return progress.epoch >= epochs or self._cut(progress, epochs)
+    def _stage_over(self, progress: Progress, epochs: int) -> bool:
+        """True if the stage has had all its epochs, or as many without improvement as patience allows."""
+        return progress.epoch >= epochs or self._out_of_patience(progress, epochs)
 
-    def _cut(self, progress: Progress, epochs: int) -> bool:
-        """Whether patience ends the stage before its last epoch."""
+    def _out_of_patience(self, progress: Progress, epochs: int) -> bool:
+        """True if patience ends the stage before its last epoch."""
         patience = self.config.patience
         return progress.epoch < epochs and patience is not None and progress.bad_epochs >= patience
 
     @contextlib.contextmanager
-    def _explained(self, task: Task, progress: Progress) -> Iterator[None]:
-        """Numbers that are not finite become a Failure; what gave them is kept for `recexp replay`."""
+    def _divergence_explained(self, task: Task, progress: Progress) -> Iterator[None]:
+        """Turns Diverged into a Failure that says where and why, and keeps the broken step for `recexp replay`."""
         try:
             yield
         except Diverged as diverged:
             stage, folder = task.stages[progress.stage], task.recorder.checkpoints
             where = ", ".join(filter(None, [f"stage {stage.name}", f"epoch {progress.epoch + 1}", diverged.steps]))
-            finding, closer = None, "trainer.cuda_graph=false looks at every step" if self._on_graph else ""
+            finding = None
+            next_step = "trainer.cuda_graph=false looks at every step" if self._on_graph else ""
             if diverged.cause:
                 broken.keep(folder, task.model, diverged.cause, where, diverged.what, progress.stage)
-                finding, closer = (
-                    examine(diverged.cause),
-                    f"look closer with: recexp replay {quote(str(folder.parent))}",
-                )
+                finding = examine(diverged.cause)
+                next_step = f"look closer with: recexp replay {quote(str(folder.parent))}"
             advice = diverged.advice or what_to_lower(self.config, finding)
             message = explanation(where, diverged.what, finding, advice)
-            raise Failure(f"{message}; {closer}" if closer else message) from diverged
+            raise Failure(f"{message}; {next_step}" if next_step else message) from diverged
 
     def _record(
         self,
@@ -308,6 +307,6 @@ class Trainer:
         if saved is None:
             return Progress(), {}
         progress = saved.progress
-        within = f", step {progress.taken}" if progress.taken else ""
-        logger.info("going on after epoch %d%s of stage %d", progress.epoch, within, progress.stage + 1)
+        step = f", step {progress.taken}" if progress.taken else ""
+        logger.info("going on after epoch %d%s of stage %d", progress.epoch, step, progress.stage + 1)
         return progress, saved.tensors

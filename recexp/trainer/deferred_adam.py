@@ -1,6 +1,7 @@
-"""Adam of embedding tables at the cost of the rows that batches hold, equal to Adam of whole tables up to rounding.
+"""Adam for embedding tables, at the cost of a batch's rows alone; up to rounding it equals Adam on whole tables.
 
-A row that a batch lacks moves too, by its fading moments and by decay. These moves are put off until the row is read.
+In Adam a row absent from the batch changes too, by its fading moments and by decay. Here these updates are deferred
+until the row is read.
 """
 
 from collections.abc import Iterable
@@ -13,16 +14,17 @@ from recexp.kernel.adam import COLUMNS, Rows, Step, fading, missed, powers, reme
 from recexp.kernel.pages import in_large_pages
 from recexp.kernel.unique import coalesced
 
-KEPT = 2**14  # steps that may be put off; then all rows are brought up to date
-# Of a weight in a step, in learning rates: m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) by Cauchy and Schwarz.
-LARGEST_MOVE = 7.3
+MAX_DEFERRED = 2**14  # steps that may be deferred; then all rows are brought up to date
+# The most that a step changes a weight, in learning rates:
+# m^2 <= v (1 - b1)^2 / ((1 - b2) (1 - b1^2 / b2)) by Cauchy and Schwarz.
+LARGEST_UPDATE = 7.3
 
 
 class DeferredAdam(torch.optim.Optimizer):
     """Takes sparse gradients of tables; `catch_up` must be called with rows before they are read.
 
-    The state of a table holds what is still to be done, so training goes on from it to the bit. After a dense gradient
-    nothing is, as it updates all rows.
+    The state of a table includes its deferred updates, so training resumes from it to the bit. A dense gradient updates
+    all rows and leaves nothing deferred.
     """
 
     def __init__(
@@ -42,8 +44,8 @@ class DeferredAdam(torch.optim.Optimizer):
         self.row_wise = row_wise
         self.clipping = 1.0  # what the gradients of the next step have been multiplied by
         betas: tuple[float, float] = defaults["betas"]  # type: ignore[assignment]
-        self._powers, self._fading = powers(KEPT, betas), fading(betas)
-        self._past = {table: torch.zeros(KEPT, len(COLUMNS), dtype=torch.float64) for table in self.tables}
+        self._powers, self._fading = powers(MAX_DEFERRED, betas), fading(betas)
+        self._past = {table: torch.zeros(MAX_DEFERRED, len(COLUMNS), dtype=torch.float64) for table in self.tables}
 
     @property
     def tables(self) -> dict[Tensor, dict[str, Any]]:
@@ -58,7 +60,7 @@ class DeferredAdam(torch.optim.Optimizer):
 
     def _update(self, table: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table] or self._start(table)
-        if len(state["past"]) == KEPT:
+        if len(state["past"]) == MAX_DEFERRED:
             self.catch_up(table)
         state["step"] += 1
         lr, decay = float(group["lr"]), group["weight_decay"]
@@ -72,7 +74,7 @@ class DeferredAdam(torch.optim.Optimizer):
         absent = Step(step.step, step.rate, step.eps, coupled + self.clipping * group["l2"], shrink)
         remember(past, n, absent, self._fading)
         state["past"] = past[: n + 1]
-        state["reach"] += LARGEST_MOVE * lr * table.numel() ** 0.5
+        state["reach"] += LARGEST_UPDATE * lr * table.numel() ** 0.5
 
     def _start(self, table: Tensor) -> dict[str, Any]:
         self.state[table] = {
@@ -87,7 +89,7 @@ class DeferredAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def catch_up(self, table: Tensor, index: Tensor | None = None) -> None:
-        """Takes the steps that rows at an index (n,) of unique rows have missed; None is all rows."""
+        """Applies the deferred updates of some unique rows (n,); None is all rows."""
         state, group = self.state[table], self.tables[table]
         if not state or not len(state["past"]):
             return
@@ -102,9 +104,9 @@ class DeferredAdam(torch.optim.Optimizer):
             self.catch_up(table)
 
     def absent_norm(self, allowed: float) -> Tensor:
-        """The norm of the L2 term's gradient over all rows that have no other: (). 0 if it is at most `allowed`.
+        """The norm (), over rows absent from the batch, of the L2 term's gradient; 0 if it is at most `allowed`.
 
-        All rows are brought up to date where a bound does not answer that.
+        All rows are brought up to date if an upper bound of the norm exceeds `allowed`.
         """
         with_grad = {table: group["l2"] for table, group in self.tables.items() if table.grad is not None}
         decayed = {table: l2 for table, l2 in with_grad.items() if l2}
@@ -124,7 +126,7 @@ class DeferredAdam(torch.optim.Optimizer):
         return torch.linalg.vector_norm(torch.stack(norms)).float()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As given: torch's own turns all numbers into the type of the weights. What rows have moves to large pages."""
+        """Loads the state as given; torch's own would cast it to the weights' dtype. Moments move to large pages."""
         self.state.clear()
         for index, table in enumerate(self.tables):
             if state := state_dict["state"].get(index):
@@ -139,11 +141,11 @@ def _rows(table: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Rows:
 
 
 def _like(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A new tensor of this shape, its numbers not yet set."""
+    """A new uninitialised tensor of this shape."""
     return in_large_pages(torch.empty(x.shape, dtype=dtype or x.dtype, device=x.device))
 
 
 def _norm(x: Tensor) -> Tensor:
-    """In doubles, some rows at a time: torch makes a copy in doubles of what it is given."""
+    """The norm in doubles, computed some rows at a time, since torch copies its input to doubles."""
     parts = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in x.detach().split(2**16)]
     return torch.linalg.vector_norm(torch.stack(parts))

@@ -17,7 +17,7 @@ from recexp.trainer.state import Progress, random_states, restore_random_states
 from recexp.trainer.step import Step
 
 STEPS_BETWEEN_LOOKS = 50  # at the losses, where not every step is watched: reading one waits for the device
-HUGE = 1e30  # an update that may be so large is tried out: the largest 32-bit float is 3.4e38
+HUGE = 1e30  # an update that may be so large is checked for overflow: the largest 32-bit float is 3.4e38
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Cause:
 
 
 class Diverged(Exception):
-    """Says what is no longer finite. The cause, if known, gives it again."""
+    """Says what is no longer finite. Running the cause again, if it is known, reproduces it."""
 
     def __init__(self, what: str = "", steps: str = "", cause: Cause | None = None, advice: str = "") -> None:
         """steps: of the epoch, in words. advice: if it is not to lower the learning rate."""
@@ -52,14 +52,16 @@ class Watched:
         step.set_learning_rates(progress)
         losses = step.gradients(batch)
         norm = step.gradient_norm()
-        if not all(math.isfinite(float(number)) for number in (norm, *losses.values())) or overflowing(step, norm):
+        if not all(math.isfinite(float(number)) for number in (norm, *losses.values())) or update_unless_overflowing(
+            step, norm
+        ):
             cause = Cause(step.model, step, batch, random)
             raise Diverged(steps=f"step {progress.taken + 1}", cause=cause)
         return losses
 
 
-def overflowing(step: Step, norm: Tensor) -> str | None:
-    """Updates the parameters, unless one would not be finite: then its name. norm: of the gradients."""
+def update_unless_overflowing(step: Step, norm: Tensor) -> str | None:
+    """Updates the parameters. If one is not finite then, undoes the update and returns its name. norm: of gradients."""
     learning_rates = [float(group["lr"]) for optimizer in step.optimizers for group in optimizer.param_groups]
     if max(learning_rates) * max(1.0, float(norm)) < HUGE:
         step.update(norm)
@@ -79,13 +81,13 @@ def overflowing(step: Step, norm: Tensor) -> str | None:
 def finite_means(progress: Progress) -> dict[str, float]:
     """The mean of each named loss over the epoch so far. Raises Diverged."""
     means = progress.mean_losses()
-    if broken := unbounded(means):
+    if broken := non_finite_losses(means):
         first = max(1, progress.taken - (progress.step - 1) % STEPS_BETWEEN_LOOKS)
         raise Diverged(broken, steps=f"steps {first} to {progress.taken}")
     return means
 
 
-def unbounded(losses: dict[str, float]) -> str:
+def non_finite_losses(losses: dict[str, float]) -> str:
     """The losses that are not finite, in words."""
     return " and ".join(f"loss '{name}' is {loss}" for name, loss in losses.items() if not math.isfinite(loss))
 
@@ -103,8 +105,8 @@ def finite_scores(model: nn.Module, batches: Batches, split: str, batch_size: in
     except FloatingPointError as error:
         random = random_states(batches.device)
         with torch.no_grad():
-            found = (batch for batch in batches.epoch(split, batch_size) if not model(batch).logits.isfinite().all())
-            batch = next(found, None)
+            broken = (batch for batch in batches.epoch(split, batch_size) if not model(batch).logits.isfinite().all())
+            batch = next(broken, None)
         raise Diverged(str(error), cause=Cause(model, None, batch, random) if batch else None) from error
 
 
@@ -128,7 +130,7 @@ class Finding:
 
     @property
     def first(self) -> str:
-        """The first of all, in words."""
+        """In words, what ceased to be finite first."""
         if self.weight:
             return f"weights of {self.weight} were not finite before"
         if self.module is not None:
@@ -144,7 +146,7 @@ class Finding:
 
 
 def examine(cause: Cause) -> Finding:
-    """Does again what gave numbers that are not finite. Weights and optimizers stay as they are."""
+    """Runs the cause again and finds where numbers cease to be finite. Weights and optimizers stay as they are."""
     restore_random_states(cause.random, next(tensors_in(cause.batch)).device)
     weight = next(iter(broken_weights(cause.model)), None)
     with first_broken_output(cause.model) as modules:
@@ -159,13 +161,13 @@ def examine(cause: Cause) -> Finding:
     parameters = {name: tensor for name, tensor in cause.model.named_parameters() if tensor.grad is not None}
     gradients += [name for name, tensor in parameters.items() if not _dense(tensor).isfinite().all()]
     norm = cause.step.gradient_norm()
-    finite = not modules and not gradients and math.isfinite(float(norm)) and not unbounded(losses)
+    finite = not modules and not gradients and math.isfinite(float(norm)) and not non_finite_losses(losses)
     return Finding(
         losses,
         weight,
         modules[0] if modules else None,
         gradients[0] if gradients else None,
-        overflowing(cause.step, norm) if finite else None,
+        update_unless_overflowing(cause.step, norm) if finite else None,
         [(name, largest(tensor), largest(_dense(tensor))) for name, tensor in parameters.items()],
         any(isinstance(optimizer, FTRL) for optimizer in cause.step.optimizers),
     )
@@ -232,8 +234,8 @@ def largest(tensor: Tensor) -> float:
 
 def explanation(where: str, what: str, finding: Finding | None, advice: str) -> str:
     """What happened where, what was first, and what to change."""
-    found = [unbounded(finding.losses), finding.first] if finding else []
-    return f"{where}: {'; '.join(filter(None, [what, *found, advice]))}"
+    details = [non_finite_losses(finding.losses), finding.first] if finding else []
+    return f"{where}: {'; '.join(filter(None, [what, *details, advice]))}"
 
 
 def what_to_lower(config: TrainerConfig, finding: Finding | None) -> str:

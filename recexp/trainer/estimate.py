@@ -1,4 +1,4 @@
-"""What training will take, from a few real steps on a model that nobody keeps: memory, and seconds an epoch."""
+"""Estimates the memory and the seconds per epoch of training, from a few real steps on a throwaway model."""
 
 import copy
 import itertools
@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from recexp.config import Optimizer
 from recexp.dataset.batch import Batch, Batches
 from recexp.error import Failure
-from recexp.metric.full_ranking import questions
+from recexp.metric.full_ranking import ranked_users
 from recexp.metric.scoring import evaluate_split
 from recexp.model import Fit, Train, reads_history
 from recexp.trainer.default import Trainer
 from recexp.trainer.divergence import Diverged
-from recexp.trainer.loop import Take, set_mode
+from recexp.trainer.loop import TakeStep, set_mode
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.state import Progress
 from recexp.trainer.step import Step, autocast
 
-WARM_UP = 5  # steps: the first ones fill caches, and on a GPU are recorded
-SECONDS, FEWEST, MOST = 3.0, 10, 300  # how long steps are measured, and how many of them at least and at most
-EVALUATED = 8  # batches of validation that are measured
-RANKED = 64  # users for whom ranking is measured, or more where that takes no time
+WARM_UP = 5  # steps not measured: the first ones fill caches, and on a GPU are recorded
+SECONDS, MIN_STEPS, MAX_STEPS = 3.0, 10, 300  # how long steps are measured, and how many at least and at most
+EVAL_BATCHES = 8  # batches of validation that are measured
+RANKED_USERS = 64  # users for whom ranking is measured, or more where that takes no time
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One stage. A stage that is fitted in closed form takes one epoch, which is not measured."""
+    """The cost of one stage. A stage that is fitted in closed form takes one epoch, which is not measured."""
 
     stage: str
     epochs: int  # at most
@@ -55,33 +55,33 @@ def estimates(
     l2: float,
     optimizers: Mapping[str, Optimizer],
 ) -> list[Estimate]:
-    """One for each stage, with the arguments of `Trainer.fit`. Changes the model. Raises Failure if it diverges."""
+    """One estimate per stage; arguments as in `Trainer.fit`. Changes the model. Raises Failure if it diverges."""
     overrides = optimizer_overrides(trainer.config, model, optimizers)
-    found = []
-    walked = trainer.walked(batches)
+    stage_estimates = []
+    training_batches = trainer.training_batches(batches)
     with trainer.numerics():
         for stage in trainer.stages(model):
             if isinstance(stage, Fit):
-                found.append(Estimate(stage.name, epochs=1))
+                stage_estimates.append(Estimate(stage.name, epochs=1))
                 continue
-            step = Step(stage, weights, l2, trainer.config, walked, trainer.n_epochs(stage), overrides)
+            step = Step(stage, weights, l2, trainer.config, training_batches, trainer.n_epochs(stage), overrides)
             try:
-                found.append(_estimate(trainer, stage, step, batches))
+                stage_estimates.append(_estimate(trainer, stage, step, batches))
             except Diverged as diverged:
                 raise Failure(
                     f"stage {stage.name}, {diverged.steps}: {diverged.what}; its cost is not known"
                 ) from diverged
-    return found
+    return stage_estimates
 
 
-def _estimate(trainer: Trainer, stage: Train, step: Step, of_rows: Batches) -> Estimate:
-    """of_rows: what evaluation reads; `step` walks over the same, or over windows of it."""
+def _estimate(trainer: Trainer, stage: Train, step: Step, eval_batches: Batches) -> Estimate:
+    """eval_batches: what evaluation reads; `step` trains on the same batches, or on windows of their events."""
     size, batches = trainer.config.batch_size, step.batches
     began, seconds = time.perf_counter(), []
-    for taken, spent in enumerate(_steps(stage, trainer.taking(step), batches, size, trainer.seed)):
+    for taken, spent in enumerate(_steps(stage, trainer.step_function(step), batches, size, trainer.seed)):
         if taken >= WARM_UP:
             seconds.append(spent)
-        if len(seconds) >= MOST or (len(seconds) >= FEWEST and time.perf_counter() - began > SECONDS):
+        if len(seconds) >= MAX_STEPS or (len(seconds) >= MIN_STEPS and time.perf_counter() - began > SECONDS):
             break
     median, n_rows = statistics.median(seconds), batches.size("train")
     return Estimate(
@@ -89,14 +89,15 @@ def _estimate(trainer: Trainer, stage: Train, step: Step, of_rows: Batches) -> E
         epochs=trainer.n_epochs(stage),
         n_steps=batches.steps("train", size),
         step=median,
-        epoch=_beginning(stage, batches, size) + median * n_rows / min(size, n_rows),
-        validation=_scoring(trainer, stage, of_rows) + _ranking(trainer, stage, batches, of_rows),
+        epoch=_startup_seconds(stage, batches, size) + median * n_rows / min(size, n_rows),
+        validation=_scoring_seconds(trainer, stage, eval_batches)
+        + _ranking_seconds(trainer, stage, batches, eval_batches),
         memory=_memory(stage, step, size),
     )
 
 
-def _steps(stage: Train, take: Take, batches: Batches, size: int, seed: int) -> Iterator[float]:
-    """Takes steps, epoch after epoch; yields the seconds of each on a full batch, without what begins an epoch."""
+def _steps(stage: Train, take: TakeStep, batches: Batches, size: int, seed: int) -> Iterator[float]:
+    """Takes steps, epoch after epoch; yields the seconds of each on a full batch, without the start of an epoch."""
     set_mode(stage)
     progress, full = Progress(), min(size, batches.size("train"))
     for epoch in itertools.count(seed):
@@ -111,20 +112,20 @@ def _steps(stage: Train, take: Take, batches: Batches, size: int, seed: int) -> 
         progress.taken, progress.rows, progress.totals = 0, 0, {}
 
 
-def _beginning(stage: Train, batches: Batches, size: int) -> float:
-    """Seconds until an epoch has its first samples: it is shuffled, and negatives are drawn."""
+def _startup_seconds(stage: Train, batches: Batches, size: int) -> float:
+    """Seconds until an epoch has its first samples: shuffling, and drawing negatives."""
     began = time.perf_counter()
     next(batches.samples("train", size, 0, reads_history(stage.model)))
     return time.perf_counter() - began
 
 
-def _scoring(trainer: Trainer, stage: Train, batches: Batches) -> float:
+def _scoring_seconds(trainer: Trainer, stage: Train, batches: Batches) -> float:
     """Seconds of scoring the validation split, from its first rows; 0 if no labels are predicted."""
     size, rows = trainer.config.eval_batch_size, batches.rows["valid"]
     if not len(rows) or not trainer.predicts_labels:
         return 0.0
     few = copy.copy(batches)
-    for n_rows in (size, EVALUATED * size):  # the first to warm up
+    for n_rows in (size, EVAL_BATCHES * size):  # the first to warm up
         few.rows = batches.rows | {"valid": rows[:n_rows]}
         began = time.perf_counter()
         evaluate_split(stage.model, few, "valid", size, autocast(trainer.config, trainer.device))
@@ -132,10 +133,10 @@ def _scoring(trainer: Trainer, stage: Train, batches: Batches) -> float:
     return seconds * len(rows) / len(few.rows["valid"])
 
 
-def _ranking(trainer: Trainer, stage: Train, batches: Batches, of_rows: Batches) -> float:
+def _ranking_seconds(trainer: Trainer, stage: Train, batches: Batches, eval_batches: Batches) -> float:
     """Seconds of ranking items for the users of the validation split, from some of them; 0 if nothing is ranked."""
     config = trainer.config.ranking
-    n_users = len(questions(of_rows, "valid", config.relevant, config.valid_users)) if config.protocol else 0
+    n_users = len(ranked_users(eval_batches, "valid", config.relevant, config.valid_users)) if config.protocol else 0
     if not n_users:
         return 0.0
     few = copy.copy(trainer)
@@ -143,10 +144,10 @@ def _ranking(trainer: Trainer, stage: Train, batches: Batches, of_rows: Batches)
     def seconds(n: int) -> float:
         few.config = replace(trainer.config, ranking=replace(config, valid_users=n))
         began = time.perf_counter()
-        few.ranked(stage.model, batches, "valid")
+        few.rank(stage.model, batches, "valid")
         return time.perf_counter() - began
 
-    n = min(RANKED, n_users)
+    n = min(RANKED_USERS, n_users)
     spent = seconds(n)
     if n < n_users and spent < SECONDS / 2:  # users are ranked in blocks, so few of them tell too little
         n = min(n_users, int(n * SECONDS / spent))
@@ -155,7 +156,7 @@ def _ranking(trainer: Trainer, stage: Train, batches: Batches, of_rows: Batches)
 
 
 def _memory(stage: Train, step: Step, size: int) -> dict[str, int]:
-    """Bytes after steps were taken: of the gradients and the optimizer's state as they are, dense or by row."""
+    """Bytes by purpose after some steps, so that gradients and optimizer state are dense or by row as in training."""
     set_mode(stage)
     batch = step.gather(next(step.batches.samples("train", size, 0, reads_history(stage.model))))
     activations = _activation_bytes(step, batch)
@@ -189,13 +190,17 @@ def _activation_bytes(step: Step, batch: Batch) -> int:
 
 def _tensors(value: Any) -> list[Tensor]:
     """The tensors of a dataclass and of those in it, without the catalogue, which all batches share."""
-    members = [getattr(value, item.name) for item in fields(value) if item.name != "catalogue"]
-    there = [member for member in members if member is not None]
-    return [tensor for member in there for tensor in ([member] if isinstance(member, Tensor) else _tensors(member))]
+    tensors: list[Tensor] = []
+    for item in fields(value):
+        member = getattr(value, item.name)
+        if item.name == "catalogue" or member is None:
+            continue
+        tensors += [member] if isinstance(member, Tensor) else _tensors(member)
+    return tensors
 
 
 def _bytes(value: Any) -> int:
-    """The bytes of a tensor; of a number that an optimizer counts in, none."""
+    """The bytes of a tensor; 0 for a plain number, such as an optimizer's step count."""
     if not isinstance(value, Tensor):
         return 0
     return value._values().nbytes + value._indices().nbytes if value.is_sparse else value.nbytes

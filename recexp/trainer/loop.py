@@ -22,13 +22,13 @@ from recexp.trainer.state import Progress
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BEFORE_LOOK = 3  # at what other processes use: in a shorter time, one that passes counts for too much
-Take = Callable[[Samples, Progress], dict[str, Tensor]]  # takes a step, like Step.take
+SECONDS_BEFORE_LOOK = 3  # at what other processes use: over a shorter time, a brief one would count for too much
+TakeStep = Callable[[Samples, Progress], dict[str, Tensor]]  # takes a step, like Step.take
 
 
 def epoch(
     stage: Train,
-    take: Take,
+    take: TakeStep,
     batches: Batches,
     batch_size: int,
     seed: int,
@@ -37,7 +37,7 @@ def epoch(
 ) -> dict[str, float]:
     """One pass over the training samples, or the rest of one; returns the mean of each named loss.
 
-    All its randomness comes from (seed, stage, epoch); to go on in its midst, restore the random states before.
+    All its randomness comes from (seed, stage, epoch). To resume within an epoch, restore the random states first.
     """
     seed = int(np.random.SeedSequence((seed, progress.stage, progress.epoch)).generate_state(1)[0])
     if not progress.taken:
@@ -60,8 +60,8 @@ def epoch(
     return means
 
 
-def noticing_others(take: Take, threads: int) -> Take:
-    """Takes steps as `take` does. Warns once, after the first seconds, if other processes hold cores of these threads.
+def with_crowding_warning(take: TakeStep, threads: int) -> TakeStep:
+    """A `take` that warns once, after the first seconds, if other processes use cores that these threads need.
 
     Each of a step's many short operations ends when its last thread does. A thread whose core is taken holds up all
     others, which may make the step thirty times as long.
@@ -73,15 +73,15 @@ def noticing_others(take: Take, threads: int) -> Take:
         losses = take(samples, progress)
         if not looked and others.seconds() > SECONDS_BEFORE_LOOK:
             looked = True
-            if warning := crowded(threads, others.cores()):
+            if warning := crowding_warning(threads, others.cores()):
                 logger.warning("%s", warning)
         return losses
 
     return take_and_look
 
 
-def crowded(threads: int, used: float) -> str:
-    """The warning that threads wait for each other, else "". used: cores that other processes use."""
+def crowding_warning(threads: int, used: float) -> str:
+    """The warning that threads wait for each other; "" if they need not. used: cores that other processes use."""
     cores = os.cpu_count() or 1
     free = cores - used
     if threads == 1 or free > threads - 0.3:
@@ -104,7 +104,7 @@ def fit(stage: Fit, training: Batch) -> None:
 
 
 def set_mode(stage: Train) -> None:
-    """Sets training mode, but evaluation mode for modules without a trained parameter: their statistics stay too."""
+    """Sets training mode. Modules whose parameters are all frozen get evaluation mode, so their statistics stay too."""
     stage.model.train()
     for prefix, module in stage.model.named_modules():
         names = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters()]

@@ -1,4 +1,4 @@
-"""Memory: a model too large for the machine is refused; running out of memory is explained."""
+"""Refuses a model too large for the machine, and explains running out of memory."""
 
 import contextlib
 import re
@@ -19,36 +19,36 @@ from recexp.terminal import size
 from recexp.trainer.optimizer import ids_of_batch, optimizer_overrides, rowwise_tables, table_by_row
 
 # Numbers that an optimizer keeps for each weight; the row-wise ones keep another for each row.
-STATE = {
+STATE_PER_WEIGHT = {
     "adam": 2, "adamw": 2, "lazy_adam": 2, "ftrl": 2, "row_wise_adam": 1, "adagrad": 1, "row_wise_adagrad": 0, "sgd": 0,
 }  # fmt: skip
 INDEX_BYTES = 8  # of a row in a sparse gradient
-MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
-# What CPU and GPU say, and numpy.
-ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
+FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+# Messages of torch on CPU and GPU, and of numpy.
+ALLOCATION_FAILED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+) (bytes|[KMGT]iB)", re.IGNORECASE)
 UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
-class Bounded(TorchFunctionMode):
-    """Within it, a model is made only if the machine has the memory for its tensors and the optimizer's state.
+class MemoryLimit(TorchFunctionMode):
+    """While active, refuses to allocate a model whose tensors and optimizer state exceed the machine's memory.
 
-    Gradients count once the model is made: a table that is updated by row has none of its size. A model with stages of
-    its own may be fitted in closed form, so its tensors alone count until then.
+    Gradients are checked once the model is made (`require_memory`), since a table updated by row has none of its size.
+    A model with stages of its own may be fitted in closed form, so here only its tensors count.
     """
 
     def __init__(self, config: ModelConfig, optimizer: Optimizer) -> None:
         super().__init__()
-        self.config, self.memory, self.made = config, memory_bytes(), 0
+        self.config, self.memory, self.allocated = config, memory_bytes(), 0
         by_gradient = not hasattr(registry.get("model", config.name), "stages")
-        self.copies = 1 + STATE[optimizer.name] if by_gradient else 1
+        self.copies = 1 + STATE_PER_WEIGHT[optimizer.name] if by_gradient else 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in MAKERS:
-            known = {name: kwargs[name] for name in ("size", "dtype") if name in kwargs}
-            tensor = torch.empty(*args, **known, device="meta")  # its size without its memory
-            self.made += tensor.nbytes
-            if self.made * self.copies > self.memory:
+        if func in FACTORIES:
+            options = {name: kwargs[name] for name in ("size", "dtype") if name in kwargs}
+            tensor = torch.empty(*args, **options, device="meta")  # its size without its memory
+            self.allocated += tensor.nbytes
+            if self.allocated * self.copies > self.memory:
                 self._refuse(tensor)
         return func(*args, **kwargs)
 
@@ -65,11 +65,11 @@ class Bounded(TorchFunctionMode):
 def require_memory(config: Config, model: nn.Module, device: torch.device) -> None:
     """Raises ConfigError if weights, gradients and the optimizer's state alone exceed the memory of the device."""
     needed = training_bytes(model, config)
-    there = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
-    if needed > there:
+    available = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
+    if needed > available:
         raise ConfigError(
             f"model = {config.model.name}: weights, gradients and the optimizer's state take {size(needed)}, "
-            f"more than the {size(there)} of {device}; the largest part is {largest_part(model)}."
+            f"more than the {size(available)} of {device}; the largest part is {largest_part(model)}."
         )
 
 
@@ -89,8 +89,8 @@ def training_bytes(model: nn.Module, config: Config) -> int:
         n_ids = ids_of_batch(trainer, model, table, n_events)
         if table_by_row(trainer, table, overrides, options.embedding_l2, n_ids):
             gradients[table.weight] = min(n_ids, len(table.weight)) * (table.weight[0].nbytes + INDEX_BYTES)
-    kinds = {parameter: overrides.get(parameter, trainer.optimizer) for parameter in gradients}
-    state = sum(STATE[kind.name] * parameter.nbytes for parameter, kind in kinds.items())
+    optimizers = {parameter: overrides.get(parameter, trainer.optimizer) for parameter in gradients}
+    state = sum(STATE_PER_WEIGHT[kind.name] * parameter.nbytes for parameter, kind in optimizers.items())
     return weights + sum(gradients.values()) + state
 
 
@@ -106,18 +106,20 @@ def shape(tensor: Tensor) -> str:
 
 @contextlib.contextmanager
 def memory_explained(config: Config, model: nn.Module | None = None) -> Iterator[None]:
-    """Running out of memory becomes a Failure that says what was asked for, and what to lower."""
+    """Turns running out of memory into a Failure that says how much was requested, and what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        asked = ASKED.search(str(error))
-        if asked is None and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        requested = ALLOCATION_FAILED.search(str(error))
+        if requested is None and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
-        more = f" (another {size(float(asked[1]) * UNITS[asked[2].lower()])} were asked for)" if asked else ""
+        amount = ""
+        if requested:
+            amount = f" (another {size(float(requested[1]) * UNITS[requested[2].lower()])} were asked for)"
         trainer, longest = config.trainer, config.dataset.max_history
         parts = [] if model is None else [largest_part(model)]
         parts.append(
             f"batches of {trainer.batch_size:,}, in evaluation {trainer.eval_batch_size:,}, rows x {longest:,} events"
         )
         lower = "trainer.batch_size, trainer.eval_batch_size, dataset.max_history or the sizes of the model"
-        raise Failure(f"out of memory{more}; the largest parts are {' and '.join(parts)}; lower {lower}") from error
+        raise Failure(f"out of memory{amount}; the largest parts are {' and '.join(parts)}; lower {lower}") from error

@@ -1,8 +1,7 @@
-"""The trainer of next items: a sample is a user's window, every event of which predicts the item of the next one.
+"""The next-item trainer: a sample is a window of a user's events, and each event predicts the item of the next.
 
-It trains models that give a vector for each event's state and for each known item, or pairs of such queries and items
-of their own choice (`pairs` of recexp/model), and validates by ranking all items.
-All else is the default trainer's.
+It trains models that return a query after each event and a vector of each known item, or that choose their own pairs of
+query and item (`pairs` in recexp/model). It validates by ranking all items. The rest is as in the default trainer.
 """
 
 import logging
@@ -16,10 +15,10 @@ from recexp.config import Config, NextItemConfig, NextItemLoss
 from recexp.dataset.batch import Batches
 from recexp.dataset.window import WindowBatch, Windows
 from recexp.error import DataError
-from recexp.layer.ranking import Negatives, Sampled, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
+from recexp.layer.ranking import Negatives, SampledLoss, bce, bpr, bpr_max, gbce, next_item_loss, sampled_softmax
 from recexp.metric.binary import Metrics
 from recexp.metric.full_ranking import Ranking
-from recexp.model import Fit, Ranker, Stage, pairs, stages
+from recexp.model import Fit, Ranker, Stage, Train, pairs, stages
 from recexp.registry import register
 from recexp.trainer.default import Result, Task, Trainer
 from recexp.trainer.divergence import Diverged
@@ -30,13 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 class NextItem(nn.Module):
-    """A ranking model with the loss of next items, in the place of a model and its own losses."""
+    """Wraps a ranking model: its loss is the next-item loss instead of the model's own."""
 
     def __init__(self, model: nn.Module, config: NextItemConfig) -> None:
         super().__init__()
-        self.model, self.name, self.sampled = model, config.loss.name, sampled(config)
-        of = config.negatives
-        self.negatives = Negatives(of.n, of.shared, of.popular, of.logq)
+        self.model, self.name, self.sampled_loss = model, config.loss.name, sampled_loss(config)
+        negatives = config.negatives
+        self.negatives = Negatives(negatives.n, negatives.shared, negatives.popular, negatives.logq)
         self.tables = [table for table in rowwise_tables(model) if of_items(table)]
 
     def forward(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
@@ -47,12 +46,12 @@ class NextItem(nn.Module):
         (query, target), catalogue = output, batch.catalogue
         target = catalogue.items.ids[target, 0]
         vectors, by_row = cast("Ranker", self.model).item_vectors, any(table.sparse for table in self.tables)
-        loss = next_item_loss(query, vectors, target, catalogue, self.negatives, self.sampled, by_row)
+        loss = next_item_loss(query, vectors, target, catalogue, self.negatives, self.sampled_loss, by_row)
         return {self.name: loss}
 
 
-def sampled(config: NextItemConfig) -> Sampled | None:
-    """The configured loss of sampled negatives; None if it is over all items."""
+def sampled_loss(config: NextItemConfig) -> SampledLoss | None:
+    """The configured loss over sampled negatives; None if the loss is over all items."""
     match config.loss:
         case NextItemLoss.cross_entropy:
             return None
@@ -74,8 +73,8 @@ class NextItemTrainer(Trainer):
     predicts_labels = False
     config: NextItemConfig
 
-    def walked(self, batches: Batches) -> Batches:
-        """Windows. Raises DataError if no user has two events to learn from."""
+    def training_batches(self, batches: Batches) -> Batches:
+        """Windows of events. Raises DataError if no user has two events to learn from."""
         windows = Windows(batches)
         if not windows.n_targets:
             raise DataError("no user has training events of two timestamps, so there is no next item to learn.")
@@ -84,11 +83,10 @@ class NextItemTrainer(Trainer):
         return cast("Batches", windows)  # to the loop they are batches
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """The model's stages, those trained by gradient with the loss of next items."""
-        return [stage if isinstance(stage, Fit) else self._next(stage) for stage in stages(model)]
+        """The model's stages; those trained by gradient get the next-item loss."""
+        return [stage if isinstance(stage, Fit) else self._with_next_item_loss(stage) for stage in stages(model)]
 
-    def _next(self, stage: Stage) -> Stage:
-        assert not isinstance(stage, Fit)
+    def _with_next_item_loss(self, stage: Train) -> Train:
         trained = tuple(f"model.{prefix}" for prefix in stage.trained)
         return replace(stage, model=NextItem(stage.model, self.config), trained=trained)
 
@@ -96,18 +94,18 @@ class NextItemTrainer(Trainer):
         return {self.config.loss.name: 1.0}
 
     def _validate(self, model: nn.Module, batches: Batches) -> Metrics | None:
-        return self.ranked(model, batches, "valid").metrics if batches.size("valid") else None
+        return self.rank(model, batches, "valid").metrics if batches.size("valid") else None
 
     def _result(self, task: Task, progress: Progress) -> Result:
-        with self._explained(task, progress):
+        with self._divergence_explained(task, progress):
             valid = self._validate(task.model, task.batches)
-            ranking = self.ranked(task.model, task.batches, "test")
+            ranking = self.rank(task.model, task.batches, "test")
         return Result(progress, valid, ranking.metrics, None, ranking)
 
-    def ranked(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
-        of_rows = cast("Windows", batches).batches
+    def rank(self, model: nn.Module, batches: Batches, split: str) -> Ranking:
+        eval_batches = cast("Windows", batches).batches
         try:
-            return super().ranked(model.model if isinstance(model, NextItem) else model, of_rows, split)
+            return super().rank(model.model if isinstance(model, NextItem) else model, eval_batches, split)
         except FloatingPointError as error:
             raise Diverged(str(error)) from error
 

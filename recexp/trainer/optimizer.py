@@ -27,10 +27,10 @@ from recexp.trainer.deferred_adam import DeferredAdam
 from recexp.trainer.ftrl import FTRL
 from recexp.trainer.row_wise import RowWiseAdagrad
 
-LARGE = 2**18  # numbers of a table that no longer fits the cache beside others
+LARGE = 2**18  # numbers of a table that no longer fits the cache
 LARGE_OF_WINDOWS = 2**20  # the same for windows, whose ids are counted on average
-FULL = 8  # numbers that a row of full registers has at least
-ROWS_PER_ID, NARROW_ROWS_PER_ID = 4, 16  # of a table, for updates by row to cost less; where rows fill no register
+REGISTER_WIDTH = 8  # numbers of a row that fills a register
+ROWS_PER_ID, NARROW_ROWS_PER_ID = 4, 16  # from which on updates by row cost less; narrow rows fill no register
 
 
 def optimizer_overrides(
@@ -64,7 +64,7 @@ def of_items(table: Table) -> bool:
 
 
 def ids_of_batch(config: TrainerConfig, model: nn.Module, table: Table, n_events: int) -> int:
-    """How many ids of a batch are looked up in a table; 0 if that is not known, or if all are.
+    """How many ids a batch looks up in a table; 0 if that is not known, or if all rows are read.
 
     n_events: of a sample, at most; of a window, on average.
     """
@@ -77,12 +77,12 @@ def _ids_of_windows(config: NextItemConfig, n_events: int) -> int:
     """Items of a batch of windows: events, as many targets, and negatives; 0 if the loss is over all items."""
     if config.loss is NextItemLoss.cross_entropy:
         return 0
-    n_targets, of = config.batch_size * n_events, config.negatives
-    return 2 * n_targets + of.n * (1 if of.shared else n_targets)
+    n_targets, negatives = config.batch_size * n_events, config.negatives
+    return 2 * n_targets + negatives.n * (1 if negatives.shared else n_targets)
 
 
 def whole_l2(config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float) -> float:
-    """The strength of the L2 term on a whole table. l2: of embeddings; a table overridden with FTRL has none."""
+    """The strength of the L2 term over all rows of a table; 0 with FTRL. l2: strength of the L2 term of embeddings."""
     if not table.decayed:
         return config.network_l2
     return l2 if config.l2_rows is L2Rows.all and not by_ftrl(table, overrides) else 0.0
@@ -91,7 +91,7 @@ def whole_l2(config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Opt
 def table_by_row(
     config: TrainerConfig, table: Table, overrides: Mapping[Tensor, Optimizer], l2: float, n_ids: int
 ) -> bool:
-    """`updated_by_row` of a table with its optimizer; one overridden with FTRL always is. l2: of embeddings."""
+    """True if a table is updated by row: always with FTRL, else as `updated_by_row` says. l2: as in `whole_l2`."""
     kind, strength = overrides.get(table.weight, config.optimizer), whole_l2(config, table, overrides, l2)
     return by_ftrl(table, overrides) or updated_by_row(config, kind, table, n_ids, strength)
 
@@ -101,12 +101,12 @@ def by_ftrl(table: Table, overrides: Mapping[Tensor, Optimizer]) -> bool:
 
 
 def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: int, l2: float) -> bool:
-    """Whether a table's optimizer updates the rows of a batch alone, which makes no difference but for lazy Adam.
+    """True if a table's optimizer updates only the rows of a batch. Apart from lazy Adam, the result is the same.
 
-    n_ids: of a batch, as `ids_of_batch` counts them. l2: strength of an L2 term on the whole table. By row costs as
-    much per id as a whole table does per few rows, whatever their numbers; small tables stay in the cache. SGD, AdaGrad
-    and FTRL with a term that changes every row have no exact form by row. Adam has, and then takes each row's steps one
-    by one in registers, which rows of a few numbers do not fill.
+    n_ids: as `ids_of_batch` counts them. l2: strength of an L2 term on the whole table.
+    Updating one row per id costs as much as updating a few rows of a whole table, whatever their width, and small
+    tables stay in the cache. With a term that changes every row, SGD, AdaGrad and FTRL cannot be exact by row. Adam
+    can: it makes up for the missed steps of a row one by one in registers, which narrow rows do not fill.
     """
     decay = bool(l2 or config.weight_decay)
     if kind is Optimizer.lazy_adam:
@@ -115,7 +115,7 @@ def updated_by_row(config: TrainerConfig, kind: Optimizer, table: Table, n_ids: 
         return False
     if config.sparse is not None:
         return config.sparse
-    narrow = table.embedding_dim < FULL
+    narrow = table.embedding_dim < REGISTER_WIDTH
     if not available(table.weight) or (decay and narrow):
         return False
     large = LARGE_OF_WINDOWS if isinstance(config, NextItemConfig) else LARGE
@@ -130,16 +130,16 @@ def make_optimizers(
     overrides: Mapping[Tensor, Optimizer] = MappingProxyType({}),
     l2: Mapping[Tensor, float] = MappingProxyType({}),
 ) -> list[torch.optim.Optimizer]:
-    """One optimizer for each kind in use, and a second one for those tables that are updated by row.
+    """One optimizer for each kind in use, and a second one of that kind for tables that are updated by row.
 
-    overrides: per-parameter optimizer overrides. l2: strengths of L2 terms on whole tables. By row, SGD, AdaGrad and
-    FTRL are exact: without momentum or decay, a row whose gradient is 0 stays as it is. So are Adam and AdamW, which
-    update rows absent from a batch later. Lazy Adam is not Adam: these rows keep their moments, and stay. Of a row-wise
-    kind, all tables have one number for each row; other parameters have the plain kind.
+    overrides: per-parameter optimizer overrides. l2: strengths of L2 terms on whole tables.
+    By row, SGD, AdaGrad and FTRL are exact: without momentum or decay, a row whose gradient is 0 does not change. Adam
+    and AdamW are exact too: they update rows absent from a batch later. Lazy Adam is not Adam: absent rows keep their
+    moments and values. Row-wise kinds keep one number per row of a table; other parameters get the plain kind.
     """
     kinds = {parameter: overrides.get(parameter, config.optimizer) for parameter in parameters}
-    one_number = {table.weight for table in tables if overrides.get(table.weight, config.optimizer) in ROW_WISE}
-    rowwise = one_number | {table.weight for table in tables if table.sparse}
+    number_per_row = {table.weight for table in tables if overrides.get(table.weight, config.optimizer) in ROW_WISE}
+    rowwise = number_per_row | {table.weight for table in tables if table.sparse}
     optimizers = []
     for kind in dict.fromkeys(kinds.values()):
         dense = [parameter for parameter in kinds if kinds[parameter] is kind and parameter not in rowwise]
@@ -175,7 +175,7 @@ def _rowwise(
         case Optimizer.adam | Optimizer.adamw:
             groups = [{"params": [parameter], "l2": l2.get(parameter, 0.0)} for parameter in parameters]
             return DeferredAdam(groups, config.learning_rate, config.weight_decay, kind is Optimizer.adamw)
-        case Optimizer.row_wise_adam:  # an L2 term on a whole table asks for dense gradients, which then hold it
+        case Optimizer.row_wise_adam:  # with an L2 term on a whole table, gradients are dense and include it
             groups = [{"params": [parameter]} for parameter in parameters]
             return DeferredAdam(groups, config.learning_rate, config.weight_decay, row_wise=True)
         case Optimizer.row_wise_adagrad:

@@ -22,7 +22,7 @@ WARM_UP = 3  # steps before the graph, to create what is created only once, such
 
 
 class Replay:
-    """Takes the steps of a Step. If they cannot be recorded it says why, and takes them one kernel at a time."""
+    """Takes the steps of a Step as a graph. If they cannot be recorded, it logs why and takes them kernel by kernel."""
 
     def __init__(self, step: Step, batch_size: int) -> None:
         self.step, self.batch_size = step, batch_size
@@ -30,7 +30,7 @@ class Replay:
         self.stream = torch.cuda.Stream()  # warm-up and recording run beside the default stream
         self.n_taken = 0
         self.graph: torch.cuda.CUDAGraph | None = None
-        self._tell()
+        self._log_obstacle()
 
     def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:
         """Like Step.take, but the next call overwrites what is returned."""
@@ -72,16 +72,16 @@ class Replay:
         for warning in caught:
             if "called a synchronizing" in str(warning.message):  # not the warning that the mode is a prototype
                 self.obstacle = f"{Path(warning.filename).name}:{warning.lineno} waits for the GPU"
-        self._tell()
+        self._log_obstacle()
         return losses
 
-    def _tell(self) -> None:
+    def _log_obstacle(self) -> None:
         if self.obstacle:
             logger.info("slower than it might be: steps are not replayed as a CUDA graph, since %s", self.obstacle)
 
 
 def obstacle(step: Step) -> str | None:
-    """Why steps cannot be recorded, as far as that is known beforehand."""
+    """Why steps cannot be recorded, if that is known before trying."""
     if any(getattr(module, "sparse", False) for module in step.model.modules()):
         return "how many rows of a table a step updates varies"
     for optimizer in step.optimizers:

@@ -1,4 +1,4 @@
-"""Writing the states of a stage to go on from: as often as configured, and when a signal has come."""
+"""Writes states to resume from: as often as configured, and after a signal."""
 
 import time
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Saving:
         self.saved_at = time.monotonic()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Restores all but the model and the progress. tensors: of the state that this stage goes on from, if any."""
+        """Restores all but the model and the progress. tensors: of the checkpoint resumed from, if any."""
         if self.progress.step:
             load_optimizers(self.optimizers, tensors)
         if self.progress.taken:
@@ -57,7 +57,7 @@ class Saving:
     def save(self) -> None:
         progress, tensors = self.progress, model_tensors(self.model) | optimizer_tensors(self.optimizers)
         if progress.taken:
-            finite_means(progress)  # nobody could go on from anything else
+            finite_means(progress)  # raises Diverged: nobody could resume from other losses
             tensors |= {f"totals.{name}": total for name, total in progress.totals.items()}
             tensors |= random_states(self.checkpoints.device)
         self.checkpoints.save_last(tensors, progress)

@@ -106,7 +106,7 @@ def restore_random_states(tensors: dict[str, Tensor], device: torch.device) -> N
 
 
 def _like(value: Any, default: Any) -> bool:
-    """Whether a value read from JSON may stand for a field with this default."""
+    """True if a value read from JSON has the type of a field with this default."""
     match default:
         case None:
             return value is None or _like(value, 0.0)

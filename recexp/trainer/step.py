@@ -28,7 +28,7 @@ from recexp.trainer.optimizer import (
 from recexp.trainer.state import Progress
 
 logger = logging.getLogger(__name__)
-MANY = 2**24  # numbers of tables by row, from which on to decay them all is most of a step
+MANY = 2**24  # numbers of tables updated by row, from which on decaying all rows takes most of a step
 
 
 class Step:
@@ -58,11 +58,11 @@ class Step:
         for table in tables:
             n_ids = ids_of_batch(config, stage.model, table, batches.n_events)
             table.sparse = table_by_row(config, table, overrides, l2, n_ids)
-        _tell_of_decay([table for table in tables if table.sparse and table.decayed and strengths[table.weight]])
+        _log_cost_of_decay([table for table in tables if table.sparse and table.decayed and strengths[table.weight]])
         self.counts: dict[str, Tensor] = {}  # how often the rows of each side occur, where the L2 term needs it
         self.decayed = [(table.weight, self._counts(table)) for table in decayed]
-        of_data = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
-        self.network = [parameter for parameter in self.trained if parameter not in of_data]
+        embeddings = {table.weight for table in stage.model.modules() if isinstance(table, Table) and table.decayed}
+        self.network = [parameter for parameter in self.trained if parameter not in embeddings]
         self.optimizers = make_optimizers(config, self.trained, tables, overrides, strengths)
         self.deferred = [optimizer for optimizer in self.optimizers if isinstance(optimizer, DeferredAdam)]
         self.tables = tables
@@ -119,18 +119,27 @@ class Step:
         for weight, counts in self.decayed:
             add_l2(weight, self.l2, self.config.l2_rows, counts)
         if self.config.network_l2:
-            network = [weight for weight in self.network if weight.grad is not None]
-            by_row = [weight for weight in network if weight.grad.is_sparse]  # type: ignore[union-attr]
-            pairs = [(weight.grad, weight.detach()) for weight in network if weight not in set(by_row)]
-            torch._foreach_add_(*map(list, zip(*pairs, strict=True)), alpha=self.config.network_l2)
-            for weight in by_row:
-                add_l2(weight, self.config.network_l2, L2Rows.all, None)
+            self._add_network_l2()
         return {name: loss.detach() for name, loss in losses.items() if self.weights[name]}
+
+    def _add_network_l2(self) -> None:
+        """Adds the gradient of trainer.network_l2 to the parameters that are no embeddings of the data."""
+        strength = self.config.network_l2
+        weights, gradients = [], []  # of dense gradients
+        for weight in self.network:
+            if weight.grad is None:
+                continue
+            if weight.grad.is_sparse:
+                add_l2(weight, strength, L2Rows.all, None)
+            else:
+                weights.append(weight.detach())
+                gradients.append(weight.grad)
+        torch._foreach_add_(gradients, weights, alpha=strength)
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients together: ().
 
-        Without what the L2 term adds to rows that the batch lacks, where that cannot lead to clipping.
+        What the L2 term adds to rows absent from the batch is left out where it cannot lead to clipping.
         """
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients())))
         for optimizer in self.deferred:
@@ -139,7 +148,7 @@ class Step:
         return norm
 
     def update(self, norm: Tensor | None) -> None:
-        """Clips the gradients if so configured, which needs their norm, and updates the parameters."""
+        """Clips the gradients, given their norm, if so configured; then updates the parameters."""
         if self.config.clip_norm:
             assert norm is not None
             factor = clip(self._gradients(), norm, self.config.clip_norm)
@@ -149,12 +158,12 @@ class Step:
             optimizer.step()
 
     def catch_up(self) -> None:
-        """Takes the steps that rows absent from the last batches have missed."""
+        """Applies the deferred updates of rows that the last batches lacked."""
         for optimizer in self.deferred:
             optimizer.catch_up_all()
 
     def release(self) -> None:
-        """Tables are as before training: they no longer hold on to an optimizer."""
+        """Leaves the tables as before training: they no longer refer to an optimizer."""
         for table in self.tables:
             table.sparse, table.before_read = False, None
 
@@ -174,8 +183,8 @@ class Step:
         return self.counts[side][table.origin.ids.to(self.counts[side].device)]
 
 
-def _tell_of_decay(tables: list[Table]) -> None:
-    """What an L2 term on whole tables costs where a batch holds few of their rows."""
+def _log_cost_of_decay(tables: list[Table]) -> None:
+    """Tells that an L2 term on whole tables takes most of a step where a batch holds few of their rows."""
     if sum(table.weight.numel() for table in tables) >= MANY:
         n_rows = sum(len(table.weight) for table in tables)
         logger.info(

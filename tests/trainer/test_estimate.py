@@ -12,7 +12,7 @@ from recexp.config import Config, Relevant
 from recexp.dataset.batch import Batches
 from recexp.dataset.log import Dataset
 from recexp.experiment import resolve_device
-from recexp.metric.full_ranking import questions
+from recexp.metric.full_ranking import ranked_users
 from recexp.model import Train, stages
 from recexp.trainer import estimate
 from recexp.trainer.default import Trainer
@@ -22,14 +22,14 @@ from recexp.trainer.memory import training_bytes
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"WARM_UP": 1, "FEWEST": 2, "MOST": 2}.items():
+    for name, value in {"WARM_UP": 1, "MIN_STEPS": 2, "MAX_STEPS": 2}.items():
         monkeypatch.setattr(estimate, name, value)
 
 
 def measured(config: Config, dataset: Dataset, model: nn.Module, take: Any = None) -> list[Estimate]:
     trainer = Trainer(config.trainer, resolve_device("cpu"), seed=0)
     if take:
-        trainer.taking = lambda step: take  # type: ignore[method-assign]
+        trainer.step_function = lambda step: take  # type: ignore[method-assign]
     options = config.model
     batches = Batches(dataset, config.dataset)
     return estimates(trainer, model, batches, options.loss_weights, options.embedding_l2, options.optimizers)
@@ -55,14 +55,14 @@ def test_validation_counts_the_ranking_of_items_for_all_users(
 ) -> None:
     clock = iter(range(10**6))
     monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(next(clock)))  # each look takes a second
-    monkeypatch.setattr(estimate, "RANKED", 10)
+    monkeypatch.setattr(estimate, "RANKED_USERS", 10)
     monkeypatch.setattr(estimate, "SECONDS", 1.0)
     implicit = ("model=fm", "dataset.label=implicit", "trainer.eval_batch_size=100000")
     found = [
         measured(compose(*implicit, f"trainer.ranking.candidates={candidates}"), dataset, make("fm"))[0].validation
         for candidates in ("none", "all")
     ]
-    n_users = len(questions(Batches(dataset, compose(*implicit).dataset), "valid", Relevant.all))
+    n_users = len(ranked_users(Batches(dataset, compose(*implicit).dataset), "valid", Relevant.all))
     assert found[1] - found[0] == pytest.approx(n_users / 10)
 
 

@@ -18,7 +18,7 @@ from recexp.model import create
 from recexp.terminal import size
 from recexp.trainer import memory
 from recexp.trainer.default import Trainer
-from recexp.trainer.memory import Bounded, memory_explained, require_memory, training_bytes
+from recexp.trainer.memory import MemoryLimit, memory_explained, require_memory, training_bytes
 from recexp.trainer.optimizer import rowwise_tables
 
 
@@ -28,10 +28,10 @@ def test_every_model_is_counted_as_it_is_made(name: str, compose: Callable[..., 
     torch.manual_seed(0)
     plain = create(config, dataset.schema)
     torch.manual_seed(0)
-    with Bounded(config, Optimizer.adam) as bounded:
+    with MemoryLimit(config, Optimizer.adam) as bounded:
         model = create(config, dataset.schema)
     assert same(model.state_dict(), plain.state_dict())
-    assert bounded.made == sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert bounded.allocated == sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def test_bytes_of_training_are_weights_gradients_and_state(
