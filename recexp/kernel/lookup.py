@@ -22,7 +22,7 @@ def reference(tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
     return reduce(operator.add, (table[index] for table, index in zip(tables, indices, strict=True)))
 
 
-def beside_reference(tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
+def lookup_concat_reference(tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
     return torch.cat([lookup(table, index) for table, index in zip(tables, indices, strict=True)], 1)
 
 
@@ -53,12 +53,12 @@ def total(tables: Sequence[Tensor], indices: Sequence[Tensor], rows: Sequence[Ca
     return reduce(operator.add, (get() for get in rows))
 
 
-def beside(tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
+def lookup_concat(tables: Sequence[Tensor], indices: Sequence[Tensor]) -> Tensor:
     """Rows of up to three tables (n, W_t) at indices (B,), side by side: (B, W_0 + ...)."""
     kernels = None if waits(tables[0]) else library(tables[0], *(table.shape[1] for table in tables))
     if kernels is None:
-        return beside_reference(tables, indices)
-    return _Beside.apply(kernels, [index.long() for index in indices], *tables)
+        return lookup_concat_reference(tables, indices)
+    return _LookupConcat.apply(kernels, [index.long() for index in indices], *tables)
 
 
 def weighted_sum(weights: Tensor, table: Tensor, index: Tensor, rows: Callable[[], Tensor]) -> Tensor:
@@ -122,8 +122,8 @@ class _Rows(torch.autograd.Function):
         return None, None, *dtables
 
 
-class _Beside(torch.autograd.Function):
-    """`beside` by a kernel."""
+class _LookupConcat(torch.autograd.Function):
+    """`lookup_concat` by a kernel."""
 
     @staticmethod
     def forward(ctx: Any, kernels: Library, indices: Sequence[Tensor], *tables: Tensor) -> Tensor:

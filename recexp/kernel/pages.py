@@ -1,7 +1,7 @@
 """Memory in large pages, for tables whose rows are read in no order.
 
 A page of 4 KB holds 64 rows of 16 numbers, so nearly each row of a large table is in another page than the one before,
-and finding the page takes as long as reading the row. Pages of 2 MB are few enough for the processor to know them all.
+and finding the page takes as long as reading the row. Of pages of 2 MB there are few enough for the processor's TLB.
 """
 
 import ctypes

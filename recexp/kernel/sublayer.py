@@ -90,7 +90,7 @@ class _Sublayer(torch.autograd.Function):
         ctx.options = {"n": x.numel() // dim, "dim": dim, "n_in": n_in, "hidden": hidden, **options}
         z = x if z is None else z
         ctx.save_for_backward(z, mask, normal, rate, *parameters)
-        given = {"x": x, "z": z, "mask": mask, **_turned(parameters)}
+        given = {"x": x, "z": z, "mask": mask, **_by_name(parameters)}
         kernels["sublayer"](**given, y=y, normal=normal, rate=rate, **ctx.options)
         return y
 
@@ -101,14 +101,14 @@ class _Sublayer(torch.autograd.Function):
         weight_1, _, weight_2, *_ = parameters
         dx, dz = dy.new_empty(dy.shape), None if ctx.itself else z.new_empty(z.shape)
         grads = [None if parameter is None else parameter.new_empty(parameter.shape) for parameter in parameters]
-        given = {"z": z, "mask": mask, "normal": normal, "rate": rate, "dy": dy, **_turned(parameters)}
+        given = {"z": z, "mask": mask, "normal": normal, "rate": rate, "dy": dy, **_by_name(parameters)}
         sums = {f"d{name}": grad for name, grad in zip(NAMES, grads, strict=True)}
         ctx.kernels["sublayer_back"](**given, back_1=weight_1, back_2=weight_2, dx=dx, dz=dz, **sums, **ctx.options)
         return None, None, None, None, dx, dz, *grads
 
 
-def _turned(parameters: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-    """The parameters by name, weights as (inputs, outputs)."""
+def _by_name(parameters: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+    """The parameters by name, weights transposed to (inputs, outputs)."""
     return {
         name: parameter.t() if parameter is not None and parameter.dim() == 2 else parameter
         for name, parameter in zip(NAMES, parameters, strict=True)

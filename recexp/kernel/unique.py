@@ -1,4 +1,4 @@
-"""The unique values of an index and where each occurs, and rows of a table whose gradient holds those looked up alone.
+"""The unique values of an index and where each occurs; rows of a table with a gradient of only the rows looked up.
 
 N entries of an index of any shape (...), n unique values; W width of a table
 """
@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from recexp.kernel.library import library
 from recexp.kernel.lookup import gathered, require_rows
 
-LARGEST = 2**31  # rows and entries: both stand in half of a word
+LARGEST = 2**31  # of rows and entries: the kernel packs one of each into a word
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def lookup_grouped(table: Tensor, index: Tensor, groups: Groups, padding: int | 
 
 
 def coalesced(grad: Tensor) -> Tensor:
-    """A sparse gradient of a table with one value per row. Torch forgets that that of a single look-up is so."""
+    """A sparse gradient of a table with one value per row, which a single look-up's has without torch marking it."""
     if grad.is_coalesced():
         return grad
     rows, values, shape = grad._indices()[0], grad._values(), grad.shape

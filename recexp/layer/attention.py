@@ -64,8 +64,8 @@ class Bilinear(nn.Module):
         self.linear = linear(dim, dim, bias=False)
 
     def forward(self, target: Tensor, events: Events, mask: Tensor) -> Tensor:
-        wanted = self.linear(target)[:, :, None]  # (B, D, 1): W multiplies t once, not every h
-        return torch.bmm(events.expanded(), wanted)[:, :, 0]  # (B, L)
+        query = self.linear(target)[:, :, None]  # (B, D, 1): W multiplies t once, not every h
+        return torch.bmm(events.expanded(), query)[:, :, 0]  # (B, L)
 
 
 class Scorer(nn.Module):
@@ -124,26 +124,26 @@ class Outer(Scorer):
         w_h, w_ht, w_t = first.weight.split([dim, dim * dim, dim], dim=1)
         w_ht = w_ht.reshape(-1, dim)  # (H D, D): [k, d] before e
         matrix = product(target, w_ht).view(target.shape[0], -1, dim) + w_h  # (B, H, D)
-        of_target = product(target, w_t, first.bias)[:, None]  # (B, 1, H)
-        x = torch.baddbmm(of_target, events.expanded(), matrix.transpose(1, 2))  # (B, L, H)
+        target_term = product(target, w_t, first.bias)[:, None]  # (B, 1, H)
+        x = torch.baddbmm(target_term, events.expanded(), matrix.transpose(1, 2))  # (B, L, H)
         return self.mlp.after_first(x, mask)[:, :, 0]  # (B, L)
 
 
-def meet_user(kind: Attention, target: Tensor, events: Events, user: Tensor) -> tuple[Tensor, Events]:
-    """Target (B, D) and events as the scorer of a kind sees them when the user (B, D) takes part.
+def condition_on_user(kind: Attention, target: Tensor, events: Events, user: Tensor) -> tuple[Tensor, Events]:
+    """Target (B, D) and events with the user (B, D) combined, so that the scores depend on the user too.
 
-    The user is added to the target, or multiplied with it, to suit the kind: `multiply` sees h * t * u and `add`
-    h + t + u; the kinds that see the history alone see h * u.
+    The user is added to the target or multiplied with it, to suit the kind: `multiply` sees h * t * u, and `add`
+    h + t + u. The kinds that read the history alone see h * u.
     """
     if kind in (Attention.add, Attention.subtract):
         return target + user, events
     if kind in (Attention.linear, Attention.mlp):
-        return target, each_its_own(events.expanded() * user[:, None])
+        return target, as_unique_events(events.expanded() * user[:, None])
     return target * user, events
 
 
-def each_its_own(history: Tensor) -> Events:
-    """Vectors (B, L, D) as events, all treated as unique."""
+def as_unique_events(history: Tensor) -> Events:
+    """Vectors (B, L, D) as Events, each treated as unique."""
     index = torch.arange(history.shape[:2].numel(), device=history.device).view(history.shape[:2])
     return Events(history.flatten(0, 1), index)
 

@@ -1,4 +1,4 @@
-"""The items that a user liked, in no order: what item-to-item models read of users.
+"""Baskets: the items that each user liked, without order, and the co-occurrences of items in them.
 
 B batch, L history length, n item ids
 """
@@ -10,29 +10,29 @@ from torch import Tensor
 
 from recexp.dataset.batch import Batch
 
-LARGEST = 2**24  # numbers of a block
+LARGEST = 2**24  # numbers of a block of co-occurrences
 
 
 def basket(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The item ids of histories (B, L), and 1 where an event is the first of label 1 with its item, else 0 (B, L)."""
+    """The item ids of histories (B, L), and (B, L) 1 at the first event of label 1 with each item, else 0."""
     ids = batch.catalogue.items.ids[batch.history, 0]
     liked = batch.mask & (batch.history_label == 1)
     order = torch.where(liked, ids, -1).argsort(dim=1, stable=True)  # equal items side by side, the earliest first
-    ordered, among = ids.gather(1, order), liked.gather(1, order)
-    first = (ordered != ordered.roll(1, 1)) | ~among.roll(1, 1)
+    sorted_ids, sorted_liked = ids.gather(1, order), liked.gather(1, order)
+    first = (sorted_ids != sorted_ids.roll(1, 1)) | ~sorted_liked.roll(1, 1)
     first[:, :1] = True
     return ids, (liked & torch.zeros_like(liked).scatter_(1, order, first)).float()
 
 
 def liked_pairs(training: Batch) -> tuple[Tensor, Tensor]:
-    """The unique pairs of an item's and a user's id with events of label 1, by item: (m,) each."""
+    """The unique pairs of item id and user id that have an event of label 1, sorted by item: (m,) each."""
     user, item = training.catalogue.users.ids[training.user, 0], training.catalogue.items.ids[training.target, 0]
     item, user = torch.unique(torch.stack([item, user])[:, training.label == 1], dim=1)
     return item.contiguous(), user.contiguous()
 
 
-def common_users(item: Tensor, user: Tensor, n: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """How many users liked both of two items, in blocks: item ids (b,), and numbers of users (n, b) with each id."""
+def co_occurrences(item: Tensor, user: Tensor, n: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of the co-occurrence matrix: item ids (b,), and how many users liked both, for each id (n, b)."""
     n_users = int(user.max()) + 1 if len(user) else 1
     ones = torch.ones(len(item), device=item.device)
     by_item = torch.sparse_coo_tensor(torch.stack([item, user]), ones, (n, n_users), check_invariants=True)

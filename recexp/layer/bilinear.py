@@ -39,9 +39,9 @@ class Bilinear(nn.Module):
         if self.kind is Kind.all:
             left = (e @ self.weight[0]).index_select(1, first)
         elif self.kind is Kind.each:
-            left = each(e, self.weight).index_select(1, first)
+            left = multiply_each(e, self.weight).index_select(1, first)
         else:
-            left = each(e.index_select(1, first), self.weight)
+            left = multiply_each(e.index_select(1, first), self.weight)
         return left * e.index_select(1, second)
 
     def times(self, weight: Tensor, e: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -54,6 +54,6 @@ class Bilinear(nn.Module):
         return linear_of_products(e, scale, self.weight, weight, by_field, by_pair, alone)
 
 
-def each(e: Tensor, weight: Tensor) -> Tensor:
+def multiply_each(e: Tensor, weight: Tensor) -> Tensor:
     """e_n W_n for each n: e (B, n, D), weight (n, D, D) -> (B, n, D)."""
     return torch.bmm(e.transpose(0, 1), weight).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""A function of rows, computed in chunks: what it needs on the way takes the memory of one chunk."""
+"""Computes a function of rows in chunks, so that its intermediate tensors take the memory of one chunk."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ LARGEST = 2**21  # numbers of the largest intermediate tensor of a chunk, 8 MiB 
 
 
 def in_chunks(function: Callable[..., Tensor], per_row: int, rows: tuple[Tensor, ...], *shared: Tensor) -> Tensor:
-    """function(*rows, *shared) of tensors whose first axis is the batch, and of others that all rows share.
+    """function(*rows, *shared): the first axis of `rows` is the batch, and `shared` are the same for all rows.
 
-    per_row: numbers of the largest intermediate tensor for one row. If the batch has more than one chunk, none is kept
-    for the gradient; the function, which must draw nothing at random, then runs again in the backward pass.
+    per_row: numbers of the largest intermediate tensor for one row. If the batch has more than one chunk, intermediate
+    tensors are not kept for the gradient: the function, which must not be random, runs again in the backward pass.
     """
     size = max(1, LARGEST // per_row)
     if traced() or len(rows[0]) <= size:

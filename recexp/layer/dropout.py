@@ -6,7 +6,7 @@ from recexp.kernel.dropout import dropout
 
 
 class Dropout(nn.Dropout):
-    """Torch's, but a CPU keeps no array of what it drops."""
+    """As nn.Dropout, but on a CPU a seed is kept for the gradient instead of a mask."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""

@@ -1,4 +1,4 @@
-"""What models of several labels share: a sample as one vector.
+"""Encoders of a sample as one vector, which all labels of a multi-task model share.
 
 B batch, E item size, P profile size, F fields of size D
 fields     x = [e_1, ..., e_F]

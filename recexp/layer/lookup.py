@@ -32,11 +32,11 @@ class Origin:
 
 
 class Table(nn.Embedding):
-    """An nn.Embedding read by `lookup`. Its attributes tell the trainer what it may do with the table."""
+    """An nn.Embedding read by `lookup`. Its attributes tell the trainer how it may update the table."""
 
     rowwise = False  # whether optimizers may update only the rows that a batch holds
     origin: Origin | None = None  # set if rows stand for ids of the data
-    n_ids = 0  # of a sample, histories aside, that are looked up; 0 if unknown
+    n_ids = 0  # ids looked up per sample, histories aside; 0 if unknown
     before_read: Callable[[Tensor], None] | None = None  # called with unique rows (n,) that are about to be read
 
     @property
@@ -78,16 +78,16 @@ class Events:
         return lookup(self.vectors, self.index)
 
     def at(self, position: Tensor) -> "Events":
-        """The events at some positions (B, K) of the history alone."""
+        """Only the events at some positions (B, K) of the history."""
         return Events(self.vectors, self.index.gather(1, position))
 
 
-def beside(events: Events, others: Events) -> list[Events]:
-    """Events of equal length side by side, [e, o], as the terms of a sum: [e, 0] + [0, o]."""
-    n_event, n_other = events.vectors.shape[1], others.vectors.shape[1]
+def concatenated(events: Events, others: Events) -> list[Events]:
+    """The concatenation [e, o] of events with equal index shapes, as the terms of a sum: [e, 0] + [0, o]."""
+    event_dim, other_dim = events.vectors.shape[1], others.vectors.shape[1]
     return [
-        Events(F.pad(events.vectors, (0, n_other)), events.index),
-        Events(F.pad(others.vectors, (n_event, 0)), others.index),
+        Events(F.pad(events.vectors, (0, other_dim)), events.index),
+        Events(F.pad(others.vectors, (event_dim, 0)), others.index),
     ]
 
 

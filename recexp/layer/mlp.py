@@ -29,7 +29,7 @@ def linear(n_in: int, n_out: int, bias: bool = True, init: WeightInit = WeightIn
 
 
 def matrices(n: int, n_in: int, n_out: int, init: WeightInit = WeightInit.xavier_uniform) -> nn.Parameter:
-    """n matrices (n, n_in, n_out), each drawn by itself."""
+    """n matrices (n, n_in, n_out), each initialised by itself."""
     weight = nn.Parameter(torch.empty(n, n_in, n_out))
     for matrix in weight:
         draw(matrix, init)
@@ -37,7 +37,7 @@ def matrices(n: int, n_in: int, n_out: int, init: WeightInit = WeightInit.xavier
 
 
 def draw(weight: Tensor, init: WeightInit) -> None:
-    """Initial values of a matrix."""
+    """Draws the initial values of a matrix."""
     if init is WeightInit.xavier_uniform:
         nn.init.xavier_uniform_(weight)
     else:
@@ -64,7 +64,7 @@ class Options(Protocol):
 
 
 class MLP(nn.Module):
-    """For each hidden size: Linear, BatchNorm if asked, activation, dropout; then, given n_out, a bare Linear.
+    """For each hidden size: Linear, BatchNorm if configured, activation, dropout; then, given n_out, a bare Linear.
 
     The attribute `n_out` is the size of the output's last axis, whether n_out is given or not.
     """
@@ -102,7 +102,7 @@ class MLP(nn.Module):
 
     @property
     def slope(self) -> float | None:
-        """The slope below 0 that all activations share; None unless they are relus without a BatchNorm before."""
+        """The slope below 0 that all activations share; None if one is no relu or comes after a BatchNorm."""
         slopes = {None if hidden.norm is not None else relu_slope(hidden.activation) for hidden in self.hidden}
         return slopes.pop() if len(slopes) == 1 else None
 
@@ -112,7 +112,7 @@ class MLP(nn.Module):
         return self.linears[0]
 
     def after_first(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Everything after the product x (..., n_hidden) of the first Linear."""
+        """All that follows the first Linear, given its output x (..., n_hidden)."""
         following = self.linears[1:]
         if self.slope is not None and len(following) == len(self.hidden):
             return self._tail(x, [(linear.weight, linear.bias) for linear in following])

@@ -23,7 +23,7 @@ from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
 
-NONE = -1  # in place of an item: no known item follows
+NONE = -1  # no known item follows
 
 
 class Vectors(Enum):
@@ -76,17 +76,17 @@ class NextItem(nn.Module):
     def forward(self, states: Tensor, batch: Batch, item: SideEmbedding) -> Tensor:
         """States (B, L, H) after each event, and the embedding of items, read if tied -> (), 0 if N is 0."""
         states, following = states[:, :-1].flatten(0, 1), successors(batch).flatten()
-        kept = true_positions(following != NONE)  # no products with V items at masked positions
-        states, following = states[kept], following[kept]
+        valid = true_positions(following != NONE)  # no products with V items at masked positions
+        states, following = states[valid], following[valid]
         query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
         if self.draw is None:
             all_items = torch.arange(self.n_known, device=following.device)
             return cross_entropy(self.logits(query, all_items, item), following)
         drawn, log_expected = self.draw(batch)
-        valid, index = following != NONE, following.clamp(min=0)
+        is_known, index = following != NONE, following.clamp(min=0)
         true = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
         hit = drawn == index[:, None]
-        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, valid)
+        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, is_known)
 
     def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), index (n,) of known items, counted from 0 -> (N, n)."""

@@ -1,8 +1,8 @@
-"""Attention over packed sequences: padding costs nothing, as there is none outside attention.
+"""Attention over packed sequences, which have no padding outside attention.
 
 T events of B sequences, one after another, the longest first; D model size, h heads of size d = D / h
-Only attention looks at more than one event. Where no kernel takes each event in its place, it cuts the sequences into a
-few rectangles (b, l) of similar lengths.
+Only attention looks at more than one event. A kernel reads packed events directly; without one, the sequences are cut
+into a few rectangles (b, l) of similar lengths.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ from recexp.layer.position import LearntPosition
 
 
 class Layout:
-    """Where the events of sequences stand, worked out once per batch."""
+    """Where each sequence's events are among all T, computed once per batch."""
 
     def __init__(self, length: Tensor, padded_to: int | None = None, age: Tensor | None = None) -> None:
         """length (B,) int64, descending unless the sequences are padded on the right.
@@ -42,7 +42,7 @@ class Layout:
 
     @cached_property
     def rectangles(self) -> list[tuple[Tensor, Tensor]]:
-        """Sequences of similar lengths: positions among the T events (b, l), any where there is none, and a mask."""
+        """Sequences of similar lengths: positions (b, l) among the T events, arbitrary at padding, and masks (b, l)."""
         if not self.padded:
             return list(self._rectangles())
         step = torch.arange(self.longest, device=self.length.device)
@@ -51,16 +51,16 @@ class Layout:
 
     def _rectangles(self) -> Iterator[tuple[Tensor, Tensor]]:
         lengths = self.length.tolist()
-        number = [n.bit_length() for n in lengths]
-        for bits in sorted(set(number) - {0}, reverse=True):
-            first, size = number.index(bits), number.count(bits)
+        bit_lengths = [n.bit_length() for n in lengths]  # sequences of equal bit length form a rectangle
+        for bits in sorted(set(bit_lengths) - {0}, reverse=True):
+            first, size = bit_lengths.index(bits), bit_lengths.count(bits)
             rows = slice(first, first + size)
             step = torch.arange(lengths[first], device=self.length.device)
             mask = step < self.length[rows, None]
             yield torch.where(mask, self.start[rows, None] + step, 0), mask
 
     def grid(self) -> tuple[Tensor, Tensor]:
-        """All sequences in one rectangle: positions among the T events (B, L), any where there is none, and a mask."""
+        """All sequences in one rectangle: positions (B, L) among the T events, arbitrary at padding, and the mask."""
         step = torch.arange(self.longest, device=self.length.device)
         mask = step < self.length[:, None]
         return torch.where(mask, self.start[:, None] + step, 0), mask
@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def last(self) -> Tensor:
-        """The position (n,) of the last event of each sequence that has one, of padded ones of each."""
+        """The position (n,) of the last event of each sequence that has events, or of every sequence if padded."""
         if self.padded:
             return self.start + (self.length - 1).clamp(min=0)
         kept = self.length > 0
@@ -80,7 +80,7 @@ class Layout:
 
 
 class Encoder(nn.Module):
-    """Blocks of attention between what is added for positions, counted from the end, and a last LayerNorm."""
+    """Adds positions, counted from the end; then blocks of attention, and a last LayerNorm."""
 
     def __init__(self, position: LearntPosition | None, dim: int, dropout: float, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
 
 
 class PackedAttention(nn.Module):
-    """Attention of each event to itself and those before it or, if not causal, to all of its sequence."""
+    """Attention of each event to itself and the events before it or, if not causal, to its whole sequence."""
 
     def __init__(self, dim: int, n_heads: int, dropout: float, causal: bool = True) -> None:
         super().__init__()

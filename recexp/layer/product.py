@@ -1,4 +1,4 @@
-"""A linear layer whose product is as fast as a CPU allows."""
+"""A linear layer that multiplies by the fastest kernel of this machine."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from recexp.kernel.linear import product
 
 
 class Linear(nn.Linear):
-    """An nn.Linear that multiplies by `product`."""
+    """An nn.Linear computed by `kernel.linear.product`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., K) -> (..., N)."""

@@ -30,7 +30,7 @@ from recexp.kernel.unique import Groups, grouped
 
 @dataclass(frozen=True)
 class Scored:
-    """The scores of targets and negatives, and what losses need beside them."""
+    """The scores of targets and negatives, and what else the losses need."""
 
     target: Tensor  # (P,)
     negative: Tensor  # (P, S)
@@ -67,8 +67,8 @@ def bpr_max(scored: Scored, score_l2: float) -> Tensor:
     """(P,)."""
     hit, negative = scored.hit, scored.negative
     log_weight = negative.masked_fill(hit, torch.finfo(negative.dtype).min).log_softmax(1)  # (P, S)
-    won = (log_weight + F.logsigmoid(scored.target[:, None] - negative)).logsumexp(1)
-    return -won + score_l2 * (log_weight.exp() * negative.square()).sum(1)
+    log_likelihood = (log_weight + F.logsigmoid(scored.target[:, None] - negative)).logsumexp(1)
+    return -log_likelihood + score_l2 * (log_weight.exp() * negative.square()).sum(1)
 
 
 class Negatives:
@@ -81,7 +81,7 @@ class Negatives:
         self.n_popular = round(n * popular)
         self.n, self.shared, self.corrected = n, shared, corrected
         self.catalogue: Catalogue | None = None
-        self.log_expected = torch.zeros(0)  # by id, how often a draw of n holds each item
+        self.log_expected = torch.zeros(0)  # by item id: log of how often a draw of n is expected to hold it
 
     def __call__(self, n_queries: int, catalogue: Catalogue, n_items: int) -> tuple[Tensor, Tensor | None]:
         """Ids, (P, S) or (S,) if shared, and log(S q) of each, None without the correction."""
@@ -102,7 +102,7 @@ class Negatives:
         return (popular + (self.n - self.n_popular) / n_items).log()
 
 
-Sampled = Callable[[Scored], Tensor]
+SampledLoss = Callable[[Scored], Tensor]
 Vectors = Callable[[Tensor | None], Tensor]  # of item ids (n,), or of all (FIRST + V,): (n, D)
 
 
@@ -112,12 +112,13 @@ def next_item_loss(
     target: Tensor,
     catalogue: Catalogue,
     negatives: Negatives,
-    loss: Sampled | None,
+    loss: SampledLoss | None,
     by_row: bool = False,
 ) -> Tensor:
     """The mean loss of queries (P, D) whose targets are item ids (P,); 0 if there are none.
 
-    loss: of sampled negatives; None for cross-entropy over all items. by_row: no vectors of other items are read.
+    loss: over sampled negatives; None for cross-entropy over all items. by_row: reads only the vectors of the step's
+    items.
     """
     query, n_queries = query.float(), max(1, len(query))
     if loss is None:
@@ -128,16 +129,17 @@ def next_item_loss(
     items = vectors(None if groups is None else groups.rows).float()
     if negatives.shared:
         index = together if groups is None else groups.inverse()
-        of_target, of_drawn = index.split([len(target), negatives.n])
-        own, negative = scores(query, items, of_target[:, None]), product(query, lookup(items, of_drawn))
+        target_index, drawn_index = index.split([len(target), negatives.n])
+        target_score = scores(query, items, target_index[:, None])
+        negative = product(query, lookup(items, drawn_index))
     else:  # scored without copies of the vectors
-        logits = (
-            scores(query, items, together) if groups is None else scores_grouped(query, items, groups, 1 + negatives.n)
-        )
-        own, negative = logits.split([1, negatives.n], 1)
-    return (
-        loss(Scored(own[:, 0], negative, drawn == target[:, None], log_expected, catalogue.n_known)).sum() / n_queries
-    )
+        if groups is None:
+            logits = scores(query, items, together)
+        else:
+            logits = scores_grouped(query, items, groups, 1 + negatives.n)
+        target_score, negative = logits.split([1, negatives.n], 1)
+    scored = Scored(target_score[:, 0], negative, drawn == target[:, None], log_expected, catalogue.n_known)
+    return loss(scored).sum() / n_queries
 
 
 def _groups(ids: Tensor, n_items: int, by_row: bool) -> Groups | None:

@@ -43,7 +43,7 @@ class Towers(nn.Module):
 
 
 class TaskLosses(nn.Module):
-    """The named losses of all labels: `target` of one label, of several each by its name."""
+    """The named losses of all labels: `target` if there is one label, else one per label with its name."""
 
     def __init__(self, schema: Schema, weighting: Weighting, loss_weights: Mapping[str, float] = ALL_ON) -> None:
         super().__init__()
@@ -58,11 +58,12 @@ class TaskLosses(nn.Module):
     def forward(self, logits: Tensor, batch: Batch, shared: Tensor) -> dict[str, Tensor]:
         """logits (B, T); shared: x (B, .), which all labels are computed from."""
         label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
-        losses = torch.stack([masked_bce(*pair, pair[1] >= 0) for pair in zip(logits.T, label.T, strict=True)])  # (T,)
+        columns = zip(logits.T, label.T, strict=True)
+        losses = torch.stack([masked_bce(logit, y, mask=y >= 0) for logit, y in columns])  # (T,)
         return dict(zip(self.names, self.weighted(losses, shared), strict=True))
 
     def weighted(self, losses: Tensor, shared: Tensor) -> Tensor:
-        """Losses (T,) -> what is minimised in their place (T,)."""
+        """Losses (T,) -> weighted losses (T,), which are minimised instead."""
         if self.weight is None or not len(self.on):
             return losses
         if self.weighting is Weighting.uncertainty:
@@ -84,11 +85,11 @@ def imbalance(weight: Tensor, size: Tensor, losses: Tensor) -> Tensor:
 
 
 def gradient_sizes(losses: Tensor, shared: Tensor) -> Tensor:
-    """|dL_t / dx| of each loss (T,): over what all labels are computed from, not over the weights that follow it."""
+    """|dL_t / dx| of each loss (T,), with respect to the input x that all labels share, not to the weights after it."""
     gradients = [torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses]
     return torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
 
 
 def task_names(schema: Schema) -> tuple[str, ...]:
-    """What the losses of all labels are called."""
+    """The names of the labels' losses."""
     return schema.tasks or ("target",)

@@ -1,8 +1,8 @@
-"""What every model has: what it needs, its output, its losses, and the stages in which it is trained.
+"""The interface of a model: what it needs of the data, its output, its losses, and its training stages.
 
 A model is an `nn.Module` with a dataclass `Config(ModelConfig)`, made by `create(config, schema)`. `needs` says what it
-reads, `forward(batch)` returns an Output. A model may have `losses(output, batch)`, its named losses, unweighted, and
-`stages()`; without them it is trained whole, to predict the label.
+reads, and `forward(batch)` returns an Output. A model may have `losses(output, batch)`, its named losses, unweighted,
+and `stages()`. Without them it is trained as a whole to predict the label.
 """
 
 from collections.abc import Callable
@@ -37,12 +37,12 @@ class Inputs(Enum):
 
 @dataclass(frozen=True)
 class Needs:
-    """What a model needs of the data. Batches are quicker to make without past events, if a model reads none."""
+    """What a model needs of the data. Batches without past events are quicker to make, if a model reads none."""
 
     inputs: Inputs
     n_fields: int = 1  # at least, ids included
     tasks: bool = False  # whether it can predict several labels
-    ordered: bool = False  # whether each of these is 1 only where the one before is
+    ordered: bool = False  # whether each label is 1 only where the label before it is
     context: bool = True  # whether it reads the fields of the context, if its inputs are more than ids
 
 
@@ -58,7 +58,7 @@ class Output:
     tasks: Tensor | None = None
 
     @property
-    def every(self) -> Tensor:
+    def all_logits(self) -> Tensor:
         """The logits of all labels: (B,) of one, (B, T) of several."""
         return self.logits if self.tasks is None else self.tasks
 
@@ -100,15 +100,15 @@ class Ranker(Protocol):
     """
 
     def query(self, batch: Batch) -> Tensor:
-        """What each user of a batch asks for after the history: (B, D)."""
+        """The query of each user of a batch, after the history: (B, D)."""
 
     def states(self, events: Packed) -> Tensor:
         """The query after each of T events: (T, D)."""
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        """The vectors of item ids (n,): (n, D). Of all ids by default, padding and unknown included: (FIRST + V, D).
+        """The vectors of item ids (n,): (n, D). By default of all ids, padding and unknown included: (FIRST + V, D).
 
-        Given ids, a model reads its tables by look-up (`Table.rows`), as the trainer may update such rows alone.
+        Given ids, a model must look them up with `Table.rows`, as the trainer may update these rows alone.
         """
 
     def eval(self) -> Any:
@@ -116,7 +116,7 @@ class Ranker(Protocol):
 
 
 def create(config: ModelConfig, schema: Schema) -> nn.Module:
-    """A new model. Raises ConfigError if the data lack what it needs; a class that declares no needs is not checked."""
+    """A new model. Raises ConfigError if the data lack what it needs. A class without `needs` is not checked."""
     model_class = registry.get("model", config.name)
     if needs := getattr(model_class, "needs", None):
         _check_needs(needs, config.name, schema)
@@ -129,14 +129,13 @@ def _check_needs(needs: Needs, model: str, schema: Schema) -> None:
             f"model = {model}: needs users, items and time; this dataset is a table. "
             "Name dataset.columns, or choose a model over fields such as fm or deepfm."
         )
-    n_fields = sum(len(side.fields) for side in (schema.user, schema.item, schema.context))
     if schema.tasks and not needs.tasks:
         raise ConfigError(
             f"model = {model}: predicts one label; dataset.columns.label names {', '.join(schema.tasks)}: keep one, or "
             "choose a model of several, as shared_bottom, mmoe or ple."
         )
-    if n_fields < needs.n_fields:
-        n_needed = needs.n_fields
+    n_fields, n_needed = sum(len(side.fields) for side in (schema.user, schema.item, schema.context)), needs.n_fields
+    if n_fields < n_needed:
         raise ConfigError(f"model = {model}: needs {n_needed} fields or more, ids included; this table has {n_fields}.")
 
 
@@ -166,27 +165,29 @@ def search_of(model: nn.Module) -> Search | None:
     return search if isinstance(search, Search) else None
 
 
-def of_tasks(logits: Tensor, parts: dict[str, Tensor]) -> Output:
-    """The output of a model of several labels, from logits (B, T); of one label, that of any model."""
+def task_output(logits: Tensor, parts: dict[str, Tensor]) -> Output:
+    """The output of a model of T labels, from logits (B, T); with one label it is that of a single-label model."""
     return Output(logits[:, 0], parts, logits if logits.shape[1] > 1 else None)
 
 
 def losses(model: nn.Module, output: Output, batch: Batch) -> dict[str, Tensor]:
-    """The model's own losses, or by default that of the label alone."""
-    own = getattr(model, "losses", None)
-    return own(output, batch) if own else {"target": bce(output.logits, batch.label)}
+    """The model's own named losses, or by default the binary cross-entropy of the label."""
+    own_losses = getattr(model, "losses", None)
+    return own_losses(output, batch) if own_losses else {"target": bce(output.logits, batch.label)}
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """The model's own stages, or by default one that trains it whole."""
-    own = getattr(model, "stages", None)
-    return own() if own else [Train(name="train", model=model)]
+    """The model's own stages, or by default one that trains the whole model."""
+    own_stages = getattr(model, "stages", None)
+    return own_stages() if own_stages else [Train(name="train", model=model)]
 
 
 def pairs(model: nn.Module, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-    """Queries (P, D) and the rows of their items (P,): the model's own, or by default each target's last state."""
-    own = getattr(type(model), "pairs", None)
-    return own(model, batch) if own else (lookup(cast(Ranker, model).states(batch.events), batch.query), batch.target)
+    """Queries (P, D) and the rows of their target items (P,): the model's own, or by default one for each next item."""
+    own_pairs = getattr(type(model), "pairs", None)
+    if own_pairs:
+        return own_pairs(model, batch)
+    return lookup(cast(Ranker, model).states(batch.events), batch.query), batch.target
 
 
 def part_config(kind: type[AnyConfig], config: ModelConfig, **options: Any) -> AnyConfig:

@@ -50,7 +50,7 @@ class AFM(nn.Module):
         self.attention_l2 = bool(config.loss_weights.get("attention_l2"))
         self.linear = Linear(schema, config.linear_std)
         self.embed = FeatureEmbedding(schema, config.embedding_dim, config.embedding_std)
-        self.pairs = list(combinations(names(self.embed), 2))  # in the order of the products
+        self.pairs = list(combinations(field_names(self.embed), 2))  # in the order of the products
         init = config.weight_init
         self.hidden = linear(config.embedding_dim, config.attention_size, init=init)  # W, b
         self.attention_score = linear(config.attention_size, 1, bias=False, init=init)  # h
@@ -61,7 +61,7 @@ class AFM(nn.Module):
             nn.init.constant_(self.predict.weight, len(self.pairs))
 
     def forward(self, batch: Batch) -> Output:
-        """Logits (B,), and in parts["attention"] the weights (B, P) of `self.pairs`: which pairs decided."""
+        """Logits (B,), and in parts["attention"] the weights (B, P) of the pairs in `self.pairs`."""
         e, p = self.embed.fields(batch), self.attention_dropout if self.training else 0.0
         score = self.attention_score.weight[0]
         pooled, weights = attend_pairs(e, self.hidden.weight, self.hidden.bias, score, p)  # (B, D), eq. 2, 5 and 6
@@ -75,7 +75,7 @@ class AFM(nn.Module):
         return losses
 
 
-def names(embed: FeatureEmbedding) -> list[str]:
+def field_names(embed: FeatureEmbedding) -> list[str]:
     """The names of all fields in their order: `side.name`, and `user` and `item` for the ids."""
     return [
         side if field.name == side else f"{side}.{field.name}"

@@ -54,7 +54,8 @@ class ALSMLP(nn.Module):
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()
         self.freeze = config.freeze
-        self.als = ALS(part_config(ALS.Config, config, smoothing=math.inf), schema)  # which keeps biases at 0
+        # Infinite smoothing keeps biases at 0.
+        self.als = ALS(part_config(ALS.Config, config, smoothing=math.inf), schema)
         self.register_buffer("scale", torch.ones(2, 1))  # of users and items
         self.head = HEADS[config.combine](config.embedding_dim, config.hidden_sizes, config.activation, config.dropout)
 

@@ -86,39 +86,39 @@ class BERT4Rec(nn.Module):
         return Output(logits=(self.query(batch).float() * target).sum(1))
 
     def query(self, batch: Batch) -> Tensor:
-        """What the users of a batch ask for after their histories: (B, D)."""
-        events, order = packed(asking(batch))
+        """The query of each user of a batch, after the history: (B, D)."""
+        events, order = packed(append_mask(batch))
         last = self.encode(events.item, events.length, batch.catalogue.items, last=True)  # (B, D)
-        return self.asked(torch.empty_like(last).index_copy(0, order, last))
+        return self.to_query(torch.empty_like(last).index_copy(0, order, last))
 
     def pairs(self, batch: WindowBatch) -> tuple[Tensor, Tensor]:
-        """Queries (P, D) of masked events, newly drawn, and the rows of their items (P,)."""
+        """Queries (P, D) of events masked at random, and the rows of their items (P,)."""
         cloze = masked(batch.whole, len(batch), self.mask_rate, self.last_rate)
         states = self.encode(cloze.item, cloze.length, batch.events.catalogue.items, last=False)
-        return self.asked(lookup(states, cloze.query)), cloze.target
+        return self.to_query(lookup(states, cloze.query)), cloze.target
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         return self.item.table.rows(ids)
 
-    def asked(self, state: Tensor) -> Tensor:
-        """The query of a state."""
+    def to_query(self, state: Tensor) -> Tensor:
+        """States (..., D) -> queries (..., D)."""
         return self.norm(F.gelu(self.head(state)))
 
     def encode(self, item: Tensor, length: Tensor, items: Features, last: bool) -> Tensor:
         """Rows of items or MASK (T,), or padded (B, L) -> states (T, D), or (n, D) of the last in each sequence."""
         layout = Layout(length, item.shape[1] if item.dim() == 2 else None)
         item = item.flatten()
-        hidden = item == MASK
-        ids = items.ids[item.clamp(min=0), 0].masked_fill(hidden, PADDING)  # whose vector is 0
-        x = self.item.table(ids) + hidden[:, None] * self.mask + self.position(layout.from_end)
+        is_mask = item == MASK
+        ids = items.ids[item.clamp(min=0), 0].masked_fill(is_mask, PADDING)  # whose vector is 0
+        x = self.item.table(ids) + is_mask[:, None] * self.mask + self.position(layout.from_end)
         x = self.dropout(self.input_norm(x))
         for number, block in enumerate(self.blocks, 1):
             x = block(x, layout, last and number == len(self.blocks))
         return x
 
 
-def asking(batch: Batch) -> Batch:
-    """The batch with a mask at the end of each history."""
+def append_mask(batch: Batch) -> Batch:
+    """The batch with a mask token appended to each history."""
     length = batch.mask.sum(1, keepdim=True)
     history = F.pad(batch.history, (0, 1)).scatter(1, length, MASK)
     age = F.pad(batch.history_age, (0, 1)).scatter(1, length, 0.0)

@@ -42,7 +42,7 @@ class BPRMF(nn.Module):
         return Output(logits=logits + self.bias.table(target)[:, 0])
 
     def query(self, batch: Batch) -> Tensor:
-        """What each user asks for: (B, D + 1)."""
+        """The query of each user of a batch: (B, D + 1)."""
         return with_one(self.users(batch.user, batch.catalogue.users.ids))
 
     def states(self, events: Packed) -> Tensor:

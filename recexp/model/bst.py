@@ -22,7 +22,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding
-from recexp.layer.lookup import Events, beside, lookup
+from recexp.layer.lookup import Events, concatenated, lookup
 from recexp.layer.mlp import MLP
 from recexp.layer.position import AGE_BUCKETS, AgePosition, LearntPosition, Sinusoid, distance, position
 from recexp.layer.transformer import Encoder, Norm
@@ -84,7 +84,8 @@ class BST(nn.Module):
         self.mlp = MLP(n_in, config.hidden_sizes, config.activation, config.dropout, n_out=1)
 
     def forward(self, batch: Batch) -> Output:
-        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target after the padding
+        # Profile (B, P); the target comes after the padding.
+        profile, events = self.embed.profile(batch), self.embed.events_and_target(batch)
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         read = [self.read(self.inputs(events, mask, batch), mask)]  # (B, W), or (B, n_positions W)
         if self.output is Reading.mean_and_target:
@@ -98,10 +99,10 @@ class BST(nn.Module):
         if not isinstance(self.position, AgePosition):
             return [events, Events(self.position.vectors, distance(mask))]
         age = functional.pad(batch.history_age, (0, 1))  # (B, L + 1), the target's is 0
-        return beside(events, Events(self.position.vectors, self.position.bucket(age)))
+        return concatenated(events, Events(self.position.vectors, self.position.bucket(age)))
 
     def read(self, inputs: list[Events], mask: Tensor) -> Tensor:
-        """What the MLP sees of the encoder's output: (B, W), or (B, n_positions W)."""
+        """What the MLP reads of the encoder's output: (B, W), or (B, n_positions W)."""
         if self.output is Reading.target:
             return self.encoder.last(inputs, mask)
         encoded = self.encoder(inputs, mask, mask)  # (B, L + 1, W), 0 on padding

@@ -88,12 +88,12 @@ class AlongFields(nn.Module):
         self.padding = kernel_size - 1, kernel_size - 1
         self.convolutions = convolutions([1, *channels], kernel_size)
         self.activations = nn.ModuleList(activation(kind, size) for size in channels)
-        self.kept = kept(n_fields, len(channels), kernel_size)
-        self.n_out = dim * channels[-1] * self.kept[-1]
+        self.pool_sizes = pool_sizes(n_fields, len(channels), kernel_size)
+        self.n_out = dim * channels[-1] * self.pool_sizes[-1]
 
     def forward(self, e: Tensor) -> Tensor:
         x = e.transpose(1, 2).reshape(-1, 1, e.shape[1])  # (B D, 1, F): all d share the kernels
-        for convolution, act, p in zip(self.convolutions, self.activations, self.kept, strict=True):
+        for convolution, act, p in zip(self.convolutions, self.activations, self.pool_sizes, strict=True):
             x = p_max(convolution(nn.functional.pad(x, self.padding)), p)  # (B D, C, p)
             x = channelwise(act, x)
         return x.reshape(e.shape[0], self.n_out)
@@ -114,8 +114,8 @@ def channelwise(act: nn.Module, x: Tensor) -> Tensor:
     return act(x.transpose(1, 2)).transpose(1, 2)
 
 
-def kept(n_fields: int, n_layers: int, kernel_size: int) -> list[int]:
-    """p of each layer, in integers: in floats, (1 - 2/3) 9 is above 3 and would be rounded up to 4."""
+def pool_sizes(n_fields: int, n_layers: int, kernel_size: int) -> list[int]:
+    """p of each layer. Computed in integers: in floats, (1 - 2/3) 9 is above 3 and would be rounded up to 4."""
     n = n_layers
     counts = [n_fields - n_fields * layer ** (n - layer) // n ** (n - layer) for layer in range(1, n)]
     counts.append(min(3, n_fields))

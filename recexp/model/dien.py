@@ -26,7 +26,7 @@ from recexp.layer.loss import bce, masked_bce
 from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.model import Inputs, Needs, Output
-from recexp.model.seq_pooling import Pooling, pool_all
+from recexp.model.seq_pooling import Pooling, pool
 from recexp.registry import register
 
 
@@ -76,7 +76,7 @@ class DIEN(nn.Module):
 
     def pooled(self, events: Events, mask: Tensor) -> Tensor | None:
         """(B, E), if the history is pooled too."""
-        return pool_all(events.expanded(), mask, self.pooling) if self.pooling else None
+        return pool(events.expanded(), mask, self.pooling) if self.pooling else None
 
     def predict(
         self, profile: Tensor, target: Tensor, states: Tensor, history: Tensor | None, mask: Tensor

@@ -15,7 +15,7 @@ from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, meet_user, weigh
+from recexp.layer.attention import Attention, Normalise, attention, condition_on_user, weigh
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.mlp import MLP, linear
@@ -74,7 +74,7 @@ class DIN(nn.Module):
     def attend(self, profile: Tensor, target: Tensor, events: Events, mask: Tensor) -> Tensor:
         """(B, L)."""
         if self.user is not None:
-            target, events = meet_user(self.kind, target, events, self.user(profile))
+            target, events = condition_on_user(self.kind, target, events, self.user(profile))
         return self.attention(target, events, mask)
 
     def score(self, batch: Batch, targets: Tensor) -> Tensor:

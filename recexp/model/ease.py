@@ -19,7 +19,7 @@ from recexp.config import ModelConfig, above, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import FIRST, Schema
 from recexp.error import ConfigError
-from recexp.layer.basket import basket, common_users, liked_pairs
+from recexp.layer.basket import basket, co_occurrences, liked_pairs
 from recexp.model import Fit, Inputs, Needs, Output, Stage
 from recexp.registry import register
 
@@ -56,7 +56,7 @@ class EASE(nn.Module):
     def scores(self, batch: Batch) -> Tensor:
         """The logits of all item ids for the users of a batch: (B, n)."""
         ids, counted = basket(batch)
-        # Where each row's begin, as histories without columns have no other shape for embedding_bag.
+        # One bag of ids per row. Offsets are given since embedding_bag takes no (B, 0) ids of empty histories.
         begin = torch.arange(ids.shape[0], device=ids.device) * ids.shape[1]
         counted = counted.flatten()
         scores = F.embedding_bag(ids.flatten(), self.weight, begin, mode="sum", per_sample_weights=counted)
@@ -69,8 +69,8 @@ class EASE(nn.Module):
     def fit(self, training: Batch) -> None:
         """Sets B."""
         gram = torch.zeros_like(self.weight)
-        for block, users in common_users(*liked_pairs(training), len(gram)):
-            gram[:, block] = users
+        for block, counts in co_occurrences(*liked_pairs(training), len(gram)):
+            gram[:, block] = counts
         known = gram[FIRST:, FIRST:]
         known.diagonal().add_(self.regularisation)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(known))  # P

@@ -17,7 +17,7 @@ from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
-from recexp.model import Inputs, Needs, Output, chosen_history, of_tasks
+from recexp.model import Inputs, Needs, Output, chosen_history, task_output
 from recexp.registry import register
 
 
@@ -51,15 +51,15 @@ class ESMM(nn.Module):
         x = self.encode(batch)  # (B, n)
         conditional = self.towers([x] * len(self.towers.of)).float()  # (B, T)
         logits = [conditional[:, 0]]
-        for given_before in conditional.T[1:]:
-            logits.append(of_both(logits[-1], given_before))
-        return of_tasks(torch.stack(logits, 1), {"shared": x, "conditional": conditional})
+        for logit in conditional.T[1:]:
+            logits.append(logit_of_product(logits[-1], logit))
+        return task_output(torch.stack(logits, 1), {"shared": x, "conditional": conditional})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return self.task_losses(output.by_task, batch, output.parts["shared"])
 
 
-def of_both(a: Tensor, b: Tensor) -> Tensor:
+def logit_of_product(a: Tensor, b: Tensor) -> Tensor:
     """The logit of sigmoid(a) sigmoid(b), (B,), without rounding a probability.
 
     p / (1 - p) = 1 / ((1 + e^-a) (1 + e^-b) - 1) = 1 / (e^-a + e^-b + e^-(a + b)).

@@ -59,10 +59,9 @@ class FiBiNET(nn.Module):
         scales = [None] if self.gate is None else [None, self.gate(e)]
         first: nn.Linear = self.mlp.first
         weights = first.weight.chunk(len(scales), 1)  # (H, P D) each
-        parts = zip(self.bilinears, weights, scales, strict=True)
-        hidden = sum(
-            (bilinear.times(weight, e, scale) for bilinear, weight, scale in parts), start=first.bias
-        )  # (B, H)
+        hidden: Tensor = first.bias
+        for bilinear, weight, scale in zip(self.bilinears, weights, scales, strict=True):
+            hidden = hidden + bilinear.times(weight, e, scale)  # (B, H)
         return Output(logits=self.linear(batch) + self.mlp.after_first(hidden)[:, 0])  # (B,)
 
 

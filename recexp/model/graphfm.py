@@ -95,21 +95,21 @@ class Layer(nn.Module):
         n_fields, n_in = e.shape[1:]
         first, second = torch.triu_indices(n_fields, n_fields, device=e.device)  # each edge once: they are symmetric
         weights = self.hidden.weight, self.hidden.bias, self.select.weight, self.select.bias, self.attention.weight
-        rated = in_chunks(rate, len(first) * n_in, (e,), first, second, *weights)  # (B, 1 + h, T)
+        scored = in_chunks(score_edges, len(first) * n_in, (e,), first, second, *weights)  # (B, 1 + h, T)
         edge = torch.empty(n_fields, n_fields, dtype=torch.long, device=e.device)
         edge[first, second] = edge[second, first] = torch.arange(len(first), device=e.device)
-        rated = rated.index_select(2, edge.flatten()).unflatten(2, (n_fields, n_fields))  # (B, 1 + h, F, F)
-        chosen, scores = rated[:, 0], rated[:, 1:]
-        nearest = chosen.topk(min(self.n_neighbours, n_fields), 2).indices
-        is_neighbour = torch.zeros_like(chosen, dtype=torch.bool).scatter(2, nearest, True)
+        scored = scored.index_select(2, edge.flatten()).unflatten(2, (n_fields, n_fields))  # (B, 1 + h, F, F)
+        selection, scores = scored[:, 0], scored[:, 1:]
+        nearest = selection.topk(min(self.n_neighbours, n_fields), 2).indices
+        is_neighbour = torch.zeros_like(selection, dtype=torch.bool).scatter(2, nearest, True)
         return scores.masked_fill(~is_neighbour[:, None], torch.finfo(scores.dtype).min).softmax(3)
 
 
-def rate(
+def score_edges(
     e: Tensor, first: Tensor, second: Tensor, hidden: Tensor, bias: Tensor, select: Tensor, shift: Tensor, w: Tensor
 ) -> Tensor:
     """S_ij and, for each head, S_ij relu(<w, e_i * e_j>) of T edges: e (B, F, n) -> (B, 1 + h, T), in fp32."""
     edges = e.index_select(1, first) * e.index_select(1, second)  # (B, T, n)
     x = torch.relu(product(edges, torch.cat([hidden, w]), functional.pad(bias, (0, len(w)))))  # (B, T, H + h)
-    chosen = torch.sigmoid(product(x[:, :, : len(hidden)], select, shift).float())  # (B, T, 1)
-    return torch.cat([chosen, chosen * x[:, :, len(hidden) :]], 2).transpose(1, 2)
+    selection = torch.sigmoid(product(x[:, :, : len(hidden)], select, shift).float())  # (B, T, 1)
+    return torch.cat([selection, selection * x[:, :, len(hidden) :]], 2).transpose(1, 2)

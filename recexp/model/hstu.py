@@ -67,20 +67,20 @@ class Block(nn.Module):
     def attend_rectangles(self, vqk: Tensor, layout: Layout, last: bool) -> Tensor:
         """The same by torch, sequences of similar lengths at a time."""
         assert layout.age is not None
-        found = []
+        outputs = []
         for index, mask in layout.rectangles:
             v, q, k = split_heads(vqk, index, 3, self.n_heads)  # (b, h, l, d)
             age, step = layout.age[index], torch.arange(index.shape[1], device=index.device)
-            asking = mask.sum(1, keepdim=True) - 1 if last else step.expand_as(index)  # (b, m) steps whose output it is
-            distance = asking[:, :, None] - step  # (b, m, l)
-            gap = (age[:, None] - age.gather(1, asking)[:, :, None]).clamp(min=0)
+            query_step = mask.sum(1, keepdim=True) - 1 if last else step.expand_as(index)  # (b, m)
+            distance = query_step[:, :, None] - step  # (b, m, l)
+            gap = (age[:, None] - age.gather(1, query_step)[:, :, None]).clamp(min=0)
             bias = self.position(distance.clamp(min=0)) + self.time(gap)  # (b, m, l, 1)
-            q = q.gather(2, asking[:, None, :, None].expand(*q.shape[:2], -1, q.shape[3]))
+            q = q.gather(2, query_step[:, None, :, None].expand(*q.shape[:2], -1, q.shape[3]))
             weight = F.silu(q @ k.transpose(2, 3) + bias[..., 0][:, None]) / self.n_positions
             seen = (distance >= 0) & mask[:, None]
             out = (weight * seen[:, None]) @ v  # (b, h, m, d)
-            found.append(out.flatten(1) if last else layout.events(out.transpose(1, 2).flatten(2), mask))
-        return torch.cat(found) if found else vqk.new_zeros(0, vqk.shape[1] // 3)
+            outputs.append(out.flatten(1) if last else layout.events(out.transpose(1, 2).flatten(2), mask))
+        return torch.cat(outputs) if outputs else vqk.new_zeros(0, vqk.shape[1] // 3)
 
 
 @register("hstu")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recexp.config import ModelConfig, at_least
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import PADDING, Schema
-from recexp.layer.basket import basket, common_users, liked_pairs
+from recexp.layer.basket import basket, co_occurrences, liked_pairs
 from recexp.model import Fit, Inputs, Needs, Output, Stage
 from recexp.registry import register
 
@@ -64,8 +64,8 @@ class ItemKNN(nn.Module):
         n, k = self.neighbour.shape
         item, user = liked_pairs(training)
         length = torch.bincount(item, minlength=n).sqrt()  # |x_i|
-        for block, users in common_users(item, user, n):
-            similarity = users / (length[:, None] * length[block] + self.shrinkage)  # (n, b)
+        for block, counts in co_occurrences(item, user, n):
+            similarity = counts / (length[:, None] * length[block] + self.shrinkage)  # (n, b)
             similarity = similarity.nan_to_num(0)  # an item without users, and shrinkage=0
             similarity[block, block - block[0]] = 0
             value, neighbour = similarity.topk(k, dim=0)

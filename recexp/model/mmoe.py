@@ -17,7 +17,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.expert import Experts, Gate
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
-from recexp.model import Inputs, Needs, Output, chosen_history, of_tasks
+from recexp.model import Inputs, Needs, Output, chosen_history, task_output
 from recexp.registry import register
 
 
@@ -56,7 +56,7 @@ class MMoE(nn.Module):
         experts = self.experts(x)  # (B, K, H)
         gates = torch.stack([gate(x) for gate in self.gates], 1)  # (B, T, K), eq. 7
         mixed = gates.to(experts.dtype) @ experts  # (B, T, H), eq. 6
-        return of_tasks(self.towers(mixed.unbind(1)), {"shared": x, "gates": gates})
+        return task_output(self.towers(mixed.unbind(1)), {"shared": x, "gates": gates})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return self.task_losses(output.by_task, batch, output.parts["shared"])

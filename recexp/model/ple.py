@@ -18,7 +18,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.expert import Experts, Gate
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
-from recexp.model import Inputs, Needs, Output, chosen_history, of_tasks
+from recexp.model import Inputs, Needs, Output, chosen_history, task_output
 from recexp.registry import register
 
 
@@ -60,7 +60,7 @@ class PLE(nn.Module):
         own, shared = [x] * len(self.towers.of), x
         for level in self.levels:
             own, shared = level(own, shared)
-        return of_tasks(self.towers(own), {"shared": x})
+        return task_output(self.towers(own), {"shared": x})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return self.task_losses(output.by_task, batch, output.parts["shared"])

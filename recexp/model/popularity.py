@@ -40,7 +40,7 @@ class Popularity(nn.Module):
         return Output(logits=self.score[batch.catalogue.items.ids[batch.target, 0]])
 
     def query(self, batch: Batch) -> Tensor:
-        """Every user asks for the same: (B, 1)."""
+        """The same query for every user: (B, 1)."""
         return self.score.new_ones(batch.user.shape[0], 1)
 
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:

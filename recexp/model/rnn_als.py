@@ -72,7 +72,7 @@ class RNNALS(nn.Module):
     def fit(self, training: Batch) -> None:
         als = ALS(part_config(ALS.Config, self.config), self.schema).to(training.label.device)
         als.fit(training)
-        self.factors.take_over(als)
+        self.factors.copy_from(als)
 
 
 class Factorisation(nn.Module):
@@ -100,8 +100,8 @@ class Factorisation(nn.Module):
         return products[:, :, 0] + self.linear.bias + user_bias + item_bias
 
     @torch.no_grad()
-    def take_over(self, als: ALS) -> None:
-        """Takes over a fitted ALS, so that both give the same logit."""
+    def copy_from(self, als: ALS) -> None:
+        """Copies factors and biases of a fitted ALS, scaled so that both models give the same logit."""
         self.linear.bias.copy_(4 * (als.mean - 0.5))
         for name, bias in (("user", als.user_bias), ("item", als.item_bias)):
             self.linear.weights.sides[name].table.weight.copy_(4 * bias[:, None])

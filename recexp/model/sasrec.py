@@ -56,10 +56,10 @@ class Block(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Item vectors and an encoder of their sequences, whose output is multiplied by the item vectors.
+    """Item vectors, and an encoder of their sequences whose output is multiplied by the item vectors.
 
-    encoder: called with vectors (T, D), their layout and whether only the last of each sequence is asked for (n, D).
-    dropout: of the item vectors, of the encoder's input and of what its output is multiplied by.
+    encoder: called with vectors (T, D), their layout, and whether to return only the last of each sequence (n, D).
+    dropout: of the item vectors, both as the encoder's input and as the output's factors.
     """
 
     def __init__(self, schema: Schema, dim: int, std: float, encoder: nn.Module, dropout: float) -> None:
@@ -73,7 +73,7 @@ class Backbone(nn.Module):
         return Output(logits=(self.query(batch).float() * target).sum(1))
 
     def query(self, batch: Batch) -> Tensor:
-        """What the users of a batch ask for after their histories: (B, D)."""
+        """The query of each user of a batch, after the history: (B, D)."""
         events, order = packed(batch)
         last = self.encode(events, last=True)  # (n, D), n = B or only those with events, which come first
         query = last.new_zeros(order.shape[0], last.shape[1]).index_copy(0, order[: last.shape[0]], last)

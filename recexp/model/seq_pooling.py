@@ -25,7 +25,7 @@ class Pooling(Enum):
     mean = "the mean over events; 0 if there are none"
 
 
-def pool_all(history: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+def pool(history: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """history (B, L, E), mask (B, L) -> (B, E)."""
     pooled = torch.where(mask[:, :, None], history, 0).sum(1)
     return pooled if pooling is Pooling.sum else pooled / mask.sum(1, keepdim=True).clamp(min=1)
@@ -55,5 +55,5 @@ class SequencePooling(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         profile, target, history = self.embed(batch)  # (B, P), (B, E), (B, L, E)
-        interest = pool_all(history, batch.mask, self.pooling)  # (B, E)
+        interest = pool(history, batch.mask, self.pooling)  # (B, E)
         return Output(logits=self.mlp(torch.cat([interest, target, profile], 1))[:, 0])  # (B,)

@@ -15,7 +15,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.mlp import MLP
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
-from recexp.model import Inputs, Needs, Output, chosen_history, of_tasks
+from recexp.model import Inputs, Needs, Output, chosen_history, task_output
 from recexp.registry import register
 
 
@@ -48,7 +48,7 @@ class SharedBottom(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         x = self.encode(batch)  # (B, n)
-        return of_tasks(self.towers([self.bottom(x)] * len(self.towers.of)), {"shared": x})
+        return task_output(self.towers([self.bottom(x)] * len(self.towers.of)), {"shared": x})
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         return self.task_losses(output.by_task, batch, output.parts["shared"])

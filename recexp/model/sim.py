@@ -25,7 +25,7 @@ from recexp.dataset.schema import Field, Schema
 from recexp.dataset.search import Search
 from recexp.error import ConfigError, choices
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, each_its_own, weigh
+from recexp.layer.attention import Attention, Normalise, as_unique_events, attention, weigh
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.loss import bce
@@ -98,7 +98,7 @@ class SIM(nn.Module):
     def forward(self, batch: Batch) -> Output:
         profile, (target, events) = self.embed.profile(batch), self.embed.events(batch)  # (B, P), (B, E)
         searched = batch.searched  # (B, M), with hard search R itself
-        candidates = self.embed.past(batch.catalogue, searched.item, searched.label, searched.mask)
+        candidates = self.embed.item_events(batch.catalogue, searched.item, searched.label, searched.mask)
         found, kept, relevance, parts = searched, candidates, searched.mask.float(), {}
         if self.soft is not None:
             relevance, chosen = self.soft(target, candidates, searched.mask)  # (B, M), (B, K)
@@ -107,7 +107,7 @@ class SIM(nn.Module):
         short = weigh(self.short(target, events, batch.mask), batch.mask, Normalise.softmax, target.shape[1] ** -0.5)
         interest = weighted_sum(short, events)  # (B, E)
         if self.auxiliary is not None:
-            mean = mean_of(relevance, candidates, searched.mask)
+            mean = weighted_mean(relevance, candidates, searched.mask)
             parts["search"] = self.auxiliary(torch.cat([mean, target], 1))[:, 0]  # (B,)
         logits = self.mlp(torch.cat([long, interest, target, profile], 1))[:, 0]  # (B,)
         return Output(logits, {"attention": weights, **parts})
@@ -118,7 +118,7 @@ class SIM(nn.Module):
         scale = z.shape[2] ** -0.5
         if self.unit is not None:
             now = torch.cat([target, self.age(torch.zeros_like(target[:, 0]))], 1)  # (B, Z)
-            scores = self.unit(now, each_its_own(z), found.mask)[:, None]  # (B, 1, K)
+            scores = self.unit(now, as_unique_events(z), found.mask)[:, None]  # (B, 1, K)
         else:
             assert self.heads is not None
             scores = self.heads(target).unflatten(1, (-1, z.shape[2])) @ z.transpose(1, 2)  # (B, H, K)
@@ -133,7 +133,7 @@ class SIM(nn.Module):
         return losses
 
 
-def mean_of(relevance: Tensor, events: Events, mask: Tensor) -> Tensor:
+def weighted_mean(relevance: Tensor, events: Events, mask: Tensor) -> Tensor:
     """mean_s r_s e_s over the events where the mask (B, M) is true: (B, E)."""
     weights = relevance.float().masked_fill(~mask, 0) / mask.sum(1, keepdim=True).clamp(min=1)
     return weighted_sum(weights, events)

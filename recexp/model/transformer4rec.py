@@ -92,7 +92,8 @@ class Transformer4Rec(nn.Module):
             self.next = NextItem(Vectors.tied, item_dim, config.embedding_dim, schema.n_items, draw)
 
     def forward(self, batch: Batch) -> Output:
-        profile, events = self.embed.profile(batch), self.embed.together(batch)  # (B, P), the target after the padding
+        # Profile (B, P); the target comes after the padding.
+        profile, events = self.embed.profile(batch), self.embed.events_and_target(batch)
         mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         inputs = [events] if self.position is None else [events, Events(self.position.vectors, distance(mask))]
         encoded = self.encoder.last(inputs, mask)  # (B, E), y_t
@@ -108,7 +109,7 @@ class Transformer4Rec(nn.Module):
         """m_s of items up to s and labels up to s - 1: (B, L, E)."""
         label, labelled = (functional.pad(x, (1, 0))[:, :-1] for x in (batch.history_label, batch.mask))
         events = self.embed.labelled(self.embed.items(batch, batch.history), label, labelled)
-        return self.encoder(placed(events, self.order, batch.mask.cumsum(1)), batch.mask, causal(batch.mask))
+        return self.encoder(add_positions(events, self.order, batch.mask.cumsum(1)), batch.mask, causal(batch.mask))
 
     def decode(self, history: Tensor, mask: Tensor) -> Tensor:
         """d_0, d_1, ..., d_L of histories (B, L, E), mask (B, L): (B, 1 + L, E), 0 before d_c."""
@@ -119,10 +120,10 @@ class Transformer4Rec(nn.Module):
             given, self_mask, memory_mask = mask, causal(mask), causal(steps)[:, :, 1:]  # d_s sees m_1, ..., m_s
         else:
             given = self_mask = memory_mask = mask & (number[1:] <= start)
-        memory = self.encoder(placed(history, self.order, count[:, 1:]), given, self_mask)  # (B, L, E)
+        memory = self.encoder(add_positions(history, self.order, count[:, 1:]), given, self_mask)  # (B, L, E)
         begins = (number == start)[:, :, None]  # BOS replaces event c
         inputs = torch.where(begins, self.begin, functional.pad(history, (0, 0, 1, 0)))  # (B, 1 + L, E)
-        return self.decoder(placed(inputs, self.order, count), steps & (number >= start), memory, memory_mask)
+        return self.decoder(add_positions(inputs, self.order, count), steps & (number >= start), memory, memory_mask)
 
     def start(self, mask: Tensor) -> Tensor:
         """c, the number of events that are given, not predicted: mask (B, L) -> (B, 1)."""
@@ -139,12 +140,12 @@ class Transformer4Rec(nn.Module):
         return losses
 
     def predicted(self, batch: Batch) -> Batch:
-        """The batch with BOS before its events, for `next`: its mask is true at the events that are predicted."""
+        """The batch with BOS before its events, for `next`. Its mask is true at the events that are predicted."""
         history, mask = (functional.pad(x, (1, 0)) for x in (batch.history, batch.mask))  # (B, 1 + L)
         number = torch.arange(mask.shape[1], device=mask.device)
         return replace(batch, history=history, mask=mask & (number > self.start(batch.mask)))
 
 
-def placed(events: Tensor, position: nn.Module | None, number: Tensor) -> Tensor:
+def add_positions(events: Tensor, position: nn.Module | None, number: Tensor) -> Tensor:
     """Events (B, L, E) plus the vectors of their position numbers (B, L)."""
     return events if position is None else events + position(number)

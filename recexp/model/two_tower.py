@@ -69,17 +69,17 @@ class TwoTower(nn.Module):
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         catalogue, n_rows, liked = batch.catalogue, len(batch), batch.label == 1
-        known = (catalogue.items.ids[:, 0] >= FIRST).float()  # by row of items: whether training has seen it
+        known = (catalogue.items.ids[:, 0] >= FIRST).float()  # for each row of items: 1 if training has seen it
         uniform = known.multinomial(self.n_uniform, replacement=True) if self.n_uniform else batch.target[:0]
         candidates = torch.cat([batch.target, uniform])  # (B + S,) rows of items; of the batch, those of label 1 count
         vectors = torch.cat([output.parts["items"], self.item(catalogue.items.at(uniform))])
         logits = output.parts["users"] @ vectors.t() / self.temperature  # (B, B + S)
-        logits = logits - log_expected(catalogue, candidates, liked.sum(), self.n_uniform / known.sum())
-        own = torch.arange(n_rows, device=liked.device)
-        out = candidates == batch.target[:, None]
-        out[:, :n_rows] |= ~liked
-        out[own, own] = False
-        loss = F.cross_entropy(logits.masked_fill(out, -torch.inf), own, reduction="none")
+        logits = logits - log_expected_count(catalogue, candidates, liked.sum(), self.n_uniform / known.sum())
+        row = torch.arange(n_rows, device=liked.device)  # also the column of a row's own item
+        excluded = candidates == batch.target[:, None]
+        excluded[:, :n_rows] |= ~liked
+        excluded[row, row] = False
+        loss = F.cross_entropy(logits.masked_fill(excluded, -torch.inf), row, reduction="none")
         return {"target": (loss * liked).sum() / liked.sum().clamp(min=1)}
 
     def query(self, batch: Batch) -> Tensor:
@@ -87,11 +87,11 @@ class TwoTower(nn.Module):
         return self.user(batch.catalogue.users.at(batch.user)) / self.temperature
 
     def vectors_of(self, items: Features) -> Tensor:
-        """(n, output_size) of the fields of n items; those that training has not seen differ by theirs."""
+        """Vectors (n, output_size) from the fields of n items, so that items unseen in training have different ones."""
         return self.item(items)
 
 
-def log_expected(catalogue: Catalogue, items: Tensor, n_drawn: Tensor, uniform: Tensor) -> Tensor:
-    """log q of rows of items (C,), of which n_drawn are drawn by popularity and each known one `uniform` times."""
+def log_expected_count(catalogue: Catalogue, items: Tensor, n_drawn: Tensor, uniform: Tensor) -> Tensor:
+    """log q of rows of items (C,): n_drawn are drawn by popularity, and each known item `uniform` times on average."""
     popularity = catalogue.n_events[items].clamp(min=1) / len(catalogue.sampling_pool)
     return (n_drawn * popularity + uniform).log()

@@ -25,7 +25,7 @@ from recexp.kernel.gated_linear import gated_linear
 from recexp.kernel.gru import attention_gru, gru
 from recexp.kernel.inner_product import inner_products_linear
 from recexp.kernel.linear import product
-from recexp.kernel.lookup import beside, lookup, total, weighted_sum
+from recexp.kernel.lookup import lookup, lookup_concat, total, weighted_sum
 from recexp.kernel.mlp import tail
 from recexp.kernel.packed import attend_packed
 from recexp.kernel.pair_attention import attend_pairs
@@ -81,7 +81,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
             leaf(n, length, 3), [Part(leaf(2, length**2), True, False), Part(leaf(20, 2 * length), False, True)], none
         )
     yield lambda: split_sums(field_sums(history))
-    yield lambda: beside(tables, [indices[0].flatten(), indices[1].flatten()])
+    yield lambda: lookup_concat(tables, [indices[0].flatten(), indices[1].flatten()])
     for last in (None, leaf(1, WIDTH)):
         yield lambda last=last: crosses(x, square[:2], [bias, bias], last)
     for residual, drop in ((None, 0.0), (leaf(WIDTH, WIDTH), 0.3)):

@@ -5,7 +5,7 @@ import torch
 from both_ways import both_ways, indices, leaf, lengths, results
 from torch import Tensor
 
-from recexp.kernel.lookup import beside, lookup, reference, total, weighted_reference, weighted_sum
+from recexp.kernel.lookup import lookup, lookup_concat, reference, total, weighted_reference, weighted_sum
 
 N, W = 90, 32  # rows of a table, and its width, which every library takes
 each_size = pytest.mark.parametrize(("n_rows", "length"), [(0, 3), (5, 0), (1, 1), (7, 7), (61, 21)])  # 7 x 7: 49 rows
@@ -105,14 +105,14 @@ def test_rows_side_by_side(gaps, n_rows, widths, library, threads, used):
         return torch.cat([table[place.long()] for table, place in zip(tables, places, strict=True)], 1)
 
     names = ["gather_beside", "scatter_beside"]
-    both_ways(lambda: beside(tables, places), tables, used, *names, reference=one_by_one)
+    both_ways(lambda: lookup_concat(tables, places), tables, used, *names, reference=one_by_one)
 
 
 def test_rows_side_by_side_refuse_an_index_out_of_range(library):
     with pytest.raises(IndexError, match="none of the 5 rows"):
-        beside([leaf(6, 16), leaf(5, 16)], [torch.tensor([5]), torch.tensor([5])])
+        lookup_concat([leaf(6, 16), leaf(5, 16)], [torch.tensor([5]), torch.tensor([5])])
 
 
 def test_rows_of_a_width_that_no_kernel_takes_are_put_side_by_side_by_torch(library, used):
-    assert beside([leaf(5, 16), leaf(5, 7)], [indices(9, n=5)] * 2).shape == (9, 23)
+    assert lookup_concat([leaf(5, 16), leaf(5, 7)], [indices(9, n=5)] * 2).shape == (9, 23)
     assert "gather_beside" not in used

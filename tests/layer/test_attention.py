@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, attention, each_its_own, weigh
+from recexp.layer.attention import Attention, Normalise, as_unique_events, attention, weigh
 from recexp.layer.lookup import Events
 
 B, L, D = 4, 6, 5
@@ -33,7 +33,7 @@ def pool(weights: Tensor, history: Tensor) -> Tensor:
 
 def scores(module: torch.nn.Module, target: Tensor, history: Tensor, mask: Tensor = MASK) -> Tensor:
     """Those of a scorer for a history (B, L, D) in which no two events are taken to be equal."""
-    return module(target, each_its_own(history), mask)
+    return module(target, as_unique_events(history), mask)
 
 
 def joined(kind: Attention, t: Tensor, h: Tensor) -> Tensor:

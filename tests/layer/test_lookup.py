@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recexp.layer.lookup import Events, Table, beside, lookup, total, weighted_sum
+from recexp.layer.lookup import Events, Table, concatenated, lookup, total, weighted_sum
 
 IDS = torch.tensor([[3, 0, 3], [1, 4, 0]])
 
@@ -39,4 +39,4 @@ def test_events_are_expanded_once_and_added_up(width: int) -> None:
 
 def test_events_beside_one_another() -> None:
     events, others = Events(torch.randn(5, 2), IDS), Events(torch.randn(5, 3), IDS.flip(0))
-    assert torch.equal(total(beside(events, others)), torch.cat([events.expanded(), others.expanded()], 2))
+    assert torch.equal(total(concatenated(events, others)), torch.cat([events.expanded(), others.expanded()], 2))

@@ -100,7 +100,7 @@ def test_with_the_last_masked_alone_training_asks_what_evaluation_asks(
     end = dict(zip(windows.user.tolist(), windows.end.tolist(), strict=True))
     last = torch.tensor([end[user] - 1 for user in window_batch.events.user.tolist()])  # in the log
     given, asked = window_batch.whole, gather(last)
-    of = given.of[given.time == windows.group[last][given.of]]  # the window of each target
+    of = given.window[given.time == windows.group[last][given.window]]  # the window of each target
     alone = torch.bincount(of) == 1
     assert len(target) == len(of) and alone.sum() > 20
     torch.testing.assert_close(query[alone[of]], model.query(asked)[alone], rtol=1e-4, atol=1e-4)

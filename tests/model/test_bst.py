@@ -173,9 +173,9 @@ def test_every_event_counts_and_no_padding(
     position: Position, output: Reading, bst: Make, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = bst(position=position, output=output)
-    events = model.embed.together(mixed).expanded().detach().requires_grad_()  # (B, L + 1, E): a vector each
+    events = model.embed.events_and_target(mixed).expanded().detach().requires_grad_()  # (B, L + 1, E): a vector each
     index = torch.arange(events[:, :, 0].numel()).view(events.shape[:2])
-    monkeypatch.setattr(model.embed, "together", lambda batch: Events(events.flatten(0, 1), index))
+    monkeypatch.setattr(model.embed, "events_and_target", lambda batch: Events(events.flatten(0, 1), index))
     model(mixed).logits.sum().backward()
     assert torch.equal(events.grad.any(2), torch.cat([mixed.mask, torch.ones(len(index), 1, dtype=torch.bool)], 1))
 

@@ -14,7 +14,7 @@ from recexp.dataset.batch import Batch
 from recexp.dataset.log import Dataset
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation, PReLU
-from recexp.model.cnn import AlongDim, AlongFields, Axis, channelwise, kept, p_max
+from recexp.model.cnn import AlongDim, AlongFields, Axis, channelwise, p_max, pool_sizes
 
 Make = Callable[..., nn.Module]
 Layers = type[AlongDim] | type[AlongFields]
@@ -143,12 +143,12 @@ def test_of_equal_ones_p_max_keeps_the_first() -> None:
 
 
 def test_layers_keep_fewer_and_fewer_and_the_last_keeps_3() -> None:
-    assert kept(16, 4, 3) == [16, 12, 4, 3]  # ceil of 15.75, 12, 4
-    assert kept(9, 3, 3) == [8, 3, 3]  # 8, 3
-    assert kept(10, 2, 3) == [5, 3]
-    assert kept(10, 1, 3) == [3]
-    assert kept(2, 2, 3) == [1, 2]  # F at the most
-    assert kept(4, 4, 1) == [4, 3, 1, 1]  # a kernel of 1 finds no more than the layer before has left
+    assert pool_sizes(16, 4, 3) == [16, 12, 4, 3]  # ceil of 15.75, 12, 4
+    assert pool_sizes(9, 3, 3) == [8, 3, 3]  # 8, 3
+    assert pool_sizes(10, 2, 3) == [5, 3]
+    assert pool_sizes(10, 1, 3) == [3]
+    assert pool_sizes(2, 2, 3) == [1, 2]  # F at the most
+    assert pool_sizes(4, 4, 1) == [4, 3, 1, 1]  # a kernel of 1 finds no more than the layer before has left
 
 
 @pytest.mark.parametrize("along", [AlongDim, AlongFields])

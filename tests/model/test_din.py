@@ -13,7 +13,7 @@ from recexp.dataset.log import Dataset
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError
 from recexp.layer.activation import Activation
-from recexp.layer.attention import Attention, Normalise, each_its_own, meet_user, weigh
+from recexp.layer.attention import Attention, Normalise, as_unique_events, condition_on_user, weigh
 from recexp.layer.lookup import Events
 from recexp.model.seq_pooling import Pooling
 
@@ -130,12 +130,12 @@ def test_user_takes_part_in_the_attention_if_asked(
 def test_user_joins_the_target_as_the_target_joins_an_event() -> None:
     torch.manual_seed(0)
     t, h, u = torch.randn(2, 3), torch.randn(2, 4, 3), torch.randn(2, 3)
-    events = each_its_own(h)
-    multiplied, same = meet_user(Attention.multiply, t, events, u)
+    events = as_unique_events(h)
+    multiplied, same = condition_on_user(Attention.multiply, t, events, u)
     torch.testing.assert_close(multiplied[1] * same.expanded()[1, 2], h[1, 2] * t[1] * u[1])
-    added, same = meet_user(Attention.add, t, events, u)
+    added, same = condition_on_user(Attention.add, t, events, u)
     torch.testing.assert_close(added[0] + same.expanded()[0, 3], h[0, 3] + t[0] + u[0])
-    alone, met = meet_user(Attention.mlp, t, events, u)
+    alone, met = condition_on_user(Attention.mlp, t, events, u)
     assert torch.equal(alone, t)
     torch.testing.assert_close(met.expanded()[1, 0], h[1, 0] * u[1])
 

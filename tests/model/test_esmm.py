@@ -8,7 +8,7 @@ from torch import nn
 
 from recexp.dataset.batch import Batch
 from recexp.dataset.log import Dataset
-from recexp.model.esmm import of_both
+from recexp.model.esmm import logit_of_product
 
 Make = Callable[..., nn.Module]
 
@@ -28,13 +28,13 @@ def test_probability_of_each_label_is_that_of_the_one_before_times_its_own(
 
 def test_a_label_that_is_certain_leaves_one_task() -> None:
     b = torch.linspace(-30, 30, 13)
-    torch.testing.assert_close(of_both(torch.full((13,), 200.0), b), b)
+    torch.testing.assert_close(logit_of_product(torch.full((13,), 200.0), b), b)
 
 
 def test_logit_of_a_product_is_exact_where_probabilities_would_round() -> None:
     a = torch.tensor([-200.0, -90, 40, 40, 0, 100, -1e4], requires_grad=True)
     b = torch.tensor([-200.0, 3, 40, -40, 0, 100, 1e4])
-    found = of_both(a, b)
+    found = logit_of_product(a, b)
     p = torch.sigmoid(a.double()) * torch.sigmoid(b.double())
     exact = torch.log(p[[1, 3, 4]]) - torch.log1p(-p[[1, 3, 4]])
     torch.testing.assert_close(found[[1, 3, 4]], exact.float())

@@ -69,9 +69,9 @@ def test_a_missing_label_has_no_gradient(name: str, make: Make, schema: Schema, 
 @each_model
 def test_the_first_of_the_labels_is_the_logit(name: str, make: Make, schema: Schema, batch: Batch) -> None:
     output = make(name, schema=schema).eval()(batch)
-    assert torch.equal(output.logits, output.tasks[:, 0]) and output.every is output.tasks
+    assert torch.equal(output.logits, output.tasks[:, 0]) and output.all_logits is output.tasks
     alone = make(name).eval()(batch)
-    assert alone.tasks is None and torch.equal(alone.every, alone.logits)
+    assert alone.tasks is None and torch.equal(alone.all_logits, alone.logits)
 
 
 @each_model

@@ -40,7 +40,7 @@ def plain_logit(model: nn.Module, batch: Batch, row: int, kept: list[int]) -> Te
     """The logit of a row that attends to the found events at some positions: event by event."""
     profile, target, history = (x[row] for x in model.embed(batch))
     found = batch.found
-    events = model.embed.past(batch.catalogue, found.item, found.label, found.mask).expanded()[row]
+    events = model.embed.item_events(batch.catalogue, found.item, found.label, found.mask).expanded()[row]
     z = [torch.cat([events[s], model.age(found.age[row, s])]) for s in kept]
     now = torch.cat([target, model.age(torch.tensor(0.0))])
     width = len(now)
@@ -72,7 +72,7 @@ def test_hard_search_attends_to_all_that_is_found(attention: Unit, sim: Make, mi
 def test_soft_search_attends_to_the_events_of_the_highest_inner_products(sim: Make, all_found: Batch) -> None:
     model = sim(search=SearchKind.soft, n_found=3)
     found = all_found.found
-    events = model.embed.past(all_found.catalogue, found.item, found.label, found.mask).expanded()
+    events = model.embed.item_events(all_found.catalogue, found.item, found.label, found.mask).expanded()
     target = model.embed(all_found)[1]
     expected = []
     for row, length in enumerate(found.mask.sum(1).tolist()):
@@ -102,7 +102,7 @@ def test_only_its_own_loss_trains_the_soft_search(make: Make, all_found: Batch) 
 
 def test_the_auxiliary_loss_of_hard_search_pools_what_is_found(sim: Make, mixed: Batch) -> None:
     model, found = sim(), mixed.found
-    events = model.embed.past(mixed.catalogue, found.item, found.label, found.mask).expanded()
+    events = model.embed.item_events(mixed.catalogue, found.item, found.label, found.mask).expanded()
     mean = (events * found.mask[:, :, None]).sum(1) / found.mask.sum(1, keepdim=True).clamp(min=1)
     expected = model.auxiliary(torch.cat([mean, model.embed(mixed)[1]], 1))[:, 0]
     torch.testing.assert_close(model(mixed).parts["search"], expected)

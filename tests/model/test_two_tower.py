@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.schema import UNKNOWN
 from recexp.metric.item_scores import ItemScores
-from recexp.model.two_tower import log_expected
+from recexp.model.two_tower import log_expected_count
 
 Make = Callable[..., nn.Module]
 Gather = Callable[..., Batch]
@@ -55,7 +55,7 @@ def test_uniform_negatives_make_each_item_more_expected(mixed: Batch) -> None:
     catalogue, items = mixed.catalogue, torch.arange(1, 6)
     count = torch.bincount(catalogue.sampling_pool, minlength=6)[1:6]
     expected = (8 * count / len(catalogue.sampling_pool) + 0.5).log()
-    torch.testing.assert_close(log_expected(catalogue, items, torch.tensor(8), torch.tensor(0.5)), expected)
+    torch.testing.assert_close(log_expected_count(catalogue, items, torch.tensor(8), torch.tensor(0.5)), expected)
 
 
 def test_items_that_training_has_not_seen_are_ranked_by_their_own_fields(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.schema import Schema
 from recexp.kernel.device import traced, unique
-from recexp.kernel.lookup import beside
+from recexp.kernel.lookup import lookup_concat
 from recexp.layer.embedding.side import EmbeddingInit, SideEmbedding
 from recexp.layer.lookup import Events, lookup, total
 
@@ -53,7 +53,7 @@ class FeatureEmbedding(nn.Module):
         if "context" in self.sides:
             fields.append(self.sides["context"](batch.context).flatten(1))
             indices.append(torch.arange(fields[-1].shape[0], device=fields[-1].device))
-        return beside(fields, indices).unflatten(1, (-1, self.embedding_dim))
+        return lookup_concat(fields, indices).unflatten(1, (-1, self.embedding_dim))
 
     def unique_fields(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The fields (n, F, D) of n rows, and the index (B,) that expands them to the batch.
@@ -94,7 +94,7 @@ class FeatureEmbedding(nn.Module):
 
     def unique_rows(self, side: str, features: Features, index: Tensor) -> tuple[Features, Tensor]:
         """The n unique users or items at `index` (...), and the index (...) that expands them."""
-        if self.takes_all(side, features.ids.shape[0], index):
+        if self.reads_all_rows(side, features.ids.shape[0], index):
             return features, index
         rows, index = self.unique(side, features.ids.shape[0], index)
         return features.at(rows), index
@@ -102,14 +102,14 @@ class FeatureEmbedding(nn.Module):
     def unique(self, side: str, size: int, index: Tensor) -> tuple[Tensor, Tensor]:
         """The unique values (n,) of `index` (...), all below `size`, and the index (...) that expands them.
 
-        All values below `size` or, on a GPU, the index itself, where that costs less than finding the unique values.
+        Where that costs less than finding unique values, all values below `size` or, on a GPU, the index itself.
         """
-        if self.takes_all(side, size, index):
+        if self.reads_all_rows(side, size, index):
             return torch.arange(size, device=index.device), index
         return unique(index)
 
-    def takes_all(self, side: str, size: int, index: Tensor) -> bool:
-        """True if all `size` rows cost less than finding unique ones. A sparse gradient would then hold all rows."""
+    def reads_all_rows(self, side: str, size: int, index: Tensor) -> bool:
+        """True if embedding all `size` rows costs less than finding the unique ones; not if the gradient is sparse."""
         return not traced() and index.numel() >= size and not self.sides[side].table.sparse
 
 

@@ -38,20 +38,20 @@ class SequenceEmbedding(nn.Module):
         return self.profile(batch), target, events.expanded()
 
     def events(self, batch: Batch) -> tuple[Tensor, Events]:
-        """Target (B, E) and the history's events, with an index (B, L)."""
-        together = self.together(batch)
+        """Target (B, E) and the events of the history, index (B, L)."""
+        events = self.events_and_target(batch)
         # Two look-ups: slices of a single one would each have a gradient of its whole size.
-        target = lookup(together.vectors, together.index[:, -1])
-        return target, Events(together.vectors, together.index[:, :-1])
+        target = lookup(events.vectors, events.index[:, -1])
+        return target, Events(events.vectors, events.index[:, :-1])
 
-    def together(self, batch: Batch) -> Events:
-        """The history's events and, after the padding, the target, with an index (B, L + 1)."""
+    def events_and_target(self, batch: Batch) -> Events:
+        """The events of the history and, after the padding, the target; index (B, L + 1)."""
         index = torch.cat([batch.history, batch.target[:, None]], 1)  # (B, L + 1)
         mask = functional.pad(batch.mask, (0, 1), value=False)  # a target is an item of unknown label
-        return self.past(batch.catalogue, index, functional.pad(batch.history_label, (0, 1)), mask)
+        return self.item_events(batch.catalogue, index, functional.pad(batch.history_label, (0, 1)), mask)
 
-    def past(self, catalogue: Catalogue, item: Tensor, label: Tensor, mask: Tensor) -> Events:
-        """Rows of items (B, L) and their labels (B, L), known where the mask (B, L) is true, as events."""
+    def item_events(self, catalogue: Catalogue, item: Tensor, label: Tensor, mask: Tensor) -> Events:
+        """The events of rows of items (B, L) with labels (B, L), which are known where the mask (B, L) is true."""
         items = catalogue.items
         if self.label is None:
             features, index = self.embed.unique_rows("item", items, item)

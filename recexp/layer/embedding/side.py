@@ -61,7 +61,7 @@ class SideEmbedding(nn.Module):
         self.register_buffer("shift", torch.tensor(shifts, dtype=torch.long), persistent=False)  # (C,)
         self.shifted = any(shifts)
         self.table = Table(side.vocabulary, embedding_dim, padding_idx=PADDING)
-        self.table.rowwise, self.table.n_ids, self.table.origin = True, len(columns), Origin(name, _source(side))
+        self.table.rowwise, self.table.n_ids, self.table.origin = True, len(columns), Origin(name, _id_spans(side))
         if init is EmbeddingInit.normal:
             nn.init.normal_(self.table.weight, std=std)
         else:
@@ -69,7 +69,7 @@ class SideEmbedding(nn.Module):
         with torch.no_grad():
             self.table.weight[[PADDING, UNKNOWN]] = 0
         if side.value_columns:
-            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std * _shares(side))
+            self.direction = nn.Parameter(torch.randn(side.value_columns, embedding_dim) * std * _direction_scale(side))
 
     def forward(self, features: Features) -> Tensor:
         """Features of n users, items or events -> (n, F, D)."""
@@ -82,12 +82,12 @@ class SideEmbedding(nn.Module):
         values = features.values
         if values.shape[1] != len(self.value_columns):
             values = values.index_select(1, self.value_columns)
-        parts, first = [], 0  # first: the next number
+        parts, first = [], 0  # first: the column of the next number in values
         for run in self.runs:
             field = run[0]
             if _is_padded(field):
-                part, of = next(columns)
-                parts.append(part if _is_single(field) else _of_several(field, part, of))
+                field_vectors, field_ids = next(columns)
+                parts.append(field_vectors if _is_single(field) else _combined(field, field_vectors, field_ids))
             elif field.wide:
                 parts.append(self._list_means(field, features)[:, None])
             else:
@@ -97,10 +97,10 @@ class SideEmbedding(nn.Module):
 
     def _projected(self, run: list[Field], values: Tensor, first: int) -> Tensor:
         """(n, numbers of the run, D), or (n, 1, D) of a vector, from the values (n, V) from `first` on."""
-        of_run = slice(first, first + sum(field.width for field in run))
+        columns = slice(first, first + sum(field.width for field in run))
         if _is_number(run[0]):
-            return values[:, of_run, None] * self.direction[of_run]
-        return (values[:, of_run] @ self.direction[of_run])[:, None]
+            return values[:, columns, None] * self.direction[columns]
+        return (values[:, columns] @ self.direction[columns])[:, None]
 
     def _list_means(self, field: Field, features: Features) -> Tensor:
         """(n, D) of a wide field: memory follows the values, not the longest cell."""
@@ -118,12 +118,12 @@ class SideEmbedding(nn.Module):
 
 
 def _is_padded(field: Field) -> bool:
-    """Whether its ids stand in columns of their own."""
+    """True if its ids have columns of their own in `Features.ids`."""
     return not (field.numeric or field.wide)
 
 
 def _is_single(field: Field) -> bool:
-    """Whether it is one row of the table."""
+    """True if its value is one row of the table."""
     return _is_padded(field) and field.width == 1
 
 
@@ -132,7 +132,7 @@ def _is_number(field: Field) -> bool:
 
 
 def _runs(side: Side) -> list[list[Field]]:
-    """Neighbouring fields that are computed together: single rows, or numbers; any other by itself."""
+    """Groups of consecutive fields that are computed together: single rows, or numbers. Any other field is alone."""
     runs: list[list[Field]] = []
     for field in side.fields:
         joins = runs and any(kind(field) and kind(runs[-1][0]) for kind in (_is_single, _is_number))
@@ -143,7 +143,7 @@ def _runs(side: Side) -> list[list[Field]]:
     return runs
 
 
-def _of_several(field: Field, vectors: Tensor, ids: Tensor) -> Tensor:
+def _combined(field: Field, vectors: Tensor, ids: Tensor) -> Tensor:
     """(n, 1, D) of a composed or multi-valued field: vectors (n, width, D), ids (n, width)."""
     if field.composed:
         return vectors[:, :1] * (1 + vectors[:, 1:])
@@ -152,7 +152,7 @@ def _of_several(field: Field, vectors: Tensor, ids: Tensor) -> Tensor:
 
 
 def _draw_by_field(weight: Tensor, side: Side, init: EmbeddingInit) -> None:
-    """Initial vectors of each field as of a matrix of its own: Xavier's variance depends on the number of rows."""
+    """Initialises each field as a matrix of its own, since Xavier's variance depends on the number of rows."""
     draw = nn.init.xavier_uniform_ if init is EmbeddingInit.xavier_uniform else nn.init.xavier_normal_
     sizes = [field.size for field in side.fields if not field.numeric and field.size]
     with torch.no_grad():
@@ -160,14 +160,14 @@ def _draw_by_field(weight: Tensor, side: Side, init: EmbeddingInit) -> None:
             draw(rows)
 
 
-def _source(side: Side) -> tuple[range, ...]:
-    """The data's ids of the rows of a side's table, in order."""
+def _id_spans(side: Side) -> tuple[range, ...]:
+    """The spans of the data's ids that the rows of a side's table stand for, in order."""
     firsts = [(FIRST + field.offset, field.size) for field in side.fields if not field.numeric]
     return (range(FIRST), *(range(first, first + size) for first, size in firsts))
 
 
-def _shares(side: Side) -> Tensor:
-    """(value columns, 1): the scale at which the directions of a vector's numbers sum to one of a single number."""
+def _direction_scale(side: Side) -> Tensor:
+    """(value columns, 1): 1 / sqrt(width), so that a vector's sum of directions starts at the scale of one number's."""
     widths = [field.width for field in side.fields if field.numeric for _ in range(field.width)]
     return torch.tensor(widths)[:, None].rsqrt()
 
