@@ -40,7 +40,7 @@ def load(folder: Path) -> Dataset:
 
 
 def reduced(dataset: Dataset, config: DatasetConfig, search: Search | None = None) -> Dataset:
-    """The dataset without the rows that no later row needs."""
+    """The dataset without the events that no held-out or later row needs."""
     log = dataset.log
     if not isinstance(log, Log):
         return replace(dataset, log=log.take(slice(0)), folder=None)
@@ -83,7 +83,7 @@ def _last(seen: np.ndarray, n: int, first: np.ndarray, end: np.ndarray) -> np.nd
 
 
 def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> Path | None:
-    """The folder beside the prepared data that holds the same files; None if there is none and none can be made."""
+    """The cache's folder with the same files, made if need be; None if there is none and it cannot be made."""
     if dataset.folder is None:
         return None
     reach = "all" if search and search.field else _longest(config, search)
@@ -103,7 +103,7 @@ def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> P
 
 
 def _is_whole(folder: Path, alone: bool = False) -> bool:
-    """Whether a folder holds what was written. alone: if not, it is removed, and a warning says so."""
+    """True if a folder holds what was written. alone: no other process uses it, so a damaged one is removed."""
     try:
         store.check(folder)
         return True

@@ -50,7 +50,7 @@ class Batch:
 
     @property
     def searched(self) -> Past:
-        """What was found, for a model that cannot do without."""
+        """The events found, for a model that needs them. Raises ConfigError if there is no search."""
         if self.found is None:
             raise ConfigError("Batches: the model reads what its search finds; give it with search=model.search.")
         return self.found
@@ -67,9 +67,9 @@ class Batches:
         known: np.ndarray | None = None,
         search: Search | None = None,
     ) -> None:
-        """known: (N,) bool, the events that histories may hold, where not all rows are; no negatives are drawn then.
+        """known: (N,) bool, the events that histories may hold; all by default. Given, no negatives are drawn.
 
-        search: which earlier events the model is to be given beside the history.
+        search: which earlier events a batch holds besides the history, for a model that searches.
         """
         log = dataset.log
         self.device = torch.device(device)
@@ -94,8 +94,8 @@ class Batches:
             self.label = self._tensor(log.label)
             self.table_user = log.user
             empty = torch.zeros((1, 0), device=self.device)
-            nobody = Features(empty.long(), empty)
-            self.catalogue = Catalogue(nobody, nobody, empty.int().flatten())
+            no_fields = Features(empty.long(), empty)
+            self.catalogue = Catalogue(no_fields, no_fields, empty.int().flatten())
 
     def users_of(self, split: str) -> np.ndarray | None:
         """The users (n,) of a split's rows in a table, None if they are not known."""
@@ -119,13 +119,13 @@ class Batches:
             times = torch.bincount(getattr(self.columns, side)[rows], minlength=len(table.ids))
         counts.index_add_(0, table.ids.flatten().long(), times.repeat_interleave(table.ids.shape[1]))
         if table.lists is not None:
-            for number in range(table.lists.start.shape[1]):
-                ids, row = table.lists.column(number)
+            for column in range(table.lists.start.shape[1]):
+                ids, row = table.lists.column(column)
                 counts.index_add_(0, ids, times[row])
         return counts.clamp(min=1)
 
     def epoch(self, split: str, batch_size: int, seed: int | None = None, histories: bool = True) -> Iterator[Batch]:
-        """A split's batches. A seed shuffles them and draws the negatives; without one, both are always the same.
+        """A split's batches. A seed shuffles them and draws the negatives; without one, both are fixed.
 
         histories: False leaves them empty, for a model that does not read them.
         """

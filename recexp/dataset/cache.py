@@ -61,7 +61,7 @@ def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
 
 
 def write(folder: str | None, dataset: Dataset, source: dict[str, Any]) -> Dataset:
-    """Writes the dataset and from what it was prepared; returns it with the folder that then holds it, if any."""
+    """Writes the dataset and its source; returns the dataset with the folder that then holds it, if any."""
     if folder is None:
         return dataset
     path = _entry(folder, dataset.fingerprint)
@@ -84,7 +84,7 @@ def one_at_a_time(folder: str | None, key: str) -> contextlib.AbstractContextMan
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Waits until no other process makes this folder, and removes what killed ones have left beside it."""
+    """Waits until no other process makes this folder, and removes what killed processes have left beside it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,29 +100,29 @@ def entries(folder: Path) -> list[Entry]:
         _remove_leftovers(prepared)
     paths = [path for path in prepared.glob("*") if path.is_dir() and not path.name.startswith(".")]
     for path in paths:
-        with contextlib.suppress(OSError), lock_file(_lock(path), wait=False) as mine:
-            if mine:
+        with contextlib.suppress(OSError), lock_file(_lock(path), wait=False) as locked:
+            if locked:
                 remove_leftovers(path)
                 _remove_locks(path)
-    found = []
+    kept = []
     for path in paths:
         with contextlib.suppress(FileNotFoundError):  # another process has just cleared it
-            found.append(_read_entry(path))
-    return sorted(found, key=lambda entry: -entry.used)
+            kept.append(_read_entry(path))
+    return sorted(kept, key=lambda entry: -entry.used)
 
 
 def clear(entry: Entry) -> bool:
     """Removes an entry; False if a process is making it just now. Runs that have read it go on. Raises OSError."""
-    with lock_file(_lock(entry.path), wait=False) as mine:
-        if mine and os.path.lexists(entry.path):
+    with lock_file(_lock(entry.path), wait=False) as locked:
+        if locked and os.path.lexists(entry.path):
             discard(entry.path)
-        return mine
+        return locked
 
 
 def _read_entry(path: Path) -> Entry:
     saved: dict[str, Any] = {}
     rows = None
-    with contextlib.suppress(DamagedFile, *store.STRANGE):
+    with contextlib.suppress(DamagedFile, *store.DAMAGE):
         saved = read_json(path / store.ABOUT)
         rows = sum(saved["facts"]["rows"].values())
     sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
@@ -130,28 +130,31 @@ def _read_entry(path: Path) -> Entry:
 
 
 def _remove_leftovers(folder: Path, held: str = "") -> None:
-    """Whoever fills a folder holds the lock of its name: what has a lock that is to be had was left by a killed one.
+    """Removes the temporary folders of killed processes.
 
+    A process that fills a folder holds the lock of its name, so a free lock tells that the process is gone.
     held: the name whose lock this process holds.
     """
     for leftover in leftovers(folder):
         name = leftover.name.split(".")[1]
-        lock = lock_file(_lock(folder / name), wait=False)
-        with contextlib.nullcontext(True) if name == held else lock as mine:
-            if mine:
+        if name == held:
+            remove(leftover)
+            continue
+        with lock_file(_lock(folder / name), wait=False) as locked:
+            if locked:
                 remove(leftover)
     _remove_locks(folder, held)
 
 
 def _remove_locks(folder: Path, held: str = "") -> None:
-    """Removes the files of locks that nobody holds."""
+    """Removes the lock files that no process holds."""
     for file in folder.glob(f"{LOCK}*"):
         if file.name != f"{LOCK}{held}":
             _remove_lock(file)
 
 
 def _remove_lock(file: Path) -> None:
-    """Removes the file of a lock if it is to be had: lock_file does so at its end."""
+    """Removes a lock file unless a process holds it: lock_file does so at its end."""
     with lock_file(file, wait=False):
         pass
 

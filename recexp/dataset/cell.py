@@ -1,4 +1,4 @@
-"""What cells may say: that a value is missing, a number or truth in words, a list as Python and JSON write it."""
+"""How cells of text are read: words for missing values, numbers and truth values, and lists as Python or JSON."""
 
 import ast
 from typing import TYPE_CHECKING
@@ -16,12 +16,12 @@ WORDS = {"true": "1", "false": "0", "t": "1", "f": "0", "yes": "1", "no": "0", "
 
 
 def is_gap(cell: object) -> bool:
-    """Whether a cell of vectors stands for a missing one: a word that does, or no numbers at all."""
+    """True if a vector is missing: the cell is a word that says so, or holds no numbers."""
     return cell in GAPS if isinstance(cell, str) else isinstance(cell, list | tuple | np.ndarray) and not len(cell)
 
 
 def written_lists(text: "pd.Series") -> "pd.Series | None":
-    """Cells such as ['a', 'b'], as Python and JSON write lists, in the form of any other; None if one is no list."""
+    """Cells such as ['a', 'b'], lists of Python or JSON, with their values joined; None if a cell is no list."""
     import pandas as pd
 
     codes, cells = pd.factorize(text)
@@ -38,14 +38,14 @@ def written_lists(text: "pd.Series") -> "pd.Series | None":
 
 
 def are_words(labels: "pd.Series") -> bool:
-    """Whether labels are words such as true, going by the first one."""
+    """True if labels are words such as true, judged by the first one."""
     from pandas.api import types
 
     return len(labels) > 0 and types.is_string_dtype(labels) and str(labels.iloc[0]).lower() in WORDS
 
 
-def without(values: "pd.Series", words: list[str]) -> "pd.Series":
-    """The cells that are none of some words, nor of the numbers that these write; the others are gaps."""
+def mask_words(values: "pd.Series", words: list[str]) -> "pd.Series":
+    """The cells, missing where they equal one of some words, or the number that a word writes."""
     from pandas.api import types
 
     if holds_arrays(values):

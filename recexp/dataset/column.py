@@ -11,7 +11,7 @@ from recexp.dataset.log import Log
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The columns of a log of N events that histories, negatives and batches are made of."""
+    """The columns of a log of N events from which histories, negatives and batches are gathered."""
 
     label: Tensor  # (N,) int8
     user: Tensor  # (N,) int32

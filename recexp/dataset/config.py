@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from recexp.config import between, check_ranges, file_name, option, require
-from recexp.error import OBEYED, ConfigError, choices
+from recexp.error import CONTROL, ConfigError, choices
 
 
 class FeatureKind(Enum):
@@ -94,7 +94,7 @@ class FeaturesConfig:
         for side, kinds in self.sides.items():
             for name in kinds:
                 allowed = "a name without control characters"
-                require(name.strip() and not OBEYED.search(name), f"dataset.features.{side}", repr(name), allowed)
+                require(name.strip() and not CONTROL.search(name), f"dataset.features.{side}", repr(name), allowed)
         listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
         for name in self.derived.most_liked:
             if name not in listed:

@@ -44,16 +44,16 @@ def derive(
     known = np.ones(len(log), bool) if known is None else known
     codes = _codes(log, known & train if until_split else known, n_last, columns)
     if not until_split and not log.chronological:
-        of_train = _codes(log, train, n_last, columns)
-        codes = [np.where(train, *pair) for pair in zip(of_train, codes, strict=True)]
-    names = [pd.Index(log.items.raw[1:])] * n_last + [column.names for column in columns]
-    fields = [pd.Categorical.from_codes(*column) for column in zip(codes, names, strict=True)]
+        train_codes = _codes(log, train, n_last, columns)
+        codes = [np.where(train, of_train, of_all) for of_train, of_all in zip(train_codes, codes, strict=True)]
+    categories = [pd.Index(log.items.raw[1:])] * n_last + [column.names for column in columns]
+    fields = [pd.Categorical.from_codes(*column) for column in zip(codes, categories, strict=True)]
     fields += [pd.Categorical(column) for column in time_parts(log.timestamp, features.derived.time)]
     return dict(zip(features.derived.names, fields, strict=True))
 
 
 def time_parts(timestamp: np.ndarray, parts: list[TimePart]) -> list[np.ndarray]:
-    """Each part of the times (N,) in UTC, (N,) integers. The unit of times is told by their size."""
+    """Each part of the times (N,) in UTC, as integers (N,). The size of the times tells their unit."""
     import pandas as pd
 
     seconds = np.floor(timestamp / units_of_a_second(timestamp)).astype(np.int64)

@@ -1,7 +1,7 @@
 """The fitted encoder, which turns the feature columns of users, items and events into ids and numbers.
 
-It learns vocabularies, means and bin edges from the training rows; `transform` then encodes any rows, later ones too.
-It is saved as JSON: text and integers keep their types, and floats every bit.
+It learns vocabularies, means and bin edges from the training rows; `transform` then encodes any rows, also new ones.
+It is saved as JSON, which keeps the types of text and integers and every bit of floats.
 """
 
 import json
@@ -14,7 +14,7 @@ import numpy as np
 
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi
-from recexp.dataset.ragged import Ragged, beside
+from recexp.dataset.ragged import Ragged, concat_columns
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.dataset.value import is_text
 from recexp.error import DataError, choices
@@ -68,15 +68,15 @@ class SideEncoder:
         encoders: dict[str, AnyField] = {}
         arrays: dict[str, Any] = {}
         for name, kind in kinds.items():
-            least = 1 if name in ids else min_count
+            min_rows = 1 if name in ids else min_count
             sizes = (n_buckets, n_quotients) if kind is FeatureKind.hash else (n_bins,)
-            encoders[name], arrays[name] = _fitted(frame, name, kind, train, sizes, least)
+            encoders[name], arrays[name] = _fitted(frame, name, kind, train, sizes, min_rows)
         encoder = cls(encoders)
         if (n_ids := encoder.side.vocabulary) > MAX_IDS:
             raise DataError(
                 f"features {', '.join(kinds)}: {n_ids:,} ids are more than {MAX_IDS:,}; lower dataset.n_buckets."
             )
-        return encoder, encoder._joined(arrays, len(frame))
+        return encoder, encoder._side_by_side(arrays, len(frame))
 
     def transform(self, frame: "pd.DataFrame") -> Encoded:
         """The fields of n rows, from the columns of the same names. Raises DataError if one is missing."""
@@ -84,21 +84,21 @@ class SideEncoder:
         for name, encoder in self.fields.items():
             cells: Any = _read(frame, name, encoder.kind)
             arrays[name] = encoder.encode(cells)
-        return self._joined(arrays, len(frame))
+        return self._side_by_side(arrays, len(frame))
 
-    def _joined(self, arrays: Mapping[str, Any], n: int) -> Encoded:
-        """The fields beside one another, ids shifted by their offsets."""
+    def _side_by_side(self, arrays: Mapping[str, Any], n: int) -> Encoded:
+        """The encoded fields side by side, ids shifted by each field's offset."""
         fields = self.side.fields
         values = [arrays[field.name] for field in fields if field.numeric]
         lists = [_shifted_lists(arrays[field.name], field.offset) for field in fields if field.wide]
         ids = np.empty((n, self.side.id_columns), np.int32)
-        for one in fields:
-            if not (one.numeric or one.wide):
-                ids[:, one.column : one.column + one.width] = _shifted(arrays[one.name], one.offset)
+        for spec in fields:
+            if not (spec.numeric or spec.wide):
+                ids[:, spec.column : spec.column + spec.width] = _shifted(arrays[spec.name], spec.offset)
         return Encoded(
             ids=ids,
-            values=_beside(values) if values else np.zeros((n, 0), np.float32),
-            lists=beside(lists) if lists else None,
+            values=_value_matrix(values) if values else np.zeros((n, 0), np.float32),
+            lists=concat_columns(lists) if lists else None,
         )
 
 
@@ -115,14 +115,14 @@ class Encoder:
             side: {name: {"kind": field.kind.name} | vars(field) for name, field in encoder.fields.items()}
             for side, encoder in vars(self).items()
         }
-        (folder / FILE).write_text(json.dumps(tree, default=_plain), "utf-8")
+        (folder / FILE).write_text(json.dumps(tree, default=_array_to_json), "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Encoder":
         """Raises OSError, ValueError, KeyError or TypeError if the file is missing or damaged."""
         tree = json.loads((folder / FILE).read_text("utf-8"))
         return cls(**{
-            side: SideEncoder({name: _field(**entry) for name, entry in fields.items()})
+            side: SideEncoder({name: _field_from_json(**entry) for name, entry in fields.items()})
             for side, fields in tree.items()
         })  # fmt: skip
 
@@ -136,12 +136,12 @@ def _read(frame: "pd.DataFrame", name: str, kind: FeatureKind) -> Any:
 def _fitted(
     frame: "pd.DataFrame", name: str, kind: FeatureKind, train: np.ndarray, sizes: tuple[int, ...], min_count: int
 ) -> tuple[AnyField, Any]:
-    """The encoder of a column, and the column encoded. sizes: bins, or buckets and quotients, as its kind has them."""
+    """The encoder of a column, and the column encoded. sizes: bins, or buckets and quotients, as the kind needs."""
     cells: Any = _read(frame, name, kind)
     encoder = ENCODERS[kind].fit(cells, train, *sizes)
     _check_vocabulary(name, encoder)
     if min_count > 1:
-        encoder = _frequent(encoder, cells, train, min_count)
+        encoder = _without_rare_values(encoder, cells, train, min_count)
     return encoder, encoder.encode(cells)
 
 
@@ -152,8 +152,8 @@ def _check_vocabulary(name: str, encoder: AnyField) -> None:
             raise DataError(f"feature '{name}' holds {value!r}: a categorical value must be a string or a number.")
 
 
-def _frequent(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) -> AnyField:
-    """The encoder without the values that fewer training rows hold; a row counts once, however often it holds one."""
+def _without_rare_values(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) -> AnyField:
+    """The encoder without values that fewer than `min_count` training rows hold."""
     if not isinstance(encoder, Categorical | Multi):
         return encoder
     encoded: Any = encoder.encode(cells)
@@ -163,11 +163,12 @@ def _frequent(encoder: AnyField, cells: Any, train: np.ndarray, min_count: int) 
     else:
         ids = encoded[train]
         ids, row = ids.ravel(), np.repeat(np.arange(len(ids)), ids.shape[1])
+    # A row counts once, however often it holds a value.
     counts = np.bincount(np.unique(row.astype(np.int64) * n_ids + ids) % n_ids, minlength=n_ids)[FIRST:]
     return replace(encoder, vocabulary=encoder.vocabulary[counts >= min_count])
 
 
-def _beside(values: list[np.ndarray]) -> np.ndarray:
+def _value_matrix(values: list[np.ndarray]) -> np.ndarray:
     """(n, V) from columns (n,) and (n, width)."""
     return values[0] if len(values) == 1 and values[0].ndim == 2 else np.column_stack(values)
 
@@ -180,17 +181,17 @@ def _shifted_lists(lists: Ragged, offset: int) -> Ragged:
     return replace(lists, ids=_shifted(lists.ids, offset))
 
 
-def _plain(array: np.ndarray) -> dict[str, Any]:
+def _array_to_json(array: np.ndarray) -> dict[str, Any]:
     return {"dtype": array.dtype.str, "values": array.tolist()}
 
 
-def _field(kind: str, **members: Any) -> AnyField:
+def _field_from_json(kind: str, **members: Any) -> AnyField:
     """The encoder that an entry of the file describes."""
-    arrays = {name: _array(**member) for name, member in members.items() if isinstance(member, dict)}
+    arrays = {name: _array_from_json(**member) for name, member in members.items() if isinstance(member, dict)}
     return ENCODERS[FeatureKind[kind]](**members | arrays)
 
 
-def _array(dtype: str, values: list) -> np.ndarray:
+def _array_from_json(dtype: str, values: list) -> np.ndarray:
     array = np.empty(len(values), dtype)
     array[:] = values
     return array

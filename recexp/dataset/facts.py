@@ -1,4 +1,4 @@
-"""What the run directory and the terminal say about prepared data: sizes, label rates, rates of unknown values."""
+"""Facts about prepared data, for the run directory and the terminal: sizes, label rates, rates of unknown values."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -49,7 +49,7 @@ def unknown_rates(log: Table, rows: np.ndarray, sides: Mapping[str, Side]) -> It
 
 
 def _unknown(encoded: Encoded, field: Field, rows: np.ndarray) -> np.ndarray:
-    """Whether a field has an unknown value in some rows: bool."""
+    """True for each of some rows in which a field has an unknown value: (n,) bool."""
     column = encoded.column(field)
     if not isinstance(column, Ragged):
         return (column[rows] == UNKNOWN).any(axis=1)

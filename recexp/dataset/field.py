@@ -12,7 +12,7 @@ import numpy as np
 
 from recexp.dataset import vector
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.ragged import Ragged, below
+from recexp.dataset.ragged import Ragged, concat_rows
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, WIDE, Field
 from recexp.dataset.value import checksum, ids_of, numbers_of, objects, split_cells, vocabulary_of
 from recexp.error import DataError
@@ -37,12 +37,12 @@ class Encoded:
         lists = None if self.lists is None else self.lists.at(rows)
         return Encoded(ids=self.ids[rows], values=self.values[rows], lists=lists)
 
-    def below(self, rows: "Encoded") -> "Encoded":
-        """These rows and then others of the same fields."""
+    def with_rows(self, rows: "Encoded") -> "Encoded":
+        """These rows, then others of the same fields."""
         return Encoded(
             ids=np.concatenate([self.ids, rows.ids]),
             values=np.concatenate([self.values, rows.values]),
-            lists=None if self.lists is None or rows.lists is None else below(self.lists, rows.lists),
+            lists=None if self.lists is None or rows.lists is None else concat_rows(self.lists, rows.lists),
         )
 
     def column(self, field: Field) -> np.ndarray | Ragged:
@@ -57,7 +57,7 @@ class Encoded:
         return self.ids[:, field.column : field.column + field.width]
 
     def compact(self) -> "Encoded":
-        """The same rows, keeping nothing of others."""
+        """The same rows, without list values of other rows."""
         return self if self.lists is None else replace(self, lists=self.lists.compact())
 
 
@@ -202,7 +202,7 @@ class Multi:
 
 @dataclass(frozen=True, kw_only=True)
 class Binned:
-    """The id of the quantile a number falls in; fewer bins than asked for if numbers repeat.
+    """The id of the quantile a number falls in; fewer bins than configured if numbers repeat.
 
     Edges are training numbers above the smallest one, so every bin holds a training number.
     """
@@ -234,8 +234,7 @@ class Binned:
 class Numeric:
     """A number with mean 0 and standard deviation 1 over the training rows; a missing number becomes the mean.
 
-    One further from the mean than MAX_DEVIATIONS is taken as just that far away. Among fewer than a million training
-    rows none can be.
+    Numbers are clipped to MAX_DEVIATIONS from the mean. Among fewer than a million training rows none is further away.
     """
 
     kind: ClassVar[FeatureKind] = FeatureKind.numeric
@@ -276,15 +275,15 @@ class Vector:
     @staticmethod
     def read(column: "pd.Series", name: str) -> np.ndarray:
         """(n, width) from cells that are arrays, float32 if these are; NaN where one is missing, (n, 0) if all are."""
-        there = np.flatnonzero(column.notna())
-        cells = column.iloc[there].to_list()
+        present = np.flatnonzero(column.notna())
+        cells = column.iloc[present].to_list()
         single = all(isinstance(cell, np.ndarray) and cell.dtype == np.float32 for cell in cells)
         shapes = set(map(np.shape, cells)) or {(0,)}
         try:
             (shape,) = shapes
             (width,) = shape
             numbers = np.full((len(column), width), np.nan, np.float32 if single else np.float64)
-            for row, cell in zip(there, cells, strict=True):
+            for row, cell in zip(present, cells, strict=True):
                 numbers[row] = cell
         except (TypeError, ValueError) as error:
             message = f"feature '{name}': a vector's cells must be lists of numbers, all of one length."

@@ -1,4 +1,4 @@
-"""Events that are left out before anything is learnt, by stated rules; how many they are is told."""
+"""Leaves out events before anything is learnt, by configured rules, and tells how many."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -21,7 +21,7 @@ def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, list[str]]:
     user, item = _codes(raw.user), _codes(raw.item)
     kept = np.ones(len(user), bool)
     if config.duplicates is not Duplicates.keep:
-        kept = once(user, item, raw.timestamp, config.duplicates)
+        kept = deduplicated(user, item, raw.timestamp, config.duplicates)
         notes.append(_note(~kept, f"dataset.duplicates={config.duplicates.name}: {config.duplicates.value}"))
     if config.k_core:
         core = k_core(user, item, kept, config.k_core)
@@ -31,10 +31,10 @@ def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, list[str]]:
         kept = core
     if not kept.any():
         raise DataError(f"{raw.origin}: no event is left by dataset.k_core = {config.k_core}; lower it.")
-    return taken(raw, np.flatnonzero(kept)), [note for note in notes if note]
+    return select_rows(raw, np.flatnonzero(kept)), [note for note in notes if note]
 
 
-def once(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray, rule: Duplicates) -> np.ndarray:
+def deduplicated(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray, rule: Duplicates) -> np.ndarray:
     """(N,) bool: the rows that count, of those with the same user and item."""
     keys = [item, user] if rule is not Duplicates.same_time else [timestamp, item, user]
     order = np.lexsort([np.arange(len(user)), timestamp, *keys])
@@ -48,7 +48,7 @@ def once(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray, rule: Duplic
 
 
 def k_core(user: np.ndarray, item: np.ndarray, kept: np.ndarray, k: int) -> np.ndarray:
-    """(N,) bool: the most of the kept events in which each user and each item has at least k."""
+    """(N,) bool: the largest subset of the kept events in which each user and each item has at least k."""
     while True:
         few = [np.bincount(ids[kept], minlength=ids.max() + 1)[ids] < k for ids in (user, item)]
         left_out = kept & (few[0] | few[1])
@@ -57,7 +57,7 @@ def k_core(user: np.ndarray, item: np.ndarray, kept: np.ndarray, k: int) -> np.n
         kept = kept & ~left_out
 
 
-def taken(raw: Raw, rows: np.ndarray) -> Raw:
+def select_rows(raw: Raw, rows: np.ndarray) -> Raw:
     """Some of the events; features of users and items stay whole."""
     whole = ("origin", "users", "items", "context", "tasks")
     columns = {item.name: getattr(raw, item.name) for item in fields(raw) if item.name not in whole}

@@ -17,7 +17,7 @@ from recexp.dataset.config import FeatureKind, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
-from recexp.dataset.sheet import Sheet, constant_features, features_by_id, vectors_of
+from recexp.dataset.sheet import Sheet, constant_features, features_by_id, vector_columns
 from recexp.dataset.table_config import TableConfig
 from recexp.dataset.table_file import TableFile
 from recexp.error import DataError
@@ -46,21 +46,21 @@ class FileReader:
         config: TableConfig = self.config
         options = {key: value for key, value in to_dict(config).items() if key in RAW_OPTIONS}
         del options["split"]["ratios"]
-        sides = {side: existing(path, f"dataset.{side}_path") for side, path in config.side_paths().items()}
+        sides = {side: require_file(path, f"dataset.{side}_path") for side, path in config.side_paths().items()}
         paths = [*event_files(config, self.suffixes), *sides.values()]
         return digest([options, list(sides)], map(source.stored, paths))
 
     def _expanded(self, config: Any) -> Any:
-        """The options with the columns that patterns of feature names, such as C*, stand for. Raises DataError."""
+        """The options with patterns of feature names, such as C*, replaced by columns. Raises DataError."""
         if not any(is_pattern(name) for kinds in config.features.sides.values() for name in kinds):
             return config
         self.config = config
         files, columns = {}, {}
         for side in config.features.sides:
             path = config.side_paths().get(side)
-            file = event_files(config, self.suffixes)[0] if path is None else existing(path, f"dataset.{side}_path")
+            file = event_files(config, self.suffixes)[0] if path is None else require_file(path, f"dataset.{side}_path")
             files[side], columns[side] = file, self.open(file).columns()
-        sides = expanded(config.features.sides, columns, files, config.roles())
+        sides = expand_patterns(config.features.sides, columns, files, config.roles())
         return replace(config, features=replace(config.features, **sides))
 
     def read(self) -> Raw:
@@ -72,7 +72,8 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
     wanted, paths = config.roles(), config.side_paths()
     for side, kinds in config.features.sides.items():
         wanted |= dict.fromkeys(kinds if side not in paths else (), f"dataset.features.{side}")
-    vectors = vectors_of([kinds for side, kinds in config.features.sides.items() if side not in paths], config.roles())
+    own_columns = [kinds for side, kinds in config.features.sides.items() if side not in paths]
+    vectors = vector_columns(own_columns, config.roles())
     events = Sheet([open_table(path) for path in files], wanted, config.multi_separator, config.missing, vectors)
     columns, context = config.columns, config.features.context
     raw: dict[str, Any] = {"origin": ", ".join(config.files), **_labels(config, events)}
@@ -93,15 +94,15 @@ def to_raw(config: TableConfig, open_table: Callable[[Path], TableFile], files: 
 
 
 def _labels(config: TableConfig, events: Sheet) -> dict[str, Any]:
-    """The label, and with it all of them if there are several."""
+    """The label; and if there are several, all of them by name as `tasks`."""
     if config.label is LabelKind.implicit:
         return {"label": np.ones(len(events.frame))}
     if isinstance(config.columns.label, str):
         return {"label": events.labels(config.columns.label, config.label_threshold)}
-    found = {name: events.ruled(rule) for name, rule in config.rules().items()}
-    first, rule = next(iter(found.values())), next(iter(config.rules().values()))
+    labels = {name: events.ruled(rule) for name, rule in config.rules().items()}
+    first, rule = next(iter(labels.values())), next(iter(config.rules().values()))
     events.refuse(np.isnan(first), rule.column, "must not be empty: histories show the first label")
-    return {"label": first, "tasks": found} if len(found) > 1 else {"label": first}
+    return {"label": first, "tasks": labels} if len(labels) > 1 else {"label": first}
 
 
 def _side(
@@ -114,8 +115,8 @@ def _side(
     if path is None:
         return constant_features(events, side, ids, kinds)
     wanted = dict.fromkeys(kinds, f"dataset.features.{side}") | {column: f"dataset.columns.{side}"}
-    table = open_table(existing(path, f"dataset.{side}_path"))
-    sheet = Sheet([table], wanted, config.multi_separator, config.missing, vectors_of([kinds]))
+    table = open_table(require_file(path, f"dataset.{side}_path"))
+    sheet = Sheet([table], wanted, config.multi_separator, config.missing, vector_columns([kinds]))
     features = features_by_id(sheet, column, kinds)
     if not features.index.isin(ids).any():
         message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {ids[0]!r}"
@@ -127,16 +128,16 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?")
 
 
-def expanded(
+def expand_patterns(
     sides: Mapping[str, Mapping[str, FeatureKind]],
     columns: Mapping[str, Collection[str]],
     files: Mapping[str, Path],
     roles: Collection[str],
 ) -> dict[str, dict[str, FeatureKind]]:
-    """Kinds by column of each side, patterns replaced by the columns that match them and have no other use.
+    """The features of each side, with patterns replaced by the columns that match them and have no other use.
 
-    columns, files: of each side. A column goes to one pattern alone, and to * if no other one takes it; one that the
-    configuration names, as a role or as a feature, goes to none. Raises DataError for a pattern that gets no column.
+    columns, files: of each side. A column goes to one pattern only, and to * if no other pattern takes it. A column
+    that the configuration names, as a role or as a feature, goes to none. Raises DataError for a pattern without any.
     """
     named = {name for kinds in sides.values() for name in kinds} | set(roles)
     patterns = [
@@ -146,17 +147,17 @@ def expanded(
         if is_pattern(name) and name not in columns[side]
     ]
     taken: set[tuple[Path, str]] = set()
-    found: dict[tuple[str, str], list[str]] = {}
+    matches: dict[tuple[str, str], list[str]] = {}
     for side, name in sorted(patterns, key=lambda pattern: pattern[1] == "*"):
-        file, there = files[side], columns[side]
-        free = [column for column in there if column not in named and (file, column) not in taken]
-        found[side, name] = [column for column in free if fnmatchcase(column, name)]
-        if not found[side, name]:
-            reason = f"matches no column that has no other use. Columns: {', '.join(there)}."
+        file = files[side]
+        free = [column for column in columns[side] if column not in named and (file, column) not in taken]
+        matches[side, name] = [column for column in free if fnmatchcase(column, name)]
+        if not matches[side, name]:
+            reason = f"matches no column that has no other use. Columns: {', '.join(columns[side])}."
             raise DataError(f"dataset.features.{side}.{name}: {reason}")
-        taken |= {(file, column) for column in found[side, name]}
+        taken |= {(file, column) for column in matches[side, name]}
     return {
-        side: {column: kind for name, kind in kinds.items() for column in found.get((side, name), [name])}
+        side: {column: kind for name, kind in kinds.items() for column in matches.get((side, name), [name])}
         for side, kinds in sides.items()
     }
 
@@ -165,32 +166,32 @@ def event_files(config: TableConfig, suffixes: tuple[str, ...]) -> list[Path]:
     """The files of events, or those of train, valid and test in a folder. Raises DataError."""
     paths = [Path(file).expanduser() for file in config.files]
     if config.split.kind is not SplitKind.given or config.split.column is not None:
-        return [file for path in paths for file in parts(path, "dataset.path")]
+        return [file for path in paths for file in files_at(path, "dataset.path")]
     path = paths[0]
     if len(paths) > 1 or not path.is_dir():
         files = ", ".join(split + suffixes[0] for split in SPLITS)
         raise DataError(f"dataset.path = {path}: must be a folder of {files}, or name dataset.split.column.")
     options = [[path / (split + suffix) for suffix in suffixes] for split in SPLITS]
-    return [existing(next(filter(Path.is_file, names), names[0]), "dataset.path") for names in options]
+    return [require_file(next(filter(Path.is_file, names), names[0]), "dataset.path") for names in options]
 
 
-def parts(path: Path, key: str) -> list[Path]:
+def files_at(path: Path, key: str) -> list[Path]:
     """The file, or all files in a folder, or all that a pattern such as day-*.csv matches.
 
     Files such as _SUCCESS and .part.crc, which Spark writes, hold no data. Raises DataError.
     """
     pattern = not path.exists() and any(sign in str(path) for sign in "*?[")
     if not path.is_dir() and not pattern:
-        return [existing(path, key)]
-    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path)))
-    files = sorted(file for file in found if file.is_file() and not file.name.startswith((".", "_")))
+        return [require_file(path, key)]
+    candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path)))
+    files = sorted(file for file in candidates if file.is_file() and not file.name.startswith((".", "_")))
     if not files:
         raise DataError(f"{key} = {path}: {'matches no file' if pattern else 'is a folder without files'}.")
-    return [existing(file, key) for file in files]
+    return [require_file(file, key) for file in files]
 
 
-def existing(path: Path, key: str) -> Path:
-    """Returns the path. Raises DataError unless it is a readable file, or one in a zip archive."""
+def require_file(path: Path, key: str) -> Path:
+    """Returns the path of a readable file, which may be in a zip archive. Raises DataError for any other path."""
     if source.archive_of(path):
         source.stored(path).close()
         return path

@@ -1,7 +1,7 @@
 """Rows given to a trained model, n of them: read from a frame or a file, and checked."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ import numpy as np
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.field import Categorical
-from recexp.dataset.frame import existing
+from recexp.dataset.frame import require_file
 from recexp.dataset.label import KEY, rules, task_labels
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
@@ -20,7 +20,7 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
-from recexp.dataset.sheet import Sheet, vectors_of
+from recexp.dataset.sheet import Sheet, vector_columns
 from recexp.dataset.table_file import LoadedTable, TableFile
 from recexp.dataset.value import WHOLE, category_of
 from recexp.dataset.vector import without_arrays
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """n rows as they were given; a column that is not there is None."""
+    """n rows as given; a column that they lack is None."""
 
     frame: "pd.DataFrame"  # what was read, unchanged
     user: "Ids | None" = None
@@ -46,12 +46,12 @@ class Rows:
     label: np.ndarray | None = None  # (n,) 0 or 1, NaN where it is unknown
     tasks: np.ndarray | None = None  # (n, T) int8, several labels: 0, 1, or -1 where one is unknown; first: `label`
     features: "dict[str, pd.DataFrame]"  # the feature columns that are there, by side
-    timeless: bool = False  # they have no times of their own, and stand after all of the run's events
-    error: Callable[[int, str, str], DataError] | None = None  # of a row's column, with what is wrong there
+    timeless: bool = False  # they have no times, so they count as later than all of the run's events
+    error: Callable[[int, str, str], DataError] | None = None  # makes the error for a row, a column and a message
 
 
 class FrameTable(LoadedTable):
-    """A pandas.DataFrame, read as a file of named columns is."""
+    """A pandas.DataFrame as a TableFile."""
 
     def __init__(self, frame: "pd.DataFrame", name: str = "frame") -> None:
         import pandas as pd
@@ -68,14 +68,14 @@ class FrameTable(LoadedTable):
 
 def open_table(path: Path, config: Any, key: str) -> TableFile:
     """A file of rows: Parquet, JSON lines, or CSV as the run's own CSV files are. Raises DataError, naming `key`."""
-    existing(path, key)
+    require_file(path, key)
     if (kind := format_of(path)) in ("parquet", "JSON"):
         return (ParquetTable if kind == "parquet" else JsonTable)(path, _separator(config))
     defaults = parse_yaml((conf_folder() / "dataset" / "csv.yaml").read_text("utf-8"))
-    own = config if config.reader == "csv" else None
-    csv: Any = SimpleNamespace(**{name: getattr(own, name, value) for name, value in defaults.items()})
+    csv_config = config if config.reader == "csv" else None
+    csv: Any = SimpleNamespace(**{name: getattr(csv_config, name, value) for name, value in defaults.items()})
     csv.header = None
-    header = getattr(own, "header", None)
+    header = getattr(csv_config, "header", None)
     if header and not set(column_names(config).values()) & set(CsvTable(path, csv).columns()):
         csv.header = header
     return CsvTable(path, csv)
@@ -101,37 +101,55 @@ def read_rows(
     labelled: bool = False,
     needed: Sequence[str] = ("context",),
 ) -> Rows:
-    """The columns of some roles, and the features of some sides, as far as there.
+    """Reads the columns of some roles and the features of some sides, as far as the table has them.
 
-    labelled: each row must have a label. needed: the sides whose features must all be there. Raises DataError for a
-    missing column or the first wrong cell.
+    optional: roles that are read where the table has their column. labelled: each row must have a label. needed: sides
+    whose features must all be there. Raises DataError for a missing column or the first wrong cell.
     """
     names, there = column_names(config), table.columns()
-    is_log = isinstance(dataset.log, Log)
-    if not is_log:
+    if not isinstance(dataset.log, Log):
         by_user = ("user",) if labelled and dataset.log.user is not None else ()
         roles = tuple(dict.fromkeys((*dataset.joined, *by_user)))
     named = set(names)
     if labelled:
         roles, names = (*roles, "label"), {"label": "label"} | names  # data without labels name no column of them
-    keyed = hasattr(config, "columns")
-    ruled = config.rules() if keyed and not isinstance(config.columns.label, str) else {}
+    has_columns = hasattr(config, "columns")
+    label_rules = config.rules() if has_columns and not isinstance(config.columns.label, str) else {}
     timeless = "timestamp" in roles and "timestamp" not in names
     roles = [role for role in roles if role != "timestamp" or not timeless]
     wanted = {
-        names.get(role, role): f"dataset.columns.{role}" if keyed and role in named else f"the {role} of each row"
+        names.get(role, role): f"dataset.columns.{role}" if has_columns and role in named else f"the {role} of each row"
         for role in roles
     }
     wanted |= {names[role]: role for role in optional if names.get(role) in there}
     if "label" in (*roles, *optional):
-        wanted |= {rule.column: KEY for rule in ruled.values() if labelled or rule.column in there}
+        wanted |= {rule.column: KEY for rule in label_rules.values() if labelled or rule.column in there}
     by_id = [str(name) for frame in dataset.joined.values() for name in frame]
     kinds = {side: _kinds(dataset.encoder, config, side, there, by_id, side in needed) for side in sides}
     for side, columns in kinds.items():
         wanted |= {name: wanted.get(name, f"dataset.features.{side}") for name in columns}
-    separator, vectors = _separator(config), vectors_of(kinds.values(), names.values())
+    separator, vectors = _separator(config), vector_columns(kinds.values(), names.values())
     sheet = Sheet([table], wanted, separator, getattr(config, "missing", ()), vectors)
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
+    parsed = _parsed_ids_and_times(sheet, read, dataset, config, timeless)
+    if "label" in read:
+        rule = next(iter(label_rules.values()), None)
+        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config, labelled)
+        if labelled and len(label_rules) > 1:
+            parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in label_rules.items()})
+        if labelled:
+            sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
+    features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
+    for side, known in dataset.joined.items():
+        features["context"] = _with_joined(features["context"], known, parsed[side], side)
+    frame = without_arrays(sheet.frame[[name for name in there if name in wanted]], separator)
+    return Rows(frame=frame, features=features, error=sheet.error, **parsed)
+
+
+def _parsed_ids_and_times(
+    sheet: Sheet, read: Mapping[str, str], dataset: Dataset, config: Any, timeless: bool
+) -> dict[str, Any]:
+    """Members of Rows: user, item and timestamp. read: role -> column. timeless: the run's own data have no times."""
     parsed: dict[str, Any] = {}
     for side in ("user", "item"):
         if side in read:
@@ -143,18 +161,7 @@ def read_rows(
     if timeless and isinstance(dataset.log, Log):  # as in the run's data, the order of the rows is that of the events
         parsed["timeless"] = True
         parsed["timestamp"] = dataset.log.timestamp.max() + 1 + np.arange(len(sheet.frame), dtype=np.int64)
-    if "label" in read:
-        rule = next(iter(ruled.values()), None)
-        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config, labelled)
-        if labelled and len(ruled) > 1:
-            parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in ruled.items()})
-        if labelled:
-            sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
-    features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
-    for side, known in dataset.joined.items():
-        features["context"] = _with_joined(features["context"], known, parsed[side], side)
-    frame = without_arrays(sheet.frame[[name for name in there if name in wanted]], separator)
-    return Rows(frame=frame, features=features, error=sheet.error, **parsed)
+    return parsed
 
 
 def names_by_id(table: TableFile, config: Any) -> "pd.DataFrame":
@@ -171,32 +178,32 @@ def _separator(config: Any) -> str:
 
 
 def _with_joined(given: "pd.DataFrame", known: "pd.DataFrame", ids: Ids, side: str) -> "pd.DataFrame":
-    """The fields of rows, with the known features of their ids; rows of other ids have those given, if any."""
+    """The context of rows, with the known features of their ids. Rows of unknown ids keep the features given."""
     import pandas as pd
 
     index = pd.Index(ids, dtype=ids.dtype)
     joined, new = known.reindex(index).set_axis(given.index), ~index.isin(known.index)
     if new.any():
-        own = [name for name in known if name in given]
-        joined.loc[new, own] = given.loc[new, own]
+        columns = [name for name in known if name in given]
+        joined.loc[new, columns] = given.loc[new, columns]
         lacking = ", ".join(str(name) for name in known if name not in given)
-        taken = f"missing in these rows: {lacking}" if lacking else "those in the rows count"
-        logger.info("features kept with the run lack the %s of %s of %s rows; %s", side, new.sum(), len(new), taken)
+        remark = f"missing in these rows: {lacking}" if lacking else "those in the rows count"
+        logger.info("features kept with the run lack the %s of %s of %s rows; %s", side, new.sum(), len(new), remark)
     return given.drop(columns=known.columns, errors="ignore").join(joined)
 
 
 def _kinds(
     encoder: Encoder, config: DatasetConfig, side: str, there: Collection[str], by_id: Collection[str], all_needed: bool
 ) -> dict[str, FeatureKind]:
-    """The features of a side, by what the run has learnt: its options may name them by a pattern."""
-    made = config.features.derived.names if side == "context" else [side]
-    kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in made}
+    """The feature columns to read for a side. They come from the encoder, as options may name them by a pattern."""
+    not_read = config.features.derived.names if side == "context" else [side]
+    kinds = {name: field.kind for name, field in getattr(encoder, side).fields.items() if name not in not_read}
     needed = set(kinds) - set(by_id) if all_needed else ()
     return {name: kind for name, kind in kinds.items() if name in needed or name in there}
 
 
 def _kept_ids(dataset: Dataset, side: str) -> np.ndarray | None:
-    """The raw ids of a log's users or items, or of those that join a table; None for a table's others."""
+    """The raw ids of a log's users or items, or of those whose features join a table; None if a table has none."""
     if isinstance(dataset.log, Log):
         return getattr(dataset.log, f"{side}s").raw
     return dataset.joined[side].index.to_numpy() if side in dataset.joined else None
@@ -231,7 +238,7 @@ def _labels(sheet: Sheet, column: str, config: DatasetConfig, labelled: bool) ->
 
 
 def _features(sheet: Sheet, kinds: dict[str, FeatureKind], encoder: SideEncoder) -> "pd.DataFrame":
-    """Categorical values in the type that the encoder has learnt them in, vectors of the learnt length."""
+    """The features with categorical values in the types of the encoder's vocabulary, and vectors of its length."""
     frame = sheet.features(kinds, {name: field.width for name, field in encoder.fields.items()})
     for name, field in encoder.fields.items():
         if name in frame and isinstance(field, Categorical):

@@ -1,4 +1,4 @@
-"""Histories, the user's events strictly before a row, gathered by index arithmetic; none is ever stored.
+"""Gathers histories, the user's events strictly before a row, by index arithmetic; none is ever stored.
 
 B rows, L history length (the longest of the batch on a CPU, else the maximum)
 """
@@ -18,7 +18,7 @@ from recexp.dataset.search import Search, ValueIndex
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """Some earlier events of B users, oldest first, padded with 0 on the right."""
+    """Earlier events of B users, oldest first, padded with 0 on the right."""
 
     item: Tensor  # (B, L) rows of items
     label: Tensor  # (B, L) float32
@@ -26,7 +26,7 @@ class Past:
     mask: Tensor  # (B, L) bool, False on padding
 
     def at(self, position: Tensor) -> "Past":
-        """The events at some positions (B, K) alone."""
+        """Only the events at some positions (B, K)."""
         return Past(**{name: column.gather(1, position) for name, column in vars(self).items()})
 
 
@@ -35,7 +35,7 @@ class View:
     """The events that histories may hold: all of them, or those at `events`."""
 
     events: Tensor | None = None  # (E,) int32, positions in the log
-    rank: Tensor | None = None  # (N + 1,) int32, how many of them lie before each position
+    rank: Tensor | None = None  # (N + 1,) int32, how many of `events` lie before each position
 
     @classmethod
     def of(cls, visible: np.ndarray, device: torch.device) -> "View":
@@ -99,18 +99,18 @@ class Histories:
 
     def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> Past:
         """The last `longest` events before each row (B,) that the split may see."""
-        return self._at(row, *self.views[split].window(*self._past(row, user), longest))
+        return self._events_at(row, *self.views[split].window(*self._span_before(row, user), longest))
 
     def found(self, split: str, row: Tensor, user: Tensor, target: Tensor) -> Past | None:
         """What the search finds for targets (B,) before rows (B,); None if there is no search."""
         if self.search is None:
             return None
-        view, past = self.views[split], self._past(row, user)
+        view, past = self.views[split], self._span_before(row, user)
         if self.search.field is None:
-            return self._at(row, *view.window(*past, self.search.most))
-        return self._at(row, *self.indexes[id(view)].last(target, *past, self.search.most))
+            return self._events_at(row, *view.window(*past, self.search.most))
+        return self._events_at(row, *self.indexes[id(view)].last(target, *past, self.search.most))
 
-    def _at(self, row: Tensor, position: Tensor, mask: Tensor) -> Past:
+    def _events_at(self, row: Tensor, position: Tensor, mask: Tensor) -> Past:
         """The events at positions (B, L) of the log, as seen from rows (B,)."""
         columns, time = self.columns, self.columns.timestamp
         return Past(
@@ -122,16 +122,16 @@ class Histories:
 
     def longest_first(self, split: str, samples: Samples) -> Samples:
         """The samples by descending length of their histories."""
-        past = self._past(samples.row, pick(self.columns.user, samples.row))
+        past = self._span_before(samples.row, pick(self.columns.user, samples.row))
         start, end = self.views[split].span(*past, self.longest)
         return samples.take((start - end).argsort(stable=True))
 
-    def _past(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
+    def _span_before(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end (B,) in the log of the events of users (B,) before rows (B,)."""
         return pick(self.columns.offsets, user), pick(self.columns.before, row).long()
 
 
 def no_past(n_rows: int, device: torch.device) -> Past:
-    """Without events, (B, 0)."""
+    """A Past without events, (B, 0)."""
     none = torch.zeros((n_rows, 0), device=device)
     return Past(item=none.long(), label=none, age=none, mask=none.bool())

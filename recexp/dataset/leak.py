@@ -1,8 +1,8 @@
-"""Columns that hold what a model is asked: the label itself, or a statistic of the events that are held out.
+"""Finds leaks: columns that hold the label itself, or a statistic that includes the held-out events.
 
-N rows of the log; n rows looked at; E users or items; V components of a vector
+N rows of the log; n rows sampled; E users or items; V components of a vector
 
-Of a vector, the component that is most like what is asked is looked at, and the best linear combination of all.
+Of a vector we check the component that correlates most, and the best linear combination of all.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,17 +17,17 @@ from recexp.dataset.log import Log, Table
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side
 
-PREDICTS = 0.95  # AUC of a column alone; the best honest one that we know is .93, of Frappe's items
-N_TRAIN, N_VALID = 50_000, 20_000  # rows looked at to find such a column
+PREDICTS = 0.95  # AUC of a column alone; the best of a column without a leak that we know is .93, Frappe's items
+N_TRAIN, N_VALID = 50_000, 20_000  # rows sampled to find such a column
 N_BINS = 32  # of a numeric column there
-N_VECTORS = 10_000  # rows, or users or items, looked at for a vector: of 768 components, in about half a second
+N_VECTORS = 10_000  # rows, or users or items, sampled for a vector: about half a second for 768 components
 RIDGE = 0.01  # of the regression on a vector's components, whose variances are about 1
-PRIOR = 5  # training rows that a value's label rate is drawn to the mean by
-FOLLOWS = 0.95  # rank correlation of a column with a statistic over all events
-TRAIN_FOLLOWS = 0.995  # rank correlation from which train alone says the same
-UNEXPLAINED = 0.3  # variance that the statistic over all events leaves, of what that over train leaves
+PRIOR = 5  # weight, in rows, of the mean in the smoothed label rate of a value
+FOLLOWS = 0.95  # least rank correlation of a leak with a statistic over all events
+TRAIN_FOLLOWS = 0.995  # rank correlation from which the statistic over train explains the column as well
+UNEXPLAINED = 0.3  # variance left by the statistic over all events, relative to that left by the one over train
 MIN_ENTITIES = 30  # users or items for a correlation
-SMOOTHED = 10  # rows that a smoothed mean is drawn to the mean of all by
+SMOOTHED = 10  # weight, in rows, of the overall mean in a smoothed mean
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def leaks(
     joined: the user or item (N,) of each row of a table, where a file of these has joined it.
     """
     columns = list(_columns(log, sides))
-    yield from _predicting(log, columns)
+    yield from _label_leaks(log, columns)
     entities = {"user": log.user, "item": log.item} if isinstance(log, Log) else joined
-    yield from _over_all_time(log, columns, label, entities)
+    yield from _statistic_leaks(log, columns, label, entities)
 
 
 def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
@@ -83,36 +83,36 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
             yield Column(name, field, encoded.column(field), index)
 
 
-def _predicting(log: Table, columns: list[Column]) -> Iterator[str]:
+def _label_leaks(log: Table, columns: list[Column]) -> Iterator[str]:
     """Columns that alone predict the label: each value's label rate in a sample of train, scored on held-out rows."""
     held_out = "valid" if len(log.rows("valid")) else "test"
     train, scored = _sample(log.rows("train"), N_TRAIN), _sample(log.rows(held_out), N_VALID)
     for column in columns:
         if column.field.kind is FeatureKind.vector:
-            rows, asked = _sample(train, N_VECTORS), _sample(scored, N_VECTORS)
-            scores = _vector_scores(column, rows, log.label[rows], asked)
+            train_rows, rows = _sample(train, N_VECTORS), _sample(scored, N_VECTORS)
+            scores = _vector_scores(column, train_rows, log.label[train_rows], rows)
         else:
-            asked, scores = scored, {column.name: _label_rates(column, train, log.label[train], scored)}
+            rows, scores = scored, {column.name: _label_rates(column, train, log.label[train], scored)}
         for name, score in scores.items():
-            if (auc := _auc(log.label[asked], score)) > PREDICTS:
+            if (auc := _auc(log.label[rows], score)) > PREDICTS:
                 yield f"{name} alone predicts the label (auc {auc:.3f} on {held_out}); is it known before the event?"
                 break
 
 
 def _vector_scores(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> dict[str, np.ndarray]:
-    """(n,) scores of some rows by name: the component that is best in train, and the best combination of all there."""
+    """Scores (n,) of some rows by name: the component, and the linear combination, that fit the label best in train."""
     assert isinstance(column.values, np.ndarray)
-    known, asked = (column.values[rows if column.index is None else column.index[rows]] for rows in (train, scored))
-    best, sign = _most_like(label, known)
-    gram = known.T @ known + RIDGE * len(known) * np.eye(known.shape[1], dtype=known.dtype)
-    weights = np.linalg.solve(gram, known.T @ (label - label.mean()))
+    x, scored_x = (column.values[rows if column.index is None else column.index[rows]] for rows in (train, scored))
+    best, sign = _most_correlated(label, x)
+    gram = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1], dtype=x.dtype)
+    weights = np.linalg.solve(gram, x.T @ (label - label.mean()))
     return {
-        _component(column, best): sign * asked[:, best],
-        f"a linear combination of {column.name}": asked @ weights,
+        _component(column, best): sign * scored_x[:, best],
+        f"a linear combination of {column.name}": scored_x @ weights,
     }
 
 
-def _most_like(numbers: np.ndarray, vectors: np.ndarray) -> tuple[int, float]:
+def _most_correlated(numbers: np.ndarray, vectors: np.ndarray) -> tuple[int, float]:
     """The component of vectors (n, V) that numbers (n,) correlate with most, and the sign of that."""
     spread = vectors.std(0)
     correlation = (numbers - numbers.mean()) @ vectors / np.where(spread > 0, spread, np.inf)
@@ -126,17 +126,18 @@ def _component(column: Column, number: int) -> str:
 
 def _label_rates(column: Column, train: np.ndarray, label: np.ndarray, scored: np.ndarray) -> np.ndarray:
     """(n,) the mean label rate, in train, of the values of each scored row."""
-    (known, known_row), (asked, asked_row) = column.of(train), column.of(scored)
+    (train_value, train_row), (value, row) = column.of(train), column.of(scored)
     if column.field.numeric:
-        edges = np.unique(np.quantile(known, np.arange(1, N_BINS) / N_BINS))
-        known, asked = _bins(known, edges), _bins(asked, edges)
-    values, index = np.unique(np.concatenate([known, asked]), return_inverse=True)  # few, however large the ids are
-    known, asked = index[: len(known)], index[len(known) :]
-    count = np.bincount(known, minlength=len(values))
-    positive = np.bincount(known, label[known_row], minlength=len(values))
-    rate = ((positive + PRIOR * label.mean()) / (count + PRIOR))[asked]
-    n_values = np.bincount(asked_row, minlength=len(scored))
-    return np.where(n_values, np.bincount(asked_row, rate, len(scored)) / np.maximum(n_values, 1), label.mean())
+        edges = np.unique(np.quantile(train_value, np.arange(1, N_BINS) / N_BINS))
+        train_value, value = _bins(train_value, edges), _bins(value, edges)
+    # Few codes, however large the ids are.
+    unique, code = np.unique(np.concatenate([train_value, value]), return_inverse=True)
+    train_code, code = code[: len(train_value)], code[len(train_value) :]
+    count = np.bincount(train_code, minlength=len(unique))
+    positive = np.bincount(train_code, label[train_row], minlength=len(unique))
+    rate = ((positive + PRIOR * label.mean()) / (count + PRIOR))[code]
+    n_values = np.bincount(row, minlength=len(scored))
+    return np.where(n_values, np.bincount(row, rate, len(scored)) / np.maximum(n_values, 1), label.mean())
 
 
 def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -144,7 +145,7 @@ def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, numbers, side="left") + np.searchsorted(edges, numbers, side="right")
 
 
-def _over_all_time(
+def _statistic_leaks(
     log: Table, columns: list[Column], label: np.ndarray, entities: Mapping[str, np.ndarray]
 ) -> Iterator[str]:
     """Numbers of users or items that are a statistic of all their events, those of valid and test included.
@@ -153,12 +154,14 @@ def _over_all_time(
     follows it only somewhat more closely, as more events have less noise.
     """
     for side, entity in entities.items():
-        numbers = {column.name: values for column in columns if (values := _numbers(column, entity)) is not None}
+        candidates = {column.name: _numbers(column, entity) for column in columns}
+        numbers = {name: values for name, values in candidates.items() if values is not None}
         vectors = [column for column in columns if column.field.kind is FeatureKind.vector and column.index is entity]
         if not numbers and not vectors:
             continue
         statistics = list(_statistics(entity, log.split == 0, {"label": log.label, "rating": label}))
-        numbers |= {name: values for column in vectors for name, values in _like(column, statistics)}
+        for column in vectors:
+            numbers |= dict(_correlated_components(column, statistics))
         for name, values in numbers.items():
             followed = next((statistic.name for statistic in statistics if _follows(values, statistic)), None)
             if followed:
@@ -181,13 +184,13 @@ def _numbers(column: Column, entity: np.ndarray) -> np.ndarray | None:
     return by_entity if np.array_equal(by_entity[entity], numbers, equal_nan=True) else None
 
 
-def _like(column: Column, statistics: Iterable[Statistic]) -> Iterator[tuple[str, np.ndarray]]:
-    """The component (E,) of a vector that is most like each statistic over all events, by name."""
+def _correlated_components(column: Column, statistics: Iterable[Statistic]) -> Iterator[tuple[str, np.ndarray]]:
+    """By name, the component (E,) of a vector that correlates most with each statistic over all events."""
     assert isinstance(column.values, np.ndarray)
     for statistic in statistics:
         known = _sample(np.flatnonzero(np.isfinite(statistic.of_all)), N_VECTORS)
         if len(known) >= MIN_ENTITIES:
-            best, _ = _most_like(_ranks(statistic.of_all[known]), column.values[known])
+            best, _ = _most_correlated(_ranks(statistic.of_all[known]), column.values[known])
             yield _component(column, best), column.values[:, best]
 
 
@@ -207,12 +210,13 @@ def _statistics(entity: np.ndarray, train: np.ndarray, ratings: Mapping[str, np.
 
 
 def _follows(numbers: np.ndarray, statistic: Statistic) -> bool:
-    """Whether numbers (E,) are the statistic over all events, and not that over train."""
+    """True if numbers (E,) follow the statistic over all events, and far more closely than that over train."""
     known = np.isfinite(numbers) & np.isfinite(statistic.of_all)
     if known.sum() < MIN_ENTITIES:
         return False
     ranks = _ranks(numbers[known])
-    with_train, with_all = (_correlation(ranks, _ranks(of[known])) for of in (statistic.of_train, statistic.of_all))
+    with_train = _correlation(ranks, _ranks(statistic.of_train[known]))
+    with_all = _correlation(ranks, _ranks(statistic.of_all[known]))
     if abs(with_all) < FOLLOWS or abs(with_train) > TRAIN_FOLLOWS:
         return False
     return 1 - with_all**2 < UNEXPLAINED * (1 - with_train**2)

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +57,8 @@ class Table:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
     def take(self, rows: np.ndarray | slice) -> Any:
-        """The rows at some positions; users and items stay whole."""
-        return replace(self, **{item.name: _taken(getattr(self, item.name), rows) for item in fields(self)})
+        """The rows at some positions. The tables of users and items stay whole."""
+        return replace(self, **{item.name: _rows_of(getattr(self, item.name), rows) for item in fields(self)})
 
     def sample(self, n_rows: int) -> "Table":
         """About n_rows of the rows, spread evenly, so that each split is among them."""
@@ -107,14 +107,14 @@ class Log(Table):
         """All events of some users, spread evenly over the log, about n_rows in all."""
         n_users = len(self.users.raw) - 1
         chosen = 1 + evenly(n_users, max(1, n_users * n_rows // len(self)))
-        return self._kept(np.flatnonzero(np.isin(self.user, chosen)))
+        return self._subset(np.flatnonzero(np.isin(self.user, chosen)))
 
     def since(self, start: np.ndarray) -> "Log":
         """The log without each user's events before position start (U + 1,)."""
-        return self._kept(np.flatnonzero(np.arange(len(self)) >= start[self.user]))
+        return self._subset(np.flatnonzero(np.arange(len(self)) >= start[self.user]))
 
-    def _kept(self, rows: np.ndarray) -> "Log":
-        """The events at some positions, which count anew."""
+    def _subset(self, rows: np.ndarray) -> "Log":
+        """The log of the events at some ascending positions."""
         log = self.take(rows)
         return replace(log, before=np.searchsorted(rows, log.before).astype(np.int32))
 
@@ -156,7 +156,10 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
     columns: dict[str, Any] = {}
     for name, array in arrays.items():
         *tables, column = name.split(".")
-        reduce(lambda tree, table: tree.setdefault(table, {}), tables, columns)[column] = array
+        tree = columns
+        for table in tables:
+            tree = tree.setdefault(table, {})
+        tree[column] = array
     for tree in [columns[name] for name in ("context", "users", "items") if name in columns]:
         if "lists" in tree:
             tree["lists"] = Ragged(**tree["lists"])
@@ -166,7 +169,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Table:
     return Log(**columns | {name: Entities(**columns[name]) for name in ("users", "items")})
 
 
-def _taken(value: Any, rows: np.ndarray | slice) -> Any:
+def _rows_of(value: Any, rows: np.ndarray | slice) -> Any:
     if value is None or isinstance(value, Entities):
         return value
     return value.at(rows).compact() if isinstance(value, Encoded) else value[rows]

@@ -1,4 +1,4 @@
-"""Rows given to a trained model, set among the events that its run has kept.
+"""Merges rows given to a trained model with the events that its run has kept.
 
 n rows given, N events and rows together
 """
@@ -15,9 +15,9 @@ from recexp.dataset.derive import derive
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Encoded
 from recexp.dataset.given import Rows, column_names
+from recexp.dataset.index import by_user_then_time, group_starts
 from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
-from recexp.dataset.prepare import by_user_then_time, group_starts
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST
@@ -35,19 +35,19 @@ class History(Enum):
 
 
 @dataclass(frozen=True)
-class Given:
-    """Rows set among the kept events."""
+class MergedRows:
+    """The kept events together with the rows given."""
 
     dataset: Dataset
     row: np.ndarray  # (n,) positions in the log, in the order given
     known: np.ndarray | None  # (N,) bool, the events that histories may hold; None for a table
 
 
-def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History = History.both) -> Given:
-    """Sets rows among the events that a run has kept. New users and items join with their features.
+def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History = History.both) -> MergedRows:
+    """Merges rows with the events that a run has kept. New users and items are added with their features.
 
-    A row with a label is an event too, which later rows of its user may see, unless it is among the kept ones; where
-    labels are implicit, a row without one is. Raises ConfigError if `history` contradicts the data's.
+    A row with a label, or any row where labels are implicit, is also an event that later rows of its user may see,
+    unless it is among the kept ones. Raises ConfigError if `history` contradicts dataset.history_until.
     """
     log, n = dataset.log, len(rows.frame)
     label = np.zeros(n) if rows.label is None else np.nan_to_num(rows.label)
@@ -57,11 +57,7 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
         "row": np.arange(n, dtype=np.int32),
     }
     if not isinstance(log, Log):
-        user = None if rows.user is None else np.unique(np.asarray(rows.user), return_inverse=True)[1]
-        context = dataset.encoder.context.transform(rows.features["context"])
-        tasks = None if log.tasks is None else np.full((n, log.tasks.shape[1]), MISSING, np.int8)
-        table = Table(**columns, user=user, context=context, tasks=tasks)
-        return Given(replace(dataset, log=table), np.arange(n), None)
+        return _table_of(dataset, rows, columns)
     if history is History.given and config.history_until is HistoryUntil.split:
         raise ConfigError(
             "history = given: dataset.history_until is split, so only events of the run's training count."
@@ -72,16 +68,15 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
         items, item = extended(log.items, dataset.encoder.item, "item", rows.item, rows.features.get("item"))
     assert rows.timestamp is not None
     columns |= {"user": user, "item": item, "timestamp": rows.timestamp}
-    known = np.concatenate(
-        [np.full(len(log), history is not History.given), _events(log, rows, columns, config, history)]
-    )
+    is_event = _is_event(log, rows, columns, config, history)
+    known = np.concatenate([np.full(len(log), history is not History.given), is_event])
     columns = {name: np.concatenate([getattr(log, name), column]) for name, column in columns.items()}
     order = by_user_then_time(columns["user"], columns["timestamp"])
     columns = {name: column[order] for name, column in columns.items()}
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     tasks = None
-    if log.tasks is not None:  # of the rows given no label is asked for
+    if log.tasks is not None:  # the labels of the rows given are not needed
         tasks = np.concatenate([log.tasks, np.full((n, log.tasks.shape[1]), MISSING, np.int8)])[order]
     merged = Log(
         **columns,
@@ -92,7 +87,19 @@ def merge(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History 
         items=items,
     )
     merged = replace(merged, context=_context(dataset, merged, rows, known[order], position, config))
-    return Given(replace(dataset, log=merged, folder=None), position[len(log) :], known[order])
+    return MergedRows(replace(dataset, log=merged, folder=None), position[len(log) :], known[order])
+
+
+def _table_of(dataset: Dataset, rows: Rows, columns: dict[str, np.ndarray]) -> MergedRows:
+    """The rows as a table, of which a run keeps no rows."""
+    n, tasks = len(rows.frame), dataset.log.tasks
+    table = Table(
+        **columns,
+        user=None if rows.user is None else np.unique(np.asarray(rows.user), return_inverse=True)[1],
+        context=dataset.encoder.context.transform(rows.features["context"]),
+        tasks=None if tasks is None else np.full((n, tasks.shape[1]), MISSING, np.int8),
+    )
+    return MergedRows(replace(dataset, log=table), np.arange(n), None)
 
 
 def refuse_own_events(dataset: Dataset, rows: Rows, config: DatasetConfig, history: History) -> None:
@@ -106,19 +113,19 @@ def refuse_own_events(dataset: Dataset, rows: Rows, config: DatasetConfig, histo
     held_out = log.split > 0
     known = pd.MultiIndex.from_arrays([log.user[held_out], log.item[held_out]])
     given = pd.MultiIndex.from_arrays([log.users.index_of(rows.user), log.items.index_of(rows.item)])  # type: ignore[arg-type]
-    if (own := given.isin(known)).any():
+    if (is_own := given.isin(known)).any():
         message = (
             "the run's own valid or test rows hold this user and item; without times it cannot be told whether this is "
             "that event, whose label its history would hold: give rows that the run does not hold, evaluate its own "
             "by `recexp evaluate RUN`, or set --history given"
         )
-        raise rows.error(int(own.argmax()), column_names(config)["item"], message)
+        raise rows.error(int(is_own.argmax()), column_names(config)["item"], message)
 
 
 def extended(
     entities: Entities, encoder: SideEncoder, name: str, ids: Any, features: "pd.DataFrame | None"
 ) -> tuple[Entities, np.ndarray]:
-    """Users or items with new ones below, and the row (n,) of each id given; a new one has its first features."""
+    """Users or items with new ones appended, with the features of their first row; and the row (n,) of each id."""
     import pandas as pd
 
     index = entities.index_of(ids)
@@ -131,14 +138,14 @@ def extended(
     first = new[~pd.Series(codes).duplicated()]
     frame = pd.DataFrame(index=range(len(first))) if features is None else features.iloc[first].reset_index(drop=True)
     encoded = encoder.transform(frame.reindex(columns=list(encoder.fields)).assign(**{name: raw}))
-    longer = Entities(**vars(entities.below(encoded)), raw=np.concatenate([entities.raw, raw]))
+    longer = Entities(**vars(entities.with_rows(encoded)), raw=np.concatenate([entities.raw, raw]))
     return longer, index.astype(np.int32)
 
 
-def _events(
+def _is_event(
     log: Log, rows: Rows, columns: dict[str, np.ndarray], config: DatasetConfig, history: History
 ) -> np.ndarray:
-    """(n,) bool: the rows that later ones may see."""
+    """(n,) bool: the rows that histories of later rows may hold."""
     import pandas as pd
 
     n = len(rows.frame)
@@ -168,7 +175,7 @@ def _context(
     given = dataset.encoder.context.transform(frame.reindex(columns=list(dataset.encoder.context.fields)))
     order = np.empty_like(position)
     order[position] = np.arange(len(position))
-    return kept.below(given).at(order)
+    return kept.with_rows(given).at(order)
 
 
 def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "pd.DataFrame":
@@ -182,8 +189,8 @@ def decoded(encoder: SideEncoder, encoded: Encoded, names: Collection[str]) -> "
             values = objects([None] * FIRST + vocabulary.tolist())
             column = encoded.at(slice(1, None)).column(field)
             ids = column.ids if isinstance(column, Ragged) else column
-            found = values[np.where(ids >= FIRST, ids - field.offset, 0)]
-            cells = replace(column, ids=found).cells() if isinstance(column, Ragged) else found
+            texts = values[np.where(ids >= FIRST, ids - field.offset, 0)]
+            cells = replace(column, ids=texts).cells() if isinstance(column, Ragged) else texts
             if field.kind is FeatureKind.multi:
                 columns[field.name] = [MULTI_SEPARATOR.join(filter(None, row)) or None for row in cells]
             else:

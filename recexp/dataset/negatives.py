@@ -1,6 +1,6 @@
 """Sampled negatives: items of the training events that the user has not interacted with by the time of an event.
 
-They are part of the question, not of what a model is given: histories until the split ask for the same rows.
+They decide which rows are scored, so dataset.history_until, which limits what a model reads, does not change them.
 """
 
 from collections.abc import Mapping
@@ -28,22 +28,22 @@ class Negatives:
     def samples(self, split: str, positive: Tensor, generator: torch.Generator) -> Samples:
         """Each event (m,) followed by its negatives."""
         item = self.columns.item[positive].long()
-        items = torch.cat([item[:, None], self._drawn(split, positive, generator).view(len(positive), self.n)], 1)
+        items = torch.cat([item[:, None], self._draw(split, positive, generator).view(len(positive), self.n)], 1)
         labels = torch.zeros(items.shape, device=positive.device)
         labels[:, 0] = 1
         return Samples(positive.repeat_interleave(1 + self.n), items.flatten(), labels.flatten())
 
-    def _drawn(self, split: str, positive: Tensor, generator: torch.Generator) -> Tensor:
-        """(m * n,) items, drawn again while they are in the user's past."""
+    def _draw(self, split: str, positive: Tensor, generator: torch.Generator) -> Tensor:
+        """(m * n,) items; those in the user's past are drawn again."""
         row = positive.repeat_interleave(self.n)
         user, time = self.columns.user[row], self.columns.timestamp[row]
         item = torch.empty_like(row, dtype=torch.long)
-        missing = torch.arange(len(row), device=row.device)
+        pending = torch.arange(len(row), device=row.device)
         for _ in range(DRAWS):
-            drawn = torch.randint(len(self.candidates), (len(missing),), generator=generator).to(row.device)
-            item[missing] = self.candidates[drawn]
-            missing = missing[self.interactions[split].by(user[missing], item[missing], time[missing])]
-            if not len(missing):
+            drawn = torch.randint(len(self.candidates), (len(pending),), generator=generator).to(row.device)
+            item[pending] = self.candidates[drawn]
+            pending = pending[self.interactions[split].by(user[pending], item[pending], time[pending])]
+            if not len(pending):
                 break
         return item
 

@@ -14,9 +14,10 @@ from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts, unknown_rates
 from recexp.dataset.field import Encoded, Hash
 from recexp.dataset.filter import filtered
+from recexp.dataset.index import Indexed, by_user_then_time, group_starts, index_ids, narrowed
 from recexp.dataset.label import task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
-from recexp.dataset.raw import Ids, Raw
+from recexp.dataset.raw import Raw
 from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, remedy, split
 from recexp.dataset.warning import warnings
@@ -26,23 +27,22 @@ from recexp.tree import to_dict
 if TYPE_CHECKING:
     import pandas as pd
 
-Indexed = tuple[np.ndarray, np.ndarray]  # the row of each raw id (N,), from 1, and the raw id of each row
 NO_FIELDS = Encoded(ids=np.zeros((0, 0), np.int32), values=np.zeros((0, 0), np.float32))
 
 
 def load(config: Any) -> Dataset:
-    """The prepared dataset of a configuration, from the cache if it is there.
+    """The prepared dataset of a configuration, read from the cache if it is there.
 
     Raises DataError for a source that is missing or does not hold what the configuration says.
     """
     reader = registry.get("reader", config.reader)(config)
-    config = getattr(reader, "config", config)  # with the columns that its patterns name
-    key = cache.key(_preparation(config), reader.fingerprint())
+    config = getattr(reader, "config", config)  # with patterns such as C* replaced by column names
+    key = cache.key(_cached_options(config), reader.fingerprint())
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
             if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, key), _source(config))
-    return replace(dataset, schema=replace(dataset.schema, **_histories(dataset.log, config)))
+    return replace(dataset, schema=replace(dataset.schema, **_history_facts(dataset.log, config)))
 
 
 def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
@@ -52,7 +52,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     raw, notes = filtered(raw, config)
     joined: dict[str, Indexed] = {}
     if raw.timestamp is None:
-        joined = {side: _index(ids, f"{raw.origin}: a row's {side}") for side, (ids, _) in raw.by_id.items()}
+        joined = {side: index_ids(ids, f"{raw.origin}: a row's {side}") for side, (ids, _) in raw.by_id.items()}
         log, encoder = _table(raw, config, joined)
     else:
         log, encoder = _log(raw, config)
@@ -62,20 +62,21 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
             why = remedy(config.split, split_name, len(log), log.timestamp if isinstance(log, Log) else None)
             raise DataError(f"{raw.origin}: split {config.split.kind.name} leaves no rows for {split_name}: {why}.")
     tasks = tuple(raw.tasks or ())
-    found = warnings(log, sides, raw.label, config, tasks, {side: index for side, (index, _) in joined.items()})
+    rows_by_side = {side: index for side, (index, _) in joined.items()}
+    warning_lines = warnings(log, sides, raw.label, config, tasks, rows_by_side)
     notes += [*_without_features(raw, log, joined), *_notes(log, encoder, config)]
     return Dataset(
         log=log,
-        schema=Schema(**sides, **_histories(log, config), tasks=tasks),
+        schema=Schema(**sides, **_history_facts(log, config), tasks=tasks),
         encoder=encoder,
-        facts=facts(log, sides, tasks) | {"notes": notes, "warnings": found},
+        facts=facts(log, sides, tasks) | {"notes": notes, "warnings": warning_lines},
         fingerprint=fingerprint,
         joined={side: raw.by_id[side][1] for side in joined},
     )
 
 
 def _notes(log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
-    """A line for each thing that is taken otherwise than it stands in the source."""
+    """Lines that tell the user how values of the source were interpreted."""
     notes, columns = [], getattr(config, "columns", None)
     if isinstance(log, Log) and columns is not None and columns.timestamp is None:
         notes.append("there is no column of times: the order of the rows is the order of the events")
@@ -96,7 +97,7 @@ def _notes(log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
 
 
 def _without_features(raw: Raw, log: Table, joined: Mapping[str, Indexed]) -> Iterator[str]:
-    """How many users and items, in how many rows, have no features."""
+    """Lines that tell how many users and items, in how many rows, have no features."""
     import pandas as pd
 
     for side, (_, features) in raw.by_id.items():
@@ -109,13 +110,12 @@ def _without_features(raw: Raw, log: Table, joined: Mapping[str, Indexed]) -> It
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
-    import pandas as pd
-
+    """Events of users with items over time, sorted and encoded."""
     assert raw.user is not None and raw.item is not None and raw.timestamp is not None
-    user, raw_user = _index(raw.user, f"{raw.origin}: a user")
-    item, raw_item = _index(raw.item, f"{raw.origin}: an item")
+    user, raw_user = index_ids(raw.user, f"{raw.origin}: a user")
+    item, raw_item = index_ids(raw.item, f"{raw.origin}: an item")
     order = by_user_then_time(user, raw.timestamp)
-    user, item, timestamp = user[order], item[order], _narrow(raw.timestamp[order], np.int32)
+    user, item, timestamp = user[order], item[order], narrowed(raw.timestamp[order], np.int32)
     before = group_starts(user, timestamp)
     if config.split.kind is SplitKind.given:
         splits = by_name(raw.split)[order]
@@ -141,24 +141,31 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
         items=items,
         true_rank=raw.true_rank[order] if raw.true_rank is not None else None,
     )
+    context_encoder, context = _log_context(raw, log, order, config)
+    encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
+    return replace(log, context=context), encoder
+
+
+def _log_context(raw: Raw, log: Log, order: np.ndarray, config: DatasetConfig) -> tuple[SideEncoder, Encoded]:
+    """The context of each event: columns of the source, and fields derived from the user's earlier events."""
+    import pandas as pd
+
     derived = {}
     if config.features.derived.names:
-        derived = derive(log, _by_id(raw.items, raw_item, "item", config.features.item), config)
+        derived = derive(log, _by_id(raw.items, log.items.raw, "item", config.features.item), config)
     frame = _columns(raw.context, "context", config.features.context)
     rows = pd.DataFrame(index=order) if frame is None else frame.iloc[order]
     kinds = {**config.features.context, **dict.fromkeys(derived, FeatureKind.categorical)}
-    context_encoder, context = _context(rows.assign(**derived), kinds, train, config)
-    encoder = Encoder(user=user_encoder, item=item_encoder, context=context_encoder)
-    return replace(log, context=context), encoder
+    return _context(rows.assign(**derived), kinds, log.split == 0, config)
 
 
 def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tuple[Table, Encoder]:
     """Rows without time: fields of the context alone, in the order of the source; features of ids join their rows."""
     frame, kinds = _columns(raw.context, "context", config.features.context), config.features.context
     for side, (index, raw_ids) in joined.items():
-        of_id = getattr(config.features, side)
-        of_rows = _by_id(raw.by_id[side][1], raw_ids, side, of_id).iloc[index - 1].reset_index(drop=True)
-        frame, kinds = of_rows if frame is None else frame.join(of_rows), kinds | of_id
+        side_kinds = getattr(config.features, side)
+        features = _by_id(raw.by_id[side][1], raw_ids, side, side_kinds).iloc[index - 1].reset_index(drop=True)
+        frame, kinds = features if frame is None else frame.join(features), kinds | side_kinds
     if not kinds:
         raise ConfigError("dataset.features.context: a table without time needs the columns of its fields.")
     if config.features.derived.names:
@@ -183,47 +190,18 @@ def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tu
         row=np.arange(len(splits), dtype=np.int32),
         context=context,
         probability=raw.probability,
-        user=None if raw.user is None else _index(raw.user, f"{raw.origin}: a user")[0],
+        user=None if raw.user is None else index_ids(raw.user, f"{raw.origin}: a user")[0],
         tasks=task_labels(raw.tasks) if raw.tasks else None,
     )
     return log, Encoder(context=encoder)
 
 
-def _histories(log: Table, config: DatasetConfig) -> dict[str, Any]:
-    """What the schema says about histories. No array depends on it, so neither does the cache."""
+def _history_facts(log: Table, config: DatasetConfig) -> dict[str, Any]:
+    """The schema's facts about histories. No stored array depends on them, so neither does the cache."""
     if not isinstance(log, Log):
         return {"max_history": 0, "history_labels": False}
     varying = config.label is LabelKind.explicit and config.history is HistoryKind.all
     return {"max_history": config.max_history, "history_labels": varying}
-
-
-def by_user_then_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """Source positions (N,) in the log's order; ties keep the source's order. user: (N,) int32, 0 or more."""
-    later = (user[1:] > user[:-1]) | (user[1:] == user[:-1]) & (timestamp[1:] >= timestamp[:-1])
-    if later.all():
-        return np.arange(len(user))
-    if timestamp.dtype.kind != "i" or int(timestamp.max()) - int(timestamp.min()) >= 2**63:
-        return np.lexsort((timestamp, user))
-    # Stable sorts by 16 bits at a time, the lowest first: numpy sorts those by radix, five times as fast as lexsort.
-    order = np.arange(len(user))
-    for key in (timestamp - timestamp.min(), user):
-        for shift in range(0, int(key.max()).bit_length(), 16):
-            digit = (key >> shift).astype(np.uint16)
-            order = order[np.argsort(digit[order], kind="stable")]
-    return order
-
-
-def _index(raw_ids: Ids, what: str) -> Indexed:
-    """The row of each raw id (N,), from 1, and the raw id of each row; row 0 is padding."""
-    import pandas as pd
-
-    codes, uniques = pd.Index(raw_ids, dtype=raw_ids.dtype).factorize(sort=True)
-    if (codes < 0).any():
-        raise DataError(f"{what} is missing in row {int((codes < 0).argmax())}, counted from 0.")
-    uniques = np.asarray(uniques)
-    if uniques.dtype == object:
-        uniques = uniques.astype(str)
-    return (codes + 1).astype(np.int32), np.concatenate([np.zeros(1, uniques.dtype), uniques])
 
 
 def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
@@ -242,13 +220,6 @@ def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
     return raw.label.astype(np.int8)
 
 
-def group_starts(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
-    """(N,) position of the first event of the same user and timestamp; events before it are strictly earlier."""
-    new = np.ones(len(user), bool)
-    new[1:] = (user[1:] != user[:-1]) | (timestamp[1:] != timestamp[:-1])
-    return np.maximum.accumulate(np.where(new, np.arange(len(user), dtype=np.int32), np.int32(0)))
-
-
 def _entities(
     features: "pd.DataFrame | None",
     raw_ids: np.ndarray,
@@ -257,7 +228,7 @@ def _entities(
     trained: np.ndarray,
     config: DatasetConfig,
 ) -> tuple[SideEncoder, Entities]:
-    """Fields of all users or items, the id first, below a row of padding. trained: those of the training events."""
+    """Encodes the fields of all users or items, the id first, after a row of padding. trained: rows in training."""
     if name in kinds:
         raise ConfigError(f"dataset.features.{name}.{name}: is the name of the id itself; rename the column.")
     frame = _by_id(features, raw_ids, name, kinds).assign(**{name: raw_ids[1:]})
@@ -276,7 +247,7 @@ def _context(
 ) -> tuple[SideEncoder, Encoded]:
     """Fields of the events, in the order of the log."""
     encoder, encoded = _fitted(frame, kinds, train, config)
-    return encoder, replace(encoded, ids=_narrow(encoded.ids, np.int8, np.int16))
+    return encoder, replace(encoded, ids=narrowed(encoded.ids, np.int8, np.int16))
 
 
 def _fitted(
@@ -303,43 +274,34 @@ def _by_id(
 
 def _columns(frame: "pd.DataFrame | None", side: str, kinds: Mapping[str, FeatureKind]) -> "pd.DataFrame | None":
     """The feature columns of a side, None if it has none. Raises ConfigError for one that the source lacks."""
-    there = [] if frame is None else [str(name) for name in frame.columns]
+    available = [] if frame is None else [str(name) for name in frame.columns]
     for name in kinds:
-        if name not in there:
-            raise ConfigError(f"dataset.features.{side}.{name}: no such column. {choices(name, there)}")
+        if name not in available:
+            raise ConfigError(f"dataset.features.{side}.{name}: no such column. {choices(name, available)}")
     return frame[list(kinds)] if frame is not None and kinds else None
-
-
-def _narrow(values: np.ndarray, *kinds: type[np.signedinteger]) -> np.ndarray:
-    """Integers of 0 or more in the first kind that can hold them, and so their differences; others as they are."""
-    if values.dtype.kind == "i" and values.min(initial=0) >= 0:
-        for kind in kinds:
-            if values.max(initial=0) <= np.iinfo(kind).max:
-                return values.astype(kind)
-    return values
 
 
 def _with_padding(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, rows.shape[1]), rows.dtype), rows])
 
 
-def _preparation(config: DatasetConfig) -> dict[str, Any]:
-    """The options that decide what the prepared files hold."""
+def _cached_options(config: DatasetConfig) -> dict[str, Any]:
+    """The options that the content of the prepared files depends on."""
     tree = to_dict(config)
-    kept = {
+    options = {
         key: tree[key]
         for key in ("label", "label_threshold", "n_bins", "min_count", "duplicates", "k_core", "split", "reader")
     }
     features = {side: list(kinds.items()) for side, kinds in tree["features"].items()}  # pairs: their order counts
     if any(kind is FeatureKind.hash for kinds in config.features.sides.values() for kind in kinds.values()):
-        kept |= {name: tree[name] for name in ("n_buckets", "n_quotients")}
-    if config.features.derived.names:  # arrays; histories are gathered
-        kept["history_until"] = tree["history_until"]
-    return kept | {"features": features}
+        options |= {name: tree[name] for name in ("n_buckets", "n_quotients")}
+    if config.features.derived.names:  # derived fields are stored; histories are gathered later
+        options["history_until"] = tree["history_until"]
+    return options | {"features": features}
 
 
 def _source(config: DatasetConfig) -> dict[str, Any]:
-    """Where the data are from, for `recexp cache`."""
+    """Where the data come from, to be shown by `recexp cache`."""
     tree = to_dict(config)
     names = ("name", "reader", "path", "user_path", "item_path", "columns")
     return {name: tree[name] for name in names if tree.get(name)}

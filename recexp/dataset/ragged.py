@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
-    """The cells of n rows, M a row, as the ids of all. Equal cells may share their ids."""
+    """The cells of n rows, M in each, as spans of one array of ids. Equal cells may share their ids."""
 
     ids: np.ndarray  # (V,) integers
     start: np.ndarray  # (n, M) where a cell's ids begin
@@ -37,8 +37,8 @@ class Ragged:
         return Ragged(ids=self.flat()[0], start=np.cumsum(count).reshape(count.shape) - count, count=self.count)
 
 
-def beside(columns: list[Ragged]) -> Ragged:
-    """Columns of the same rows as one."""
+def concat_columns(columns: list[Ragged]) -> Ragged:
+    """Columns of the same rows, side by side."""
     first = np.cumsum([0, *(len(column.ids) for column in columns)])
     return Ragged(
         ids=np.concatenate([column.ids for column in columns]),
@@ -47,8 +47,8 @@ def beside(columns: list[Ragged]) -> Ragged:
     )
 
 
-def below(above: Ragged, rows: Ragged) -> Ragged:
-    """Rows below others of as many columns."""
+def concat_rows(above: Ragged, rows: Ragged) -> Ragged:
+    """The rows of `above`, then `rows`, of as many columns."""
     return Ragged(
         ids=np.concatenate([above.ids, rows.ids]),
         start=np.concatenate([above.start, rows.start + len(above.ids)]),

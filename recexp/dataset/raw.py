@@ -32,7 +32,7 @@ class Raw:
 
     @property
     def by_id(self) -> "dict[str, tuple[Ids, pd.DataFrame]]":
-        """The ids of the rows and the features by id, of user and item as far as there are features."""
+        """For user and item, as far as they have features: the ids of the rows, and the features by id."""
         pairs = {"user": (self.user, self.users), "item": (self.item, self.items)}
         return {side: (ids, known) for side, (ids, known) in pairs.items() if ids is not None and known is not None}
 

@@ -1,4 +1,4 @@
-"""What a model knows about a dataset: its fields and sizes, no data.
+"""What a model knows about a dataset: its fields and their sizes, but no data.
 
 Ids: 0 is padding, 1 is unknown (a value that is not in the training split), known values start at 2. The fields of one
 side share one vocabulary, so that one embedding table and one look-up serve them all: a field's ids from 2 on are

@@ -1,4 +1,4 @@
-"""Which of a user's earlier events share a value with the target, found at a cost that does not grow with their number.
+"""Finds a user's earlier events that share a value with the target, by binary search in a sorted index.
 
 B rows, N events of the log, E pairs of a visible event and a value of its item's field, W values of the longest cell
 """
@@ -15,7 +15,7 @@ from recexp.dataset.schema import FIRST, Field
 
 @dataclass(frozen=True)
 class Search:
-    """The earlier events that a model reads beside the history: at most the last `most` of those that match."""
+    """Which earlier events a model reads besides the history: at most the last `most` of those that match."""
 
     field: Field | None  # of the item: an event matches if it shares a value with the target; None: every event does
     most: int
@@ -63,7 +63,7 @@ class ValueIndex:
 
 
 def _longest(length: Tensor, most: int) -> int:
-    if length.device.type != "cpu":  # to ask would wait for the device
+    if length.device.type != "cpu":  # the maximum would wait for the device
         return most
     return int(length.max()) if length.numel() else 0
 

@@ -1,4 +1,4 @@
-"""Columns of files, read and checked: each value fits its role, or an error names file, row and column."""
+"""Reads and checks columns of files: each value fits its role, or an error names file, row and column."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset import vector
-from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, parsed_numbers, without, written_lists
+from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, mask_words, parsed_numbers, written_lists
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
@@ -37,7 +37,7 @@ LABEL = "must be 0 or 1; cut ratings with dataset.label_threshold=NUMBER"
 
 
 class Sheet:
-    """Columns of one file, or of several one after another; converts a column, or names its first wrong row."""
+    """Columns of one or several files; converts a column, or raises DataError for its first wrong row."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Sheet:
         joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
         self.frame = vector.without_arrays(joined, multi_separator, vectors)
         if missing:
-            columns = {name: without(self.frame[name], list(missing)) for name in self.frame}
+            columns = {name: mask_words(self.frame[name], list(missing)) for name in self.frame}
             self.frame = pd.DataFrame(columns, index=self.frame.index)
 
     def error(self, row: int, column: str, message: str) -> DataError:
@@ -75,7 +75,7 @@ class Sheet:
         """Strings exactly as they stand in the file, or integers."""
         from pandas.api import types
 
-        values = self._filled(column)
+        values = self._required(column)
         if types.is_float_dtype(values):  # integers from a column that had gaps
             self.refuse(values % 1 != 0, column, ID)
             exact = 2 ** (np.finfo(values.to_numpy().dtype).nmant + 1)
@@ -89,8 +89,8 @@ class Sheet:
         return values.array
 
     def labels(self, column: str, threshold: float | None) -> np.ndarray:
-        """Numbers; a column of words such as true and false, in any case, as 1 and 0."""
-        given = self._filled(column)
+        """Labels as numbers; words such as true and false, in upper or lower case, become 1 and 0."""
+        given = self._required(column)
         if are_words(given):
             return self._words(column, np.zeros(len(given), bool)).astype(np.int64)
         values = self._numbers(column)
@@ -126,7 +126,7 @@ class Sheet:
         """
         import pandas as pd
 
-        values = self._filled(column)
+        values = self._required(column)
         if pd.api.types.is_bool_dtype(values):
             raise self.error(0, column, TIME)
         if time_format is not None:
@@ -149,16 +149,15 @@ class Sheet:
     def splits(self, column: str) -> np.ndarray:
         values = self.frame[column].astype(object)
         wrong = ~values.isin(SPLITS)
-        near = choices(str(values[wrong].iloc[0]), SPLITS) if wrong.any() else ""
-        self.refuse(wrong, column, f"not a split. {near.rstrip('.')}")
+        if wrong.any():
+            allowed = choices(str(values[wrong].iloc[0]), SPLITS)
+            self.refuse(wrong, column, f"not a split. {allowed.rstrip('.')}")
         return values.to_numpy()
 
     def features(self, kinds: Kinds, widths: Mapping[str, int] = MappingProxyType({})) -> "pd.DataFrame":
-        """Numbers as float64, vectors as arrays of them, all else as text, single values as pandas' categories of it.
+        """Numbers as float64, vectors as arrays, multi-valued cells as text, and single values as pandas categories.
 
-        Gaps are missing values.
-
-        widths: of vectors, where they are known; others have that of most of their cells.
+        Gaps are missing values. widths: of vectors, where known; other vectors have the width of most of their cells.
         """
         import pandas as pd
 
@@ -168,10 +167,10 @@ class Sheet:
             FeatureKind.multi: self._multi,
             FeatureKind.vector: partial(self._vectors, widths=widths),
         }
-        columns = {name: convert.get(kind, self._measure)(name) for name, kind in kinds.items()}
+        columns = {name: convert.get(kind, self._numeric)(name) for name, kind in kinds.items()}
         return pd.DataFrame(columns, index=self.frame.index)
 
-    def _measure(self, column: str) -> np.ndarray:
+    def _numeric(self, column: str) -> np.ndarray:
         message = "a numeric or binned feature must be a number, or empty if it is unknown"
         numbers = self._numbers(column, message, gaps=GAPS).astype(np.float64)
         self.refuse(
@@ -199,7 +198,7 @@ class Sheet:
         return pd.Series(cells, values.index)
 
     def _category(self, column: str) -> "pd.Series":
-        """Categories as `category_of` writes single values; a value is written once, however many rows hold it."""
+        """Single values as categories, written as `category_of` writes them. Work is per unique value, not per row."""
         import pandas as pd
         from pandas.api import types
 
@@ -244,7 +243,7 @@ class Sheet:
         self._warn_of_gaps(column, "are values of their own; empty cells are missing ones")
 
     def _warn_of_gaps(self, column: str, what: str) -> None:
-        """Says how often words that often stand for gaps occur in a column where they are words like any other."""
+        """Warns of words such as NA, which often mean a missing value, in a column where they are ordinary values."""
         from pandas.api import types
 
         if not types.is_string_dtype(self.frame[column]):
@@ -255,7 +254,7 @@ class Sheet:
             listed = ", ".join(f"{word} {counts[word]:,} times" for word in GAPS if word in counts)
             logger.warning("%s: column %r holds %s: these %s.", self.tables[0].path, column, listed, what)
 
-    def _filled(self, column: str) -> "pd.Series":
+    def _required(self, column: str) -> "pd.Series":
         self.refuse(is_missing(self.frame[column]), column, "must not be empty")
         return self.frame[column]
 
@@ -266,7 +265,7 @@ class Sheet:
 
 
 def as_text(values: "pd.Series") -> "pd.Series":
-    """Text, missing where there is none: whole numbers as "5", not "5.0", whatever other rows hold."""
+    """Cells as text, with missing ones kept. Whole numbers are "5", not "5.0", whatever other rows hold."""
     from pandas.api import types
 
     text = values.astype(str)
@@ -277,12 +276,12 @@ def as_text(values: "pd.Series") -> "pd.Series":
 
 
 def units_of_a_second(times: np.ndarray) -> int:
-    """1, 1e3, 1e6 or 1e9, by the size that times since 1970 have in seconds, milliseconds and so on."""
+    """1, 1e3, 1e6 or 1e9: guesses the unit of times since 1970 from their size."""
     return 1000 ** int(np.searchsorted([1e11, 1e14, 1e17], np.abs(times).max(initial=0)))
 
 
-def vectors_of(sides: Iterable[Mapping[str, FeatureKind]], roles: Collection[str] = ()) -> set[str]:
-    """The columns of a file that are vectors alone: of another kind for no side, and without a role."""
+def vector_columns(sides: Iterable[Mapping[str, FeatureKind]], roles: Collection[str] = ()) -> set[str]:
+    """The columns of a file that are used only as vectors: of no other kind on any side, and without a role."""
     uses = [use for kinds in sides for use in kinds.items()]
     return {name for name, _ in uses} - {name for name, kind in uses if kind is not FeatureKind.vector} - set(roles)
 
@@ -292,8 +291,8 @@ def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
     import pandas as pd
 
     ids = sheet.ids(column)
-    again = pd.Series(ids).duplicated()
-    sheet.refuse(again, column, "is there a second time; an id has one row of features")
+    duplicated = pd.Series(ids).duplicated()
+    sheet.refuse(duplicated, column, "is there a second time; an id has one row of features")
     return sheet.features(kinds).set_index(pd.Index(ids, dtype=ids.dtype))
 
 

@@ -1,4 +1,4 @@
-"""Which events are for training, validation and test: by time, except for `given` and `random`.
+"""Splits events into training, validation and test: by time, except for `given` and `random`.
 
 Events come sorted by user, then time. A group is a user's events of one timestamp. Its members must not see each other,
 so only `given` and `random` may divide it.
@@ -31,7 +31,7 @@ def split(config: SplitConfig, offsets: np.ndarray, before: np.ndarray, timestam
 
 
 def remedy(config: SplitConfig, name: str, n_rows: int, times: np.ndarray | None) -> str:
-    """Why a split has no rows, and what would be right. times: (N,) of a log's events; None for a table."""
+    """Why a split has no rows, and how to fix it. times: (N,) of a log's events; None for a table."""
     share = config.ratios[SPLITS.index(name)]
     if config.kind is SplitKind.given:
         column = config.column or "the split of each row"
@@ -104,6 +104,6 @@ def by_name(names: np.ndarray | None) -> np.ndarray:
     splits = np.full(len(names), -1, np.int8)
     for index, name in enumerate(SPLITS):
         splits[names == name] = index
-    if (other := splits < 0).any():
-        raise DataError(f"dataset.split: {str(names[other][0])!r} is not a split. Choices: {', '.join(SPLITS)}.")
+    if (unknown := splits < 0).any():
+        raise DataError(f"dataset.split: {str(names[unknown][0])!r} is not a split. Choices: {', '.join(SPLITS)}.")
     return splits

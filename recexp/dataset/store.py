@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 ABOUT = "dataset.json"
 EARLIER = "earlier"
-# What wrong content raises where it is used, if nothing has told before.
-STRANGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
+# What the use of damaged content may raise, if no check has found the damage before.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write(folder: Path, dataset: Dataset, source: dict[str, Any] | None = None) -> None:
-    """Writes a dataset's files into a folder. source: what it was prepared from, to be told to people."""
+    """Writes a dataset's files into a folder. source: what it was prepared from, shown by `recexp cache`."""
     arrays = dataset.log.arrays() | ({} if dataset.earlier is None else {EARLIER: dataset.earlier})
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -64,7 +64,7 @@ def read(folder: Path) -> Dataset:
             fingerprint=saved["fingerprint"],
             folder=folder,
         )
-    except STRANGE as error:
+    except DAMAGE as error:
         raise DamagedFile(f"{folder}: damaged ({type(error).__name__}: {error}).") from error
 
 
@@ -81,8 +81,8 @@ def check(folder: Path) -> dict[str, Any]:
             raise OSError("it is a link")
         saved = read_json(folder / ABOUT)
         digests = saved.get("digests", {})  # earlier versions wrote none
-        found = _digests(folder, digests)
-        damaged = [name for name, digest in zip(digests, found, strict=True) if digest != digests[name]]
+        actual = dict(zip(digests, _digests(folder, digests), strict=True))
+        damaged = [name for name, digest in digests.items() if actual[name] != digest]
     except (OSError, AttributeError, TypeError) as error:
         raise DamagedFile(f"{folder}: cannot be read ({error}).") from error
     if damaged:

@@ -19,7 +19,7 @@ class TableFile(Protocol):
         """Raises DataError if it is not such a file."""
 
     def hint(self, columns: list[str]) -> str:
-        """What to do about a column that is not among these; empty if nothing is known."""
+        """Advice about a column that is not among these; "" if there is none."""
 
     def read(self, names: list[str]) -> "pd.DataFrame": ...
 

@@ -44,15 +44,15 @@ def ids_of(values: np.ndarray, vocabulary: np.ndarray) -> np.ndarray:
     from pyarrow import compute
 
     if is_text(values) and is_text(vocabulary):  # three times as fast as the index of pandas
-        found = compute.index_in(_arrow(values), value_set=_arrow(vocabulary))
-        index = compute.fill_null(found, -1).to_numpy()
+        positions = compute.index_in(_arrow(values), value_set=_arrow(vocabulary))
+        index = compute.fill_null(positions, -1).to_numpy()
     else:
         index = pd.Index(vocabulary).get_indexer(pd.Index(values))
     return np.where(index >= 0, index + FIRST, UNKNOWN).astype(np.int32)
 
 
 def is_text(values: np.ndarray) -> bool:
-    """Whether all are strings; False if there are none."""
+    """True if all are strings; False if there are none."""
     from pandas.api import types
 
     return types.infer_dtype(values, skipna=False) == "string"
@@ -65,12 +65,12 @@ def _arrow(text: np.ndarray) -> Any:
 
 
 def checksum(value: Any) -> int:
-    """Of the value's text, 0 to 2^32 - 1: the same in any process, on any machine and in the program of an export."""
+    """CRC32 of the value's text, 0 to 2^32 - 1: equal in every process, on every machine and in exported programs."""
     return zlib.crc32(category_of(value).encode())
 
 
 def category_of(value: Any) -> str:
-    """A value as readers write it: 5, 5.0 and "5.0" are "5", as files and frames differ in that."""
+    """A value as text, with 5, 5.0 and "5.0" all as "5", since files and frames write whole numbers differently."""
     return WHOLE.sub(r"\1", text_of(value))
 
 

@@ -51,7 +51,7 @@ def parsed(cells: "pd.Series", separator: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def without_arrays(frame: "pd.DataFrame", separator: str, but: Collection[str] = ()) -> "pd.DataFrame":
-    """The frame with cells that are arrays as text, their values joined by the separator, apart from some columns."""
+    """The frame with array cells as text, joined by the separator, except in the columns of `but`."""
     texts = {
         str(name): _joined_lists(str(name), frame[name], separator)
         for name in frame
@@ -86,7 +86,7 @@ def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def blocks(rows: np.ndarray) -> list[np.ndarray]:
-    """Some rows at a time: vectors of all in text or float64 would take as much memory again, several times."""
+    """The rows in blocks: text or float64 copies of all vectors at once would take several times their memory."""
     return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
 
 
@@ -95,12 +95,12 @@ def holds_arrays(cells: "pd.Series") -> bool:
 
 
 def as_text(cell: object) -> object:
-    """A cell of a frame that holds its numbers as a list or an array, as text."""
+    """A list or an array of numbers as text; other cells unchanged."""
     return " ".join(map(str, cell)) if isinstance(cell, LISTS) else cell
 
 
 def _array(cell: object) -> np.ndarray | None:
-    """A cell that is an array of floats, 16 bits as 32; None for any other."""
+    """A cell that is an array of floats, with 16 bits widened to 32; None for other cells."""
     if not isinstance(cell, np.ndarray) or cell.dtype.kind != "f" or cell.ndim != 1:
         return None
     return cell if cell.itemsize > 2 else cell.astype(np.float32)

@@ -1,4 +1,4 @@
-"""What in the data makes metrics mislead: one line for each fault, none for data that are as they should be."""
+"""Warnings about faults of the data that make metrics misleading, one line each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -11,12 +11,12 @@ from recexp.dataset.leak import leaks
 from recexp.dataset.log import SPLITS, Dataset, Log, Table
 from recexp.dataset.schema import UNKNOWN, Side
 
-TWINS = 0.01  # share of test rows that stand in train too
+TWINS = 0.01  # share of test rows that are also in train
 UNSEEN = 0.5  # share of test rows whose user, or item, is unseen in training
 EARLIER = 0.1  # share of test rows earlier than a training event of their user
 UNCERTAIN = 0.02  # standard error of AUC from which a test set is small
 TYPICAL_AUC = 0.75
-ODD = np.uint64(0x9E3779B97F4A7C15)
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of the hash in _keys
 
 
 def warnings(
@@ -32,15 +32,15 @@ def warnings(
     label: as given, before it is cut at a threshold, in the order of the source. tasks: the names of several labels.
     joined: the user or item (N,) of each row of a table, where a file of these has joined it.
     """
-    found = [*leaks(log, sides, label[log.row], joined), *_twins(log, config)]
-    found += [*_labels(log, config, tasks), *_small(log, config, tasks)]
+    lines = [*leaks(log, sides, label[log.row], joined), *_twins(log, config)]
+    lines += [*_labels(log, config, tasks), *_small(log, config, tasks)]
     if isinstance(log, Log):
-        found += [*_unseen(log), *_earlier(log, config)]
-    return found
+        lines += [*_unseen(log), *_earlier(log, config)]
+    return lines
 
 
-def of_run(dataset: Dataset, config: DatasetConfig, auc: bool) -> list[str]:
-    """The warnings that fit what a run measures. auc: whether it computes AUC, as one that ranks alone does not."""
+def warnings_of_run(dataset: Dataset, config: DatasetConfig, auc: bool) -> list[str]:
+    """The warnings that concern a run's metrics. auc: whether it computes AUC, which a pure ranking run does not."""
     of_auc = [] if auc else [*_small(dataset.log, config, dataset.schema.tasks)]
     return [line for line in dataset.facts["warnings"] if line not in of_auc]
 
@@ -53,18 +53,18 @@ def auc_error(positive: int, negative: int, auc: float = TYPICAL_AUC) -> float:
 
 
 def _twins(log: Table, config: DatasetConfig) -> Iterator[str]:
-    """Test rows that stand in train with the same label; a split by time divides no equal times of a user.
+    """Test rows that are also in train, with the same label. A split by time keeps equal times of a user together.
 
-    Rows that few features tell apart are alike by nature, with either label. So only the rarer label is looked at: by
-    nature, its rows are like more rows of the other.
+    Where few features tell rows apart, many rows are equal anyway, with either label. So we check the rarer label only:
+    by chance, its rows would equal more rows of the other label.
     """
     if config.split.kind not in (SplitKind.given, SplitKind.random):
         return
     key, train, test = _keys(log), log.split == 0, log.split == SPLITS.index("test")
     n_negative, n_positive = np.bincount(log.label[test], minlength=2)
     label = int(n_negative == 0 or 0 < n_positive <= n_negative)
-    asked = key[test & (log.label == label)]
-    same, other = (np.isin(asked, key[train & (log.label == other)]).mean() for other in (label, 1 - label))
+    test_keys = key[test & (log.label == label)]
+    same, other = (np.isin(test_keys, key[train & (log.label == value)]).mean() for value in (label, 1 - label))
     if same >= TWINS and other < same / 10:
         alike = "user, item and time" if isinstance(log, Log) else "fields"
         yield f"{same:.0%} of test rows with label {label} stand in train too: the same {alike}, the same label."
@@ -79,7 +79,7 @@ def _keys(log: Table) -> np.ndarray:
         columns = [log.user, log.item, np.unique(log.timestamp, return_inverse=True)[1]]
     keys = np.zeros(len(log), np.uint64)
     for column in columns:
-        keys = keys * ODD + column.astype(np.uint64)  # modulo 2^64
+        keys = keys * MULTIPLIER + column.astype(np.uint64)  # modulo 2^64
     return keys
 
 
@@ -109,7 +109,7 @@ def _small(log: Table, config: DatasetConfig, tasks: Sequence[str]) -> Iterator[
 
 
 def _by_task(log: Table, rows: np.ndarray, tasks: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """How a sentence names each of several labels, and those of some rows that have it; of one label '' and all."""
+    """Each label's name for a sentence, and its values in the rows that have it; '' if there is only one label."""
     if log.tasks is None:
         yield "", log.label[rows]
         return

@@ -23,26 +23,28 @@ from recexp.dataset.sample import Samples
 class Packed:
     """Events of B sequences, one sequence after another, the longest sequence first.
 
-    Or padded on the right to one length L, in any order, as a GPU would have to wait for the number of events: T = B L.
+    On a GPU, which would have to wait for the number of events, they are padded on the right to one length L instead,
+    in any order: T = B L.
     """
 
     item: Tensor  # (T,) rows of items, oldest first in each sequence; (B, L) if padded
-    age: Tensor  # float32 as item: time from the event to one that no event of the sequence is later than
+    age: Tensor  # float32, the shape of item: time from the event to a moment that no event of the sequence exceeds
     length: Tensor  # (B,) int64; 0 for a sequence without events
     user: Tensor  # (B,) rows of users
     catalogue: Catalogue
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whole:
-    """The S events of B windows and of the timestamps after them, the last `max_history` + 1 of each, oldest first.
+class WholeWindows:
+    """The S events of B windows, including their latest timestamp, for training on masked items.
 
-    Tie mates at the end are among these, so a window that ends in many of them has fewer earlier events.
+    Of each window the last `max_history` + 1 events, oldest first. Tie mates at the end count among these, so a window
+    that ends in many of them has fewer earlier events.
     """
 
     item: Tensor  # (S,) rows of items
     time: Tensor  # (S,) the same for tie mates, and for no others
-    of: Tensor  # (S,) the number of the window
+    window: Tensor  # (S,) the number of the window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class WindowBatch:
     """B windows, and which of their events predicts which item."""
 
     events: Packed
-    whole: Whole
+    whole: WholeWindows
     query: Tensor  # (P,) position among the T events of the last one strictly before the target
     target: Tensor  # (P,) rows of items
 
@@ -63,10 +65,10 @@ class WindowBatch:
 
 
 class Windows:
-    """The windows of the users who have training events of two timestamps or more, one window a user.
+    """One window for each user who has training events of two timestamps or more.
 
-    A window's input is the user's last `max_history` training events before the latest timestamp. It stands in the
-    place of `Batches` where a trainer walks over batches; `batches` are those of rows, which evaluation reads.
+    A window's input is the user's last `max_history` training events before the latest timestamp. Windows take the
+    place of `Batches` in training; `batches` are those of rows, which evaluation reads.
     """
 
     def __init__(self, batches: Batches) -> None:
@@ -84,9 +86,9 @@ class Windows:
         first = position[new_user]  # of each user
         end = torch.cat([first[1:], first.new_tensor([len(rows)])])
         stop = self.group[end - 1]
-        kept = stop > first
-        self.user, self.stop, self.end = user[first[kept]].long(), stop[kept], end[kept]
-        self.begin = torch.maximum(first[kept], self.stop - self.max_history)
+        has_input = stop > first
+        self.user, self.stop, self.end = user[first[has_input]].long(), stop[has_input], end[has_input]
+        self.begin = torch.maximum(first[has_input], self.stop - self.max_history)
         n_windows = max(1, len(self.begin))
         self.n_events = -(-int((self.stop - self.begin).sum()) // n_windows)  # of a window, on average
         target = self.group > first.repeat_interleave(end - first)
@@ -118,28 +120,28 @@ class Windows:
         window = samples.row[(self.begin - self.stop)[samples.row].argsort(stable=True)]
         begin, stop, end = self.begin[window], self.stop[window], self.end[window]
         length = stop - begin
-        target, of = ranges(begin + 1, end)
-        kept = self.group[target] > begin[of]  # a tie mate of the window's first event has no input
-        target, of = target[kept], of[kept]
-        position, window_of = ranges(begin, stop)
+        target, target_window = ranges(begin + 1, end)
+        has_input = self.group[target] > begin[target_window]  # a tie mate of the window's first event has none
+        target, target_window = target[has_input], target_window[has_input]
+        position, event_window = ranges(begin, stop)
         events = Packed(
             item=pick(self.item, position).long(),
-            age=(pick(self.time, stop - 1)[window_of] - pick(self.time, position)).float(),
+            age=(pick(self.time, stop - 1)[event_window] - pick(self.time, position)).float(),
             length=length,
             user=self.user[window],
             catalogue=self.batches.catalogue,
         )
-        first = length.cumsum(0) - length - begin  # what to add to a position of the log
-        query, target = self.group[target] - 1 + first[of], self.item[target].long()
+        shift = length.cumsum(0) - length - begin  # from a position in the log to one among the T events
+        query, target = self.group[target] - 1 + shift[target_window], self.item[target].long()
         return WindowBatch(events=events, whole=self._whole(begin, end), query=query, target=target)
 
-    def _whole(self, begin: Tensor, end: Tensor) -> Whole:
-        position, of = ranges(torch.maximum(begin, end - self.max_history - 1), end)
-        return Whole(item=pick(self.item, position).long(), time=pick(self.group, position), of=of)
+    def _whole(self, begin: Tensor, end: Tensor) -> WholeWindows:
+        position, window = ranges(torch.maximum(begin, end - self.max_history - 1), end)
+        return WholeWindows(item=pick(self.item, position).long(), time=pick(self.group, position), window=window)
 
 
 def packed(batch: Batch) -> tuple[Packed, Tensor]:
-    """The histories of a batch, packed, on a GPU padded, and the number (B,) of the sample that each belongs to."""
+    """The histories of a batch, packed (padded on a GPU), and the number (B,) of each one's sample in the batch."""
     if (batch.mask.device.type != "cpu" or torch.compiler.is_compiling()) and batch.mask.shape[1]:
         order = torch.arange(batch.mask.shape[0], device=batch.mask.device)
         item, age, length, user = batch.history, batch.history_age, batch.mask.sum(1), batch.user

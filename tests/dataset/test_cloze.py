@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from recexp.dataset.cloze import MASK, Cloze, masked
-from recexp.dataset.window import Whole
+from recexp.dataset.window import WholeWindows
 
 WINDOWS = {0: [1, 1, 2, 3, 3], 1: [4, 5], 2: [6, 7, 7, 7], 3: [8, 9, 10, 11, 12, 13]}  # timestamps of events
 
@@ -23,17 +23,17 @@ def restore(cloze: Cloze, item: Tensor, start: int) -> list[tuple[list[int], boo
     return [(rows or [row], bool(rows)) for rows, row in zip(hidden, item.tolist(), strict=True)]
 
 
-def whole(windows: dict[int, list[int]]) -> Whole:
+def whole(windows: dict[int, list[int]]) -> WholeWindows:
     """Windows of events of these timestamps, whose items are numbered from 1."""
     times = [time for own in windows.values() for time in own]
     of = [window for window, own in windows.items() for _ in own]
-    return Whole(item=torch.arange(1, len(times) + 1), time=torch.tensor(times), of=torch.tensor(of))
+    return WholeWindows(item=torch.arange(1, len(times) + 1), time=torch.tensor(times), window=torch.tensor(of))
 
 
 @pytest.mark.parametrize(("mask_rate", "last_rate"), [(0.4, 0.3), (0.0, 0.0), (0.999, 0.0)])
 def test_masks_hide_whole_timestamps_and_targets_are_what_they_hide(mask_rate: float, last_rate: float) -> None:
     given, ever_hidden = whole(WINDOWS), set()
-    times = {tuple(given.item[given.of == window].tolist()): own for window, own in WINDOWS.items()}
+    times = {tuple(given.item[given.window == window].tolist()): own for window, own in WINDOWS.items()}
     for seed in range(20):
         torch.manual_seed(seed)
         cloze = masked(given, len(WINDOWS), mask_rate, last_rate)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from recexp.dataset.config import Duplicates, FeatureKind, SplitKind
-from recexp.dataset.filter import filtered, k_core, once
+from recexp.dataset.filter import deduplicated, filtered, k_core
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import Raw
 from recexp.dataset.schema import UNKNOWN
@@ -30,7 +30,7 @@ MakeConfig = Callable[..., Any]
 def test_one_of_a_users_events_of_an_item_counts(rule: Duplicates, kept: list[int]) -> None:
     user, item = np.array([1, 1, 2, 2, 1, 2]), np.array([7, 8, 7, 7, 7, 7])
     time = np.array([10, 10, 30, 20, 11, 30])
-    assert np.flatnonzero(once(user, item, time, rule)).tolist() == kept
+    assert np.flatnonzero(deduplicated(user, item, time, rule)).tolist() == kept
 
 
 @pytest.mark.parametrize("seed", range(3))

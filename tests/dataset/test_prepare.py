@@ -12,7 +12,7 @@ from batches import raw_splits, whole
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.log import SPLITS, Dataset
-from recexp.dataset.prepare import by_user_then_time, load, prepare
+from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
 from recexp.dataset.schema import UNKNOWN
 from recexp.error import ConfigError, DataError
@@ -67,26 +67,6 @@ def test_the_log_is_sorted_by_user_then_time_then_file_order(tiny_config: MakeCo
         assert log.before[event] == same.argmax()
         assert log.offsets[user] == (log.user == user).argmax()
         assert log.offsets[user + 1] == log.offsets[user] + (log.user == user).sum()
-
-
-WIDE = np.iinfo(np.int64)
-TIMES = {
-    "ascending": np.arange(500),
-    "few": np.random.default_rng(1).integers(5, size=500),
-    "seconds": np.random.default_rng(2).integers(10**9, 2 * 10**9, size=500),
-    "before 1970": np.random.default_rng(3).integers(-(10**12), 10**12, size=500),
-    "from end to end": np.append(np.random.default_rng(4).integers(WIDE.min, WIDE.max, 498), [WIDE.min, WIDE.max]),
-    "fractions": np.random.default_rng(5).random(500),
-}
-
-
-@pytest.mark.parametrize("n_users", [1, 7, 100_000])
-@pytest.mark.parametrize("time", TIMES.values(), ids=TIMES)
-def test_events_are_ordered_by_user_then_time_then_position(time: np.ndarray, n_users: int) -> None:
-    user = np.random.default_rng(n_users).integers(n_users, size=len(time)).astype(np.int32)
-    for given in (user, np.sort(user)):
-        expected = sorted(range(len(time)), key=lambda place: (given[place], time[place], place))
-        assert by_user_then_time(given, time).tolist() == expected
 
 
 @pytest.mark.parametrize(("first", "kept"), [(0, np.int32), (2**31 - 41, np.int32), (2**31, np.int64), (-1, np.int64)])

@@ -19,7 +19,7 @@ from recexp.dataset.leak import leaks
 from recexp.dataset.log import Dataset
 from recexp.dataset.merge import decoded
 from recexp.dataset.prepare import prepare
-from recexp.dataset.ragged import Ragged, below, beside
+from recexp.dataset.ragged import Ragged, concat_columns, concat_rows
 from recexp.dataset.raw import Raw
 from recexp.layer.embedding import FeatureEmbedding
 from recexp.run.importance import features, mixed
@@ -39,8 +39,8 @@ def test_cells_are_told_row_by_row_and_survive_being_picked_and_joined() -> None
     assert cells(RAGGED) == CELLS
     assert cells(RAGGED.at(np.array([2, 0]))) == [*CELLS[4:], *CELLS[:2]]
     assert cells(RAGGED.column(1)) == CELLS[1::2]
-    assert cells(below(RAGGED, RAGGED.at(slice(1)))) == CELLS + CELLS[:2]
-    swapped = beside([RAGGED.column(1), RAGGED.column(0)])
+    assert cells(concat_rows(RAGGED, RAGGED.at(slice(1)))) == CELLS + CELLS[:2]
+    swapped = concat_columns([RAGGED.column(1), RAGGED.column(0)])
     assert cells(swapped) == [cell for pair in zip(CELLS[1::2], CELLS[::2], strict=True) for cell in pair]
     compact = RAGGED.at(np.array([1])).compact()
     assert (cells(compact), compact.ids.tolist()) == (CELLS[2:4], [7, 8])

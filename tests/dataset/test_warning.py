@@ -12,7 +12,7 @@ import recexp
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind, SplitKind
 from recexp.dataset.prepare import load, prepare
 from recexp.dataset.raw import Raw
-from recexp.dataset.warning import auc_error, of_run
+from recexp.dataset.warning import auc_error, warnings_of_run
 
 MakeConfig = Callable[..., DatasetConfig]
 DATA = Path(__file__).parents[2].parent / "shared/data"
@@ -139,7 +139,7 @@ def test_a_small_test_is_told_with_the_difference_that_chance_can_make(raw: Raw,
 def test_a_run_that_computes_no_auc_is_told_all_but_its_error(raw: Raw, tiny_config: MakeConfig) -> None:
     config = tiny_config(SplitKind.time, (0.96, 0.0, 0.04), features={})
     dataset = prepare(raw, config)
-    told, left = (of_run(dataset, config, auc=auc) for auc in (True, False))
+    told, left = (warnings_of_run(dataset, config, auc=auc) for auc in (True, False))
     assert told == dataset.facts["warnings"] == [*left, told[1]] and "standard error of auc" in told[1]
     assert left == ["valid has no rows: no epoch and no threshold can be chosen on it."]
 

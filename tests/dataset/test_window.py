@@ -95,7 +95,7 @@ def test_whole_windows_have_the_latest_timestamp_too_and_tell_tie_mates(windows:
     whole = made.gather(Samples(torch.tensor([0]))).whole
     assert whole.item.tolist() == [2, 3, 4, 5, 6]  # one more than the longest history
     assert (whole.time[1:] == whole.time[:-1]).tolist() == [True, False, False, True]
-    assert whole.of.tolist() == [0] * 5
+    assert whole.window.tolist() == [0] * 5
 
 
 def test_ids_of_items_and_events_of_a_window_are_counted(windows: Callable) -> None:

@@ -1,1 +1,1 @@
-"""What a person wants to know of a log before training: how it is read, what its columns are, what it holds."""
+"""Inspects a log before training: how it is read, what its columns are, and what it holds."""

@@ -1,4 +1,4 @@
-"""The options with which a log trains as it is: roles, label, threshold, split and features."""
+"""Chooses the options with which an inspected log trains: roles, label, threshold, split and features."""
 
 from collections import Counter
 from typing import Any
@@ -7,7 +7,7 @@ from recexp.dataset.inspect.facts import Label, LogFacts
 from recexp.dataset.inspect.role import WRITTEN, Column
 from recexp.dataset.raw import MULTI_SEPARATOR
 
-UNSEEN = 0.5  # share of test rows of unseen users from which one moment for all users is no fair split
+UNSEEN = 0.5  # share of test rows of unseen users above which a split at one moment for all is not sensible
 
 
 def options_of(
@@ -17,24 +17,24 @@ def options_of(
     named = {column.role: column for column in columns}
     timed = facts is not None and facts.time is not None
     options: dict[str, Any] = {"columns": {role: named[role].name if role in named else None for role in ROLES}}
-    listed = [*columns, *(column for _, listed in sides.values() for column in listed)]
-    separators = [column.separator for column in listed if column.kind == "multi" and column.separator != WRITTEN]
+    all_columns = [*columns, *(column for _, side_columns in sides.values() for column in side_columns)]
+    separators = [column.separator for column in all_columns if column.kind == "multi" and column.separator != WRITTEN]
     multi = Counter(separators).most_common(1)[0][0] if separators else None
     if multi not in (None, MULTI_SEPARATOR):
         options["multi_separator"] = multi
     usable = [column for column in columns if _usable(column, multi)]
     features = {side: _kinds(usable, f"{side} feature") for side in ("user", "item", "context")}
     files = {
-        side: {column.name: column.kind for column in found if _usable(column, multi)}
-        for side, (_, found) in sides.items()
+        side: {column.name: column.kind for column in side_columns if _usable(column, multi)}
+        for side, (_, side_columns) in sides.items()
     }
     files = {side: kinds for side, kinds in files.items() if kinds}
     options |= {f"{side}_path": sides[side][0] for side in files}
     if not timed and not (files and facts):  # a table, whose rows are joined with at most one file
         ids = {named[role].name: "categorical" for role in ("user", "item", "timestamp") if role in named}
-        of_row = ids | features["user"] | features["item"] | features["context"]
-        of_file = {name for kinds in files.values() for name in kinds}
-        context = {name: kind for name, kind in of_row.items() if name not in of_file}
+        row_features = ids | features["user"] | features["item"] | features["context"]
+        file_features = {name for kinds in files.values() for name in kinds}
+        context = {name: kind for name, kind in row_features.items() if name not in file_features}
         features = {"user": {}, "item": {}, "context": context}
         options["columns"] |= {role: None for role in ("user", "item", "timestamp") if role not in files}
     features |= files
@@ -51,7 +51,7 @@ ROLES = ("user", "item", "label", "timestamp")
 
 
 def _usable(column: Column, separator: str | None) -> bool:
-    """Whether a column is a feature, if this stands between the values of a cell."""
+    """True if a column is a feature when cells are split at this separator."""
     return bool(column.kind) and column.separator in (None, separator, WRITTEN)
 
 

@@ -1,4 +1,4 @@
-"""What a log holds, as numbers: sizes, labels, times, repetitions, histories, and who is unseen under each split.
+"""Facts about a log: sizes, labels, times, repetitions, histories, and unseen users and items under each split.
 
 N events; U users and I items, numbered from 1
 """
@@ -10,10 +10,10 @@ import numpy as np
 
 from recexp.dataset.cell import WORDS
 from recexp.dataset.config import SplitConfig, SplitKind
+from recexp.dataset.index import by_user_then_time, group_starts
 from recexp.dataset.inspect.order import Order, order_of
 from recexp.dataset.inspect.role import gaps
 from recexp.dataset.log import user_offsets
-from recexp.dataset.prepare import by_user_then_time, group_starts
 from recexp.dataset.split import by_row, split
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SENTINELS = (0, -1)
 PERCENTILES = (0, 10, 25, 50, 75, 90, 99, 100)
 RATIOS = [0.8, 0.1, 0.1]
 HEAVY = 3
-SPANS = 40  # of time, in which events are counted
+SPANS = 40  # equal spans of time in which events are counted
 SPLITS = (SplitKind.user_time, SplitKind.leave_last_out, SplitKind.time, SplitKind.random)
 
 
@@ -68,7 +68,7 @@ class LogFacts:
     rows: int
     users: int
     items: int
-    missing: dict[str, dict[str, int]]  # by role, how often each word for nothing occurs
+    missing: dict[str, dict[str, int]]  # by role, how often each word for a missing value occurs
     copies: int  # rows equal to an earlier one in user, item and time
     again: int  # events of a user with an item of an earlier event
     heavy_users: list[tuple[Any, int]]
@@ -87,9 +87,10 @@ class LogFacts:
 
 
 def facts_of(columns: "dict[str, pd.Series]", time_format: str | None = None) -> LogFacts:
-    """The facts of columns user and item, and label and timestamp if there are such. Columns are used up."""
+    """The facts of columns user and item, and of label and timestamp if present. Removes the columns from the dict."""
     rows = len(columns["user"])
-    missing = {role: found for role in columns if (found := gaps(columns[role]))}
+    gaps_by_role = {role: gaps(column) for role, column in columns.items()}
+    missing = {role: counts for role, counts in gaps_by_role.items() if counts}
     user, users = _codes(columns.pop("user"))
     item, items = _codes(columns.pop("item"))
     label = label_of(columns.pop("label")) if "label" in columns else None
@@ -152,34 +153,36 @@ def label_of(values: "pd.Series") -> Label:
 
 
 def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarray]:
-    """Facts of the times, and the times themselves; what is no time is taken as the earliest."""
+    """Facts of the times, and the times themselves, where cells that are no times have the earliest one."""
     import pandas as pd
 
     numbers = None if time_format or values.dtype.kind == "M" else pd.to_numeric(values, errors="coerce")
     if numbers is None or 2 * int(numbers.isna().sum()) > len(numbers):
         text = values.astype(str) if time_format else values
-        moments = pd.to_datetime(text, format=time_format or "ISO8601", utc=True, errors="coerce")
-        wrong = moments.isna().to_numpy()
-        seconds = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy() / 1e6
+        dates = pd.to_datetime(text, format=time_format or "ISO8601", utc=True, errors="coerce")
+        wrong = dates.isna().to_numpy()
+        seconds = dates.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy() / 1e6
         seconds[wrong] = seconds[~wrong].min(initial=0)
         first, last = float(seconds.min()), float(seconds.max())
-        counts = _over_time(seconds[~wrong])
-        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum()), counts=counts), seconds
+        over_time = _over_time(seconds[~wrong])
+        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum()), counts=over_time), seconds
     given = numbers.to_numpy()
     wrong = ~np.isfinite(given.astype(np.float64))
     given = given if not wrong.any() else np.where(wrong, np.nanmin(given), given)
-    sentinels = {value: count for value in SENTINELS if (count := int((given == value).sum()))}
-    there = given[~np.isin(given, SENTINELS)] if sentinels else given
+    counts = {value: int((given == value).sum()) for value in SENTINELS}
+    sentinels = {value: count for value, count in counts.items() if count}
+    moments = given[~np.isin(given, SENTINELS)] if sentinels else given
     units = {
-        unit: int(((there >= EARLIEST * factor) & (there < LATEST * factor)).sum()) for unit, factor in UNITS.items()
+        unit: int(((moments >= EARLIEST * factor) & (moments < LATEST * factor)).sum())
+        for unit, factor in UNITS.items()
     }
     unit = max(units, key=lambda name: units[name])
-    if not len(there) or units[unit] < len(there) / 2:
+    if not len(moments) or units[unit] < len(moments) / 2:
         first, last = float(given.min()), float(given.max())
         time = Time(unit="numbers", first=first, last=last, wrong=int(wrong.sum()), sentinels=sentinels,
                     counts=_over_time(given))  # fmt: skip
         return time, given
-    inside = there[(there >= EARLIEST * UNITS[unit]) & (there < LATEST * UNITS[unit])] / UNITS[unit]
+    inside = moments[(moments >= EARLIEST * UNITS[unit]) & (moments < LATEST * UNITS[unit])] / UNITS[unit]
     others = {name: count for name, count in units.items() if count and name != unit}
     time = Time(unit=unit, first=float(inside.min()), last=float(inside.max()), wrong=int(wrong.sum()),
                 sentinels=sentinels, other_units=others, counts=_over_time(inside))  # fmt: skip
@@ -231,8 +234,8 @@ def _heaviest(counts: np.ndarray, names: Any) -> list[tuple[Any, int]]:
 def _unseen(
     user: np.ndarray, item: np.ndarray, before: np.ndarray, time: np.ndarray | None, n_users: int, n_items: int
 ) -> dict[str, Unseen]:
-    """By split kind. Events are sorted by user, then time; without times only a random split is there."""
-    found = {}
+    """By split kind; only of a random split if there are no times. Events are sorted by user, then time."""
+    by_kind = {}
     for kind in SPLITS if time is not None else (SplitKind.random,):
         if kind is SplitKind.random:
             splits = by_row(RATIOS, len(user))
@@ -245,5 +248,5 @@ def _unseen(
             float((np.bincount(codes[train], minlength=size + 1)[codes[test]] == 0).mean()) if test.any() else 0.0
             for codes, size in ((user, n_users), (item, n_items))
         ]
-        found[kind.name] = Unseen(rows=int(test.sum()), user=shares[0], item=shares[1])
-    return found
+        by_kind[kind.name] = Unseen(rows=int(test.sum()), user=shares[0], item=shares[1])
+    return by_kind

@@ -1,4 +1,4 @@
-"""How a file is to be read, guessed from its beginning: reader, encoding, separator, quotes, header."""
+"""Guesses from its beginning how to read a file: reader, encoding, separator, quotes, header."""
 
 import codecs
 import csv
@@ -12,8 +12,8 @@ from recexp.dataset.reader import source
 from recexp.error import DataError
 
 SEPARATORS = ("\t", "::", ",", ";", "|", "^", "\x01", " ", ":")
-START, LINES = 2**20, 200  # bytes and lines that are looked at
-SCANNED = 2**28  # bytes that are tried as UTF-8
+START, LINES = 2**20, 200  # bytes and lines that the guess is based on
+SCANNED = 2**28  # bytes that are checked for UTF-8
 CONSISTENT = 0.9  # share of lines with the same number of cells
 ID = re.compile(r"[\w.-]{1,40}")
 
@@ -30,10 +30,12 @@ class Form:
     def __str__(self) -> str:
         words = {"csv": "CSV", "json": "JSON lines", "parquet": "Parquet", "sequence": "one user a line"}[self.reader]
         shown = {name: value for name, value in self.options.items() if name not in ("quoting", "header")}
-        told = [words, *(f"{name} {value!r}" for name, value in shown.items())]
+        parts = [words, *(f"{name} {value!r}" for name, value in shown.items())]
         if "quoting" in self.options:
-            told.append("quotes are text")
-        return ", ".join([*told, *([] if self.headed else ["no header"])])
+            parts.append("quotes are text")
+        if not self.headed:
+            parts.append("no header")
+        return ", ".join(parts)
 
 
 def guess(path: Path) -> Form:
@@ -62,26 +64,27 @@ def guess_text(lines: list[str], encoding: str) -> Form:
     """The form of a text of these lines."""
     options: dict[str, Any] = {} if encoding == "utf-8" else {"encoding": encoding}
     separators = [separator for separator in SEPARATORS if separator != ":" or "::" not in lines[0]]
-    found = max((_cut(lines, separator, quoting) for separator in separators for quoting in (True, False)), key=_rank)
-    if found.share < CONSISTENT and encoding == "utf-8":
+    cuts = [_cut(lines, separator, quoting) for separator in separators for quoting in (True, False)]
+    best = max(cuts, key=_rank)
+    if best.share < CONSISTENT and encoding == "utf-8":
         for separator in (None, "\t", ",", ";"):
             cells = [line.strip().split(separator) for line in lines]
             if all(ID.fullmatch(cell) for line in cells for cell in line) and sum(map(len, cells)) > len(lines):
                 return Form(reader="sequence", options={} if separator is None else {"separator": separator})
-    rows = [row for row in found.rows if len(row) == found.n_columns]
-    if found.separator != "," and found.n_columns > 1:
-        options["separator"] = found.separator
-    if not found.quoting:
+    rows = [row for row in best.rows if len(row) == best.n_columns]
+    if best.separator != "," and best.n_columns > 1:
+        options["separator"] = best.separator
+    if not best.quoting:
         options["quoting"] = False
     headed = is_header(rows[0], rows[1:])
-    names = rows[0] if headed else [f"column{n}" for n in range(1, found.n_columns + 1)]
+    names = rows[0] if headed else [f"column{n}" for n in range(1, best.n_columns + 1)]
     if not headed:
         options["header"] = names
     return Form(reader="csv", columns=tuple(names), headed=headed, options=options)
 
 
 def is_header(first: list[str], body: list[list[str]]) -> bool:
-    """Whether a row holds names: more columns of numbers begin with none than with one, or no name occurs again."""
+    """True if the first row holds names: most columns of numbers begin with a word or, without any, no cell recurs."""
     columns = list(zip(*body, strict=True)) or [()] * len(first)
     numeric = [n for n, cells in enumerate(columns) if any(cells) and all(map(is_number, filter(None, cells)))]
     if numeric:
@@ -99,13 +102,13 @@ def is_number(text: str) -> bool:
 
 @dataclass(frozen=True)
 class _Cut:
-    """Lines cut at a separator."""
+    """Lines split at a separator."""
 
     separator: str
     quoting: bool
     rows: list[list[str]]
     n_columns: int  # of most rows
-    share: float  # of the lines that are rows of as many
+    share: float  # of the lines whose rows have as many
 
 
 def _cut(lines: list[str], separator: str, quoting: bool) -> _Cut:
@@ -125,7 +128,7 @@ def _rank(cut: _Cut) -> tuple[bool, float, int, bool]:
 
 
 def _encoding(path: Path) -> str:
-    """utf-8 if all that is looked at is; utf-16 by its mark; else cp1252, or latin-1 where that has gaps."""
+    """utf-8 if the first bytes are valid; utf-16 by its mark; else cp1252, or latin-1 where cp1252 fails."""
     decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
     with source.open_bytes(path, ("text", "JSON")) as stream:
         piece = start = stream.read(START)

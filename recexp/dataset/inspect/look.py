@@ -1,4 +1,4 @@
-"""Looks at files: guesses how they are read and what their columns are, counts, and tries what training would do."""
+"""Inspects files: guesses how to read them and what their columns are, counts, and tries out training."""
 
 import glob
 import logging
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 QUOTES = "dataset.quoting=false"  # what the reader advises where a quote is text
-HEAD = 200_000  # rows from which types, roles and leaks are told
+HEAD = 200_000  # rows from which types, roles and leaks are guessed
 logger = logging.getLogger(__name__)
 
 
@@ -55,49 +55,50 @@ class Inspection:
     warnings: list[str] = field(default_factory=list)
 
 
-def inspect(typed: list[str]) -> Inspection:
-    """What is known of a log in a file, a folder, files of a pattern or several files, and of its users and items.
+def inspect(paths: list[str]) -> Inspection:
+    """Inspects a log in a file, a folder, the files of a pattern or several files, and files of its users and items.
 
-    Files of users or items are told by a column of ids named as in the log. Raises DataError.
+    Files of users or items are recognised by a column of ids named as in the log. Raises DataError.
     """
-    path, files, others = _sorted_out(typed)
-    found = form.guess(files[0])
-    if found.reader == "sequence":
-        return _sequence(path, found)
+    path, files, others = _log_and_other_files(paths)
+    guessed = form.guess(files[0])
+    if guessed.reader == "sequence":
+        return _sequence(path, guessed)
     try:
-        return _inspect(path, files, others, found)
+        return _inspect(path, files, others, guessed)
     except DataError as error:
-        if QUOTES not in str(error) or "quoting" in found.options:
+        if QUOTES not in str(error) or "quoting" in guessed.options:
             raise
         logger.warning("%s Here quotes are taken as text.", error)
-        return _inspect(path, files, others, replace(found, options=found.options | {"quoting": False}))
+        return _inspect(path, files, others, replace(guessed, options=guessed.options | {"quoting": False}))
 
 
-def _inspect(path: str, files: list[Path], others: list[Path], found: Form) -> Inspection:
-    opened = _opened(files, found)
-    found = replace(found, columns=tuple(opened[0].columns()))
-    head = _head(opened, list(found.columns))
-    columns = role.guess(head, found.headed)
-    if not found.headed:
+def _inspect(path: str, files: list[Path], others: list[Path], log_form: Form) -> Inspection:
+    tables = _opened(files, log_form)
+    log_form = replace(log_form, columns=tuple(tables[0].columns()))
+    head = _head(tables, list(log_form.columns))
+    columns = role.guess(head, log_form.headed)
+    if not log_form.headed:
         names = [column.role if column.role in ROLES else column.name for column in columns]
-        found = replace(found, columns=tuple(names), options=found.options | {"header": names})
+        log_form = replace(log_form, columns=tuple(names), options=log_form.options | {"header": names})
         columns = [replace(column, name=name) for column, name in zip(columns, names, strict=True)]
-        head, opened = head.set_axis(names, axis=1), _opened(files, found)
-    sides = dict(_side(other, columns, found) for other in others)
+        head, tables = head.set_axis(names, axis=1), _opened(files, log_form)
+    sides = dict(_side(other, columns, log_form) for other in others)
     by_role = {column.role: column.name for column in columns if column.role in ROLES and column.role != "split"}
-    whole = _whole(opened, by_role)
-    rows = len(next(iter(whole.values()))) if whole else len(head)
+    all_rows = _columns_by_role(tables, by_role)
+    rows = len(next(iter(all_rows.values()))) if all_rows else len(head)
     facts, label = None, None
     if {"user", "item"} <= by_role.keys():
-        facts = facts_of(whole, next((column.time_format for column in columns if column.role == "timestamp"), None))
+        time_format = next((column.time_format for column in columns if column.role == "timestamp"), None)
+        facts = facts_of(all_rows, time_format)
         label = facts.label
-    elif "label" in whole:
-        label = label_of(whole["label"])
-    seen = Inspection(path=path, form=found, rows=rows, n_head=len(head), columns=columns, facts=facts, label=label,
-                      sides=sides)  # fmt: skip
+    elif "label" in all_rows:
+        label = label_of(all_rows["label"])
+    inspection = Inspection(path=path, form=log_form, rows=rows, n_head=len(head), columns=columns, facts=facts,
+                            label=label, sides=sides)  # fmt: skip
     options = options_of(columns, facts, label, {side: (file.path, file.columns) for side, file in sides.items()})
-    seen = replace(seen, options={"path": path} | found.options | options)
-    return replace(seen, warnings=_tried(seen, head, opened))
+    inspection = replace(inspection, options={"path": path} | log_form.options | options)
+    return replace(inspection, warnings=_training_warnings(inspection, head, tables))
 
 
 def config_of(reader: str, options: dict[str, Any]) -> Any:
@@ -107,56 +108,58 @@ def config_of(reader: str, options: dict[str, Any]) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(schema, base, options))
 
 
-def _sorted_out(typed: list[str]) -> tuple[str, list[Path], list[Path]]:
-    """dataset.path, the files of the log, and other files."""
-    first, *others = [frame.parts(Path(path).expanduser(), path) for path in typed]
+def _log_and_other_files(paths: list[str]) -> tuple[str, list[Path], list[Path]]:
+    """dataset.path, the files of the log, and other files. Files with the columns of the first are parts of the log."""
+    first, *others = [frame.files_at(Path(path).expanduser(), path) for path in paths]
     columns = _columns(first[0]) if others else ()
-    more = [files for files in others if _columns(files[0]) == columns]
-    sides = [file for files in others if files not in more for file in files]
-    if not more:
-        return typed[0], first, sides
-    files = [file for part in (first, *more) for file in part]
+    parts = [files for files in others if _columns(files[0]) == columns]
+    sides = [file for files in others if files not in parts for file in files]
+    if not parts:
+        return paths[0], first, sides
+    files = [file for part in (first, *parts) for file in part]
     return _pattern(files), files, sides
 
 
 def _columns(path: Path) -> tuple[str, ...]:
-    """The columns of a file; those of text are in its form already, and one user a line has none."""
-    found = form.guess(path)
-    return tuple(_opened([path], found)[0].columns()) if found.reader in ("parquet", "json") else found.columns
+    """The columns of a file. The form of a text file holds them; a file with one user a line has none."""
+    guessed = form.guess(path)
+    if guessed.reader in ("parquet", "json"):
+        return tuple(_opened([path], guessed)[0].columns())
+    return guessed.columns
 
 
 def _pattern(files: list[Path]) -> str:
-    """A pattern that matches these files alone. Raises DataError if there is none."""
+    """A pattern that matches exactly these files. Raises DataError if there is none."""
     names = list(map(str, files))
-    start = _shared(names)
-    end = _shared([name[len(start) :][::-1] for name in names])[::-1]
+    start = _common_prefix(names)
+    end = _common_prefix([name[len(start) :][::-1] for name in names])[::-1]
     pattern = f"{start}*{end}"
     if sorted(glob.glob(pattern)) != sorted(names):
         raise DataError(f"{pattern}: matches other files than those given; put the parts of a log into one folder.")
     return pattern
 
 
-def _shared(names: list[str]) -> str:
-    """What all names start with."""
-    alike = [len(set(signs)) == 1 for signs in zip(*names, strict=False)]
-    return names[0][: [*alike, False].index(False)]
+def _common_prefix(names: list[str]) -> str:
+    """The longest prefix of all names."""
+    equal = [len(set(characters)) == 1 for characters in zip(*names, strict=False)]
+    return names[0][: [*equal, False].index(False)]
 
 
-def _opened(files: list[Path], found: Form) -> list[Any]:
-    """The files as their reader opens them."""
-    config = config_of(found.reader, {"path": str(files[0])} | found.options)
-    return [registry.get("reader", found.reader)(config).open(file) for file in files]
+def _opened(files: list[Path], file_form: Form) -> list[Any]:
+    """The files as tables, opened by their reader."""
+    config = config_of(file_form.reader, {"path": str(files[0])} | file_form.options)
+    return [registry.get("reader", file_form.reader)(config).open(file) for file in files]
 
 
-def _head(opened: list[Any], names: list[str]) -> "pd.DataFrame":
-    """The first rows of all files together. Columns that cannot be used are left out, aloud."""
+def _head(tables: list[Any], names: list[str]) -> "pd.DataFrame":
+    """The first rows of all files together. Columns that cannot be used are left out, with a warning."""
     import pandas as pd
 
     usable = [name for name in dict.fromkeys(names) if names.count(name) == 1]
     frames: list[pd.DataFrame] = []
-    while len(frames) < len(opened) and sum(map(len, frames)) < HEAD:
+    while len(frames) < len(tables) and sum(map(len, frames)) < HEAD:
         try:
-            frames.append(opened[len(frames)].head(usable, HEAD))
+            frames.append(tables[len(frames)].head(usable, HEAD))
         except DataError as error:
             unfit = re.search(r"column '(.*)': (is [a-z]+<|is (binary|null)|a value holds)", str(error))
             if unfit is None or frames:
@@ -164,49 +167,49 @@ def _head(opened: list[Any], names: list[str]) -> "pd.DataFrame":
             usable.remove(unfit[1])
     if left_out := [name for name in dict.fromkeys(names) if name not in usable]:
         why = f"which are nested, or named twice, or hold '{MULTI_SEPARATOR}' in values of lists"
-        logger.warning("%s: no use of the columns %s, %s.", opened[0].path, ", ".join(left_out), why)
+        logger.warning("%s: no use of the columns %s, %s.", tables[0].path, ", ".join(left_out), why)
     joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     if joined.empty:
-        raise DataError(f"{opened[0].path}: holds a header and no rows.")
+        raise DataError(f"{tables[0].path}: holds a header and no rows.")
     return joined.iloc[:HEAD]
 
 
-def _whole(opened: list[Any], by_role: dict[str, str]) -> "dict[str, pd.Series]":
-    """The columns of all rows by their roles."""
+def _columns_by_role(tables: list[Any], by_role: dict[str, str]) -> "dict[str, pd.Series]":
+    """The columns of all rows, by role. by_role: the name of each role's column."""
     import pandas as pd
 
     if not by_role:
         return {}
-    frames = [table.read(list(by_role.values())) for table in opened]
+    frames = [table.read(list(by_role.values())) for table in tables]
     joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    return {wanted: joined.pop(name) for wanted, name in by_role.items()}
+    return {role: joined.pop(name) for role, name in by_role.items()}
 
 
 def _side(path: Path, columns: list[Column], log: Form) -> tuple[str, Side]:
     """The side that a file describes: it has the log's column of ids, each id once. Raises DataError."""
-    found = form.guess(path)
-    if (found.reader, found.options) != (log.reader, log.options):
-        raise DataError(f"{path}: is {found}; write it as the log is, which is {log}.")
-    (table,) = _opened([path], found)
+    guessed = form.guess(path)
+    if (guessed.reader, guessed.options) != (log.reader, log.options):
+        raise DataError(f"{path}: is {guessed}; write it as the log is, which is {log}.")
+    (table,) = _opened([path], guessed)
     head = table.read(table.columns())
     for side in ("user", "item"):
         ids = next((column.name for column in columns if column.role == side), None)
         if ids is not None and ids in head and not head[ids].duplicated().any():
-            return side, Side(path=str(path), form=found, columns=role.features(head, ids, side), head=head)
+            return side, Side(path=str(path), form=guessed, columns=role.features(head, ids, side), head=head)
     named = ", ".join(column.name for column in columns if column.role in ("user", "item"))
     raise DataError(f"{path}: is no part of the log, and no file of its users or items, with each id once ({named}).")
 
 
-def _sequence(path: str, found: Form) -> Inspection:
+def _sequence(path: str, guessed: Form) -> Inspection:
     import pandas as pd
 
-    options = {"path": path} | found.options
+    options = {"path": path} | guessed.options
     raw = registry.get("reader", "sequence")(config_of("sequence", options)).read()
     assert raw.user is not None and raw.item is not None
     columns = {"user": pd.Series(raw.user), "item": pd.Series(raw.item), "timestamp": pd.Series(raw.timestamp)}
     facts = facts_of(columns)
     facts = replace(facts, unseen={kind: unseen for kind, unseen in facts.unseen.items() if kind != "time"})
-    return Inspection(path=path, form=found, rows=facts.rows, n_head=facts.rows, columns=[], facts=facts, label=None,
+    return Inspection(path=path, form=guessed, rows=facts.rows, n_head=facts.rows, columns=[], facts=facts, label=None,
                       options=options)  # fmt: skip
 
 
@@ -220,25 +223,25 @@ class _Rows(LoadedTable):
         return self.origin.location(row)
 
 
-def _tried(seen: Inspection, head: "pd.DataFrame", opened: list[Any]) -> list[str]:
-    """What training on the first rows would stop at or warn of; if there are more rows, only what leaks in these."""
-    if seen.label is None and (seen.facts is None or seen.facts.time is None):
+def _training_warnings(inspection: Inspection, head: "pd.DataFrame", tables: list[Any]) -> list[str]:
+    """Errors and warnings of training on the first rows; if there are more rows, only the error or the leaks."""
+    if inspection.label is None and (inspection.facts is None or inspection.facts.time is None):
         return [
             "training would stop: no column looks like a label, and without users, items and times none is implied."
         ]
     try:
-        config = config_of(seen.form.reader, seen.options)
-        files = {Path(side.path): side.head for side in seen.sides.values()}
-        log = Path(seen.path)
+        config = config_of(inspection.form.reader, inspection.options)
+        files = {Path(side.path): side.head for side in inspection.sides.values()}
+        log = Path(inspection.path)
 
         def open_table(path: Path) -> Any:
-            return _Rows(path=path, frame=files.get(path, head), origin=opened[0])
+            return _Rows(path=path, frame=files.get(path, head), origin=tables[0])
 
         raw = frame.to_raw(config, open_table, [log])
         dataset = prepare(raw, config)
     except UserError as error:
         return [f"training would stop: {error}"]
-    if seen.n_head == seen.rows:
+    if inspection.n_head == inspection.rows:
         return dataset.facts["warnings"]
     sides = {side: getattr(dataset.schema, side) for side in ("user", "item", "context")}
     return list(leaks(dataset.log, sides, raw.label[dataset.log.row]))

@@ -1,4 +1,4 @@
-"""Whether the order of events carries anything: a next-item baseline on the log, and on the same log shuffled.
+"""Whether the order of events carries information: a next-item baseline on the log, and on the log shuffled.
 
 The baseline predicts each user's last item by first-order transitions: the items that followed the one before most
 often, among all other events. A shuffle keeps each user's items and loses their order.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 TOP = 10
-MAX_EVENTS = 2_000_000  # of all events of some users, beyond which not all users are looked at
+MAX_EVENTS = 2_000_000  # of larger logs we take all events of some users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Order:
 
     @property
     def carries(self) -> bool:
-        """Whether the difference is more than twice its standard error."""
+        """True if the difference is more than twice its standard error."""
         rates = np.array([self.hit_rate, self.shuffled])
         error = np.sqrt((rates * (1 - rates)).sum() / max(1, self.users))
         return bool(rates[0] - rates[1] > 2 * error)

@@ -1,4 +1,4 @@
-"""Which column plays which role, guessed from names first and then from values; each guess says why."""
+"""Guesses the role of each column, from its name first and then from its values; each guess says why."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from recexp.dataset.vector import parsed, without_arrays
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {  # a role's names, lower case, without signs
+NAMES = {  # usual names of a role's column, lower case, only letters and digits
     "user": "user userid uid usr userno reviewerid customerid customer visitorid memberid accountid sessionid client",
     "item": "item itemid iid movieid productid product asin parentasin sku goodsid articleid article businessid appid "
     "songid trackid artistid bookid isbn videoid newsid gameid recipeid",
@@ -25,18 +25,18 @@ NAMES = {  # a role's names, lower case, without signs
     "split": "split part fold",
 }
 ROLES = ("user", "item", "label", "timestamp", "split")
-FORMATS = (  # of times, beside numbers and ISO's
+FORMATS = (  # of times, besides numbers and ISO 8601
     "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
     "%d.%m.%Y %H:%M:%S", "%d.%m.%Y", "%m %d, %Y", "%b %d, %Y", "%B %d, %Y", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d",
     "%Y-%m-%d %H:%M:%S UTC", "%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%Y%m%d", "%y%m%d%H",
 )  # fmt: skip
 FEW_COLUMNS = 8  # up to which users and items are guessed from values: among more, most columns look like ids
-WRITTEN = "[,]"  # in place of a separator, of cells such as ['a', 'b']
+WRITTEN = "[,]"  # the separator of cells such as ['a', 'b'], lists of Python or JSON
 TRIED = 1000  # values that a time format is tried on
 FEW_LABELS, MANY = 11, 20  # values of a rating; values from which integers are numbers
-MAX_VOCABULARY = 50_000  # unique values up to which a category has a row of a table for each
-MAX_VALUES = 1000  # of multi-valued cells, unless a sign such as | stands between them
-MAX_CATEGORIES = 0.5  # unique values by row up to which text is a category
+MAX_VOCABULARY = 50_000  # unique values up to which a column is categorical, not hashed
+MAX_VALUES = 1000  # unique values of multi-valued cells, unless they are separated by |
+MAX_CATEGORIES = 0.5  # unique values per row up to which text is a category
 EPOCH = (10**8, 4 * 10**18)  # seconds of 1973 to nanoseconds of 2096
 
 
@@ -57,7 +57,7 @@ class Column:
 
 
 def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
-    """The columns of a log by their roles; those of a file without header have no names to go by."""
+    """The columns of a log with their roles; without a header, names are not used."""
     frame = without_arrays(frame, MULTI_SEPARATOR)
     columns = {name: describe(frame[name]) for name in frame.columns}
     chosen = dict(_by_name(columns)) if headed else {}
@@ -69,10 +69,10 @@ def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
         timed = "timestamp" in chosen and _is_time(columns[chosen["timestamp"][0]])
         if role in ("user", "item") and (len(columns) > FEW_COLUMNS or (headed and not timed)):
             continue
-        rest = {name: column for name, column in columns.items() if name not in taken}
-        if (found := _by_values(role, rest, len(frame))) is not None:
-            chosen[role] = found
-            taken.add(found[0])
+        free = {name: column for name, column in columns.items() if name not in taken}
+        if (guessed := _by_values(role, free, len(frame))) is not None:
+            chosen[role] = guessed
+            taken.add(guessed[0])
     if "user" not in chosen or "item" not in chosen:
         chosen.pop("timestamp", None)
     by_name = {name: (role, why) for role, (name, why) in chosen.items()}
@@ -98,12 +98,12 @@ def describe(values: "pd.Series") -> Column:
     """A column without its role."""
     import pandas as pd
 
-    there = values[values.notna() & ~values.isin(GAPS)]
-    unique = there.drop_duplicates()
-    example = str(there.iloc[0]) if len(there) else ""
+    present = values[values.notna() & ~values.isin(GAPS)]
+    unique = present.drop_duplicates()
+    example = str(present.iloc[0]) if len(present) else ""
     numbers = pd.to_numeric(unique, errors="coerce")
     separator, time_format = None, None
-    if not len(there):
+    if not len(present):
         kind = "empty"
     elif pd.api.types.is_datetime64_any_dtype(values):
         kind = "time"
@@ -117,7 +117,7 @@ def describe(values: "pd.Series") -> Column:
     elif _is_vector(unique.astype(str)):
         kind = "vector"
     else:
-        separator = _multi(unique.astype(str), len(there))
+        separator = _multi(unique.astype(str), len(present))
         kind = "text" if separator is None else "list"
     return Column(name=str(values.name), type=kind, n_unique=len(unique), missing=gaps(values), example=example,
                   time_format=time_format, separator=separator)  # fmt: skip
@@ -130,15 +130,16 @@ def gaps(values: "pd.Series") -> dict[str, int]:
 
 
 def _by_name(columns: dict[str, Column]) -> list[tuple[str, tuple[str, str]]]:
-    found = []
+    """(role, (column, reason)) of the roles whose usual names occur."""
+    guesses = []
     for role in ROLES:
         words = NAMES[role].split()
         names = {name: re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower()) for name in columns}
         fitting = [name for name in names if names[name] in words and _fits(role, columns[name])]
         if fitting:
             best = min(fitting, key=lambda name: words.index(names[name]))
-            found.append((role, (best, "by its name")))
-    return found
+            guesses.append((role, (best, "by its name")))
+    return guesses
 
 
 def _fits(role: str, column: Column) -> bool:
@@ -210,7 +211,7 @@ def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
 
 
 def _constant(owner: np.ndarray, codes: np.ndarray) -> bool:
-    """Whether each owner has one value, in rows that show it: many owners have several."""
+    """True if each owner has one value, and enough owners have several rows to show it."""
     first = np.zeros(owner.max(initial=0) + 1, np.int64)
     first[owner[::-1]] = codes[::-1]
     return len(owner) >= 1.5 * len(np.unique(owner)) and bool((first[owner] == codes).all())
@@ -242,13 +243,13 @@ def _parses(unique: "pd.Series", time_format: str) -> bool:
 
 
 def _is_vector(unique: "pd.Series") -> bool:
-    """Whether cells hold two numbers or more, all as many, and some with a fraction: whole ones may be codes."""
+    """True if all cells hold equally many numbers, two or more, some with a fraction: whole numbers may be codes."""
     numbers, counts = parsed(unique.iloc[:TRIED], MULTI_SEPARATOR)
     return bool(counts[0] > 1 and (counts == counts[0]).all() and np.isfinite(numbers).all() and (numbers % 1).any())
 
 
 def _multi(unique: "pd.Series", n_rows: int) -> str | None:
-    """What stands between the values of cells that hold several; None if they hold one."""
+    """The separator of cells that hold several values; None if they hold one."""
     some = unique.iloc[: 5 * TRIED]
     if (some.str.startswith("[") & some.str.endswith("]")).all():
         return WRITTEN

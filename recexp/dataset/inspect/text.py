@@ -14,33 +14,33 @@ VALUES = 12  # label values up to which each has a bar
 WIDE = 40  # characters of a reason or example
 
 
-def report(seen: Inspection) -> list[str]:
+def report(inspection: Inspection) -> list[str]:
     """The lines of the report."""
-    lines = [f"{seen.path}: {seen.form}; {seen.rows:,} rows", ""]
-    if seen.columns:
-        lines += [*_columns(seen.columns), *_sampled(seen), ""]
-    for side, file in seen.sides.items():
+    lines = [f"{inspection.path}: {inspection.form}; {inspection.rows:,} rows", ""]
+    if inspection.columns:
+        lines += [*_columns(inspection.columns), *_sampled(inspection), ""]
+    for side, file in inspection.sides.items():
         lines += [f"{file.path}: {side}s, {len(file.head):,} rows", "", *_columns(file.columns), ""]
-    lines += columns([[name, text] for name, text in _facts(seen)])
-    if seen.facts is not None:
-        lines += _unseen(seen.facts)
-    if seen.warnings:
-        lines += ["", *(f"warning: {warning}" for warning in seen.warnings)]
+    lines += columns([[name, text] for name, text in _facts(inspection)])
+    if inspection.facts is not None:
+        lines += _unseen(inspection.facts)
+    if inspection.warnings:
+        lines += ["", *(f"warning: {warning}" for warning in inspection.warnings)]
     return lines
 
 
-def _facts(seen: Inspection) -> Iterator[tuple[str, str]]:
-    """Each fact, and its name; the lines of one fact have the name first and then none."""
-    if seen.facts is not None:
-        yield from _log(seen.facts)
-    if seen.label is not None:
-        yield from _label(seen.label)
-    if seen.form.reader == "sequence":
+def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
+    """Pairs of name and text. Further lines of the same fact have an empty name."""
+    if inspection.facts is not None:
+        yield from _log(inspection.facts)
+    if inspection.label is not None:
+        yield from _label(inspection.label)
+    if inspection.form.reader == "sequence":
         yield "time", "none: the position in the line stands for it"
-    elif seen.facts is not None:
-        yield from _time(seen.facts, "user_path" in seen.options or "item_path" in seen.options)
-    if seen.facts is not None and seen.facts.order is not None:
-        yield from _order(seen.facts.order)
+    elif inspection.facts is not None:
+        yield from _time(inspection.facts, "user_path" in inspection.options or "item_path" in inspection.options)
+    if inspection.facts is not None and inspection.facts.order is not None:
+        yield from _order(inspection.facts.order)
 
 
 def _columns(described: list[Column]) -> list[str]:
@@ -53,10 +53,12 @@ def _columns(described: list[Column]) -> list[str]:
     return columns(rows, right=(2,))
 
 
-def _sampled(seen: Inspection) -> list[str]:
-    if seen.n_head == seen.rows:
+def _sampled(inspection: Inspection) -> list[str]:
+    if inspection.n_head == inspection.rows:
         return []
-    return [f"(types, roles, missing values and warnings from the first {seen.n_head:,} rows; all else from all rows)"]
+    return [
+        f"(types, roles, missing values and warnings from the first {inspection.n_head:,} rows; all else from all rows)"
+    ]
 
 
 def _log(facts: LogFacts) -> Iterator[tuple[str, str]]:
@@ -80,14 +82,14 @@ def _label(label: Label) -> Iterator[tuple[str, str]]:
     if not total:
         yield "label", "none of the values is a number, or a word such as true"
         return
-    told = f"{values[0]:g} to {values[-1]:g}, mean {label.mean:.3g}"
     if len(values) == 1:
-        told = f"all are {values[0]:g}, so there is nothing to learn from them"
+        text = f"all are {values[0]:g}, so there is nothing to learn from them"
     elif label.binary:
-        told = f"0 and 1, {label.share:.1%} are 1"
+        text = f"0 and 1, {label.share:.1%} are 1"
     else:
-        told += f"; label_threshold={label.threshold:g} makes {label.share:.1%} of them 1"
-    yield "label", told
+        text = f"{values[0]:g} to {values[-1]:g}, mean {label.mean:.3g}"
+        text += f"; label_threshold={label.threshold:g} makes {label.share:.1%} of them 1"
+    yield "label", text
     if label.wrong:
         yield "", f"{label.wrong:,} are no numbers"
     if 1 < len(values) <= VALUES:
@@ -100,7 +102,7 @@ def _label(label: Label) -> Iterator[tuple[str, str]]:
 
 
 def _time(facts: LogFacts, files: bool) -> Iterator[tuple[str, str]]:
-    """files: whether features of users or items come from files of their own."""
+    """files: True if features of users or items come from files of their own."""
     time = facts.time
     if time is None and files:
         yield "time", "none, so the order of the rows is taken for that of the events; best by models without histories"

@@ -1,4 +1,4 @@
-"""Effects of several fields together that fewer of them do not tell.
+"""Random effects of several fields together that no fewer of them can explain.
 
 N events, C cells: the combinations of the fields' values
 """

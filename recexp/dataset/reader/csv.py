@@ -53,7 +53,7 @@ class Csv(frame.FileReader):
 
 
 class CsvTable:
-    """All columns as strings. Arrow reads the file; rows are walked through only to find the line of an error."""
+    """All columns as strings. Arrow reads the file; Python reads rows only to find the line of an error."""
 
     def __init__(self, path: Path, config: Csv.Config) -> None:
         self.path, self.encoding = path, config.encoding
@@ -93,7 +93,7 @@ class CsvTable:
         return table
 
     def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
-        """The first rows, as many as asked for or somewhat more, without a word on cells of several lines."""
+        """The first n_rows rows or somewhat more, without a warning about cells of several lines."""
         return self._parsed(names, n_rows)
 
     def _parsed(self, names: list[str], n_rows: int | None = None) -> "pd.DataFrame":
@@ -126,7 +126,7 @@ class CsvTable:
             return f"{self.path}, row {row + 1}"
 
     def _reconcile(self, n_rows: int) -> None:
-        """Says aloud if cells extend over several lines. Raises DataError for a quote that is not closed."""
+        """Warns if cells extend over several lines. Raises DataError for a quote that is not closed."""
         if not self._holds_quotes() or n_rows + (self.header is None) == self._count_lines():
             return
         several: list[tuple[int, int]] = []
@@ -179,7 +179,7 @@ class CsvTable:
                 line = reader.line_num + 1
 
     def _damage(self, error: Exception) -> DataError:
-        """The first fault of the file, or else what the parser says."""
+        """An error for the first fault found in the file, or else with the parser's message."""
         try:
             self._seek_fault()
         except DataError as fault:

@@ -1,4 +1,4 @@
-"""What synthetic labels remember beyond any window, and a walk through categories that puts it far back.
+"""For synthetic labels that depend on events before any window: the last event of a category, and categories in turn.
 
 N events sorted by user, then time
 """
@@ -11,9 +11,9 @@ def last_of_category(user: np.ndarray, category: np.ndarray, before: np.ndarray)
     n = len(user)
     key = (user.astype(np.int64) * (int(category.max(initial=0)) + 1) + category) * n
     ordered = np.sort(key + np.arange(n))
-    index = np.searchsorted(ordered, key + before) - 1  # the last one before, of whatever user and category
-    found = ordered[np.maximum(index, 0)] - key
-    return np.where((index >= 0) & (found >= 0), found, -1)
+    index = np.searchsorted(ordered, key + before) - 1  # the last one before, of any user and category
+    position = ordered[np.maximum(index, 0)] - key
+    return np.where((index >= 0) & (position >= 0), position, -1)
 
 
 def in_rounds(rng: np.random.Generator, user: np.ndarray, start: np.ndarray, n_categories: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from recexp.registry import register
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCK = 2**25  # bytes parsed at a time: all keys of an object are, also those that nothing asks for
+BLOCK = 2**25  # bytes parsed at a time, as the parser keeps all keys of an object, also unused ones
 
 
 @register("json", kind="reader")

@@ -47,7 +47,7 @@ class ParquetTable:
         return to_frame(self.path, table, self.multi_separator)
 
     def head(self, names: list[str], n_rows: int) -> "pd.DataFrame":
-        """The first rows, as many as asked for or somewhat more."""
+        """The first n_rows rows or somewhat more."""
         return to_frame(self.path, first_rows(self._batches(names), n_rows), self.multi_separator)
 
     def location(self, row: int) -> str:
@@ -67,9 +67,9 @@ class ParquetTable:
             raise DataError(f"{self.path}: is no Parquet file: {str(error).splitlines()[0]}.") from error
 
     def _batches(self, names: list[str]) -> Iterator[Any]:
-        """The columns, some rows at a time. Raises DataError once more has come out of the file than can be of use.
+        """The columns, some rows at a time. Raises DataError once the file has expanded beyond reason.
 
-        A value that stands in the file once, in a dictionary, may be that of every row.
+        A value that a dictionary in the file holds once may be repeated in every row.
         """
         import pyarrow as pa
 
@@ -88,7 +88,7 @@ class ParquetTable:
 
 
 def _texts(schema: Any) -> list[str]:
-    """The paths of the columns of text, those within lists among them."""
+    """The paths of text columns, also within lists."""
     columns = [schema.column(index) for index in range(len(schema))]
     return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
 

@@ -1,4 +1,4 @@
-"""The next items of synthetic data, drawn from a known law, and the rank that the law gives to each item drawn.
+"""The next items of synthetic data, drawn from a known law, and each item's rank by its true probability.
 
 U users, I items, N events; a rule gives a user's situation FOLLOWERS items, each equally likely.
 

@@ -75,14 +75,14 @@ class Sequence:
         )
 
     def _path(self) -> Path:
-        return frame.existing(Path(str(self.config.path)).expanduser(), "dataset.path")
+        return frame.require_file(Path(str(self.config.path)).expanduser(), "dataset.path")
 
     def _split(self, lines: list[str]) -> tuple[np.ndarray, Any]:
         """How many ids each line that is not blank holds, and all ids one after another."""
         import pyarrow as pa
         from pyarrow import compute
 
-        text = pa.array([stripped for line in lines if (stripped := line.strip())], pa.large_string())
+        text = pa.array([line.strip() for line in lines if line.strip()], pa.large_string())
         separator = self.config.separator
         cells = compute.utf8_split_whitespace(text) if separator is None else compute.split_pattern(text, separator)
         return compute.list_value_length(cells).to_numpy(), cells.flatten()
@@ -105,9 +105,9 @@ def _lines(path: Path) -> list[str]:
 def _check_unique(path: Path, lines: list[str], user: Any) -> None:
     import pandas as pd
 
-    again = pd.Series(_strings(user)).duplicated().to_numpy()
-    if again.any():
-        n = int(again.argmax())
+    duplicated = pd.Series(_strings(user)).duplicated().to_numpy()
+    if duplicated.any():
+        n = int(duplicated.argmax())
         number = [index for index, line in enumerate(lines, 1) if line.strip()][n]
         raise DataError(f"{path}:{number}: user {user[n].as_py()!r} has an earlier line too; a user has one line.")
 

@@ -1,6 +1,6 @@
-"""Files as streams, whatever they are compressed by; one that expands beyond all reason is refused.
+"""Opens files as streams, decompressed; refuses files that expand beyond reason.
 
-A path may go on into a zip archive, as in ml-latest-small.zip/ratings.csv.
+A path may continue into a zip archive, as in ml-latest-small.zip/ratings.csv.
 """
 
 import bz2
@@ -29,8 +29,8 @@ START = {
     b"{u'": "JSON",
 }
 READ = ("gzip", "zip", "bzip2", "xz", "zstd")
-UNIT = "\x1f"  # the character that ASCII has for this; stands for a separator that is longer than one byte
-ALLOWED, RATIO = 2**28, 200  # bytes that any file may expand to, and for larger ones how many times its own size
+UNIT = "\x1f"  # ASCII's unit separator; replaces a separator that is longer than one byte
+ALLOWED, RATIO = 2**28, 200  # a file may expand to so many bytes, or to so many times its size
 FAULTS = (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError)
 
 
@@ -70,12 +70,12 @@ def stored(path: Path) -> io.BufferedIOBase:
 
 
 def archive_of(path: Path) -> Path | None:
-    """The zip archive that a path goes on into."""
+    """The zip archive that a path continues into; None if there is none."""
     return next((folder for folder in path.parents if folder.is_file() and zipfile.is_zipfile(folder)), None)
 
 
 def check_expansion(path: Path, size: int) -> None:
-    """Raises DataError if a file of this many bytes, once expanded, is no table but a trap or a mistake."""
+    """Raises DataError if `size` bytes are more than a file of data plausibly expands to."""
     if size > max(ALLOWED, RATIO * os.path.getsize(archive_of(path) or path)):
         raise DataError(
             f"{path}: expands to more than {RATIO} times its size ({size:,} bytes or more); unpack it first."
@@ -135,7 +135,7 @@ class _Translated(io.RawIOBase):
         return UNIT.join([*cells, last[:end]])
 
     def _begun(self, text: str) -> int:
-        """How many characters of a separator the text ends with."""
+        """How many of a separator's first characters the text ends with."""
         assert self.separator is not None
         return next(n for n in range(len(self.separator) - 1, -1, -1) if text.endswith(self.separator[:n]))
 
@@ -148,8 +148,8 @@ def _only_member(file: IO[bytes]) -> IO[bytes]:
     archive = zipfile.ZipFile(file)
     names = _names(archive)
     if len(names) != 1:
-        more = f", as {file.name}/{names[0]}" if names else ""
-        raise DataError(f"{file.name}: holds {len(names)} files, where one is needed; name it{more}.")
+        example = f", as {file.name}/{names[0]}" if names else ""
+        raise DataError(f"{file.name}: holds {len(names)} files, where one is needed; name it{example}.")
     return archive.open(names[0])
 
 
@@ -157,10 +157,10 @@ def _member(archive: Path, name: str) -> str:
     """The full name of an archive's member, which may be named without its folders. Raises DataError."""
     with zipfile.ZipFile(archive) as file:
         names = _names(file)
-    found = [full for full in names if full == name] or [full for full in names if full.endswith(f"/{name}")]
-    if len(found) != 1:
-        raise DataError(f"{archive}: holds {len(found) or 'no'} file {name}. {choices(name, names)}")
-    return found[0]
+    matches = [full for full in names if full == name] or [full for full in names if full.endswith(f"/{name}")]
+    if len(matches) != 1:
+        raise DataError(f"{archive}: holds {len(matches) or 'no'} file {name}. {choices(name, names)}")
+    return matches[0]
 
 
 def _names(archive: zipfile.ZipFile) -> list[str]:

@@ -1,4 +1,4 @@
-"""Events drawn from a known law, so that a model's score can be held against the best possible one.
+"""Events drawn from a known law, so that a model's score can be compared with the best possible one.
 
 U users, I items, N events; event n has user u, item i, label y, and a history: the user's events with an earlier
 timestamp, of which the planted terms see the last WINDOW. c is an item's category.
@@ -38,7 +38,7 @@ from recexp.registry import register
 
 VERSION = 3  # to be raised with every change of the generated data
 STRENGTHS = ("popularity", "interaction", "interest", "order", "drift", "recall", "triple")
-LATER = (*RULES, "recall", "rounds", "triple")  # options that came later: data without them are as before
+LATER = (*RULES, "recall", "rounds", "triple")  # newer options; where off, they do not change the fingerprint
 
 MAX_ROWS = 10**8  # some gigabytes of memory
 MIN_EVENTS, MAX_MEAN_EVENTS = 5, 1000  # of a user; labels are drawn in a loop over positions within users
@@ -130,16 +130,16 @@ class Synthetic:
 
         @property
         def shares(self) -> dict[str, float]:
-            """Of the rules by which items follow; those that are off are left out."""
+            """The shares of the rules by which items follow; rules that are off are left out."""
             return {name: getattr(self, name) for name in RULES if getattr(self, name)}
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def fingerprint(self) -> str:
-        own = sorted({item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)})
-        own = [name for name in own if name not in LATER or getattr(self.config, name)]
-        return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in own)
+        options = {item.name for item in fields(self.config)} - {item.name for item in fields(DatasetConfig)}
+        names = [name for name in sorted(options) if name not in LATER or getattr(self.config, name)]
+        return f"synthetic {VERSION} " + " ".join(f"{name}={getattr(self.config, name)}" for name in names)
 
     def read(self) -> Raw:
         import pandas as pd
@@ -164,8 +164,8 @@ class Synthetic:
         logit += config.interaction * interaction(rng, world, events)
         logit += config.order * order(rng, config.n_categories, events)
         if config.triple:
-            own = np.random.default_rng((config.generator_seed, 2))  # so that all else is as without
-            logit += config.triple * triple(own, world, events)
+            triple_rng = np.random.default_rng((config.generator_seed, 2))  # all else is drawn as without this term
+            logit += config.triple * triple(triple_rng, world, events)
         label, probability = draw_labels(rng, config, events, akin, logit)
         return world, events, label, probability
 
@@ -203,16 +203,16 @@ def draw_events(rng: np.random.Generator, config: Synthetic.Config, world: World
         start=start,
         before=np.maximum.accumulate(np.where(tied, 0, position)),
     )
-    own = np.random.default_rng((config.generator_seed, 1))  # so that all else is as without rules and rounds
+    item_rng = np.random.default_rng((config.generator_seed, 1))  # all else is drawn as without rules and rounds
     if config.rounds:
-        category = in_rounds(own, user, start, config.n_categories)
+        category = in_rounds(item_rng, user, start, config.n_categories)
         edge = edges(world, config.n_categories)
-        item = between(own, world, edge[category], edge[category + 1])
+        item = between(item_rng, world, edge[category], edge[category + 1])
         return replace(events, item=item, category=world.category.astype(np.int16)[item])
     if not config.shares:
         return events
-    law = planted.draw_law(own, config.shares, world.frequency)
-    item, true_rank = planted.draw_items(own, law, events.timestamp, events.start, events.before)
+    law = planted.draw_law(item_rng, config.shares, world.frequency)
+    item, true_rank = planted.draw_items(item_rng, law, events.timestamp, events.start, events.before)
     return replace(events, item=item, category=world.category.astype(np.int16)[item], true_rank=true_rank)
 
 
@@ -279,7 +279,7 @@ def category_before(events: Events, lag: int) -> np.ndarray:
 
 
 def order(rng: np.random.Generator, n_categories: int, events: Events) -> np.ndarray:
-    """Changes sign when the history is reversed, so the set of its events alone says nothing."""
+    """Changes sign when the history is reversed, so the set of events carries no information about it."""
     value = np.append(rng.standard_normal(n_categories), 0).astype(np.float32)  # no event: 0
     length = np.minimum(events.before - events.start, WINDOW)
     trend = np.zeros(len(length), np.float32)
