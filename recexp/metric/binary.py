@@ -24,7 +24,7 @@ class Metrics:
     values: dict[str, float | None]
     reasons: dict[str, str]
 
-    def beside(self, others: "Metrics") -> "Metrics":
+    def merged(self, others: "Metrics") -> "Metrics":
         """These metrics, then others of the same split."""
         return Metrics(self.values | others.values, self.reasons | others.reasons)
 

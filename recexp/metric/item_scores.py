@@ -1,10 +1,11 @@
-"""Scores of many items for each user, by the shortest way that a model offers.
+"""Scores many items for each user, by the cheapest of the methods that a model has.
 
 b users of a block, N candidates, S of them for each user, V item ids
-A model whose logit is a product of what a user asks for and a vector of the item has query(batch) (B, D) and
-item_vectors() (V, D), or vectors_of(items) (N, D) if it reads the fields of items; one that has the scores of all ids
-at once gives them as scores(batch) (B, V); one that computes what is the user's once has score(batch, items); others
-score each pair.
+    query(batch) (B, D) and item_vectors() (V, D)         the logit is their product; vectors_of(items) (N, D) instead
+                                                          of item_vectors if they depend on the fields of items
+    scores(batch) (B, V)                                  the logits of all ids at once
+    score(batch, items)                                   what depends on the user alone is computed once
+    forward(batch)                                        of each pair of user and item
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +18,11 @@ from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.kernel.linear import times
 from recexp.model import reads_history
 
-LARGEST = 2**23  # scores of a block of users; with what choosing the best takes, some 200 MB
+LARGEST = 2**23  # scores of a block of users; choosing the best of them takes some 200 MB
 
 
 class ItemScores:
-    """Scores the candidates for any rows of the log. How it is cut into steps changes scores by rounding at most."""
+    """Scores the candidates for any rows of the log. The size of a step changes scores by rounding at most."""
 
     def __init__(
         self,
@@ -49,7 +50,7 @@ class ItemScores:
 
     @property
     def block(self) -> int:
-        """Users whose scores are held at once."""
+        """The number of users whose scores are held at once."""
         return max(1, LARGEST // max(1, len(self.candidates)))
 
     @torch.inference_mode()

@@ -1,6 +1,6 @@
-"""Metrics of rankings by the true probabilities of what comes next, where they are known: a model beats them by chance.
+"""Metrics of rankings by the true probabilities of the next item, if known: a model beats them only by chance.
 
-U users asked, R relevant items of all users
+U users, R relevant items of all users
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from recexp.metric.table import rank_metric, rank_names
 
 
 def ranking_oracle(log: Table, config: RankingConfig) -> dict[str, float]:
-    """The metrics of test; empty if what is asked is not what is known: the rank among all items at an event's time."""
+    """The metrics of test; empty unless the protocol ranks all items at the time of each relevant event."""
     if not isinstance(log, Log) or log.true_rank is None or config.protocol != "all" or config.exclude_seen:
         return {}
     rows = log.rows("test")
@@ -22,14 +22,14 @@ def ranking_oracle(log: Table, config: RankingConfig) -> dict[str, float]:
     if not len(rows) or (config.relevant is Relevant.all and not at_first.all()):
         return {}
     rows, of = rows[at_first], of[at_first]
-    _, once = np.unique(np.stack([of, log.item[rows]]), axis=1, return_index=True)
-    ranks = _ranks(of[once], log.true_rank[rows[once]].astype(np.int64))
+    _, unique = np.unique(np.stack([of, log.item[rows]]), axis=1, return_index=True)
+    ranks = _ranks(of[unique], log.true_rank[rows[unique]].astype(np.int64))
     names = rank_names(config.cutoffs)
     return {name: float(rank_metric(name).compute(ranks)) for name in names}  # type: ignore[union-attr]
 
 
 def _ranks(of: np.ndarray, rank: np.ndarray) -> Ranks:
-    """Of the user (R,) and rank among all items (R,) of each: other relevant items no longer count against it."""
+    """From users (R,) and ranks among all items (R,) of relevant items, which do not count against each other."""
     order = np.lexsort((rank, of))
     of, rank = of[order], rank[order]
     first, key = np.searchsorted(of, of), of * (rank.max() + 1) + rank

@@ -1,7 +1,7 @@
 """Metrics of rankings, from the ranks of each user's relevant items. numpy alone.
 
-A user is asked once; R of the user's items are relevant, a rank counts from 1, an item that is not ranked at all (one
-that training has not seen, or that was left out) counts in R and has no rank. A metric is the mean over users of
+Items are ranked once for each user, and R of them are relevant. Ranks count from 1. A relevant item that is not ranked
+(training has not seen it, or it was left out) counts in R and has no rank. A metric is the mean over users of
     hr@K       1 if any relevant item has a rank up to K
     recall@K   relevant items of a rank up to K, over R
     ndcg@K     sum of 1 / log2(1 + rank) of those, over the largest sum that R items could have
@@ -25,13 +25,13 @@ class Ranks:
     n_relevant: np.ndarray  # (U,) 1 or more, those without a rank included
 
     def of_users(self, chosen: np.ndarray) -> "Ranks":
-        """The ranks of some users, chosen (U,) bool, who are numbered anew."""
+        """The ranks of some users, chosen (U,) bool, renumbered from 0."""
         kept = chosen[self.user]
         return Ranks((np.cumsum(chosen) - 1)[self.user[kept]], self.rank[kept], self.n_relevant[chosen])
 
     @cached_property
     def number(self) -> np.ndarray:
-        """(n,) which of the user's ranked relevant items it is, from 1."""
+        """(n,) the number of each among the user's ranked relevant items, from 1."""
         first = np.searchsorted(self.user, self.user)
         return np.arange(len(self.user)) - first + 1
 

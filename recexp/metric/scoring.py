@@ -19,7 +19,7 @@ from recexp.model import reads_history
 class Scores:
     """Logits of a split's samples, in order, and what else metrics need, as numpy arrays (n,).
 
-    Where there are several labels, `tasks` holds by name the rows that have each.
+    If there are several labels, `tasks` holds the labels and logits of each by name.
     """
 
     labels: np.ndarray
@@ -29,7 +29,7 @@ class Scores:
     tasks: dict[str, "Task"] = field(default_factory=dict)
 
     def by_label(self) -> "dict[str, Scores]":
-        """The scores of each of several labels by name, of the rows that have it; of one label, itself by ""."""
+        """The scores of each label by name, for the rows that have the label. A single label has the name ""."""
         return {name: self.of(task) for name, task in self.tasks.items()} or {"": self}
 
     def of(self, task: "Task") -> "Scores":
@@ -39,7 +39,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Task:
-    """One of several labels: of each row (n,) the label, -1 where it is missing, and the logit."""
+    """One of several labels: (n,) labels, -1 where missing, and logits."""
 
     labels: np.ndarray
     logits: np.ndarray
@@ -61,7 +61,7 @@ def score(
     labels, logits, users, items, tasks = [], [], [], [], []
     with torch.inference_mode(), precision or nullcontext():
         for batch in batches.epoch(split, batch_size, histories=reads_history(model)):
-            logits.append(model(batch).every.double())
+            logits.append(model(batch).all_logits.double())
             labels.append(batch.label)
             users.append(batch.user)
             items.append(batch.target)
@@ -83,10 +83,10 @@ def scores_of(
     names: Sequence[str],
     labels: np.ndarray,
 ) -> Scores:
-    """Scores from logits (n,), or (n, T) of several labels, whose names and values (n, T) stand beside the first."""
+    """Scores from logits (n,); or from logits (n, T) of several labels, with their names and values (n, T)."""
     if not names:
         return Scores(label, logit, user, item)
-    tasks = {name: Task(labels[:, at], logit[:, at]) for at, name in enumerate(names)}
+    tasks = {name: Task(labels[:, n], logit[:, n]) for n, name in enumerate(names)}
     return Scores(label, logit[:, 0], user, item, tasks)
 
 
@@ -97,14 +97,14 @@ def predict(model: nn.Module, batches: Iterable[Batch], precision: AbstractConte
     """
     model.eval()
     with torch.inference_mode(), precision or nullcontext():
-        logits = np.concatenate([model(batch).every.double().cpu().numpy() for batch in batches])
+        logits = np.concatenate([model(batch).all_logits.double().cpu().numpy() for batch in batches])
     if broken := int((~np.isfinite(logits)).sum()):
         raise FloatingPointError(f"{broken:,} of {logits.size:,} scores are not finite")
     return logits
 
 
 def probability(logits: np.ndarray) -> np.ndarray:
-    """What predictions.parquet and all later predictions hold as the score."""
+    """The probability of label 1, which is the score in predictions.parquet and in all predictions."""
     return 1 / (1 + np.exp(-logits))
 
 
@@ -129,7 +129,7 @@ def measured(scores: Scores, thresholds: Mapping[str, float | None]) -> Metrics:
 
 
 def best_thresholds(scores: Scores) -> dict[str, float | None]:
-    """The best threshold of each label, of one label by ""."""
+    """The best threshold of each label by name. A single label has the name ""."""
     return {label: best_threshold(part.labels, part.logits) for label, part in scores.by_label().items()}
 
 

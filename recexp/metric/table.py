@@ -98,7 +98,7 @@ def rank_names(cutoffs: Iterable[int], protocol: str | None = "all") -> list[str
 
 
 def coverage_name(k: int) -> str:
-    """The metric of how many of all items are recommended to anybody; a sample of items has none."""
+    """The name of coverage, which is defined for rankings of all items only."""
     return f"coverage@{k}/all"
 
 
@@ -114,7 +114,7 @@ def of_labels(names: Iterable[str], labels: Iterable[str]) -> list[str]:
 
 
 def of_first_label(name: str, labels: Sequence[str]) -> str:
-    """A metric that names none of several labels is the first one's."""
+    """The full name of a metric: without a label in its name, it is that of the first of several labels."""
     return of_label(name, labels[0]) if labels and name in MONITORED else name
 
 
@@ -126,7 +126,7 @@ def label_metric(name: str) -> Metric | None:
 
 
 def among(names: Iterable[str], chosen: Collection[str]) -> list[str]:
-    """Those of the names that are one of the chosen metrics, of whichever label."""
+    """The names that are one of the chosen metrics, of any label."""
     return [name for name in names if name.partition("/")[0] in chosen]
 
 
@@ -136,7 +136,7 @@ def prediction_metric(name: str) -> Metric | None:
 
 
 def headline(names: Iterable[str]) -> list[str]:
-    """Those of the names that stand for a split as a whole."""
+    """The headline metrics among the names."""
     return [name for name in names if (metric := prediction_metric(name)) and metric.headline]
 
 

@@ -29,13 +29,13 @@ class Top:
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Scores and candidates (b, k) of the k best of each row of (b, N); of equal scores the first candidates are best.
 
-    Minus infinity is what is not ranked: it comes last.
+    Items that are not ranked have score minus infinity and come last.
     """
     k = min(k, scores.shape[1])
     value, column = scores.topk(min(k + 1, scores.shape[1]), dim=1)
     cut = (value[:, k - 1] == value[:, -1]).nonzero()[:, 0] if value.shape[1] > k else column.new_zeros(0)
     column = column[:, :k].clone()
-    if len(cut):  # candidates as good as the last of the best are left out: topk has taken any of them
+    if len(cut):  # rows with ties at the k-th score, where topk may choose any of the tied candidates
         column[cut] = _first_of_ties(scores[cut], value[cut, k - 1 : k], k)
     column = column.sort(1).values
     value, order = scores.gather(1, column).sort(dim=1, descending=True, stable=True)
@@ -43,7 +43,7 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _first_of_ties(scores: Tensor, least: Tensor, k: int) -> Tensor:
-    """Candidates (b, k): those above the least score (b, 1), and of those that have it the first, as there is room."""
+    """Candidates (b, k): those above the least score (b, 1), then the first of those equal to it."""
     above, equal = scores > least, scores == least
     room = k - above.sum(1, keepdim=True)
     chosen = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))

@@ -123,14 +123,14 @@ def test_the_best_items_of_each_user_are_those_of_a_sort(case: Callable) -> None
 def test_a_sample_of_users_is_the_same_each_time_and_no_larger(case: Callable) -> None:
     _, batches, _ = case()
     every, some = (
-        full_ranking.questions(batches, "test", Relevant.all),
-        full_ranking.questions(batches, "test", Relevant.all, 5),
+        full_ranking.ranked_users(batches, "test", Relevant.all),
+        full_ranking.ranked_users(batches, "test", Relevant.all, 5),
     )
     assert len(some) == 5 and set(some.user.tolist()) < set(every.user.tolist())
     for number, user in enumerate(some.user.tolist()):
         own = every.item[every.of == every.user.tolist().index(user)]
         assert torch.equal(some.item[some.of == number], own)
-    assert torch.equal(full_ranking.questions(batches, "test", Relevant.all, 5).row, some.row)
+    assert torch.equal(full_ranking.ranked_users(batches, "test", Relevant.all, 5).row, some.row)
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
@@ -149,15 +149,15 @@ def test_sampled_items_are_so_many_beside_the_relevant_ones_and_of_the_same_cand
 
 def test_sampled_items_are_neither_relevant_nor_seen() -> None:
     relevant, seen = (torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1])), (torch.tensor([0, 0]), torch.tensor([4, 5]))
-    chosen = full_ranking._sampled(3, (2, 6), torch.tensor([7, 9]), relevant, seen)
+    chosen = full_ranking._sample(3, (2, 6), torch.tensor([7, 9]), relevant, seen)
     assert chosen.sum(1).tolist() == [4, 5] and chosen[relevant].all() and not chosen[seen].any()
-    assert full_ranking._sampled(6, (2, 6), torch.tensor([7, 9]), relevant, seen).sum(1).tolist() == [4, 6]
+    assert full_ranking._sample(6, (2, 6), torch.tensor([7, 9]), relevant, seen).sum(1).tolist() == [4, 6]
 
 
 def test_the_first_event_alone_may_be_relevant_with_its_ties(case: Callable) -> None:
     log, batches, _ = case()
-    asked = full_ranking.questions(batches, "test", Relevant.first)
-    assert torch.equal(asked.row, full_ranking.questions(batches, "test", Relevant.all).row)
+    asked = full_ranking.ranked_users(batches, "test", Relevant.first)
+    assert torch.equal(asked.row, full_ranking.ranked_users(batches, "test", Relevant.all).row)
     tied = 0
     for number, row in enumerate(asked.row.tolist()):
         same = (log.user == log.user[row]) & (log.timestamp == log.timestamp[row]) & (log.split == 2)
