@@ -1,4 +1,4 @@
-"""What Hydra says of overrides and YAML files, as one line: what is wrong, and what would be right."""
+"""Turns Hydra's errors about overrides and YAML files into one line: what is wrong, and what would be right."""
 
 import difflib
 import re
@@ -16,7 +16,7 @@ ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration 
 # Where a user adds keys of their own.
 OPEN = ("dataset.features.user.", "dataset.features.item.", "dataset.features.context.", "model.loss_weights.",
         "logger.tags.")  # fmt: skip
-# What Hydra says of a key that is not there, or that + would add and that is.
+# Hydra's messages about a key that does not exist, or that + would add though it exists.
 ABOUT_A_KEY = (r"Could not override '([^']+)'", r"Key '([^']+)' is not in struct",
                r"Could not append to config. An item is already at '([^']+)'")  # fmt: skip
 CHOICE = re.compile(rf"(\+?({'|'.join(GROUPS)})|hydra/\w+)=[\w-]+")  # an override that chooses an option of a group
@@ -32,7 +32,7 @@ EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra's plugi
 
 @dataclass(frozen=True)
 class Refused:
-    """What Hydra refused."""
+    """An error of Hydra's and what caused it."""
 
     error: Exception
     overrides: Sequence[str]
@@ -49,13 +49,13 @@ class Refused:
 
 
 def one_line(refused: Refused) -> ConfigError:
-    for told in (_of_an_option, _of_a_key, _of_a_circle, _of_the_grammar):
-        if line := told(refused):
+    for explain in (_unknown_option, _unknown_key, _circular_defaults, _bad_grammar):
+        if line := explain(refused):
             return ConfigError(line)
     return ConfigError(refused.first_line)
 
 
-def _of_an_option(refused: Refused) -> str | None:
+def _unknown_option(refused: Refused) -> str | None:
     """A group has no such option."""
     match = re.search(r"Could not find '([\w/]+)/([^']+)'", refused.text)
     if not match:
@@ -70,26 +70,26 @@ def _of_an_option(refused: Refused) -> str | None:
     return f"{group} = {name}: no such {group.split('/')[-1]}. {choices(name, names)}"
 
 
-def _of_a_key(refused: Refused) -> str | None:
+def _unknown_key(refused: Refused) -> str | None:
     """The configuration has no such key, or has one that is to be added."""
     match = next(filter(None, (re.search(pattern, refused.text) for pattern in ABOUT_A_KEY)), None)
     if not match:
         return None
     key, overrides = match[1], refused.overrides
-    typed = next((word for word in overrides if word.split("=")[0].lstrip("+~") == key), key)
+    word = next((override for override in overrides if override.split("=")[0].lstrip("+~") == key), key)
     if key in ADDED or key.startswith(OPEN):
-        return f"{typed}: no such key yet; write +{typed} to add it."
-    if line := _of_some_models(typed, key, refused):
+        return f"{word}: no such key yet; write +{word} to add it."
+    if line := _key_of_some_models(word, key, refused):
         return line
     if "append" in match[0]:
-        return f"{typed}: is there already; leave out the +."
-    chosen = [word for word in overrides if CHOICE.fullmatch(word)]
-    if chosen == [*overrides]:  # composing them fails just so
+        return f"{word}: is there already; leave out the +."
+    chosen = [override for override in overrides if CHOICE.fullmatch(override)]
+    if chosen == [*overrides]:  # composing them alone fails in the same way
         return f"{refused.first_line.rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
-    return f"{typed}: unknown key. {nearest_key(key, refused.composed(chosen))}"
+    return f"{word}: unknown key. {nearest_key(key, refused.composed(chosen))}"
 
 
-def _of_some_models(typed: str, key: str, refused: Refused) -> str | None:
+def _key_of_some_models(word: str, key: str, refused: Refused) -> str | None:
     """Some of the models of a sweep lack the option."""
     swept = next(
         (word.partition("=")[2].split(",") for word in refused.overrides if re.match(r"\+*model=.*,", word)), []
@@ -98,12 +98,12 @@ def _of_some_models(typed: str, key: str, refused: Refused) -> str | None:
     if group != "model" or not swept:
         return None
     folders = [Path(refused.config_dir), conf_folder()] if refused.config_dir else [conf_folder()]
-    having = [name for name in swept if option.split(".")[0] in _model_options(name, folders)]
-    if not having or len(having) == len(swept):
+    with_option = [name for name in swept if option.split(".")[0] in _model_options(name, folders)]
+    if not with_option or len(with_option) == len(swept):
         return None
-    lacking = ", ".join(name for name in swept if name not in having)
-    alone = f"-m model={','.join(having)} ..."
-    return f"{typed}: {lacking} lacks this option; sweep those that have it by themselves: {alone}"
+    lacking = ", ".join(name for name in swept if name not in with_option)
+    alone = f"-m model={','.join(with_option)} ..."
+    return f"{word}: {lacking} lacks this option; sweep those that have it by themselves: {alone}"
 
 
 def _model_options(name: str, folders: Iterable[Path]) -> Any:
@@ -112,33 +112,33 @@ def _model_options(name: str, folders: Iterable[Path]) -> Any:
     return parse_yaml(path.read_text("utf-8")) if path else {}
 
 
-def _of_a_circle(refused: Refused) -> str | None:
+def _circular_defaults(refused: Refused) -> str | None:
     if not isinstance(refused.error, RecursionError):
         return None
     return "a YAML file is nested too deeply, or the defaults of some name one another in a circle."
 
 
-def _of_the_grammar(refused: Refused) -> str | None:
+def _bad_grammar(refused: Refused) -> str | None:
     """Hydra cannot parse an override."""
     if type(refused.error).__name__ != "OverrideParseException":
         return None
-    typed = getattr(refused.error, "override", None) or " ".join(refused.overrides)
-    right = _rightly_written(typed, refused.first_line)
+    word = getattr(refused.error, "override", None) or " ".join(refused.overrides)
+    right = _right_spelling(word, refused.first_line)
     if right is None:
-        return f"{typed}: {refused.first_line} ({QUOTES})"
-    return f"{typed}: is not in the grammar of Hydra's overrides; {right}"
+        return f"{word}: {refused.first_line} ({QUOTES})"
+    return f"{word}: is not in the grammar of Hydra's overrides; {right}"
 
 
-def _rightly_written(typed: str, first_line: str) -> str | None:
-    """How to write an override that Hydra cannot parse, where one can tell."""
-    key, _, value = typed.partition("=")
+def _right_spelling(word: str, first_line: str) -> str | None:
+    """How to write an override that Hydra cannot parse; None if that is not clear."""
+    key, _, value = word.partition("=")
     key_alone = key.lstrip("+")
     if start := next((start for start in OPEN if key_alone.startswith(start)), None):
         name = key_of_mapping(key_alone.removeprefix(start).strip("'\""))
         mapping = shlex.quote(f"+{start.rstrip('.')}={{{name}:{value}}}")
         return f"write {mapping}." if name else IN_A_FILE
-    if QUOTED_KEY.search(typed):
-        written = unquoted_keys(typed)
+    if QUOTED_KEY.search(word):
+        written = unquoted_keys(word)
         return f"the keys of a mapping have no quotes: write {written}." if written else IN_A_FILE
     if f"{key_alone}." in OPEN and value.startswith("{") and "Lexer" in first_line:
         return IN_A_FILE
@@ -148,12 +148,12 @@ def _rightly_written(typed: str, first_line: str) -> str | None:
 
 
 def nearest_key(key: str, raw: Any) -> str:
-    """The nearest of all dotted keys of a configuration, and the keys beside it."""
+    """The most similar of all dotted keys of a configuration, and the keys of the same group."""
     from recexp.tree import flat
 
     keys = [*(name for name, _ in flat(raw) if not name.endswith("_target_")), *GROUPS]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     parent = key.rpartition(".")[0]
-    beside = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
-    text = choices(key, beside)
+    siblings = [other for other in keys if other.rpartition(".")[0] == parent] or [*raw, "experiment"]
+    text = choices(key, siblings)
     return text if text.startswith("Did") or not near else f"Did you mean '{near[0]}'? {text}"

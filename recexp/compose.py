@@ -59,7 +59,7 @@ def parse(override: str) -> tuple[str, Any]:
 
 
 def changed(tree: dict[str, Any], overrides: list[str]) -> "DictConfig":
-    """A configuration that was composed before, changed by overrides; a group gets all of its new choice.
+    """A composed configuration, changed by overrides. An override of a group replaces the whole group.
 
     Raises ConfigError.
     """
@@ -145,33 +145,33 @@ def _own_folder(config_dir: str) -> Path:
 
 
 def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags by name. Raises ConfigError for one that it has not, and for one that recexp would not heed."""
+    """Hydra's flags by name. Raises ConfigError for an unknown flag, and for one that recexp does not support."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
     parser.exit_on_error = parser.allow_abbrev = False
     try:
-        typed, unknown = parser.parse_known_args(list(flags))
+        args, unknown = parser.parse_known_args(list(flags))
     except argparse.ArgumentError as error:
         raise ConfigError(f"{str(error).removeprefix('argument ')} (recexp --hydra-help).") from error
-    if other := [*unknown, *typed.overrides]:
+    if other := [*unknown, *args.overrides]:
         names = [name for action in parser._actions for name in action.option_strings]
         hint = (
             choices(other[0], names) if other[0].startswith("-") else f"An override has a =, as in model=din{SPACED}."
         )
         raise ConfigError(f"{other[0]!r}: neither a flag nor an override. {hint}")
-    if typed.config_path or typed.experimental_rerun:
-        name = "--config-path" if typed.config_path else "--experimental-rerun"
+    if args.config_path or args.experimental_rerun:
+        name = "--config-path" if args.config_path else "--experimental-rerun"
         raise ConfigError(f"{name}: is not for recexp; --config-dir DIR adds a folder of YAML files of your own.")
-    if typed.package and not typed.cfg:
-        raise ConfigError(f"--package {typed.package}: says what --cfg shows, so give that too.")
-    if typed.config_name in ("config", "config.yaml"):
+    if args.package and not args.cfg:
+        raise ConfigError(f"--package {args.package}: says what --cfg shows, so give that too.")
+    if args.config_name in ("config", "config.yaml"):
         raise ConfigError(
             "--config-name config: is recexp's own root file, whatever folder you add; call yours by another name."
         )
-    if typed.config_dir is not None and typed.config_name is None:
-        _search(typed.config_dir)
-    return typed
+    if args.config_dir is not None and args.config_name is None:
+        _search(args.config_dir)
+    return args
 
 
 def _set_defaults() -> None:
@@ -208,14 +208,14 @@ def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _own_loader() -> Iterator[None]:
-    """Has Hydra compose with recexp's loader, and only once: it would compose all before for hydra.mode alone."""
+    """Makes Hydra compose with recexp's loader, and only once: Hydra alone composes twice, first for hydra.mode."""
     from hydra._internal import hydra as internal
     from hydra.types import RunMode
 
-    from recexp.loader import SWEEPS, Loader
+    from recexp.loader import MULTIRUN, Loader
 
     def mode(self: Any, config_name: str | None, overrides: list[str]) -> RunMode | None:
-        return RunMode.MULTIRUN if SWEEPS in overrides else None
+        return RunMode.MULTIRUN if MULTIRUN in overrides else None
 
     loader, get_mode = internal.ConfigLoaderImpl, internal.Hydra.get_mode
     internal.ConfigLoaderImpl = Loader  # type: ignore[misc]
@@ -237,8 +237,8 @@ def call_hydra(
 
     _set_defaults()
     guard_files()
-    typed = parse_flags(flags)
-    if typed.shell_completion:
+    args = parse_flags(flags)
+    if args.shell_completion:
         own = []
     else:
         check_overrides(overrides)
@@ -247,16 +247,16 @@ def call_hydra(
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
     try:
-        hushed = contextlib.redirect_stderr(io.StringIO()) if typed.package else contextlib.nullcontext()
-        with _own_loader(), hushed:
+        quiet = contextlib.redirect_stderr(io.StringIO()) if args.package else contextlib.nullcontext()
+        with _own_loader(), quiet:
             hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
     except SystemExit as error:  # after a line of Hydra's own
-        if typed.package and error.code:
-            raise ConfigError(f"--package {typed.package}: no such part of the configuration.") from error
+        if args.package and error.code:
+            raise ConfigError(f"--package {args.package}: no such part of the configuration.") from error
         raise
     except Exception as error:
         if not isinstance(error, UserError) and _by_hydra(error):
-            raise one_line(error, overrides, typed.config_dir) from error
+            raise one_line(error, overrides, args.config_dir) from error
         raise
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
@@ -265,7 +265,7 @@ def call_hydra(
 
 
 def _by_hydra(error: Exception) -> bool:
-    """Whether Hydra raised it, some of its own kinds or, while it composes, any."""
+    """True if Hydra raised the error: one of its own kinds, or any kind while it composes."""
     if type(error).__module__.startswith(("hydra", "omegaconf")):
         return True
     modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -10,11 +10,11 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
-from recexp.error import OBEYED, ConfigError
+from recexp.error import CONTROL, ConfigError
 
 LARGEST_BATCH = 2**31 - 1
 MAX_SIZE = 2**16
-UNFIT = re.compile(rf"[/\\]|{OBEYED.pattern}")  # for a file's name
+UNFIT = re.compile(rf"[/\\]|{CONTROL.pattern}")  # for a file's name
 
 
 class Optimizer(Enum):
@@ -29,7 +29,7 @@ class Optimizer(Enum):
 
 
 ROW_WISE = (Optimizer.row_wise_adam, Optimizer.row_wise_adagrad)
-EXACT = (Optimizer.adam, Optimizer.adamw)  # by row too, whatever decays the whole table
+EXACT = (Optimizer.adam, Optimizer.adamw)  # exact by row even if a term decays the whole table
 
 
 class Schedule(Enum):
@@ -77,12 +77,12 @@ def between(low: int, high: int, why: str, optional: bool = False) -> Any:
 
 
 def size() -> Any:
-    """Of a vector or a layer."""
+    """The size of a vector or a layer."""
     return between(1, MAX_SIZE, "wider ones take all memory")
 
 
 def fraction() -> Any:
-    """Such as a dropout probability."""
+    """A fraction below 1, such as a dropout probability."""
     return option(lambda value: 0 <= value < 1, "at least 0 and below 1")
 
 
@@ -110,7 +110,7 @@ def every(value: int | str) -> Every | None:
 
 
 def file_name() -> Any:
-    """What becomes part of a directory's name."""
+    """A name that becomes part of a directory's name."""
     return option(
         lambda name: name not in ("", ".", "..") and len(name.encode()) <= 100 and not re.search(UNFIT, name),
         "the name of a file: no more than 100 bytes, without / and control characters",
@@ -194,12 +194,12 @@ class RankingConfig:
 
     @property
     def n_sampled(self) -> int | None:
-        """Sampled items that stand beside the relevant ones; None if the candidates are all items."""
+        """The number of sampled items that are ranked with the relevant ones; None if all items are."""
         return self.candidates if isinstance(self.candidates, int) else None
 
     @property
     def protocol(self) -> str | None:
-        """What the names of metrics say of the candidates; None if nothing is ranked."""
+        """The candidates as named in metrics; None if nothing is ranked."""
         if self.candidates == "none":
             return None
         return "all" if self.candidates == "all" else f"sampled{self.candidates}"
@@ -288,14 +288,14 @@ class NextItemConfig(TrainerConfig):
             )
 
 
-# The options of a trainer that has more than all trainers have, here so that a mistake is told without torch.
+# Trainers with options of their own; here so that a mistake is reported without importing torch.
 TRAINERS: Mapping[str, type[TrainerConfig]] = {"next_item": NextItemConfig}
 
 
 @dataclass(kw_only=True)
 class RunConfig:
     dir: str | None = option(
-        lambda path: path and not OBEYED.search(path), "a path without control characters, or null"
+        lambda path: path and not CONTROL.search(path), "a path without control characters, or null"
     )
     name: str | None = file_name()
     resume: bool

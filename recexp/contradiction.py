@@ -1,4 +1,4 @@
-"""Options that are right by themselves and contradict each other, across the groups of a configuration."""
+"""Checks for options of different groups that are valid by themselves but contradict each other."""
 
 from inspect import signature
 

@@ -1,4 +1,4 @@
-"""The options in a group's YAML files: each one's default, type, and meaning, which is its trailing comment."""
+"""Describes the options of a group's YAML files: default, type, and meaning, which is the trailing comment."""
 
 import ast
 import re

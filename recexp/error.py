@@ -5,11 +5,11 @@ import re
 import shlex
 from collections.abc import Iterable
 
-# Control characters, line separators, changes of the direction of writing, and halves of characters.
-OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, line separators, changes of writing direction, and unpaired surrogates.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-# What Hydra's grammar has no way to write in a key of a mapping, and such a key in quotes, which it allows no key.
-UNTYPED = re.compile(r"[^\w \\()\[\]{}:=,$%*+./?@|-]", re.ASCII)
+# Characters that a mapping's key in Hydra's grammar cannot hold, and a key in quotes, which the grammar forbids.
+UNWRITABLE = re.compile(r"[^\w \\()\[\]{}:=,$%*+./?@|-]", re.ASCII)
 QUOTED_KEY = re.compile(r"""([{,]\s*)(["'])(.*?)\2(\s*:)""")
 
 
@@ -38,13 +38,13 @@ class Failure(Exception):
 
 
 def disk_line(error: OSError) -> str:
-    """What the system could not do, in one line: the file and the reason."""
+    """A system error in one line: the file and the reason."""
     reason = error.strerror or str(error)
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def signal_behind(error: BaseException | None) -> BaseException | None:
-    """The signal that an error comes from, as where a library turns KeyboardInterrupt into an error of its own."""
+    """The signal behind an error; a library may have turned KeyboardInterrupt into an error of its own."""
     while error and not isinstance(error, KeyboardInterrupt | Terminated):
         error = error.__cause__ or error.__context__
     return error
@@ -56,21 +56,21 @@ def override(key: str, value: str) -> str:
 
 
 def key_of_mapping(name: str) -> str | None:
-    """A name as Hydra's grammar writes it for a key of a mapping; None if it has no way to."""
-    return None if UNTYPED.search(name) else re.sub(r"[\\()\[\]{}:=,]", r"\\\g<0>", name)
+    """A name as a mapping's key in Hydra's grammar; None if the grammar cannot write it."""
+    return None if UNWRITABLE.search(name) else re.sub(r"[\\()\[\]{}:=,]", r"\\\g<0>", name)
 
 
-def unquoted_keys(typed: str) -> str | None:
-    """An override whose mapping's keys stand without quotes, for a shell; None if it has no such key, or no way to."""
-    names = [match[3] for match in QUOTED_KEY.finditer(typed)]
+def unquoted_keys(text: str) -> str | None:
+    """An override with the quotes of its mapping's keys removed, for a shell; None if that is not possible."""
+    names = [match[3] for match in QUOTED_KEY.finditer(text)]
     if not names or any(key_of_mapping(name) is None for name in names):
         return None
-    return shlex.quote(QUOTED_KEY.sub(lambda match: f"{match[1]}{key_of_mapping(match[3])}{match[4]}", typed))
+    return shlex.quote(QUOTED_KEY.sub(lambda match: f"{match[1]}{key_of_mapping(match[3])}{match[4]}", text))
 
 
 def printable(text: str) -> str:
-    """The text with escapes, such as \\x1b, for what a terminal obeys or cannot show; it is one line then."""
-    return OBEYED.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """The text on one line, with control characters escaped, as in \\x1b."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def choices(wrong: str, allowed: Iterable[str]) -> str:

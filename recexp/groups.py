@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 GROUPS = ("model", "dataset", "trainer", "logger", "experiment", "sweep")
-# The options that are typed as a dict. A model's or logger's options are all flat, so a mapping there is one.
+# The options whose type is a dict. A model's or logger's options are all flat, so a mapping there is one.
 MAPPING = re.compile(r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|hydra\.sweeper\.params")
 
 

@@ -2,7 +2,7 @@
 
 `model.loss_weights={target:1.0}` then means what it says, on the command line as in a YAML file. Groups of fixed keys,
 such as trainer.ftrl, are merged as ever; `model.loss_weights.auxiliary=0`, `~key` and `+key={...}` change one part.
-And a user's file that is damaged or a trap is told by name, before Hydra reads it.
+A user's file that is damaged or malicious gives an error that names it, before Hydra reads it.
 """
 
 import copy
@@ -27,22 +27,22 @@ from recexp.error import ConfigError
 from recexp.groups import MAPPING, conf_folder
 from recexp.storage import parse_yaml, read_bytes
 
-LABEL = "dataset.columns.label"  # typed as a name, a list or a dict: whichever it is replaces any other
-SWEEPS = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
-HYDRAS = ConfigLoaderImpl._apply_overrides_to_config
+LABEL = "dataset.columns.label"  # a name, a list or a dict; the new value replaces one of any type
+MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
+HYDRA_APPLY = ConfigLoaderImpl._apply_overrides_to_config
 
 
 class Loader(ConfigLoaderImpl):
     def _load_configuration_impl(
         self, config_name: str | None, overrides: list[str], *arguments: Any, **named: Any
     ) -> DictConfig:
-        self.sweeps = SWEEPS in overrides
+        self.sweeps = MULTIRUN in overrides
         # Hydra calls it by its class.
         ConfigLoaderImpl._apply_overrides_to_config = apply_overrides  # type: ignore[method-assign]
         try:
             return super()._load_configuration_impl(config_name, overrides, *arguments, **named)
         finally:
-            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(HYDRAS)  # type: ignore[method-assign]
+            ConfigLoaderImpl._apply_overrides_to_config = staticmethod(HYDRA_APPLY)  # type: ignore[method-assign]
 
     def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
         self.loaded: list[Any] = []
@@ -65,11 +65,11 @@ def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
     for override in overrides:
         if not (override.is_add() or override.is_delete()):
             _replace(cfg, override.key_or_group, override.value())
-        HYDRAS([override], cfg)
+        HYDRA_APPLY([override], cfg)
 
 
 def mappings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The mapping options, by dotted key, in what is given for a key."""
+    """The mapping options, by dotted key, in the value given for a key."""
     if key == LABEL or (isinstance(value, dict) and MAPPING.fullmatch(key)):
         yield key, value
     elif isinstance(value, dict):
@@ -78,7 +78,7 @@ def mappings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _replace(config: DictConfig, key: str, value: Any) -> None:
-    """Replaces the mappings, and the labels, that a configuration has by those in what is given for a key."""
+    """Replaces a configuration's mappings, and its labels, by those in the value given for a key."""
     for path, mapping in mappings(key, value):
         parent, _, name = path.rpartition(".")
         node = OmegaConf.select(config, parent, throw_on_missing=False)
@@ -88,7 +88,7 @@ def _replace(config: DictConfig, key: str, value: Any) -> None:
 
 @functools.cache
 def guard_files() -> None:
-    """From now on Hydra reads no file of a user's that is damaged or a trap, and errors name the file.
+    """Makes Hydra refuse users' files that are damaged or malicious, with errors that name the file.
 
     Files of recexp's own are parsed once, until they change.
     """

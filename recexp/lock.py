@@ -9,12 +9,12 @@ from pathlib import Path
 
 from recexp.storage import open_own
 
-LOCK_SECONDS = 0.5  # to wait for a lock: who only looks holds it for less
+LOCK_SECONDS = 0.5  # to wait for a lock: a process that only checks it holds it for less
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock until the block or the process ends; yields whether it was to be had.
+    """Holds a folder's lock until the block or the process ends; yields whether it was free.
 
     A file system without locks gives no protection: True then.
     """
@@ -41,9 +41,9 @@ def is_locked(folder: Path) -> bool | None:
 
 @contextlib.contextmanager
 def lock_file(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock of a name until the block or the process ends, and then removes the file that stands for it.
+    """Holds the lock of a name until the block or the process ends, and then removes its lock file.
 
-    Yields whether it was to be had; who waits always gets it. Raises OSError if the file cannot be made or locked.
+    Yields whether it was free, which it always is after waiting. Raises OSError if the file cannot be made or locked.
     """
     lock = _locked_file(path, wait)
     try:
@@ -56,7 +56,7 @@ def lock_file(path: Path, wait: bool = True) -> Iterator[bool]:
 
 
 def _locked_file(path: Path, wait: bool) -> int | None:
-    """The descriptor of the locked file that has this name now; the one before may have gone with its lock."""
+    """The descriptor of the locked file; None if it is not free. Retries if the file was removed with another lock."""
     while True:
         lock = open_own(path, os.O_RDWR | os.O_CREAT)
         try:

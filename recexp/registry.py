@@ -40,8 +40,10 @@ def register(name: str, kind: Kind = "model") -> Callable[[T], T]:
 
 def names(kind: Kind) -> list[str]:
     """All names of a kind: recexp's own files, and those that plugins have registered."""
-    own = {path.stem for path in _folder(kind).glob("*.py") if f'@register("{path.stem}"' in path.read_text("utf-8")}
-    return sorted(own | {name for registered, name in _registered if registered == kind})
+    built_in = {
+        path.stem for path in _folder(kind).glob("*.py") if f'@register("{path.stem}"' in path.read_text("utf-8")
+    }
+    return sorted(built_in | {name for registered, name in _registered if registered == kind})
 
 
 def get(kind: Kind, name: str, key: str | None = None) -> Any:

@@ -127,7 +127,7 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the leftovers of killed processes. Only who has the folder's lock may."""
+    """Removes the leftovers of killed processes. The caller must hold the folder's lock."""
     for path in leftovers(folder):
         remove(path)
 
@@ -228,11 +228,11 @@ def _content(path: Path) -> bytes:
 
 
 def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
-    """The number of nodes below and with a node, each alias written out. counts: of those seen, 0 while inside."""
+    """The number of nodes in the tree of a node, with aliases written out. counts: by node, 0 while it is counted."""
     if (count := counts.get(node)) is None:
         counts[node] = 0
-        below = node.value if isinstance(node, yaml.CollectionNode) else ()
-        children = [child for pair in below for child in (pair if isinstance(pair, tuple) else (pair,))]
+        content = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = [child for pair in content for child in (pair if isinstance(pair, tuple) else (pair,))]
         count = counts[node] = 1 + sum(_count_nodes(child, counts) for child in children)
     if not 0 < count <= MAX_NODES:
         words = "holds itself" if count == 0 else f"stands for more than {MAX_NODES} values"
@@ -271,7 +271,7 @@ def _create(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of the system in writing a file name it, where they would name none or a temporary one."""
+    """Makes system errors in writing a file name that file, not a temporary one or none."""
     try:
         yield
     except OSError as error:

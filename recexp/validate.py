@@ -1,4 +1,4 @@
-"""A composed configuration, checked against its types before any data is read: each mistake is one line.
+"""Checks a composed configuration against its types before any data is read. Each mistake is one line.
 
 The model's own options come last: their types are in its file, which imports torch.
 """
@@ -62,13 +62,13 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     _check_name(raw, "logger", "logger.name", registry.names("logger"))
     if model_file is not None:
         _check_keys("model", raw.model, model_file)
-    dataset = _absolute(typed(_reader_schema(raw), _declared(raw.dataset), "dataset"))
+    dataset = _absolute(to_dataclass(_reader_schema(raw), _declared(raw.dataset), "dataset"))
     if model_file is not None and isinstance(raw.model.loss_weights, DictConfig):
         allowed = [*model_file.get("loss_weights", {}), *dataset.tasks]
         _check_keys("model.loss_weights", raw.model.loss_weights, allowed)
-    trainer = typed(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
-    run = typed(RunConfig, raw.run, "run")
-    logger = typed(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
+    trainer = to_dataclass(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
+    run = to_dataclass(RunConfig, raw.run, "run")
+    logger = to_dataclass(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     check_ranking(dataset, trainer)
     monitor = of_first_label(trainer.monitor, dataset.tasks)
     objective = raw.objective and of_first_label(raw.objective, dataset.tasks)
@@ -81,7 +81,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
         check_next_item(raw.model.name)
     if trainer.threads is None:
         trainer = replace(trainer, threads=threads or cores())
-    model = typed(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
+    model = to_dataclass(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     check_l2(model, trainer)
     check_labels(model, dataset)
     check_validation(dataset, trainer)
@@ -102,7 +102,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
 def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
     """The checked configuration of a run directory, set to resume there. Raises ConfigError or RunError.
 
-    options: values by dotted key that replace the run's. Options of which an earlier version knew nothing are told.
+    options: values by dotted key that replace the run's. A warning lists options that the run's version did not have.
     """
     tree, lacking = completed(read_config(path))
     if isinstance(tree.get("run"), dict):
@@ -118,8 +118,8 @@ def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Confi
         newer = " The run may be of a newer version of recexp." if "unknown key" in str(error) else ""
         raise ConfigError(f"{path / 'config.yaml'}: {error}{newer}") from error
     if lacking:
-        taken = ", ".join(f"{key}={json.dumps(value)}" for key, value in lacking.items())
-        logger.warning("%s: of an earlier version of recexp; taken by default: %s", path / "config.yaml", taken)
+        defaults = ", ".join(f"{key}={json.dumps(value)}" for key, value in lacking.items())
+        logger.warning("%s: of an earlier version of recexp; taken by default: %s", path / "config.yaml", defaults)
     return config
 
 
@@ -200,7 +200,7 @@ def _import_file(path: Path) -> None:
 
 
 def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
-    """Raises ConfigError for a value that is missing or refers to what is not there."""
+    """Raises ConfigError for a value that is missing or refers to a key that does not exist."""
     names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
     for name in names:
         key = f"{prefix}{name}"
@@ -215,7 +215,7 @@ def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
 
 
 def _check_numbers(prefix: str, tree: dict[str, Any]) -> None:
-    """Raises ConfigError for a number that no option means: infinite, no number, or beyond 32 bits."""
+    """Raises ConfigError for a number that is infinite, nan or beyond 32 bits."""
     for key, value in flat(tree, prefix):
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float):
@@ -266,7 +266,7 @@ def _reader_schema(raw: DictConfig) -> Any:
     return registry.get("reader", str(reader), "dataset.reader").Config
 
 
-def typed(schema: type, node: DictConfig, prefix: str) -> Any:
+def to_dataclass(schema: type, node: DictConfig, prefix: str) -> Any:
     """The node as an instance of its dataclass; OmegaConf's errors become one line."""
     _check_keys(prefix, node, {field.name for field in fields(schema)})
     try:

@@ -29,7 +29,7 @@ from recexp import cli, registry
 from recexp.compose import compose, model_file
 from recexp.dataset.reader import source
 from recexp.groups import conf_folder
-from recexp.validate import check, typed
+from recexp.validate import check, to_dataclass
 
 ROWS = "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(60))
 LOG = f"user,item,label,timestamp\n{ROWS}"
@@ -462,7 +462,7 @@ def prepared(name: str, options: dict[str, Any]) -> None:
 
     raw = OmegaConf.merge(OmegaConf.load(conf_folder() / f"dataset/{name}.yaml"), {"cache_dir": None}, options)
     assert OmegaConf.is_dict(raw)
-    load(typed(registry.get("reader", raw.reader).Config, raw, "dataset"))
+    load(to_dataclass(registry.get("reader", raw.reader).Config, raw, "dataset"))
 
 
 @pytest.mark.parametrize("name", CSV)

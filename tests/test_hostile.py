@@ -26,7 +26,7 @@ from recexp.error import UserError
 from recexp.groups import conf_folder
 from recexp.storage import file_digest, read_json, read_yaml, write_json
 from recexp.trainer import tensors
-from recexp.validate import typed
+from recexp.validate import to_dataclass
 
 HEADER = "user,item,label,timestamp\n"
 LOG = HEADER + "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(60))
@@ -61,7 +61,7 @@ def prepared(name: str, **options: Any) -> None:
 
     raw = OmegaConf.merge(OmegaConf.load(conf_folder() / f"dataset/{name}.yaml"), {"cache_dir": None}, options)
     assert OmegaConf.is_dict(raw)
-    load(typed(registry.get("reader", raw.reader).Config, raw, "dataset"))
+    load(to_dataclass(registry.get("reader", raw.reader).Config, raw, "dataset"))
 
 
 def refused(call: Callable[[], Any]) -> str:
