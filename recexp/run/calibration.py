@@ -1,4 +1,4 @@
-"""A map from a model's scores to probabilities, fitted on the validation split by scikit-learn and kept with the run.
+"""Calibration: a map from scores to probabilities, fitted on the validation split by scikit-learn, kept with the run.
 
 isotonic   a non-decreasing function of the score, linear between corners (Zadrozny and Elkan, 2002)
 platt      sigmoid(slope * score + intercept) (Platt, 1999)
@@ -17,19 +17,19 @@ from recexp.metric.scoring import Scores
 from recexp.run.read import read_json
 
 FILE = "calibration.json"
-METHODS = {"isotonic": ("score", "probability"), "platt": ("slope", "intercept")}  # and what is kept of each
+METHODS = {"isotonic": ("score", "probability"), "platt": ("slope", "intercept")}  # by name, with its parameters
 
 
 def calibrate(valid: Scores, test: Scores, method: str) -> dict[str, Any]:
-    """What calibration.json holds: the fitted map, and test metrics before and after; of several labels, by name.
+    """The content of calibration.json: the fitted map, and test metrics before and after; by name if several labels.
 
     Raises RunError.
     """
     if method not in METHODS:
         raise RunError(f"--method {method}: no such method. {choices(method, METHODS)}")
     tests = test.by_label()
-    found = {name: _of_label(name, part, tests[name], method) for name, part in valid.by_label().items()}
-    return found.get("", found)
+    by_label = {name: _of_label(name, part, tests[name], method) for name, part in valid.by_label().items()}
+    return by_label.get("", by_label)
 
 
 def fit(method: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -50,23 +50,25 @@ def require_calibration(path: Path, labels: Sequence[str] = ()) -> list[dict[str
     kept = read_json(path / FILE)
     if kept is None:
         raise RunError(f"{path}: is not calibrated; do that with: recexp calibrate {shlex.quote(str(path))}")
-    fitted = [kept.get(name) or {} for name in labels] or [kept]
-    if not all({*METHODS.get(str(of.get("method")), ("method",))} <= of.keys() for of in fitted):
+    maps = [kept.get(name) or {} for name in labels] or [kept]
+    if not all({*METHODS.get(str(fitted.get("method")), ("method",))} <= fitted.keys() for fitted in maps):
         raise DamagedFile(f"{path / FILE}: damaged (it holds no calibration).")
-    return fitted
+    return maps
 
 
 def _of_label(name: str, valid: Scores, test: Scores, method: str) -> dict[str, Any]:
     if len(set(valid.labels.tolist())) < 2:
-        of = f" {name}" if name else ""
-        raise RunError(f"calibrate: the validation split has no labels{of} of both classes, so nothing can be fitted.")
+        label = f" {name}" if name else ""
+        raise RunError(
+            f"calibrate: the validation split has no labels{label} of both classes, so nothing can be fitted."
+        )
     fitted = fit(method, valid.logits, valid.labels)
     after = evaluate(test.labels, calibrated(test.logits, fitted), test.users).values
     return {**fitted, "before": evaluate(test.labels, test.logits, test.users).values, "after": after}
 
 
 def _isotonic(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Probabilities stay off 0 and 1 by what n rows cannot tell from them, so that no row costs an infinite logloss."""
+    """Probabilities stay 1 / (n + 2) away from 0 and 1, so that no row has an infinite logloss."""
     from sklearn.isotonic import IsotonicRegression
 
     least = 1 / (len(logits) + 2)

@@ -1,4 +1,4 @@
-"""The run directory as it is written: step by step, always with its true status."""
+"""Writes the run directory step by step, always with its true status."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ from recexp.tree import to_dict
 
 logger = logging.getLogger(__name__)
 PACKAGES = ("recexp", "torch", "numpy", "pandas", "hydra-core", "omegaconf")
-# What is opened by its name and not replaced whole.
+# Files and folders that are opened by name rather than replaced as a whole.
 OPENED = ("log.txt", "metrics.jsonl", "status.json", "checkpoints", "encoder", "tensorboard", "stop")
 
 
@@ -58,7 +58,7 @@ class Run:
         self.path, self.config, self.monitor = path, config, config.trainer.monitor
         self.logger, self.checkpoints = guarded(config, path), path / "checkpoints"
         self.made, self.began = made, not made  # began: from now on the directory stays, whatever happens
-        self.identity = ""  # to which run checkpoints belong; known once the data are
+        self.identity = ""  # of the run, for its checkpoints; known once the data are loaded
         self.ended, self._metrics = metrics is not None, metrics  # ended: the status says finished or pruned
         self._handler = LogFile(path / "log.txt")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -86,10 +86,10 @@ class Run:
                 state, message = "failed" if run.began else "discarded", str(error)
                 raise
             except BaseException as error:
-                state, message, told = run._explained(error)
-                if told is error:
+                state, message, raised = run._outcome(error)
+                if raised is error:
                     raise
-                raise told from error
+                raise raised from error
             finally:
                 run._close(state, message)
 
@@ -125,7 +125,7 @@ class Run:
         return self._metrics if self.ended else None
 
     def environment(self, fingerprint: str, facts: dict[str, Any], hardware: dict[str, Any]) -> None:
-        """Writes environment.json, or adds to it how the run goes on. Raises RunError if it began on other data."""
+        """Writes environment.json, or adds the resuming process. Raises RunError if the run began on other data."""
         before = _environment(self.path)
         _check_data(self.path, before, fingerprint)
         process = {
@@ -162,7 +162,7 @@ class Run:
         self.logger.begin(kept)
 
     def stopped(self) -> bool:
-        """Whether there is a file `stop`, left by a search that has seen enough of the run, or by its user."""
+        """True if there is a file `stop`, written by a search that prunes the run, or by its user."""
         return (self.path / "stop").exists()
 
     def log(self, text: str) -> None:
@@ -181,7 +181,7 @@ class Run:
             write_status(self.path, self._metrics["status"])
             self.ended = True
 
-    def _explained(self, error: BaseException) -> tuple[str, str, BaseException]:
+    def _outcome(self, error: BaseException) -> tuple[str, str, BaseException]:
         """State and message of a run that an error ends, and the error to raise in its place."""
         if stops := signal_behind(error):
             message = f"stopped by a signal; go on with: recexp resume {quote(str(self.path))}"
@@ -197,7 +197,7 @@ class Run:
         """state: of a run that has not ended; if it is discarded, the directory is removed."""
         try:
             if not self.ended and state != "discarded":
-                with contextlib.suppress(OSError):  # then it says running, which nobody believes without its process
+                with contextlib.suppress(OSError):  # it still says running then, but its process is gone
                     write_status(self.path, state, message)
             ended = self._metrics["status"] if self.ended and self._metrics else state
             self.logger.close("failed" if ended == "discarded" else ended)
@@ -241,7 +241,7 @@ def _check_data(path: Path, environment: dict[str, Any] | None, fingerprint: str
 
 
 def _results(path: Path) -> dict[str, Any] | None:
-    """metrics.json of a run that has ended, if all of it is whole; what is not is to be made anew."""
+    """metrics.json of a run that has ended, if all its files are whole; otherwise None, and they are made anew."""
     try:
         return read_metrics(path) if has_ended(path) else None
     except DamagedFile as error:
@@ -263,7 +263,7 @@ def _environment(path: Path) -> dict[str, Any] | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and cleanliness of the checkout the command was started in, if it is one."""
+    """The commit of the checkout that the command was started in, and whether it is clean; None outside a checkout."""
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True

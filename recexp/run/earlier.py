@@ -1,6 +1,6 @@
-"""Runs of earlier versions: options that their config.yaml lacks are recexp's own defaults.
+"""Runs of earlier versions: options that their config.yaml lacks get recexp's defaults.
 
-So a new option's default is the value that changes nothing.
+So a new option's default must be the value that changes nothing.
 """
 
 import copy
@@ -16,7 +16,7 @@ from recexp.tree import flat
 def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration with all options that recexp's YAML files have, and by dotted key those that it lacked.
 
-    What only the files of a user or a plugin name stays as it is, and so does what is too little for a configuration.
+    Options that only a user's or a plugin's files have stay as they are, and so does a tree that lacks most options.
     """
     whole = copy.deepcopy(tree)
     lacking: dict[str, Any] = {}
@@ -24,7 +24,7 @@ def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         node = whole if not prefix else whole.setdefault(prefix, {})
         if isinstance(node, dict):
             lacking |= _fill(node, defaults, prefix)
-    damaged = len(lacking) > len(dict(flat(tree)))  # no version had so little
+    damaged = len(lacking) > len(dict(flat(tree)))  # no version had so few options
     return (tree, {}) if damaged else (whole, lacking)
 
 
@@ -32,14 +32,14 @@ def _defaults(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Each group of a configuration, and what its file has; the first is the root."""
     root = _read("config.yaml")
     chosen = [item for choice in root.pop("defaults") if isinstance(choice, dict) for item in choice.items()]
-    found = [("", root)]
+    groups = [("", root)]
     for group, default in chosen:
-        own = tree[group] if isinstance(tree.get(group), dict) else {"name": default}
-        files = [f"{group}/{own[key]}.yaml" for key in ("name", "reader") if key in own]
-        if own.get("reader") not in (None, _read(files[0]).get("reader")):
+        options = tree[group] if isinstance(tree.get(group), dict) else {"name": default}
+        files = [f"{group}/{options[key]}.yaml" for key in ("name", "reader") if key in options]
+        if options.get("reader") not in (None, _read(files[0]).get("reader")):
             files = files[1:]  # a user's own data, under any name
-        found.append((group, _read(files[0]) if files else {}))
-    return found
+        groups.append((group, _read(files[0]) if files else {}))
+    return groups
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _fill(node: dict[str, Any], defaults: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Adds what a part of a configuration lacks, and returns it by dotted key."""
+    """Adds the defaults that a part of a configuration lacks; returns them by dotted key."""
     lacking: dict[str, Any] = {}
     for name, value in defaults.items():
         key = f"{prefix}.{name}".lstrip(".")

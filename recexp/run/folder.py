@@ -15,13 +15,13 @@ from recexp.lock import is_locked
 from recexp.storage import leftovers, new_folder
 
 Fill = Callable[[Path], None]  # writes the first files into a new directory
-TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # what renaming to a directory in use says
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY)  # errors of renaming to a directory in use
 
 ABANDONED_SECONDS = 60  # a new run has its lock much sooner
 
 
 def run_name(config: Config) -> str:
-    """What a run is called in the names of its directories."""
+    """The run's name in the names of its directories."""
     return config.run.name or f"{config.model.name}-{config.dataset.name}-s{config.seed}"
 
 
@@ -53,7 +53,7 @@ def make_run_folder(config: Config, fill: Fill) -> list[Path]:
 
 
 def is_filled(path: Path) -> bool:
-    """Whether a directory is there and holds more than the leftovers of a process killed in its first moments."""
+    """True if a directory exists and holds more than the leftovers of a process killed in its first moments."""
     return path.is_dir() and len(list(path.iterdir())) > len(leftovers(path))
 
 
@@ -114,7 +114,7 @@ def _missing(path: Path) -> list[Path]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Removes what runs killed in their first moments have left: a living one has had the lock of its own for long."""
+    """Removes the leftovers of runs killed in their first moments; a living run would hold its lock by then."""
     for path in leftovers(parent):
         with contextlib.suppress(OSError):  # it has just got its name
             if is_locked(path) is False and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:

@@ -16,9 +16,9 @@ LENGTHS = ("trainer.epochs", "trainer.patience")  # what a run that goes on may 
 
 
 def identity(config: Config, fingerprint: str, path: Path | None = None) -> str:
-    """To which run checkpoints belong: equal for configurations and data that train the same way from step to step.
+    """Identifies a run for its checkpoints: equal for configurations and data that train the same, step by step.
 
-    path: of the run; options that an earlier version did not have, when it began, are none of it.
+    path: of the run; options that did not exist in the version that began it do not count.
     """
     left_out = {*DATA_PATHS, *LENGTHS, *(completed(read_config(path))[1] if path else ())}
     options = {key: value for key, value in _options(to_dict(config)).items() if key not in left_out}
@@ -26,7 +26,7 @@ def identity(config: Config, fingerprint: str, path: Path | None = None) -> str:
 
 
 def check_same(path: Path, config: Config) -> None:
-    """Raises RunError if a run's configuration differs from this one, in anything but its place."""
+    """Raises RunError if a run's configuration differs from this one in anything but PLACES."""
     old, new = _options(completed(read_config(path))[0]), _options(to_dict(config))
     if different := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         key = different[0]

@@ -1,7 +1,7 @@
 """Permutation importance: how much worse a metric becomes where a feature is that of another row (Breiman, 2001).
 
-A row gets the feature of a random row of the same split; all else stays. Features that tell the same stand in for each
-other, so each of them may show little; a history is one feature, with its labels and times.
+A row gets the feature of a random row of the same split; all else stays. Features with the same information replace
+each other, so each of them may show little. A history is one feature, with its labels and times.
 
 B rows of a batch, n rows of the split
 """
@@ -61,15 +61,15 @@ class Importance:
 
 def importance(trained: Trained, split: str, metric: str, repeats: int) -> Importance:
     """Raises RunError if the metric cannot be computed. The permutations are the same each time."""
-    named, _, label = metric.partition("/")
+    base, _, label = metric.partition("/")
     scores = trained.split_scores(split)
     threshold = None
-    if PREDICTION_METRICS[named].at_best and trained.held_out.size("valid"):
+    if PREDICTION_METRICS[base].at_best and trained.held_out.size("valid"):
         threshold = best_thresholds(trained.split_scores("valid")).get(label)
     value = _computed(metric, scores, threshold)
     if isinstance(value, str):
         raise RunError(f"{trained.path}: {split} {metric} cannot be computed: {value}.")
-    sign = PREDICTION_METRICS[named].sign
+    sign = PREDICTION_METRICS[base].sign
     lost: dict[str, list[float]] = {}
     with numerics(trained.config.trainer), progress_bar(0, repeats * len(scores.labels), "importance") as bar:
         for seed in range(repeats):
@@ -85,16 +85,16 @@ def importance(trained: Trained, split: str, metric: str, repeats: int) -> Impor
 
 def features(schema: Schema, history: bool) -> list[Feature]:
     """All fields, named as in environment.json, and the history if the model reads it."""
-    found = [Feature(HISTORY, HISTORY)] if history else []
+    all_features = [Feature(HISTORY, HISTORY)] if history else []
     for side in ("user", "item", "context"):
         for field in getattr(schema, side).fields:
             name = field.name if field.name == side else f"{side}.{field.name}"
-            found.append(Feature(name, side, field.column, field.width, field.numeric, field.wide))
-    return found
+            all_features.append(Feature(name, side, field.column, field.width, field.numeric, field.wide))
+    return all_features
 
 
 def mixed(batch: Batch, other: Batch, feature: Feature) -> Batch:
-    """The batch, with one feature of each row of the other."""
+    """The batch with one feature taken from the same row of the other batch."""
     if feature.side == HISTORY:
         names = ("history", "history_label", "history_age", "mask", "found")
         return replace(batch, **{name: getattr(other, name) for name in names})
@@ -102,15 +102,15 @@ def mixed(batch: Batch, other: Batch, feature: Feature) -> Batch:
         return replace(batch, context=_mixed(batch.context, other.context, feature))
     catalogue, rows = batch.catalogue, torch.arange(len(batch), device=batch.label.device)
     if feature.side == "user":
-        own = _mixed(catalogue.users.at(batch.user), catalogue.users.at(other.user), feature)
-        users, user = _below(catalogue.users, own), len(catalogue.users.ids) + rows
+        mixed_users = _mixed(catalogue.users.at(batch.user), catalogue.users.at(other.user), feature)
+        users, user = _appended(catalogue.users, mixed_users), len(catalogue.users.ids) + rows
         return replace(batch, user=user, catalogue=replace(catalogue, users=users))
-    own = _mixed(catalogue.items.at(batch.target), catalogue.items.at(other.target), feature)
-    items, target = _below(catalogue.items, own), len(catalogue.items.ids) + rows
+    mixed_items = _mixed(catalogue.items.at(batch.target), catalogue.items.at(other.target), feature)
+    items, target = _appended(catalogue.items, mixed_items), len(catalogue.items.ids) + rows
     return replace(batch, target=target, catalogue=replace(catalogue, items=items))
 
 
-def _below(table: Features, rows: Features) -> Features:
+def _appended(table: Features, rows: Features) -> Features:
     """A table with further rows, whose lists are the table's."""
     lists = None
     if table.lists and rows.lists:
@@ -119,18 +119,18 @@ def _below(table: Features, rows: Features) -> Features:
     return Features(torch.cat([table.ids, rows.ids]), torch.cat([table.values, rows.values]), lists)
 
 
-def draw(found: Importance, path: Path) -> None:
+def draw(result: Importance, path: Path) -> None:
     """A bar for each feature, with its standard deviation over the permutations."""
     from matplotlib.figure import Figure
 
-    rows = found.rows()[::-1]
+    rows = result.rows()[::-1]
     figure = Figure(figsize=(7, 1.2 + 0.3 * len(rows)), facecolor=PAPER, layout="constrained")
     axis = figure.subplots()
     names, means, deviations = zip(*rows, strict=True)
     axis.barh(names, means, xerr=deviations, color=COLOURS[0], ecolor=MUTED, height=0.65)
     axis.axvline(0, color=MUTED, linewidth=0.8)
-    value = format_value(f"{found.split}.{found.metric}", found.value)
-    axis.set_title(f"{found.split} {found.metric} {value}: worse by, if permuted", loc="left", color=INK, fontsize=10)
+    value = format_value(f"{result.split}.{result.metric}", result.value)
+    axis.set_title(f"{result.split} {result.metric} {value}: worse by, if permuted", loc="left", color=INK, fontsize=10)
     axis.tick_params(colors=INK, labelsize=8)
     axis.spines[["top", "right", "left"]].set_visible(False)
     with replacing(path) as file:
@@ -151,23 +151,24 @@ def _permuted(trained: Trained, split: str, seed: int) -> Iterator[tuple[str, np
             batch = batches.gather(samples.take(at), split, longest)
             other = batches.gather(samples.take(order[at]), split, longest)
             for feature in chosen:
-                yield feature.name, trained.model(mixed(batch, other, feature)).every.double().cpu().numpy()
+                yield feature.name, trained.model(mixed(batch, other, feature)).all_logits.double().cpu().numpy()
 
 
-def _mixed(own: Features, other: Features, feature: Feature) -> Features:
+def _mixed(rows: Features, other: Features, feature: Feature) -> Features:
+    """The rows with the columns of one feature taken from other rows."""
     if feature.wide:
-        assert own.lists is not None and other.lists is not None
-        start, count = own.lists.start.clone(), own.lists.count.clone()
+        assert rows.lists is not None and other.lists is not None
+        start, count = rows.lists.start.clone(), rows.lists.count.clone()
         start[:, feature.first] = other.lists.start[:, feature.first]
         count[:, feature.first] = other.lists.count[:, feature.first]
-        return replace(own, lists=replace(own.lists, start=start, count=count))
+        return replace(rows, lists=replace(rows.lists, start=start, count=count))
     columns = slice(feature.first, feature.first + feature.width)
-    ids, values = own.ids.clone(), own.values.clone()
+    ids, values = rows.ids.clone(), rows.values.clone()
     if feature.numeric:
         values[:, columns] = other.values[:, columns]
     else:
         ids[:, columns] = other.ids[:, columns]
-    return replace(own, ids=ids, values=values)
+    return replace(rows, ids=ids, values=values)
 
 
 def permuted_scores(scores: Scores, logits: np.ndarray) -> Scores:
@@ -177,8 +178,9 @@ def permuted_scores(scores: Scores, logits: np.ndarray) -> Scores:
     return scores_of(scores.labels, logits, scores.users, scores.items, names, labels)
 
 
-def _computed(metric: str, scores: Scores, threshold: float | None) -> float | str:
-    named, _, label = metric.partition("/")
-    at_best, of = PREDICTION_METRICS[named].at_best, scores.by_label()[label]
-    predictions = Predictions(of.labels == 1, of.logits, of.users, threshold if at_best else 0.0)
-    return PREDICTION_METRICS[named].compute(predictions)
+def _computed(name: str, scores: Scores, threshold: float | None) -> float | str:
+    """The value of a metric, such as auc or auc/like, or the reason why it has none."""
+    base, _, label = name.partition("/")
+    metric, part = PREDICTION_METRICS[base], scores.by_label()[label]
+    predictions = Predictions(part.labels == 1, part.logits, part.users, threshold if metric.at_best else 0.0)
+    return metric.compute(predictions)

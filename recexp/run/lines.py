@@ -22,21 +22,21 @@ def data_line(name: str, dataset: "Dataset") -> str:
     rows = ", ".join(f"{split} {count:,}" for split, count in facts["rows"].items())
     rates = f"label rate {facts['label_rate']['train']:.3f}"
     if tasks := facts.get("tasks"):
-        rates = "label rates " + ", ".join(f"{task} {_label_rate(**told)}" for task, told in tasks.items())
+        rates = "label rates " + ", ".join(f"{task} {_label_rate(**label)}" for task, label in tasks.items())
     line = f"data   {name}: {', '.join([*sizes, f'rows {rows}'])}; {rates}"
     unknown = _unknown(facts["unknown_rate"].get("test", {}))
     return f"{line}; unknown in test: {', '.join(unknown)}" if unknown else line
 
 
 def _unknown(rates: dict[str, float]) -> list[str]:
-    """The shares of unknown values that are above 0, of many columns the largest."""
+    """The shares of unknown values above 0; of many columns only the largest shares."""
     rates = {name: share for name, share in rates.items() if share}
     largest = sorted(rates, key=lambda name: -rates[name])
     named = largest[:SHOWN] if len(largest) > SHOWN + 1 else largest
-    told = [f"{name} {share:.1%}" for name, share in rates.items() if name in named]
-    if more := largest[len(named) :]:
-        told.append(f"{len(more)} more columns at most {rates[more[0]]:.1%}")
-    return told
+    shown = [f"{name} {share:.1%}" for name, share in rates.items() if name in named]
+    if others := largest[len(named) :]:
+        shown.append(f"{len(others)} more columns at most {rates[others[0]]:.1%}")
+    return shown
 
 
 def _label_rate(rate: float | None, known: float) -> str:
@@ -91,7 +91,8 @@ def group_lines(kinds: dict[str, Any]) -> list[str]:
     for kind, groups in kinds.items():
         names = [name for name in next(iter(groups.values()), {}) if name.startswith("ndcg")]
         rows = [[kind, "users", *names]]
-        rows += [[group, f"{of['users']:,}", *(number(of.get(name)) for name in names)] for group, of in groups.items()]
+        for group, metrics in groups.items():
+            rows.append([group, f"{metrics['users']:,}", *(number(metrics.get(name)) for name in names)])
         lines += ["", *columns(rows, right=range(1, len(names) + 2))]
     return [*lines, ""] if lines else []
 

@@ -98,8 +98,8 @@ def _best(epochs: list[dict[str, Any]], metrics: dict[str, Any]) -> int | None:
 def _title(metrics: dict[str, Any], path: Path) -> str:
     if not metrics:
         return path.name
-    found = {name: metrics["test"][name] for name in among(metrics["test"], [MAIN])}
-    auc = "".join(f", test {_upper(name)} {value:.4f}" for name, value in found.items() if value is not None)
+    values = {name: metrics["test"][name] for name in among(metrics["test"], [MAIN])}
+    auc = "".join(f", test {_upper(name)} {value:.4f}" for name, value in values.items() if value is not None)
     return (
         f"{metrics['model']} on {metrics['dataset']}, seed {metrics['seed']}: best epoch {metrics['best_epoch']}{auc}"
     )

@@ -24,14 +24,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> list[str]:
-    """What was typed; nothing if the file is missing. Raises DamagedFile."""
+    """The overrides as the user typed them; none if the file is missing. Raises DamagedFile."""
     try:
-        typed = storage.read_yaml(path / "overrides.yaml")
+        overrides = storage.read_yaml(path / "overrides.yaml")
     except FileNotFoundError:
         return []
-    if not (isinstance(typed, list) and all(isinstance(word, str) for word in typed)):
+    if not (isinstance(overrides, list) and all(isinstance(word, str) for word in overrides)):
         raise DamagedFile(f"{path / 'overrides.yaml'}: damaged (holds no list of overrides).")
-    return typed
+    return overrides
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def find_runs(folders: list[Path]) -> list[Path]:
 
     Raises RunError for a missing folder.
     """
-    found, seen = [], set()
+    runs, seen = [], set()
     for folder in folders:
         if not folder.is_dir():
             raise RunError(f"{folder}: no such directory.")
@@ -80,8 +80,8 @@ def find_runs(folders: list[Path]) -> list[Path]:
             seen.add(identity)
             subfolders.sort(key=lambda name: os.path.islink(os.path.join(path, name)))
             if "status.json" in files:
-                found.append(Path(path))
-    return sorted(found, key=_by_number)
+                runs.append(Path(path))
+    return sorted(runs, key=_by_number)
 
 
 def _are_metrics(values: Any) -> bool:
@@ -89,7 +89,7 @@ def _are_metrics(values: Any) -> bool:
 
 
 def _are_groups(kinds: Any) -> bool:
-    """Whether these are metrics by kind of group and group, each with its number of users."""
+    """True if these are metrics by kind of group and group, each with its number of users."""
     if not (isinstance(kinds, dict) and all(isinstance(groups, dict) for groups in kinds.values())):
         return False
     every = [group for groups in kinds.values() for group in groups.values()]

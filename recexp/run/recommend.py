@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recexp.dataset.column import ranges
 from recexp.dataset.log import Log
-from recexp.metric.full_ranking import places
+from recexp.metric.full_ranking import index_of
 from recexp.metric.item_scores import ItemScores
 from recexp.metric.top import Top, top
 
@@ -21,11 +21,11 @@ def best_items(scores: ItemScores, rows: Tensor, k: int, seen: tuple[np.ndarray,
     seen: pairs of user, counted from 0, and item that are not recommended.
     Raises FloatingPointError if a score is not finite.
     """
-    found, candidates = scores.of(rows), scores.candidates
-    user, item = (torch.from_numpy(index).to(rows.device) for index in seen)
-    place = places(candidates, len(scores.batches.catalogue.items.ids))[item.long()]
-    found[user[place >= 0], place[place >= 0]] = -torch.inf
-    value, column = top(found, k)
+    logits, candidates = scores.of(rows), scores.candidates
+    user, item = (torch.from_numpy(column).to(rows.device) for column in seen)
+    index = index_of(candidates, len(scores.batches.catalogue.items.ids))[item.long()]
+    logits[user[index >= 0], index[index >= 0]] = -torch.inf
+    value, column = top(logits, k)
     item = torch.where(value > -torch.inf, candidates[column], 0)
     return Top(np.arange(len(rows)), item.cpu().numpy(), value.cpu().numpy().astype(np.float64))
 
@@ -44,6 +44,6 @@ def seen_items(log: Log, earlier: np.ndarray, rows: np.ndarray) -> tuple[np.ndar
 
 
 def _pairs(item: np.ndarray, first: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The entries of `item` from first to end of each of b users: whose they are, counted from 0, and the items."""
+    """Pairs of user, counted from 0, and item: the entries of `item` from first to end of each of b users."""
     position, user = ranges(torch.from_numpy(first.astype(np.int64)), torch.from_numpy(end.astype(np.int64)))
     return user.numpy(), item[position.numpy()]

@@ -49,9 +49,9 @@ class Record:
         return lines
 
     def by_label(self) -> "dict[str, pd.DataFrame]":
-        """The predictions of each of several labels by name, of the rows that have it; of one label by "".
+        """The predictions for each label by name, in the rows that have the label. A single label has the name "".
 
-        The columns are those of one label. None at all if there are no predictions to read.
+        The columns are label, score and so on, as for a single label. Empty if there are no predictions to read.
         """
         frame = self.predictions()
         if frame is None:
@@ -71,7 +71,7 @@ class Record:
         return self._result("recommendations.parquet", ("user", "item", "rank", "score"))
 
     def _result(self, name: str, columns: Sequence[str]) -> "pd.DataFrame | None":
-        """The file of this name, which has these columns; of several labels, one each, as score/like."""
+        """The file of this name, which must have these columns; if several labels, one for each, as score/like."""
         import pandas as pd
 
         file = self.path / name
@@ -93,8 +93,8 @@ class Record:
 def _of_label(frame: "pd.DataFrame", name: str, names: list[str]) -> "pd.DataFrame":
     """The rows that have one of several labels, as of one label."""
     others = [of_label(column, other) for other in names for column in ("label", "score") if other != name]
-    own = {of_label(column, name): column for column in ("label", "score")}
-    frame = frame.drop(columns=others).rename(columns=own)
+    plain_names = {of_label(column, name): column for column in ("label", "score")}
+    frame = frame.drop(columns=others).rename(columns=plain_names)
     return frame[frame["label"] >= 0].reset_index(drop=True)
 
 
@@ -152,7 +152,7 @@ def read_all(folders: Iterable[str | Path]) -> list[Record]:
 
 
 def torn_lines(path: Path, numbers: list[int]) -> str:
-    """What is said of lines of metrics.jsonl that are set aside."""
+    """The warning about damaged lines of metrics.jsonl."""
     return f"{path / 'metrics.jsonl'}: damaged in line {', '.join(map(str, numbers))}, which is left out."
 
 

@@ -1,4 +1,4 @@
-"""Whether two runs are the same to the bit, and what else was different where they ran."""
+"""Compares two runs bit by bit, and the environments in which they ran."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ from recexp.tree import flat
 if TYPE_CHECKING:
     import pandas as pd
 
-TIMES = ("seconds", "samples_per_second", "peak_memory_mb")  # metrics in which no two runs are the same
-WHERE = ("python", "packages.", "hardware.", "git.")  # what may be different of two processes, by dotted key
+TIMES = ("seconds", "samples_per_second", "peak_memory_mb")  # metrics that differ between any two runs
+WHERE = ("python", "packages.", "hardware.", "git.")  # keys of environment.json that are compared
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One part of two runs, and in words what of it differs."""
+    """One part of two runs, and its differences in words."""
 
     name: str
     differs: list[str]
-    kept: bool = True  # by the first run; there is nothing to compare if not
+    kept: bool = True  # whether the first run has this part
 
 
 def require_finished(path: Path) -> None:
@@ -40,7 +40,7 @@ def require_finished(path: Path) -> None:
 def comparisons(first: Path, second: Path) -> list[Comparison]:
     """Weights, predictions, recommendations and metrics of two runs that have ended. Raises DamagedFile.
 
-    Of predictions and recommendations a run that ranks alone has the second, and one that ranks nothing the first.
+    A run that only ranks has recommendations and no predictions; a run that ranks nothing has no recommendations.
     """
     one, two = read(first), read(second)
     frames = [
@@ -52,7 +52,7 @@ def comparisons(first: Path, second: Path) -> list[Comparison]:
 
 
 def surroundings(first: Path, second: Path) -> list[str]:
-    """What environment.json says differently of data, versions and hardware, in words."""
+    """The differences of environment.json in data, versions and hardware, in words."""
     one, two = _environment(first), _environment(second)
     keys = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
     return [_both(key, _text(one.get(key)), _text(two.get(key))) for key in keys]
@@ -99,7 +99,7 @@ def _metrics(first: Path, second: Path) -> Comparison:
 
 
 def _environment(path: Path) -> dict[str, Any]:
-    """By dotted key, what a run's processes were in; lists where a resumed run was in several."""
+    """The environment of a run by dotted key: the data, and lists of the values of its processes."""
     content = read_json(path / "environment.json") or {}
     values: dict[str, Any] = {"data": content.get("data", {}).get("fingerprint")}
     for process in (content, *content.get("resumed", ())):

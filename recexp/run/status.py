@@ -49,17 +49,19 @@ def check_results(path: Path, status: dict[str, Any], names: Iterable[str] = RES
         if expected is None:  # not made, or by an earlier version
             continue
         try:
-            whole = file_digest(file) == expected
+            is_whole = file_digest(file) == expected
         except OSError as error:
             raise DamagedFile(f"{file}: cannot be read ({error.strerror or error}).") from error
-        if not whole:
+        if not is_whole:
             raise DamagedFile(f"{file}: damaged (its content is not that of its checksum in status.json).")
 
 
 def _at_work(path: Path, status: dict[str, Any]) -> bool:
-    """Whether the process that wrote the status lives: it holds the lock. Without locks its id and start must agree."""
+    """True if the process that wrote the status lives: it holds the lock. Without locks its id and start must agree."""
     locked = is_locked(path)
-    return _alive(status["pid"]) and _started(status["pid"]) == status.get("started") if locked is None else locked
+    if locked is not None:
+        return locked
+    return _alive(status["pid"]) and _started(status["pid"]) == status.get("started")
 
 
 def _alive(pid: Any) -> bool:

@@ -19,7 +19,7 @@ from recexp.dataset.config import LabelKind
 from recexp.dataset.facts import unknown_rates
 from recexp.dataset.given import FrameTable, Rows, column_names, read_rows
 from recexp.dataset.log import Dataset, Log
-from recexp.dataset.merge import Given, History, extended, merge, refuse_own_events
+from recexp.dataset.merge import History, MergedRows, extended, merge, refuse_own_events
 from recexp.dataset.prepare import load
 from recexp.dataset.schema import FIRST, Side
 from recexp.dataset.table_file import TableFile
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NO_PAIRS = np.zeros((0, 2), np.int32)
-NOTHING = NO_PAIRS[:, 0], NO_PAIRS[:, 1]  # seen
+NOTHING_SEEN = NO_PAIRS[:, 0], NO_PAIRS[:, 1]
 HELD_OUT = ("valid", "test")
 
 
@@ -92,11 +92,11 @@ class Trained:
     ) -> "pd.Series | pd.DataFrame":
         """The probability of label 1 for each row of a frame, whose columns are named as in the run's own data.
 
-        Of several labels, a frame with a column of each, as score/like.
+        With several labels it is a frame with a column for each, as score/like.
 
         history: `saved`, a row's history is of the events kept with the run; `given`, of the frame's own rows that have
-        a label; or `both`. A history holds only what is strictly before the row. calibrate: by what `recexp calibrate`
-        has kept. Raises ConfigError, DataError or RunError.
+        a label; or `both`. A history holds only what is strictly before the row. calibrate: with the map that `recexp
+        calibrate` has fitted. Raises ConfigError, DataError or RunError.
         """
         import pandas as pd
 
@@ -104,8 +104,8 @@ class Trained:
             scores = {name: np.zeros(0) for name in self._score_names}
         else:
             scores = self.scores(self.read(FrameTable(frame)), history, calibrate)
-        found = pd.DataFrame(scores, frame.index)
-        return found if self.dataset.schema.tasks else found["score"]
+        predictions = pd.DataFrame(scores, frame.index)
+        return predictions if self.dataset.schema.tasks else predictions["score"]
 
     def read(self, table: TableFile, labelled: bool = False) -> Rows:
         """The rows of a file, which needs the features of the context if the model reads them. Raises DataError.
@@ -116,21 +116,21 @@ class Trained:
 
     @property
     def _needed(self) -> tuple[str, ...]:
-        """The sides whose features rows must have, as none are kept with the run."""
+        """The sides whose features rows must have, since the run does not keep them."""
         return ("context",) if reads_context(self.model) else ()
 
     def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> dict[str, np.ndarray]:
-        """The probability of label 1 of each row by column: score, or as score/like of each of several labels.
+        """The probability of label 1 of each row, by column name: score, or score/like for each of several labels.
 
-        calibrate: by what `recexp calibrate` has kept; raises RunError.
+        calibrate: with the map that `recexp calibrate` has fitted; raises RunError if there is none.
         """
         maps = require_calibration(self.path, self.dataset.schema.tasks) if calibrate else []
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
-        self._tell(given)
+        self._log_unknown(given)
         logits = self._logits(given)
         columns = logits.reshape(len(logits), -1).T
         if calibrate:
-            columns = np.stack([calibrated(*pair) for pair in zip(columns, maps, strict=True)])
+            columns = np.stack([calibrated(column, fitted) for column, fitted in zip(columns, maps, strict=True)])
         return dict(zip(self._score_names, probability(columns), strict=True))
 
     @property
@@ -180,7 +180,7 @@ class Trained:
             refuse_own_events(self.dataset, rows, self.config.dataset, history_of(history))
         given = merge(self.dataset, rows, self.config.dataset, history_of(history))
         assert rows.label is not None
-        self._tell(given)
+        self._log_unknown(given)
         logits, log = self._logits(given), given.dataset.log
         users = None if log.user is None else log.user[given.row]
         tasks = NO_PAIRS if rows.tasks is None else rows.tasks
@@ -197,7 +197,7 @@ class Trained:
         """The k best items of each user: user, item, rank from 1, and score, the probability of label 1.
 
         users: ids, or a frame with a column of them and, if the model reads any, one for each feature of the context; a
-        column of times says when each is asked for, otherwise after all known events. All users by default. items: the
+        column of times says for when to recommend, by default after all known events. All users by default. items: the
         ones to choose from, ids or a frame of new ones with features; by default all, or those of the training split
         after trainer=next_item. keep_seen: recommend what a user has already had too. Raises ConfigError or DataError.
         """
@@ -211,11 +211,11 @@ class Trained:
         self, users: TableFile | None, k: int, items: TableFile | None = None, keep_seen: bool = False
     ) -> "Iterator[pd.DataFrame]":
         """As `recommend`, a block of users at a time."""
-        given, candidates = self._requests(users, items)
+        given, candidates = self._users_and_candidates(users, items)
         return self.best_of(given, candidates, k, keep_seen)
 
     def best_of(
-        self, given: Given, candidates: np.ndarray, k: int, keep_seen: bool = False
+        self, given: MergedRows, candidates: np.ndarray, k: int, keep_seen: bool = False
     ) -> "Iterator[pd.DataFrame]":
         """The k best of some rows (N,) of items for the user of each row given, a block of users at a time."""
         import pandas as pd
@@ -230,7 +230,7 @@ class Trained:
         with progress_bar(0, len(given.row), "recommend") as bar:
             for start in range(0, len(given.row), scores.block):
                 rows = given.row[start : start + scores.block]
-                seen = NOTHING if keep_seen else seen_items(log, NO_PAIRS if earlier is None else earlier, rows)
+                seen = NOTHING_SEEN if keep_seen else seen_items(log, NO_PAIRS if earlier is None else earlier, rows)
                 user, item, rank, logit = self._best(scores, rows, k, seen).listed()
                 yield pd.DataFrame({
                     "user": log.users.raw[log.user[rows[user]]], "item": log.items.raw[item],
@@ -245,25 +245,25 @@ class Trained:
             except FloatingPointError as error:
                 raise Failure(str(error)) from error
 
-    def _requests(self, users: TableFile | None, items: TableFile | None) -> tuple[Given, np.ndarray]:
-        """The users set among the kept events, and the rows (N,) of the items to choose from."""
+    def _users_and_candidates(self, users: TableFile | None, items: TableFile | None) -> tuple[MergedRows, np.ndarray]:
+        """The users merged with the kept events, and the rows (N,) of the items to choose from."""
         config, dataset = self.config.dataset, self.dataset
         log = dataset.log
         if not isinstance(log, Log):
             raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
-        given = [name for name in dataset.encoder.context.fields if name not in config.features.derived.names]
+        needed = [name for name in dataset.encoder.context.fields if name not in config.features.derived.names]
         reads_time = bool(config.features.derived.time and self._needed)
         if reads_time:
-            given.append(column_names(config)["timestamp"])
-        if users is None and given and self._needed:
-            names = ", ".join(given)
+            needed.append(column_names(config)["timestamp"])
+        if users is None and needed and self._needed:
+            names = ", ".join(needed)
             raise ConfigError(f"users: a score depends on {names}; give a frame or FILE of users with these columns.")
         roles, optional = (("user", "timestamp"), ()) if reads_time else (("user",), ("timestamp",))
-        asked = read_rows(
+        rows = read_rows(
             users or self._all_users(), dataset, config, roles, ("user", "context"), optional, needed=self._needed
         )
-        if asked.timestamp is None:
-            asked = replace(asked, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(asked.frame)))
+        if rows.timestamp is None:
+            rows = replace(rows, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(rows.frame)))
         table, candidates = log.items, np.arange(1, len(log.items.raw))
         if items is not None:
             chosen = read_rows(items, dataset, config, ("item",), ("item",), ())
@@ -272,10 +272,10 @@ class Trained:
         if isinstance(self.config.trainer, NextItemConfig):  # as in its metrics: an item without a vector has no score
             ranked = candidates[table.ids[candidates, 0] >= FIRST]
             if items is not None and len(ranked) < len(candidates):
-                _tell_of_unranked(items, len(candidates), len(candidates) - len(ranked))
+                _warn_of_unranked(items, len(candidates), len(candidates) - len(ranked))
             candidates = ranked
-        merged = merge(dataset, asked, config, History.saved)
-        self._tell(merged)
+        merged = merge(dataset, rows, config, History.saved)
+        self._log_unknown(merged)
         return merged, candidates.astype(np.int64)
 
     def _all_users(self) -> FrameTable:
@@ -314,11 +314,11 @@ class Trained:
             size = self.config.trainer.eval_batch_size
             return evaluate_split(self.model, self.held_out, "valid", size, self._precision())[1]
 
-    def scores_of(self, given: Given) -> np.ndarray:
-        """The probability of label 1 of rows that stand among the run's events already."""
+    def scores_of(self, given: MergedRows) -> np.ndarray:
+        """The probability of label 1 of rows that are merged with the run's events already."""
         return probability(self._logits(given))
 
-    def _logits(self, given: Given) -> np.ndarray:
+    def _logits(self, given: MergedRows) -> np.ndarray:
         """The logits (n,) of the rows given; of T labels (n, T)."""
         batches = Batches(given.dataset, self.config.dataset, self.device, given.known, search_of(self.model))
         rows = torch.from_numpy(given.row.astype(np.int32)).to(self.device)
@@ -338,8 +338,8 @@ class Trained:
     def _precision(self) -> AbstractContextManager:
         return autocast(self.config.trainer, self.device)
 
-    def _tell(self, given: Given) -> None:
-        """Says how many of the values are unknown to the model, and if times seem to be in another unit."""
+    def _log_unknown(self, given: MergedRows) -> None:
+        """Logs how many values are unknown to the model; warns if times seem to be in another unit."""
         kept, log = self.dataset.log, given.dataset.log
         if isinstance(kept, Log) and isinstance(log, Log) and len(kept):
             times = (kept.timestamp, log.timestamp[given.row])
@@ -356,8 +356,8 @@ class Trained:
             logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))
 
 
-def _tell_of_unranked(items: TableFile, n: int, n_unranked: int) -> None:
-    """Raises DataError if these are all of the n items."""
+def _warn_of_unranked(items: TableFile, n: int, n_unranked: int) -> None:
+    """Warns that n_unranked of n items have no rank. Raises DataError if that is all of them."""
     message = f"{n_unranked:,} of {n:,} items are not in the training split, so this model ranks none"
     if n_unranked == n:
         raise DataError(f"{items.path}: {message}.")

@@ -72,7 +72,7 @@ def test_the_runs_own_test_rows_get_the_scores_and_metrics_that_they_had_to_the_
 
 
 def without_test_rows(run: Trained) -> Trained:
-    run.dataset = replace(run.dataset, log=run.dataset.log._kept(np.flatnonzero(run.dataset.log.split < 2)))
+    run.dataset = replace(run.dataset, log=run.dataset.log._subset(np.flatnonzero(run.dataset.log.split < 2)))
     return run
 
 

@@ -6,7 +6,7 @@ encoder.json              how raw values become ids and numbers
 user.npz, item.npz        these of all users and items that the run knows, with their raw ids
 user.json, item.json      of a table whose rows are joined with features by id: these, as raw values
 item_vectors.npy          of a ranker: the vectors that its query is multiplied by, one per item id
-user.parquet, ...         the vectors of users and items by raw id, if asked for
+user.parquet, ...         the vectors of users and items by raw id, if requested
 rows.json, example.py     some rows with the scores that the run gives them, and a program that scores them
 """
 
@@ -128,8 +128,8 @@ def _about(trained: Trained, inputs: list[dict[str, Any]], ranks: bool) -> dict[
 
 
 def _difference(folder: Path, rows: list[dict[str, Any]], expected: np.ndarray) -> float:
-    """The largest difference of a score by example.py from what is expected, all rows at once and the first alone."""
+    """The largest difference of example.py's scores from the expected ones, for all rows at once and for the first."""
     example = runpy.run_path(str(folder / "example.py"))
-    found = example["scores"](rows)
+    scores = example["scores"](rows)
     alone = example["scores"](rows[:1])
-    return float(max(np.abs(found - expected).max(), np.abs(alone - expected[:1]).max()))
+    return float(max(np.abs(scores - expected).max(), np.abs(alone - expected[:1]).max()))

@@ -15,12 +15,13 @@ from recexp.run.table import table_writer
 
 def write_embeddings(model: nn.Module, encoder: Encoder, folder: Path) -> None:
     """Writes user.parquet and item.parquet, as far as the model has vectors; raises ConfigError if it has none."""
-    found = {side: frame for side in ("user", "item") if (frame := embeddings(model, encoder, side)) is not None}
-    if not found:
+    frames = {side: embeddings(model, encoder, side) for side in ("user", "item")}
+    if all(frame is None for frame in frames.values()):
         raise ConfigError("--embeddings: the model has no embeddings of users or items.")
-    for side, frame in found.items():
-        with table_writer(folder / f"{side}.parquet") as put:
-            put(frame)
+    for side, frame in frames.items():
+        if frame is not None:
+            with table_writer(folder / f"{side}.parquet") as put:
+                put(frame)
 
 
 def embeddings(model: nn.Module, encoder: Encoder, side: str) -> pd.DataFrame | None:
@@ -39,5 +40,5 @@ def embeddings(model: nn.Module, encoder: Encoder, side: str) -> pd.DataFrame | 
 
 
 def _is_of(table: Table, side: str) -> bool:
-    """Whether it holds the ids of a side; a model may read other fields of it alone."""
+    """True if it holds the ids of a side, not only other fields of that side."""
     return table.origin is not None and table.origin.side == side and FIRST in table.origin.ids

@@ -1,4 +1,4 @@
-"""What turns raw values into a model's inputs, written for programs other than recexp.
+"""Describes how raw values become a model's inputs, for programs other than recexp.
 
 n users, items or events
 """
@@ -34,7 +34,7 @@ def _described(encoder: SideEncoder, field: Field) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": field.name, "kind": field.kind.name}
     match encoder.fields[field.name]:
         case Numeric() | Vector() as numeric:
-            mean, deviation = (np.asarray(of).tolist() for of in (numeric.mean, numeric.deviation))
+            mean, deviation = np.asarray(numeric.mean).tolist(), np.asarray(numeric.deviation).tolist()
             return entry | {"mean": mean, "deviation": deviation, "largest": MAX_DEVIATIONS}
         case Binned() as binned:
             entry |= {"size": binned.size, "edges": binned.edges.tolist()}

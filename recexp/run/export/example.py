@@ -26,14 +26,14 @@ def plain(value):
 
 
 def key(side, field, value):
-    """By what a value of a field is known: that of a category is not told apart by how a number is written."""
+    """The text by which a field's value is looked up. In categories 3, 3.0 and "3.0" are the same."""
     return plain(value) if field["kind"] == "categorical" and field["name"] != side else text(value)
 
 
-def place(table, raw):
-    """What a table has for an id; a number is also the id that is written 3.0."""
-    found = table.get(text(raw))
-    return found if found is not None or isinstance(raw, str) else table.get(plain(raw) + ".0")
+def look_up(table, raw):
+    """The table's entry for an id, or None. The number 3 is also the id that is written 3.0."""
+    entry = table.get(text(raw))
+    return entry if entry is not None or isinstance(raw, str) else table.get(plain(raw) + ".0")
 
 
 HERE = Path(__file__).parent
@@ -78,15 +78,15 @@ def encode(side, values):
         else:
             cell = (value or []) if field["kind"] == "multi" else [value]
             known = ID[side, field["name"]]
-            found = [1 if value is None else known.get(key(side, field, value), 1) for value in cell]
-            ids += (found + [0] * field["width"])[: field["width"]]
+            cell_ids = [1 if value is None else known.get(key(side, field, value), 1) for value in cell]
+            ids += (cell_ids + [0] * field["width"])[: field["width"]]
     return ids, numbers
 
 
 def find(side, given):
     """The ids and numbers of a user or an item: a known id, or a new one's values by name, its id among them."""
     values = given if isinstance(given, dict) else {side: given}
-    row = None if values.get(side) is None else place(ROW[side], values[side])
+    row = None if values.get(side) is None else look_up(ROW[side], values[side])
     if row:
         return KNOWN[side]["ids"][row], KNOWN[side]["values"][row]
     return encode(side, values)
@@ -96,7 +96,7 @@ def joined(row):
     """A row of a table, its context joined with the features of its user or item."""
     context = dict(row.get("context", {}))
     for side, known in JOINED.items():
-        context |= place(known, row.get(side)) or {}
+        context |= look_up(known, row.get(side)) or {}
     return {"context": context} if JOINED else row
 
 
@@ -106,7 +106,7 @@ def inputs(rows):
     histories = [row.get("history", [])[-ABOUT["max_history"] :] if ABOUT["max_history"] else [] for row in rows]
     sizes = {"batch": len(rows), "length": max(1, *map(len, histories), 0)}
     arrays = {
-        each["name"]: np.zeros([sizes.get(n, n) for n in each["shape"]], each["dtype"]) for each in ABOUT["inputs"]
+        entry["name"]: np.zeros([sizes.get(n, n) for n in entry["shape"]], entry["dtype"]) for entry in ABOUT["inputs"]
     }
 
     def put(at, **values):
@@ -138,7 +138,7 @@ def run(arrays):
 def best(query, seen, k=3):
     """The k best items that a user has not seen, and their scores."""
     scores = np.load(HERE / "item_vectors.npy")[KNOWN["item"]["ids"][:, 0]] @ query
-    scores[[0, *filter(None, (place(ROW["item"], item) for item in seen))]] = -np.inf
+    scores[[0, *filter(None, (look_up(ROW["item"], item) for item in seen))]] = -np.inf
     chosen = np.argsort(-scores, kind="stable")[:k]
     return [(KNOWN["item"]["raw"][row], 1 / (1 + np.exp(-scores[row]))) for row in chosen]
 

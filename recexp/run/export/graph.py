@@ -1,4 +1,4 @@
-"""A model as a graph of torch's operations, whose inputs are plain arrays, one row per sample.
+"""Exports a model as a graph of torch operations, whose inputs are plain arrays with one row per sample.
 
 B batch, L history length, both open; C id columns of a side, V its value columns
 """
@@ -43,7 +43,7 @@ class Served(nn.Module):
         return self.output(self.batch(dict(zip(self.names, columns, strict=True))))
 
     def output(self, batch: Batch) -> Tensor:
-        return cast(Ranker, self.model).query(batch) if self.ranks else torch.sigmoid(self.model(batch).every)
+        return cast(Ranker, self.model).query(batch) if self.ranks else torch.sigmoid(self.model(batch).all_logits)
 
     def batch(self, columns: dict[str, Tensor]) -> Batch:
         """The samples as a batch whose catalogue holds just their own users and items."""
@@ -82,7 +82,7 @@ def columns_of(batch: Batch) -> dict[str, Tensor]:
 
 
 def several(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Columns of two samples and two events or more, so that no size is taken for a constant."""
+    """Columns of at least two samples and two events, so that the exporter takes no size for a constant."""
     n = max(2, len(columns["user_ids"]))
     few = {name: column[torch.arange(n) % len(column)] for name, column in columns.items()}
     missing = max(0, 2 - few["mask"].shape[1])
@@ -164,12 +164,12 @@ def write(exported: Any, names: Sequence[str], output: str, form: str, folder: P
 
 def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
     aten = torch.ops.aten
-    written_as: dict[Any, Any] = {
+    replacements: dict[Any, Any] = {
         aten.sort.stable: _sort,
         aten.argsort.stable: _argsort,
         aten.rrelu.default: _rrelu,
-    }  # what the exporter has no function for
-    exported = exported.run_decompositions(written_as)
+    }  # operations that the exporter cannot convert
+    exported = exported.run_decompositions(replacements)
     try:
         return torch.onnx.export(exported, dynamo=True, verbose=False, input_names=names, output_names=[output])
     except torch.onnx.OnnxExporterError as error:
@@ -196,7 +196,7 @@ def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch's exporters say about themselves."""
+    """Hides the messages and warnings of torch's exporters."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)

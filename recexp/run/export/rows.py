@@ -1,4 +1,4 @@
-"""Rows to try an exported model on: the last events of some of the run's users, or made up if it keeps no rows."""
+"""Rows to test an exported model on: the last events of some of the run's users, or made up if it keeps no rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.field import Encoded, Hash
 from recexp.dataset.log import Dataset, Log, Table, evenly
-from recexp.dataset.merge import Given
+from recexp.dataset.merge import MergedRows
 from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.dataset.value import checksum
 from recexp.model import reads_history
@@ -21,13 +21,13 @@ from recexp.run.recommend import seen_items
 from recexp.run.trained import NO_PAIRS, Trained
 
 
-def examples(dataset: Dataset, n: int) -> Given:
+def examples(dataset: Dataset, n: int) -> MergedRows:
     """n rows, fewer if the run has fewer users."""
     log = dataset.log
     if isinstance(log, Log):
         last = log.offsets[1:] - 1
         rows = last[log.offsets[1:] > log.offsets[:-1]]
-        return Given(dataset, rows[evenly(len(rows), n)], np.ones(len(log), bool))
+        return MergedRows(dataset, rows[evenly(len(rows), n)], np.ones(len(log), bool))
     random = np.random.default_rng(0)
     zeros = np.zeros(n, np.int32)
     context = _made_up(dataset.encoder.context, n, random)
@@ -35,11 +35,11 @@ def examples(dataset: Dataset, n: int) -> Given:
         context = _joined(dataset.encoder.context, context, known.iloc[evenly(len(known), n)])
     n = len(context.ids)
     table = Table(label=zeros[:n].astype(np.int8), split=np.full(n, 2, np.int8), row=zeros[:n], context=context)
-    return Given(replace(dataset, log=table, folder=None), np.arange(n), None)
+    return MergedRows(replace(dataset, log=table, folder=None), np.arange(n), None)
 
 
 def _joined(encoder: SideEncoder, made: Encoded, known: pd.DataFrame) -> Encoded:
-    """Rows with the known features of as many ids; other fields as they are made up, or missing if they are wide."""
+    """Rows with the known features of some ids; other fields are made up, or missing if wide."""
     encoded = encoder.transform(known.reset_index(drop=True).reindex(columns=list(encoder.fields)))
     for field in encoder.side.fields:
         if field.name not in known and not field.wide:
@@ -67,35 +67,36 @@ def _made_up(encoder: SideEncoder, n: int, random: np.random.Generator) -> Encod
     )
 
 
-def batch_of(trained: Trained, given: Given) -> Batch:
+def batch_of(trained: Trained, given: MergedRows) -> Batch:
     """The rows, of padded data, as one batch in the memory of the CPU."""
     batches = Batches(given.dataset, trained.config.dataset, "cpu", given.known)
     longest = None if reads_history(trained.model) else 0
     return batches.gather(Samples(torch.from_numpy(given.row.astype(np.int32))), "test", longest)
 
 
-def rankings(trained: Trained, given: Given, k: int) -> list[dict[str, Any]]:
-    """For each row, each of another user: the items that the user has seen, and the k best others with their scores."""
+def rankings(trained: Trained, given: MergedRows, k: int) -> list[dict[str, Any]]:
+    """For each row's user: the items that the user has seen, and the k best others with their scores."""
     log, earlier = given.dataset.log, given.dataset.earlier
     assert isinstance(log, Log)
     row, item = seen_items(log, NO_PAIRS if earlier is None else earlier, given.row)
-    found = pd.concat(list(trained.best_of(given, np.arange(1, len(log.items.raw)), k)))
-    best = {user: group[["item", "score"]].to_numpy().tolist() for user, group in found.groupby("user")}
+    recommended = pd.concat(list(trained.best_of(given, np.arange(1, len(log.items.raw)), k)))
+    best = {user: group[["item", "score"]].to_numpy().tolist() for user, group in recommended.groupby("user")}
+    users = log.users.raw[log.user[given.row]]
     return [
-        {"seen": log.items.raw[np.unique(item[row == n])].tolist(), "best": best.get(log.users.raw[log.user[at]], [])}
-        for n, at in enumerate(given.row)
+        {"seen": log.items.raw[np.unique(item[row == n])].tolist(), "best": best.get(user, [])}
+        for n, user in enumerate(users)
     ]
 
 
-def written(given: Given, batch: Batch) -> list[dict[str, Any]]:
+def written(given: MergedRows, batch: Batch) -> list[dict[str, Any]]:
     """The rows, of padded data, with raw ids and values, as example.py reads them."""
     log, encoder = given.dataset.log, given.dataset.encoder
     context = Encoded(ids=log.context.ids[given.row], values=log.context.values[given.row])
     rows: list[dict[str, Any]] = [{} for _ in given.row]
     if isinstance(log, Log):
         users, items = log.users.raw.tolist(), log.items.raw.tolist()
-        for n, (row, at) in enumerate(zip(rows, given.row, strict=True)):
-            row |= {"user": users[log.user[at]], "item": items[log.item[at]]}
+        for n, (row, position) in enumerate(zip(rows, given.row, strict=True)):
+            row |= {"user": users[log.user[position]], "item": items[log.item[position]]}
             length = int(batch.mask[n].sum())
             if batch.mask.shape[1]:
                 events = (
