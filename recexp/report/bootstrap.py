@@ -11,7 +11,7 @@ import numpy as np
 
 from recexp.metric.binary import auc_by_group
 
-MIN_UNITS = 10  # resampling fewer says nothing about other units
+MIN_UNITS = 10  # resampling fewer does not tell how other units would vary
 SMALLEST = 1e-15  # the probability that logloss uses for a score of 0
 
 
@@ -52,10 +52,10 @@ def compare(
     samples = [prepare(label, score, index) for score in (first, second)]
     n_units = len(samples[0].rows)
     n_covered = {"gauc": int(np.count_nonzero(samples[0].own_rows))}  # other metrics rest on all units
-    whole = _changes(samples, np.ones(n_units))
+    all_rows = _changes(samples, np.ones(n_units))
     draws = [_changes(samples, weight) for weight in weights(n_units, n_draws, seed)]
     changes = {}
-    for name, difference in whole.items():
+    for name, difference in all_rows.items():
         drawn = np.array([draw[name] for draw in draws])
         drawn = drawn[np.isfinite(drawn)]
         enough = n_covered.get(name, n_units) >= MIN_UNITS and len(drawn) >= 0.9 * n_draws
@@ -71,9 +71,7 @@ def of_means(differences: dict[str, np.ndarray], n_draws: int, seed: int = 0) ->
     of_units = np.stack(list(differences.values()), 1)  # (U, metrics)
     n_units = len(of_units)
     drawn = np.stack([weight @ of_units / n_units for weight in weights(n_units, n_draws, seed)])
-    return {
-        name: _change(float(own.mean()), drawn[:, column]) for column, (name, own) in enumerate(differences.items())
-    }
+    return {name: _change(float(values.mean()), drawn[:, n]) for n, (name, values) in enumerate(differences.items())}
 
 
 def _changes(samples: list[Sample], weight: np.ndarray) -> dict[str, float]:
@@ -107,10 +105,10 @@ def metrics(sample: Sample, weight: np.ndarray) -> dict[str, float]:
     positive = weight[sample.positive_unit]
     negative = np.append(0.0, np.cumsum(weight[sample.negative_unit]))  # total weight of the 0, 1, ... lowest negatives
     won = positive @ (negative[sample.below] + negative[sample.up_to]) / 2  # a tie is half won
-    own = weight * sample.own_rows
+    covered = weight * sample.own_rows
     return {
         "auc": _ratio(won, positive.sum() * negative[-1]),
-        "gauc": _ratio(own @ sample.own_auc, own.sum()),
+        "gauc": _ratio(covered @ sample.own_auc, covered.sum()),
         "logloss": _ratio(weight @ sample.loss, weight @ sample.rows),
     }
 

@@ -45,9 +45,9 @@ def tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]
 
 
 def rank_names_of(record: Record) -> list[str]:
-    """The metrics of rankings that a run has of test, apart from those that are no mean over users."""
-    found = [name.removeprefix("test.") for name, value in record.metrics.items() if is_number(value)]
-    return [name for name in found if RANK_NAME.fullmatch(name) and name.partition("@")[0] in RANKED]
+    """A run's test metrics of rankings that are means over users."""
+    names = [name.removeprefix("test.") for name, value in record.metrics.items() if is_number(value)]
+    return [name for name in names if RANK_NAME.fullmatch(name) and name.partition("@")[0] in RANKED]
 
 
 def _labels_tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Change], str]":
@@ -58,16 +58,16 @@ def _labels_tested(a: Record, b: Record, n_draws: int) -> "tuple[dict[str, Chang
     from recexp.report import bootstrap  # numpy
 
     if in_a.keys() != in_b.keys():
-        named = [", ".join(labels) or "one label" for labels in (in_a, in_b)]
-        raise RunError(f"predictions of other labels: {named[0]} in {a.path}, {named[1]} in {b.path}.")
+        labels_a, labels_b = (", ".join(labels) or "one label" for labels in (in_a, in_b))
+        raise RunError(f"predictions of other labels: {labels_a} in {a.path}, {labels_b} in {b.path}.")
     changes: dict[str, Change] = {}
     for name, first in in_a.items():
         second = in_b[name]
         require_same_rows(a, first, b, second)
         unit = first["user"].to_numpy() if "user" in first else None
         label, score_a, score_b = (column.to_numpy() for column in (first["label"], first["score"], second["score"]))
-        of_one = bootstrap.compare(label, score_a, score_b, unit, n_draws)
-        changes |= {f"test.{of_label(metric, name)}": change for metric, change in of_one.items()}
+        by_metric = bootstrap.compare(label, score_a, score_b, unit, n_draws)
+        changes |= {f"test.{of_label(metric, name)}": change for metric, change in by_metric.items()}
     units = f"{len(first):,} rows" if unit is None else f"{first['user'].nunique():,} users, each with all its rows"
     remark = f"95 % and p: paired bootstrap, {n_draws:,} draws of the {units}, in test."
     return changes, remark

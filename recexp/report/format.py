@@ -37,9 +37,9 @@ def render(table: Table, kind: str) -> str:
     return {"table": plain, "csv": to_csv, "json": to_json, "markdown": markdown, "latex": latex}[kind](table)
 
 
-def kind_of(typed: str | None, output: str | None) -> str:
-    """The format asked for, by name or by the ending of the output file."""
-    return typed or ENDINGS.get(Path(output or "").suffix, "table")
+def kind_of(name: str | None, output: str | None) -> str:
+    """The format, by name or by the ending of the output file."""
+    return name or ENDINGS.get(Path(output or "").suffix, "table")
 
 
 def put(content: str, output: str | None, option: str = "-o") -> None:

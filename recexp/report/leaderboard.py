@@ -1,38 +1,25 @@
 """A leaderboard: runs grouped by the settings in which they differ, other than the seed.
 
-The validation split ranks, and test stands beside it: a row chosen by its test metric would be flattered by it.
+Rows are ranked by the validation split, and test is shown: a row chosen by its test metric would be flattered by it.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable
+from collections import Counter
 from dataclasses import dataclass, replace
-from statistics import fmean
-from typing import Any
 
 from recexp.error import ConfigError, RunError, choices
-from recexp.metric.table import COSTS, HEADLINE, MAIN, higher_is_better, is_number, of_labels
+from recexp.metric.table import COSTS, MAIN, higher_is_better
 from recexp.report import select
 from recexp.report.protocol import history_notes, mixture, protocol
-from recexp.report.setting import name_of, settings, short, unique_values
-from recexp.report.statistics import UNTESTED, Difference, Estimate, difference, estimate, holm
+from recexp.report.row import Row, by_seed, grouped, headline_of_test, is_finished, on_seeds, ranked
+from recexp.report.setting import short, unique_values
+from recexp.report.statistics import UNTESTED, Difference, difference, holm
 from recexp.run.record import Record
 
 
 @dataclass(frozen=True)
-class Row:
-    """Runs that differ only in the seed."""
-
-    name: str  # what differs, as "model=din trainer.learning_rate=0.001"
-    setting: dict[str, Any]  # by short key, for the keys of the leaderboard that the row has
-    records: list[Record]
-    metrics: dict[str, Estimate]  # over the seeds of finished runs, by dotted name
-    difference: Difference | None = None  # from the baseline; None for the baseline and if either lacks the metric
-
-
-@dataclass(frozen=True)
 class Leaderboard:
-    """Rows, best on valid first unless sorted otherwise, and what their reader must know."""
+    """Rows, best on valid first unless sorted otherwise, and notes for their reader."""
 
     metric: str  # by which rows are compared
     higher_is_better: bool
@@ -70,7 +57,7 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
     Raises RunError if there is none or, unless asked to mix, if they predict different things; ConfigError for an
     unknown key or baseline.
     """
-    finished = [record for record in records if _finished(record)]
+    finished = [record for record in records if is_finished(record)]
     if not finished:
         raise RunError(f"no finished run here ({_states(records)}).")
     mixed = mixture(finished)
@@ -84,7 +71,9 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
     ranked_by = select.resolve("--sort", choice.sort, known, "valid") if choice.sort else chooser
     keys, columns = _columns(keys, rows, list(dict.fromkeys([chooser, metric])), choice.columns, known)
     rows = [_showing(row, keys) for row in rows]
-    baseline = _named(rows, choice.baseline, metric) if choice.baseline else None if mixed else ranked(rows, chooser)[0]
+    baseline = None if mixed else ranked(rows, chooser)[0]
+    if choice.baseline:
+        baseline = _named(rows, choice.baseline, metric)
     compared: list[str] = []
     if baseline:
         rows, compared = _compared(rows, baseline, metric, selected=choice.baseline is None)
@@ -108,40 +97,6 @@ def leaderboard(records: list[Record], choice: Choice) -> Leaderboard:
     )
 
 
-def ranked(rows: list[Row], key: str) -> list[Row]:
-    """Rows by a metric's mean or a key's value, the best first; those that predict other things are kept apart.
-
-    A mean over fewer seeds than the other rows have is not preferred to theirs: such rows come last.
-    """
-    kinds = [*dict.fromkeys(kind for row in rows if (kind := _kind(row))), None]
-    few = _with_few_seeds(rows, key)
-    return sorted(rows, key=lambda row: (kinds.index(_kind(row)), row.name in few, _rank(row, key)))
-
-
-def _kind(row: Row) -> Hashable:
-    """What the row's runs predict; None if none of them has read its data."""
-    return next((protocol(record) for record in row.records if record.events), None)
-
-
-def on_seeds(rows: list[Row], key: str) -> list[str]:
-    """Notes on rows that repeat a seed or have fewer than the others."""
-    seeds = [[record.config["seed"] for record in row.records if _finished(record)] for row in rows]
-    repeats = sum(len(of_row) - len(set(of_row)) for of_row in seeds)
-    few = [f"{row.name} ({row.metrics[key].n})" for row in rows if row.name in _with_few_seeds(rows, key)]
-    return [
-        *([f"Runs that repeat a seed of their row: {repeats}; a seed counts once, by its mean."] if repeats else []),
-        *([f"Fewer seeds than the others, so ranked after them: {', '.join(few)}."] if few else []),
-    ]
-
-
-def _with_few_seeds(rows: list[Row], key: str) -> set[str]:
-    """The names of the rows whose mean is over fewer seeds than that of most rows."""
-    seeds = {row.name: row.metrics[key].n for row in rows if key in row.metrics}
-    counts = Counter(seeds.values())
-    usual = max(counts, key=lambda n: (counts[n], n), default=0)
-    return {name for name, n in seeds.items() if n < usual}
-
-
 def _on_valid(metric: str, rows: list[Row]) -> str:
     """The metric on the validation split, by which rows are chosen; the metric itself if no run has it there."""
     split, _, name = metric.partition(".")
@@ -149,55 +104,17 @@ def _on_valid(metric: str, rows: list[Row]) -> str:
     return on_valid if split == "test" and any(on_valid in row.metrics for row in rows) else metric
 
 
-def grouped(records: list[Record]) -> tuple[list[str], list[Row]]:
-    """The keys that differ, and one row per setting in the order of the records. Only finished runs give metrics."""
-    own = settings(records)
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record, setting in zip(records, own, strict=True):
-        groups[name_of(setting)].append(record)
-    keys = list(dict.fromkeys(key for setting in own for key in setting))
-    by_name = {name_of(setting): setting for setting in own}
-    rows = [
-        Row(name or f"model={members[0].config['model.name']}", by_name[name], members, _metrics(members))
-        for name, members in groups.items()
-    ]
-    return keys, rows
-
-
-def by_seed(records: list[Record], name: str) -> dict[int, float]:
-    """A metric by seed. Several runs of one seed count once, by their mean."""
-    values: dict[int, list[float]] = defaultdict(list)
-    for record in records:
-        if is_number(value := record.metrics.get(name)):
-            values[record.config["seed"]].append(value)
-    return {seed: fmean(repeated) for seed, repeated in values.items()}
-
-
-def _metrics(records: list[Record]) -> dict[str, Estimate]:
-    finished = [record for record in records if _finished(record)]
-    names = dict.fromkeys(name for record in finished for name in record.metrics)
-    values = {name: by_seed(finished, name) for name in names}
-    return {name: estimate(list(seeds.values())) for name, seeds in values.items() if seeds}
-
-
 def _columns(
-    keys: list[str], rows: list[Row], first: list[str], typed: list[str] | None, known: list[str]
+    keys: list[str], rows: list[Row], first: list[str], names: list[str] | None, known: list[str]
 ) -> tuple[list[str], list[str]]:
-    """Keys and metrics to show: `first`, and those typed or else all keys and the usual metrics that differ."""
-    if typed is None:
+    """Keys and metrics to show: `first`, and those named or else all keys and the usual metrics that differ."""
+    if names is None:
         usual = [*headline_of_test(rows), *COSTS]
         return keys, [*first, *(name for name in usual if name not in first and _differs(name, rows))]
-    full = [select.resolve("--columns", name, known) for name in typed]
+    full = [select.resolve("--columns", name, known) for name in names]
     metrics = [name for name in full if any(name in row.metrics for row in rows)]
-    typed_keys = [short(key) for key in full if key not in metrics]
-    return typed_keys or keys, list(dict.fromkeys([*first, *metrics]))
-
-
-def headline_of_test(rows: Iterable[Row]) -> list[str]:
-    """The headline metrics of labels in test, as test.auc, of whichever labels the rows have."""
-    measured = dict.fromkeys(name for row in rows for name in row.metrics)
-    labels = dict.fromkeys(name.partition("/")[2] for name in measured if name.startswith(f"test.{MAIN}/"))
-    return [f"test.{name}" for name in of_labels(HEADLINE, labels)]
+    named_keys = [short(key) for key in full if key not in metrics]
+    return named_keys or keys, list(dict.fromkeys([*first, *metrics]))
 
 
 def _differs(name: str, rows: list[Row]) -> bool:
@@ -207,24 +124,23 @@ def _differs(name: str, rows: list[Row]) -> bool:
 
 def _showing(row: Row, keys: list[str]) -> Row:
     """The row with a setting of just these keys; several values of one key, such as seeds, become a list."""
-    values = {key: [row.setting[key]] if key in row.setting else unique_values(row.records, key) for key in keys}
-    return replace(row, setting={key: own[0] if len(own) == 1 else own for key, own in values.items() if own})
+    setting = {}
+    for key in keys:
+        values = [row.setting[key]] if key in row.setting else unique_values(row.records, key)
+        if values:
+            setting[key] = values[0] if len(values) == 1 else values
+    return replace(row, setting=setting)
 
 
-def _rank(row: Row, key: str) -> tuple[int, float, str]:
-    value = row.metrics[key].mean if key in row.metrics else select.value(row.records[0], key)
-    return select.rank(key, value)
-
-
-def _named(rows: list[Row], typed: str, metric: str) -> Row:
+def _named(rows: list[Row], name: str, metric: str) -> Row:
     """The one row of that name, or with these words or values in its name. Raises ConfigError."""
-    words = set(typed.split())
-    matches = [row for row in rows if row.name == typed] or [row for row in rows if words <= _words(row)]
+    words = set(name.split())
+    matches = [row for row in rows if row.name == name] or [row for row in rows if words <= _words(row)]
     if len(matches) != 1:
         why = f"are words of {len(matches)} rows; name one" if matches else "is no row"
-        raise ConfigError(f"--baseline {typed}: {why}. {choices(typed, [row.name for row in matches or rows])}")
+        raise ConfigError(f"--baseline {name}: {why}. {choices(name, [row.name for row in matches or rows])}")
     if metric not in matches[0].metrics:
-        raise ConfigError(f"--baseline {typed}: has no {metric}.")
+        raise ConfigError(f"--baseline {name}: has no {metric}.")
     return matches[0]
 
 
@@ -240,8 +156,8 @@ def _compared(rows: list[Row], baseline: Row, metric: str, selected: bool) -> tu
     """
     values = {row.name: by_seed(row.records, metric) for row in rows}
     base = values[baseline.name]
-    asked = protocol(baseline.records[0])  # metrics on different data cannot be compared
-    others = [row.name for row in rows if row is not baseline and protocol(row.records[0]) == asked]
+    same = protocol(baseline.records[0])  # metrics on different data cannot be compared
+    others = [row.name for row in rows if row is not baseline and protocol(row.records[0]) == same]
     differences = {name: difference(values[name], base) for name in others if values[name] and base}
     p = {name: change.p for name, change in differences.items() if change.p is not None}
     n_tests = math.comb(sum(len(seeds) > 1 for seeds in values.values()), 2) if selected else len(p)
@@ -291,12 +207,8 @@ def _direction(metric: str, known: list[str]) -> bool:
     return direction
 
 
-def _finished(record: Record) -> bool:
-    return record.state == "finished" and bool(record.metrics)
-
-
 def _left_out(records: list[Record]) -> list[str]:
-    left = [record for record in records if not _finished(record)]
+    left = [record for record in records if not is_finished(record)]
     return [f"Left out: {_states(left)}."] if left else []
 
 

@@ -1,4 +1,4 @@
-"""Which runs may share a table: those asked the same question. docs/statistics.md says what that means, and why."""
+"""Which runs may share a table: those evaluated by the same protocol, which docs/statistics.md explains."""
 
 from collections import Counter
 from collections.abc import Hashable
@@ -7,11 +7,11 @@ from recexp.error import RunError
 from recexp.report.setting import differing, short, text
 from recexp.run.record import Record
 
-# What a model is given, not what it has to predict: runs that differ in these can be compared.
+# Options of a model's inputs, not of what it has to predict: runs that differ in these can be compared.
 INPUTS = ("dataset.features.", "dataset.max_history", "dataset.history", "dataset.n_bins", "dataset.n_buckets",
           "dataset.n_quotients", "dataset.min_count")  # fmt: skip
 UNTIL = "dataset.history_until"
-# What rankings are asked, with the value that absence means.
+# Options of the ranking protocol, with the value for runs that lack the key.
 RANKING = {"trainer.ranking.exclude_seen": True, "trainer.ranking.relevant": "all",
            "trainer.ranking.valid_users": None}  # fmt: skip
 N_SHOWN = 3
@@ -36,7 +36,7 @@ def history_notes(records: list[Record]) -> list[str]:
 
 
 def _on_log(record: Record) -> bool:
-    """Whether a run's rows have histories: a table may have users, and metrics by user, but no items."""
+    """True if a run's rows have histories. A table may have users, and metrics by user, but no items."""
     if record.config.get("dataset.columns.item", "") is None:
         return False
     return any(name.partition("/")[0] == "test.gauc" for name in record.metrics)
@@ -64,9 +64,10 @@ def mixture(records: list[Record]) -> str | None:
     examples: dict[Hashable, Record] = {}
     for record in records:
         examples.setdefault(protocol(record), record)
-    named = [f"{counts[asked]} like {examples[asked].path}" for asked in list(counts)[:N_SHOWN]]
-    more = [f"{len(counts) - N_SHOWN} other kinds"] if len(counts) > N_SHOWN else []
-    return f"the runs predict different things ({_reason(list(examples.values()))}): {', '.join([*named, *more])}."
+    kinds = [f"{counts[kind]} like {examples[kind].path}" for kind in list(counts)[:N_SHOWN]]
+    if len(counts) > N_SHOWN:
+        kinds.append(f"{len(counts) - N_SHOWN} other kinds")
+    return f"the runs predict different things ({_reason(list(examples.values()))}): {', '.join(kinds)}."
 
 
 def _reason(examples: list[Record]) -> str:

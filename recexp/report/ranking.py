@@ -1,6 +1,6 @@
-"""Rankings of two runs compared: each user's metrics, from what was recommended and what the user then had.
+"""Compares the rankings of two runs by each user's metrics, from recommended and relevant items.
 
-U users asked, R items relevant to them, n recommendations
+U users, R items relevant to them, n recommendations
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ def compared(a: Record, b: Record, names: Sequence[str], n_draws: int) -> tuple[
     assert isinstance(log, Log)
     of, item = relevant(log, first=a.config.get("trainer.ranking.relevant") == "first")
     both = [ranks(log, of, item, frame) for frame in lists if frame is not None]
-    first, second = (values(found, names, record) for found, record in zip(both, (a, b), strict=True))
+    first, second = (values(user_ranks, names, record) for user_ranks, record in zip(both, (a, b), strict=True))
     common = [name for name in first if name in second]
     changes = of_means({name: second[name] - first[name] for name in common}, n_draws)
     n_users = len(both[0].n_relevant)
@@ -45,9 +45,9 @@ def compared(a: Record, b: Record, names: Sequence[str], n_draws: int) -> tuple[
 
 
 def relevant(log: Log, first: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs (R,) of a user and an item, rows of the log's tables, that test asks for, ascending.
+    """The relevant pairs (R,) of test, user and item as rows of the log's tables, ascending.
 
-    first: of each user's first event in test alone, with those of the same timestamp.
+    first: only each user's first event in test, with those of the same timestamp.
     """
     rows = log.rows("test")
     user, start = np.unique(log.user[rows], return_index=True)
@@ -63,7 +63,7 @@ def ranks(log: Log, of: np.ndarray, item: np.ndarray, best: pd.DataFrame) -> Ran
 
     As in metrics, a tie counts against the model, and items relevant to one user do not count against each other.
     """
-    asked = np.unique(of)
+    users = np.unique(of)
     best = best.sort_values(["user", "rank"], kind="stable", key=lambda column: _rows(log, column))
     user = log.users.index_of(best["user"].to_numpy())
     pair = user.astype(np.int64) * len(log.items.raw) + log.items.index_of(best["item"].to_numpy())
@@ -71,24 +71,24 @@ def ranks(log: Log, of: np.ndarray, item: np.ndarray, best: pd.DataFrame) -> Ran
     start = np.searchsorted(user, user)  # of the user's recommendations
     tied = np.append(np.flatnonzero((np.diff(user) != 0) | (np.diff(best["score"].to_numpy()) != 0)), len(user) - 1)
     end = tied[np.searchsorted(tied, np.arange(len(user)))]  # the last that is as good
-    others, own = np.append(0, np.cumsum(~hit)), np.append(0, np.cumsum(hit))
-    rank = others[end + 1] - others[start] + own[1:] - own[start]
-    n_relevant = np.bincount(np.searchsorted(asked, of), minlength=len(asked))
-    return Ranks(np.searchsorted(asked, user[hit]), rank[hit], n_relevant)
+    others, hits = np.append(0, np.cumsum(~hit)), np.append(0, np.cumsum(hit))
+    rank = others[end + 1] - others[start] + hits[1:] - hits[start]
+    n_relevant = np.bincount(np.searchsorted(users, of), minlength=len(users))
+    return Ranks(np.searchsorted(users, user[hit]), rank[hit], n_relevant)
 
 
-def values(found: Ranks, names: Iterable[str], record: Record) -> dict[str, np.ndarray]:
-    """The metric (U,) of each user by name, of those whose mean is what the run has measured."""
+def values(user_ranks: Ranks, names: Iterable[str], record: Record) -> dict[str, np.ndarray]:
+    """Each user's metrics (U,) by name, left out where their mean is not the one that the run has measured."""
     by_name = {}
     for name in names:
         match = RANK_NAME.fullmatch(name)
         assert match is not None
-        own = of_users(match[1], found, int(match[2]))
-        if np.isclose(own.mean(), record.metrics[f"test.{name}"], rtol=1e-9, atol=1e-12):
-            by_name[name] = own.astype(np.float64)
+        of_user = of_users(match[1], user_ranks, int(match[2]))
+        if np.isclose(of_user.mean(), record.metrics[f"test.{name}"], rtol=1e-9, atol=1e-12):
+            by_name[name] = of_user.astype(np.float64)
     return by_name
 
 
 def _rows(log: Log, column: pd.Series) -> pd.Series:
-    """What recommendations are sorted by: users as the log has them, then ranks."""
+    """The sort key of recommendations: users in the order of the log, then ranks."""
     return column if column.name == "rank" else pd.Series(log.users.index_of(column.to_numpy()), column.index)

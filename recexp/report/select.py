@@ -32,10 +32,10 @@ class Filter:
     values: list[Any]
 
     def holds(self, record: Record) -> bool:
-        own = value(record, self.key)
+        actual = value(record, self.key)
         if self.sign in ORDER:
-            return is_number(own) and ORDER[self.sign](own, self.values[0])
-        return (own in self.values) == (self.sign == "=")
+            return is_number(actual) and ORDER[self.sign](actual, self.values[0])
+        return (actual in self.values) == (self.sign == "=")
 
 
 def chosen(records: list[Record], words: list[str]) -> list[Record]:
@@ -50,22 +50,22 @@ def known_keys(records: Iterable[Record]) -> list[str]:
     return [*FACTS, *keys]
 
 
-def resolve(flag: str, typed: str, known: list[str], split: str = "test") -> str:
-    """The full key of what was typed: test.auc or valid.auc for auc, model.name for model. Raises ConfigError.
+def resolve(flag: str, name: str, known: list[str], split: str = "test") -> str:
+    """The full key of a short name: test.auc or valid.auc for auc, model.name for model. Raises ConfigError.
 
-    Of several labels, auc is the first one's: test.auc/like.
+    If there are several labels, auc is that of the first: test.auc/like.
     """
-    for key in (typed, FULL.get(typed), f"{split}.{typed}", f"test.{typed}"):
+    for key in (name, FULL.get(name), f"{split}.{name}", f"test.{name}"):
         if key in known:
             return key
-    for start in (typed, f"{split}.{typed}", f"test.{typed}"):
+    for start in (name, f"{split}.{name}", f"test.{name}"):
         for key in known:
             if key.startswith(f"{start}/") and label_metric(key.partition(".")[2]):
                 return key
     ends = {key: key.rpartition(".")[2] for key in [*FULL, *known]}
-    alike = difflib.get_close_matches(typed.rpartition(".")[2], set(ends.values()), n=3)
+    alike = difflib.get_close_matches(name.rpartition(".")[2], set(ends.values()), n=3)
     near = [key for key, end in ends.items() if end in alike]
-    raise ConfigError(f"{flag} {typed}: no run has such a key. {choices(typed, near or ends)}")
+    raise ConfigError(f"{flag} {name}: no run has such a key. {choices(name, near or ends)}")
 
 
 def value(record: Record, key: str) -> Any:
@@ -88,24 +88,24 @@ def _parse(word: str, known: list[str]) -> Filter:
     match = re.fullmatch(r"([^=<>!]+)(!=|>=|<=|=|>|<)(.*)", word)
     if not match:
         raise ConfigError(f"--filter {word}: must be KEY=VALUE, KEY!=VALUE, KEY>NUMBER or the like, in quotes.")
-    key, sign, typed = match.groups()
-    values = _values(typed)
+    key, sign, text_value = match.groups()
+    values = _values(text_value)
     if sign in ORDER and not (len(values) == 1 and is_number(values[0])):
         raise ConfigError(f"--filter {word}: {sign} compares with a number.")
     return Filter(resolve("--filter", key, known), sign, values)
 
 
-def _values(typed: str) -> list[Any]:
+def _values(text_value: str) -> list[Any]:
     """Comma-separated values, parsed as YAML; 1e-3 is a number, as in Hydra."""
     try:
-        values = yaml.safe_load(f"[{typed}]")
+        values = yaml.safe_load(f"[{text_value}]")
     except yaml.YAMLError:
-        return [typed]
+        return [text_value]
     return [_number(value) if isinstance(value, str) else value for value in values]
 
 
-def _number(typed: str) -> float | str:
+def _number(text_value: str) -> float | str:
     try:
-        return float(typed)
+        return float(text_value)
     except ValueError:
-        return typed
+        return text_value

@@ -10,39 +10,39 @@ from recexp.run.record import Record
 
 NAMES = {f"{group}.name": group for group in ("model", "dataset", "trainer")}
 FULL = {short: full for full, short in NAMES.items()}
-# Keys outside a setting: the seed, a run's location and device, what a sweep does with it, and the location of its
-# data (their content counts).
+# Keys that are not part of a setting: the seed, a run's location and device, and the objective of its sweep. Nor are
+# the paths of its data, whose content counts.
 IGNORED_GROUPS = ("seed", "run", "logger", "device", "plugins", "objective")
 DATA = "data"  # the key that separates runs of one configuration on different data
 ABSENT = object()
 
 
 def short(key: str) -> str:
-    """A configuration key as it is typed: model for model.name."""
+    """The short form of a configuration key, as in overrides: model for model.name."""
     return NAMES.get(key, key)
 
 
 def text(value: Any) -> str:
-    """A configuration value as it is typed, without spaces."""
+    """A configuration value as in overrides, without spaces."""
     if isinstance(value, list):
         return f"[{','.join(map(text, value))}]"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def settings(records: list[Record]) -> list[dict[str, Any]]:
-    """The setting of each record, by short key: its own value of every key in which any two records differ.
+    """The setting of each record: its values, by short key, of all keys in which any two records differ.
 
     If equal configurations were run on different data, the key `data` distinguishes them.
     """
     keys = differing(records)
-    own = [{short(key): record.config[key] for key in keys if key in record.config} for record in records]
+    by_record = [{short(key): record.config[key] for key in keys if key in record.config} for record in records]
     fingerprints: dict[str, set[str]] = defaultdict(set)
-    for record, setting in zip(records, own, strict=True):
+    for record, setting in zip(records, by_record, strict=True):
         if record.fingerprint is not None:  # a run that has not begun has read no data
             fingerprints[name_of(setting)].add(record.fingerprint)
     if all(len(different) == 1 for different in fingerprints.values()):
-        return own
-    return [{**setting, DATA: _data(record)} for record, setting in zip(records, own, strict=True)]
+        return by_record
+    return [{**setting, DATA: _data(record)} for record, setting in zip(records, by_record, strict=True)]
 
 
 def name_of(setting: dict[str, Any]) -> str:

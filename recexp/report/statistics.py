@@ -84,14 +84,14 @@ def _paired(differences: list[float], scale: float) -> Difference:
 
 def _welch(row: list[float], baseline: list[float]) -> Difference:
     """Unequal variances, unequal numbers of seeds (Welch 1947)."""
-    own, other = estimate(row), estimate(baseline)
-    mean, n = own.mean - other.mean, min(own.n, other.n)
-    if own.deviation is None or other.deviation is None:
+    one, other = estimate(row), estimate(baseline)
+    mean, n = one.mean - other.mean, min(one.n, other.n)
+    if one.deviation is None or other.deviation is None:
         return Difference(mean, None, None, n, None, None, UNTESTED)
-    a, b = own.deviation**2 / own.n, other.deviation**2 / other.n
+    a, b = one.deviation**2 / one.n, other.deviation**2 / other.n
     freedom: float = n - 1  # a bound that holds for any variances; Welch's own is wrong below five seeds
     if n >= WELCH_SEEDS and a + b > 0:
-        freedom = (a + b) ** 2 / (a**2 / (own.n - 1) + b**2 / (other.n - 1))
+        freedom = (a + b) ** 2 / (a**2 / (one.n - 1) + b**2 / (other.n - 1))
     return _tested(mean, math.sqrt(a + b), freedom, n, WELCH, scale=abs(other.mean))
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from recexp.metric.table import TRAINING_METRICS, rank_metric
 from recexp.report.format import Table, to_csv
-from recexp.report.leaderboard import Row, grouped, headline_of_test, on_seeds, ranked
 from recexp.report.protocol import mixture
+from recexp.report.row import Row, grouped, headline_of_test, on_seeds, ranked
 from recexp.report.select import rank
 from recexp.report.table import mean_cell
 from recexp.run.read import read_config, read_json, read_metrics
@@ -33,12 +33,12 @@ def write(folder: Path, jobs: list[Outcome]) -> None:
 
 def table_csv(jobs: list[Outcome]) -> str:
     """One row per job: overrides that differ, seed, status, metrics, cost, directory below the sweep's, error."""
-    typed = [key for key in differing(jobs) if key != "seed"]
+    keys = [key for key in differing(jobs) if key != "seed"]
     measured = dict.fromkeys(name for job in jobs for name in job.record.metrics)
     metrics = [name for split in ("valid.", "test.") for name in measured if name.startswith(split)]
-    head = ["job", *typed, "seed", "status", *metrics, *TRAINING_METRICS, "directory", "error"]
+    head = ["job", *keys, "seed", "status", *metrics, *TRAINING_METRICS, "directory", "error"]
     cells = [
-        [job.path.name.split("-")[0], *(job.overrides.get(key) for key in typed), job.record.config["seed"],
+        [job.path.name.split("-")[0], *(job.overrides.get(key) for key in keys), job.record.config["seed"],
          job.record.state, *(job.record.metrics.get(name) for name in (*metrics, *TRAINING_METRICS)),
          job.path.name, job.error]
         for job in jobs
@@ -47,7 +47,7 @@ def table_csv(jobs: list[Outcome]) -> str:
 
 
 def best_setting(jobs: list[Outcome]) -> Row | None:
-    """The setting whose mean objective over seeds is best; None if none has one, or the jobs share no question."""
+    """The setting whose mean objective over seeds is best; None if none has one, or the jobs' protocols differ."""
     best = next(iter(_ranked(jobs)), None)
     return best if best and _objective(jobs) in best.metrics and not _no_best(jobs) else None
 
@@ -120,7 +120,7 @@ def _settings(jobs: list[Outcome]) -> list[str]:
 
 
 def _of_test(rows: Sequence[Row], valid: str) -> list[str]:
-    """The test metrics shown: of rankings, which have many, the one that chooses."""
+    """The test metrics shown. Rankings have many metrics, of which only the objective is shown."""
     objective = valid.partition(".")[2]
     return [f"test.{objective}"] if rank_metric(objective) else headline_of_test(list(rows))
 
@@ -147,7 +147,7 @@ def _best(setting: Row, jobs: list[Outcome]) -> dict[str, Any]:
         "runs": [record.path.name for record in setting.records],
         "directory": job.path.name,
         "checkpoint": os.path.join(job.path.name, "checkpoints", tensors) if tensors else None,
-        "overrides": job.typed,
+        "overrides": job.words,
         "config": read_config(job.path),
         "metrics": read_metrics(job.path),
     }

@@ -5,8 +5,9 @@ from typing import Any
 
 from recexp.metric.table import format_value, higher_is_better
 from recexp.report.format import Table
-from recexp.report.leaderboard import Leaderboard, Row
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.protocol import protocol
+from recexp.report.row import Row
 from recexp.report.setting import text
 from recexp.report.statistics import EXACT, Difference, Estimate
 

@@ -3,10 +3,11 @@
 import numpy as np
 
 from recexp.metric.table import format_value, label_metric, of_label
-from recexp.report.leaderboard import Leaderboard, Row
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look
 from recexp.report.page.ranking import row_name
+from recexp.report.row import Row
 from recexp.run.record import Record
 
 N_ROWS, N_BINS = 10, 10
@@ -31,9 +32,9 @@ def calibration(board: Leaderboard) -> Html | None:
 
 
 def pooled(records: list[Record], metric: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Labels and scores (N,) of all runs; None if no run has any. Of several labels, those that the metric is of."""
-    by_label = [labels for record in records if (labels := record.by_label())]
-    frames = [labels.get(_label(metric), next(iter(labels.values()))) for labels in by_label]
+    """Labels and scores (N,) of all runs, for the label that the metric is of; None if no run has any."""
+    by_label = [record.by_label() for record in records]
+    frames = [labels.get(_label(metric), next(iter(labels.values()))) for labels in by_label if labels]
     if not sum(map(len, frames)):
         return None
     label, score = (np.concatenate([frame[name].to_numpy(float) for frame in frames]) for name in ("label", "score"))
@@ -42,7 +43,7 @@ def pooled(records: list[Record], metric: str) -> tuple[np.ndarray, np.ndarray] 
 
 
 def _label(metric: str) -> str:
-    """The label that a metric is of, which has a name if there are several; a ranking is of none."""
+    """The name of the label that a metric is of; "" if there is one label, or the metric is of rankings."""
     _, _, label = metric.partition("/")
     return label if label_metric(metric.partition(".")[2]) else ""
 

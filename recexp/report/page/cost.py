@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from recexp.metric.table import format_value
-from recexp.report.leaderboard import Leaderboard, by_seed
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look, spread, spread_log
+from recexp.report.row import by_seed
 
 COSTS = ("seconds", "parameters")  # those that depend on the model more than on the machine
 WIDTH, HEIGHT = 380, 240
@@ -29,7 +30,8 @@ class Dot:
 
 def costs(board: Leaderboard) -> Html | None:
     """One panel per cost. None if fewer than two rows have one."""
-    drawn = [_panel(board, cost, dots) for cost in COSTS if len(dots := _dots(board, cost)) > 1]
+    dots_by_cost = {cost: _dots(board, cost) for cost in COSTS}
+    drawn = [_panel(board, cost, dots) for cost, dots in dots_by_cost.items() if len(dots) > 1]
     return join(element("p", EXPLAINED, class_="note"), element("div", *drawn, class_="panels wide")) if drawn else None
 
 

@@ -1,4 +1,4 @@
-"""What every page is: one HTML file that needs nothing from elsewhere, with sections under a header."""
+"""The frame of every page: one self-contained HTML file with sections under a header."""
 
 from importlib.resources import files
 from string import Template
@@ -9,7 +9,7 @@ Section = tuple[str, str, Html | None]  # id, heading, content; without content 
 
 
 def document(title: str, facts: Html | None, sections: list[Section], style: str = "", scripted: bool = False) -> str:
-    """The whole HTML text. style: CSS beside that of all pages. scripted: with the report's script."""
+    """The whole HTML text. style: CSS added to that of all pages. scripted: with the report's script."""
     shown = [(name, heading, content) for name, heading, content in sections if content is not None]
     links = [element("a", heading, href=f"#{name}") for name, heading, _ in shown]
     return Template(_file("page.html")).substitute(

@@ -1,16 +1,17 @@
 """Rankings of the test split: the metrics by cutoff, and by group of users and of items."""
 
 from recexp.metric.table import format_value, rank_metric
-from recexp.report.leaderboard import Leaderboard, Row
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import Scale, frame, look, spread, swatch
 from recexp.report.page.ranking import row_name
+from recexp.report.row import Row
 
 CURVES = ("hr", "ndcg")
 WIDTH, HEIGHT = 310, 215
 EXPLAINED = (
-    "Means over seeds. Groups of users are by how many events they had before they were asked; groups of items are by "
-    "popularity in training: the head has half of all events, a cold item has none, so it cannot be found."
+    "Means over seeds. Users are grouped by how many events they had before those to predict, items by their popularity "
+    "in training: the head has half of all events, a cold item has none, so it cannot be found."
 )
 
 
@@ -33,8 +34,8 @@ def _at_cutoffs(row: Row, name: str, protocol: str = "") -> list[tuple[str, floa
 
 
 def _cutoff(metric: str) -> int:
-    found = rank_metric(metric)
-    return found.cutoff if found and found.cutoff else 0
+    known = rank_metric(metric)
+    return known.cutoff if known and known.cutoff else 0
 
 
 def _panel(board: Leaderboard, title: str) -> Html:
@@ -71,6 +72,6 @@ def _line(index: int, row: Row, columns: list[tuple[str, str]], metric: str) -> 
     name = element(
         "th", element("span", swatch(index), element("span", row_name(row.name))), class_="name", scope="row"
     )
-    found = [row.metrics.get(f"groups.{kind}.{group}.{metric}") for kind, group in columns]
-    cells = [format_value(f"test.{metric}", estimate.mean if estimate else None) for estimate in found]
+    estimates = [row.metrics.get(f"groups.{kind}.{group}.{metric}") for kind, group in columns]
+    cells = [format_value(f"test.{metric}", estimate.mean if estimate else None) for estimate in estimates]
     return element("tr", name, *(element("td", cell, class_="number") for cell in cells))

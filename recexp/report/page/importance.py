@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from recexp.metric.table import format_value
-from recexp.report.leaderboard import Leaderboard, by_seed
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element, join
 from recexp.report.page.plot import share_bar
+from recexp.report.row import by_seed
 from recexp.report.setting import FULL, text
 
 MIN_RUNS, MIN_GROUP = 10, 3  # runs needed per key and per group; fewer say nothing
@@ -67,19 +68,19 @@ def influences(board: Leaderboard) -> list[Influence]:
     by_grouping: dict[tuple[tuple[int, int], ...], Influence] = {}
     for key in board.keys:
         full = FULL.get(key, key)
-        having = [i for i, (config, _) in enumerate(runs) if full in config]
-        labels, index = grouped([runs[i][0][full] for i in having])
-        values = np.array([runs[i][1] for i in having])
-        if len(labels) < 2 or len(having) < max(MIN_RUNS, MIN_GROUP * len(labels)):
+        with_key = [i for i, (config, _) in enumerate(runs) if full in config]
+        labels, index = grouped([runs[i][0][full] for i in with_key])
+        values = np.array([runs[i][1] for i in with_key])
+        if len(labels) < 2 or len(with_key) < max(MIN_RUNS, MIN_GROUP * len(labels)):
             continue
-        grouping = tuple(zip(having, _numbered(index), strict=True))
+        grouping = tuple(zip(with_key, _numbered(index), strict=True))
         if grouping in by_grouping:
             by_grouping[grouping].keys.append(key)
             continue
         groups = [
             Group(label, float(values[index == g].mean()), int((index == g).sum())) for g, label in enumerate(labels)
         ]
-        by_grouping[grouping] = Influence([key], explained(values, index), len(having), groups)
+        by_grouping[grouping] = Influence([key], explained(values, index), len(with_key), groups)
     return sorted(by_grouping.values(), key=lambda influence: -influence.share)
 
 

@@ -1,4 +1,4 @@
-"""The page of `recexp inspect --html`: pictures of a log beside what the terminal prints."""
+"""The page of `recexp inspect --html`: pictures of a log, and the text that the terminal prints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class Bar:
     count: int
 
 
-def page(seen: Inspection) -> str:
+def page(inspection: Inspection) -> str:
     """The whole HTML text."""
-    panels = [*_panels(seen)]
-    tables = [*_tables(seen)]
+    panels = [*_panels(inspection)]
+    tables = [*_tables(inspection)]
     pictures = join(element("div", *panels, class_="panels") if panels else None, *tables)
-    text = scrolled("what the terminal prints", element("pre", "\n".join(report(seen))))
-    return document(seen.path, None, [("pictures", "Pictures", pictures or None), ("text", "In words", text)])
+    text = scrolled("what the terminal prints", element("pre", "\n".join(report(inspection))))
+    return document(inspection.path, None, [("pictures", "Pictures", pictures or None), ("text", "In words", text)])
 
 
 def label_bars(label: Label) -> list[Bar]:
@@ -56,13 +56,13 @@ def doubling_bars(counts: list[int]) -> list[Bar]:
     return [Bar(name, count) for name, count in zip(names, counts, strict=True)]
 
 
-def _panels(seen: Inspection) -> Iterator[Html]:
-    if seen.label is not None and seen.label.counts:
-        yield _panel("rows by label", label_bars(seen.label), "label")
-    facts = seen.facts
+def _panels(inspection: Inspection) -> Iterator[Html]:
+    if inspection.label is not None and inspection.label.counts:
+        yield _panel("rows by label", label_bars(inspection.label), "label")
+    facts = inspection.facts
     if facts is None:
         return
-    if facts.time is not None and seen.form.reader != "sequence":  # a sequence has positions in place of times
+    if facts.time is not None and inspection.form.reader != "sequence":  # a sequence has positions in place of times
         yield _panel("events over time", time_bars(facts.time), "time")
     yield _panel("users by how many events they have", doubling_bars(facts.users_by_events), "events of a user")
     yield _panel("items by how many events they have", doubling_bars(facts.items_by_events), "events of an item")
@@ -85,15 +85,15 @@ def _panel(title: str, bars: list[Bar], axis: str) -> Html:
     return element("figure", element("figcaption", title), svg, class_="panel")
 
 
-def _tables(seen: Inspection) -> Iterator[Html | None]:
-    if seen.facts is not None:
-        yield _unseen(seen.facts)
-        if seen.facts.order is not None:
-            yield _order(seen.facts.order)
-    missing = {column.name: sum(column.missing.values()) for column in seen.columns}
+def _tables(inspection: Inspection) -> Iterator[Html | None]:
+    if inspection.facts is not None:
+        yield _unseen(inspection.facts)
+        if inspection.facts.order is not None:
+            yield _order(inspection.facts.order)
+    missing = {column.name: sum(column.missing.values()) for column in inspection.columns}
     if any(missing.values()):
-        rows = [[name, _share(count / seen.n_head)] for name, count in missing.items() if count]
-        yield _table("missing values", ["column", f"of the first {seen.n_head:,} rows"], rows)
+        rows = [[name, _share(count / inspection.n_head)] for name, count in missing.items() if count]
+        yield _table("missing values", ["column", f"of the first {inspection.n_head:,} rows"], rows)
 
 
 def _unseen(facts: LogFacts) -> Html | None:

@@ -1,4 +1,4 @@
-"""What all charts share: scales, their ticks, the frame, and the look of a row."""
+"""Parts of all charts: scales, their ticks, the frame, and the colour and dashes of a row."""
 
 import math
 from collections.abc import Iterable
@@ -86,10 +86,10 @@ def swatch(row: int) -> Html:
     return element("svg", line, class_=f"swatch {look(row)}", viewBox="0 0 22 10", aria_hidden="true")
 
 
-def share_bar(share: float, told: str) -> Html:
+def share_bar(share: float, text: str) -> Html:
     """A bar of a share from 0 to 1, and the share in words beside it."""
     bar = element("svg", element("rect", width=f"{100 * share:.1f}%", height="100%"), class_="bar", aria_hidden="true")
-    return element("div", bar, element("span", told), class_="share")
+    return element("div", bar, element("span", text), class_="share")
 
 
 def _step(width: float, n: int) -> float:

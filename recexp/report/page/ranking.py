@@ -3,9 +3,10 @@
 import math
 
 from recexp.metric.table import format_value, higher_is_better
-from recexp.report.leaderboard import Leaderboard, Row, by_seed
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, breakable, element, join
 from recexp.report.page.plot import Scale, look, spread, swatch
+from recexp.report.row import Row, by_seed
 from recexp.report.statistics import Estimate
 from recexp.report.table import around, deviation_cell, interval_cell, p_cell
 
@@ -160,8 +161,8 @@ def _interval(estimate: Estimate, axis: Scale) -> list[Html]:
     return [line, *arrows]
 
 
-def _upright(at: float, kind: str) -> Html:
-    return element("line", x1=_percent(at), x2=_percent(at), y1="0", y2="100%", class_=kind)
+def _upright(x: float, kind: str) -> Html:
+    return element("line", x1=_percent(x), x2=_percent(x), y1="0", y2="100%", class_=kind)
 
 
 def _percent(value: float) -> str:

@@ -3,9 +3,10 @@
 from typing import Any
 
 from recexp.metric.table import format_value
-from recexp.report.leaderboard import Leaderboard, Row
+from recexp.report.leaderboard import Leaderboard
 from recexp.report.page.element import Html, element
 from recexp.report.page.ranking import row_name
+from recexp.report.row import Row
 from recexp.report.setting import text
 from recexp.run.record import Record
 
