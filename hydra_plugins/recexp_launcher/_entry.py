@@ -13,7 +13,7 @@ from recexp.error import ConfigError, RunError, UserError
 from recexp.process import terminable
 from recexp.report import sweep as summary
 from recexp.run.status import ENDED
-from recexp.sweep.folder import PLACE, Stopped, Sweep, begun, opened, quoted, read_typed
+from recexp.sweep.folder import FOLDER_OVERRIDE, Stopped, Sweep, begun, opened, quoted, read_command
 from recexp.sweep.outcome import outcomes
 from recexp.sweep.pool import Task
 from recexp.terminal import log_to_terminal
@@ -23,10 +23,10 @@ logger = logging.getLogger("recexp.sweep")
 
 def sweep(overrides: list[str], flags: list[str]) -> int:
     """Runs all jobs; returns 1 if one did not finish. Raises UserError before the first starts."""
-    typed_folder, resume = _typed_folder(overrides)
+    run_dir, resume = _run_dir(overrides)
     log_to_terminal()
-    with terminable(), opened(typed_folder, resume) as folder:
-        task = Task(Sweep(folder, [word for word in overrides if not PLACE.match(word)], flags))
+    with terminable(), opened(run_dir, resume) as folder:
+        task = Task(Sweep(folder, [word for word in overrides if not FOLDER_OVERRIDE.match(word)], flags))
         try:
             call_hydra(task, [*OWN, f"hydra.sweep.dir={quoted(folder)}", "hydra.sweep.subdir=."], overrides, flags)
         except Stopped:
@@ -42,20 +42,20 @@ def sweep(overrides: list[str], flags: list[str]) -> int:
 
 def resume_sweep(folder: Path) -> int:
     """Repeats the command of a sweep in the directory where it was typed. Raises UserError."""
-    typed, folder = read_typed(folder), folder.absolute()
-    if not Path(typed["directory"]).is_dir():
-        raise RunError(f"{folder}: was typed in {typed['directory']}, which is no more.")
-    with contextlib.chdir(typed["directory"]):
-        return sweep([*typed["overrides"], f"run.dir={quoted(folder)}", "run.resume=true"], typed["flags"])
+    command, folder = read_command(folder), folder.absolute()
+    if not Path(command["directory"]).is_dir():
+        raise RunError(f"{folder}: was typed in {command['directory']}, which is no more.")
+    with contextlib.chdir(command["directory"]):
+        return sweep([*command["overrides"], f"run.dir={quoted(folder)}", "run.resume=true"], command["flags"])
 
 
-def _typed_folder(overrides: list[str]) -> tuple[str | None, bool]:
-    """The values typed for run.dir and run.resume. Raises ConfigError."""
+def _run_dir(overrides: list[str]) -> tuple[str | None, bool]:
+    """The values of run.dir and run.resume on the command line. Raises ConfigError."""
     if other := next(
         (word for word in overrides if word.startswith(("hydra.sweep.dir=", "hydra.sweep.subdir="))), None
     ):
         raise ConfigError(f"{other}: recexp names the directories of jobs; the sweep's folder is run.dir=...")
-    words = [word for word in overrides if PLACE.match(word)]
+    words = [word for word in overrides if FOLDER_OVERRIDE.match(word)]
     try:
         parsed = OverridesParser.create().parse_overrides(words)
     except OverrideParseException as error:

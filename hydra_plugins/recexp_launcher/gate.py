@@ -20,7 +20,7 @@ from recexp.error import UserError
 from recexp.process import cores
 from recexp.run.directory import check_data, check_reopens
 from recexp.run.read import read_config
-from recexp.sweep.folder import PLACE, Job, Stopped, begin, find_job, job_path, quoted
+from recexp.sweep.folder import FOLDER_OVERRIDE, Job, Stopped, begin, find_job, job_path, quoted
 from recexp.sweep.job import objective
 from recexp.sweep.pool import Task
 
@@ -77,7 +77,7 @@ class Gate(Launcher):
 
     def _job(self, number: int, words: Sequence[str], threads: int) -> Job:
         """A job, composed and checked. Raises ConfigError, or what Hydra raises."""
-        words = [word for word in words if not PLACE.match(word)]
+        words = [word for word in words if not FOLDER_OVERRIDE.match(word)]
         if before := find_job(self.sweep.folder, number):
             threads = read_config(before)["trainer"]["threads"]  # as when it began
         config = compose_job(self.loader, self.config, words, number, threads)
@@ -89,7 +89,7 @@ class Gate(Launcher):
         """Loads the data, which also prepares them for all jobs. Raises UserError."""
         from recexp import registry
         from recexp.dataset.prepare import load
-        from recexp.dataset.warning import of_run
+        from recexp.dataset.warning import warnings_of_run
         from recexp.experiment import resolve_device
 
         if before := find_job(self.sweep.folder, job.number):
@@ -101,7 +101,7 @@ class Gate(Launcher):
         if options not in self.fingerprints:
             dataset = load(job.config.dataset)
             self.fingerprints[options] = dataset.fingerprint
-            self.warnings |= dict.fromkeys(of_run(dataset, job.config.dataset, auc))
+            self.warnings |= dict.fromkeys(warnings_of_run(dataset, job.config.dataset, auc))
         check_data(job.path, self.fingerprints[options])
 
     def _announce(self, n_jobs: int, n_left: int) -> None:

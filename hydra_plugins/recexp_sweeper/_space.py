@@ -27,13 +27,15 @@ def split(overrides: Sequence[Override]) -> tuple[list[str], Space]:
 
 
 def seeds(overrides: Sequence[Override]) -> list[list[str]]:
-    """What each run of a trial adds to its overrides: one of the seeds typed, or nothing. Raises ConfigError."""
-    typed = [override for override in overrides if override.get_key_element() == "seed"]
-    if not (typed and typed[-1].is_sweep_override()):
+    """What each run of a trial adds to its overrides: one of the seeds given, or nothing. Raises ConfigError."""
+    given = [override for override in overrides if override.get_key_element() == "seed"]
+    if not (given and given[-1].is_sweep_override()):
         return [[]]
-    if typed[-1].is_interval_sweep():
-        raise ConfigError(f"{_typed('seed', typed[-1])}: a trial runs with each seed of a list; write seed=0,1,2.")
-    return [[f"seed={seed}"] for seed in dict.fromkeys(typed[-1].sweep_string_iterator())]
+    if given[-1].is_interval_sweep():
+        raise ConfigError(
+            f"{_as_override('seed', given[-1])}: a trial runs with each seed of a list; write seed=0,1,2."
+        )
+    return [[f"seed={seed}"] for seed in dict.fromkeys(given[-1].sweep_string_iterator())]
 
 
 def distribution(key: str, override: Override) -> BaseDistribution:
@@ -41,14 +43,14 @@ def distribution(key: str, override: Override) -> BaseDistribution:
     sweep: Any = override.value()
     tags: set[str] = getattr(sweep, "tags", set())
     if tags - {"log"} or (tags and not override.is_interval_sweep()):
-        raise ConfigError(f"{_typed(key, override)}: log is the one tag, for intervals; write {GRAMMAR}.")
+        raise ConfigError(f"{_as_override(key, override)}: log is the one tag, for intervals; write {GRAMMAR}.")
     if override.is_interval_sweep():
-        return _interval(_typed(key, override), sweep)
+        return _interval(_as_override(key, override), sweep)
     values: list[Any] = list(
         override.sweep_iterator() if override.is_range_sweep() else override.sweep_string_iterator()
     )
     if not values:
-        raise ConfigError(f"{_typed(key, override)}: names nothing.")
+        raise ConfigError(f"{_as_override(key, override)}: names nothing.")
     if not override.is_range_sweep():
         return CategoricalDistribution(list(dict.fromkeys(values)))
     step = abs(sweep.step)
@@ -93,13 +95,13 @@ def words(setting: Mapping[str, Any]) -> list[str]:
     return [f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in setting.items()]
 
 
-def _interval(typed: str, sweep: IntervalSweep) -> BaseDistribution:
+def _interval(text: str, sweep: IntervalSweep) -> BaseDistribution:
     low, high, log = sweep.start, sweep.end, "log" in sweep.tags
     assert low is not None and high is not None
     if low >= high:
-        raise ConfigError(f"{typed}: the second bound must be above the first.")
+        raise ConfigError(f"{text}: the second bound must be above the first.")
     if log and low <= 0:
-        raise ConfigError(f"{typed}: on a log scale the bounds must be above 0.")
+        raise ConfigError(f"{text}: on a log scale the bounds must be above 0.")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log=log)
     return FloatDistribution(low, high, log=log)
@@ -118,5 +120,5 @@ def _points(key: str, values: Any) -> list[Any]:
     return [values.low + values.step * n for n in range(count)]
 
 
-def _typed(key: str, override: Override) -> str:
+def _as_override(key: str, override: Override) -> str:
     return f"{key}={override.get_value_string()}"

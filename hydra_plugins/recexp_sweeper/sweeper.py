@@ -18,7 +18,7 @@ from hydra_plugins.recexp_sweeper._options import Options
 from recexp.compose import compose_job
 from recexp.config import Config
 from recexp.error import ConfigError
-from recexp.validate import typed
+from recexp.validate import to_dataclass
 
 logger = logging.getLogger("recexp.search")
 INSTALL = "pip install 'recexp[optuna]'"
@@ -28,7 +28,7 @@ class OptunaSweeper(Sweeper):
     """Asks Optuna for trials and has any launcher run them, hydra.sweeper.n_jobs at once."""
 
     def __init__(self, **options: Any) -> None:  # hydra.sweeper; Options has the types
-        self.typed = options
+        self.raw_options = options
         self.config: DictConfig | None = None
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
@@ -36,7 +36,7 @@ class OptunaSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Raises ConfigError for a wrong option, and if Optuna is missing."""
         _require_optuna()
-        options = typed(Options, OmegaConf.create(self.typed), "hydra.sweeper")
+        options = to_dataclass(Options, OmegaConf.create(self.raw_options), "hydra.sweeper")
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

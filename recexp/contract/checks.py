@@ -28,9 +28,10 @@ from recexp.trainer.loss import joint
 from recexp.trainer.recorder import NullRecorder
 
 OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
-# Below these, a good model fails as a broken one would: rows learnt by heart, rows looked at for them, events of the
-# longest history (attention over one event has no gradient), test rows of either label.
-MIN_OVERFITTED, LOOKED_AT, MIN_HISTORY, MIN_CLASS = 8, 5000, 3, 20
+# With less than this a good model fails as a broken one would: rows learnt by heart, events of the longest history
+# (attention over one event has no gradient), test rows of either label.
+MIN_OVERFITTED, MIN_HISTORY, MIN_CLASS = 8, 3, 20
+MAX_SEARCHED = 5000  # training rows among which those to overfit are sought
 RANKED_ROWS, RANKED_ITEMS = 4, 50
 Check = Callable[[Case], str | None]
 
@@ -112,7 +113,7 @@ def label_unseen(case: Case) -> str | None:
     """the logits do not see the label they are to predict"""
     model = fitted(case)
     flipped = replace(case.mixed, label=1 - case.mixed.label, tasks=1 - case.mixed.tasks)
-    return differs(model(flipped).every, model(case.mixed).every, "forward() may not read batch.label")
+    return differs(model(flipped).all_logits, model(case.mixed).all_logits, "forward() may not read batch.label")
 
 
 def strictly_before(case: Case) -> str | None:
@@ -155,14 +156,15 @@ def ranker_states(case: Case) -> str | None:
     item, length, number = events.item.flatten(), events.length, torch.arange(len(order), device=order.device)
     padded = events.item.dim() == 2  # on a GPU
     start = number * events.item.shape[1] if padded else length.cumsum(0) - length
-    of = number.repeat_interleave(events.item.shape[1] if padded else length)
-    step, middle = torch.arange(len(item), device=item.device) - start[of], int(length.max()) // 2
-    states, asked = model.states(events), length > 0
-    last = states[(start + length - 1)[asked]]
-    if fault := differs(last, model.query(case.mixed)[order[asked]], "query() is the state after the last event"):
+    user = number.repeat_interleave(events.item.shape[1] if padded else length)  # of each event, as its number here
+    position, middle = torch.arange(len(item), device=item.device) - start[user], int(length.max()) // 2
+    states, has_events = model.states(events), length > 0
+    last = states[(start + length - 1)[has_events]]
+    query = model.query(case.mixed)[order[has_events]]
+    if fault := differs(last, query, "query() is the state after the last event"):
         return fault
-    changed = torch.where(step >= middle, item.roll(1), item).view_as(events.item)
-    after, earlier = model.states(replace(events, item=changed)), step < length.clamp(max=middle)[of]
+    changed = torch.where(position >= middle, item.roll(1), item).view_as(events.item)
+    after, earlier = model.states(replace(events, item=changed)), position < length.clamp(max=middle)[user]
     return differs(after[earlier], states[earlier], "mask later positions in attention")
 
 
@@ -190,16 +192,16 @@ def ranked(case: Case) -> str | None:
 def evaluation(case: Case) -> str | None:
     """evaluation repeats itself, and scores a row the same in any batch"""
     model = fitted(case)
-    together = model(case.mixed).every
-    if fault := differs(model(case.mixed).every, together, "something is drawn in evaluation mode", exact=True):
+    at_once = model(case.mixed).all_logits
+    if fault := differs(model(case.mixed).all_logits, at_once, "something is drawn in evaluation mode", exact=True):
         return fault
-    alone = torch.cat([model(single_row(case.mixed, row)).every for row in range(len(case.mixed))])
-    return differs(alone, together, "batch statistics belong to training alone")
+    alone = torch.cat([model(single_row(case.mixed, row)).all_logits for row in range(len(case.mixed))])
+    return differs(alone, at_once, "batch statistics belong to training alone")
 
 
 def unknown_ids(case: Case) -> str | None:
     """users, items and values that training never met get a finite score"""
-    logits = fitted(case)(all_unknown(case.mixed)).every
+    logits = fitted(case)(all_unknown(case.mixed)).all_logits
     return None if logits.isfinite().all() else "the logits are not finite"
 
 
@@ -209,7 +211,7 @@ def whole_state(case: Case) -> str | None:
     other = case.make(1)
     other.load_state_dict(model.state_dict())
     advice = "register tensors as parameters or buffers"
-    return differs(other.eval()(case.mixed).every, model(case.mixed).every, advice, exact=True)
+    return differs(other.eval()(case.mixed).all_logits, model(case.mixed).all_logits, advice, exact=True)
 
 
 def bfloat16(case: Case) -> str | None:
@@ -228,7 +230,7 @@ def different_rows(case: Case) -> torch.Tensor:
     enough = columns.shape[1] if isinstance(log, Log) else 1
     seen: list[set[int]] = [set() for _ in range(columns.shape[1])]
     chosen = []
-    for number in np.random.default_rng(0).permutation(len(rows))[:LOOKED_AT]:  # with histories of any length
+    for number in np.random.default_rng(0).permutation(len(rows))[:MAX_SEARCHED]:  # with histories of any length
         ids = [int(value) for value in columns[rows[number]]]
         if sum(value not in before for value, before in zip(ids, seen, strict=True)) >= enough:
             chosen.append(int(number))

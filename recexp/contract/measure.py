@@ -19,8 +19,8 @@ def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dic
     output = model(batch)
     if output.logits.shape != (len(batch),):
         raise ValueError(f"logits have shape {tuple(output.logits.shape)}, not ({len(batch)},)")
-    if batch.tasks.shape[1] and output.every.shape != batch.tasks.shape:
-        raise ValueError(f"tasks have shape {tuple(output.every.shape)}, not {tuple(batch.tasks.shape)}")
+    if batch.tasks.shape[1] and output.all_logits.shape != batch.tasks.shape:
+        raise ValueError(f"tasks have shape {tuple(output.all_logits.shape)}, not {tuple(batch.tasks.shape)}")
     losses = models.losses(model, output, batch)
     loss = joint(losses, dict.fromkeys(losses, 1.0))
     if loss.requires_grad:  # a model fitted in closed form has no gradient
@@ -29,7 +29,7 @@ def step(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dic
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         for name, parameter in model.named_parameters()
     }
-    return output.every.detach(), losses, gradients
+    return output.all_logits.detach(), losses, gradients
 
 
 def unsound(result: tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]) -> str | None:

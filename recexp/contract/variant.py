@@ -16,7 +16,7 @@ HISTORIES = ("history", "history_label", "history_age", "mask")
 
 def without_histories(batch: Batch) -> Batch:
     columns: dict[str, Any] = {name: getattr(batch, name)[:, :0] for name in HISTORIES}
-    return replace(batch, **columns, found=batch.found and _each(batch.found, lambda x: x[:, :0]))
+    return replace(batch, **columns, found=batch.found and _mapped(batch.found, lambda x: x[:, :0]))
 
 
 def with_garbage(batch: Batch) -> Batch:
@@ -34,7 +34,7 @@ def with_garbage(batch: Batch) -> Batch:
     return replace(batch, history=history, history_label=label, history_age=age, found=found)
 
 
-def _each(past: Past, change: Callable[[Tensor], Tensor]) -> Past:
+def _mapped(past: Past, change: Callable[[Tensor], Tensor]) -> Past:
     return Past(**{name: change(column) for name, column in vars(past).items()})
 
 
@@ -45,7 +45,7 @@ def longer(batch: Batch, n: int) -> Batch:
         return torch.cat([x, x.new_zeros(len(x), n)], 1)
 
     columns: dict[str, Any] = {name: widen(getattr(batch, name)) for name in HISTORIES}
-    return replace(batch, **columns, found=batch.found and _each(batch.found, widen))
+    return replace(batch, **columns, found=batch.found and _mapped(batch.found, widen))
 
 
 def all_unknown(batch: Batch) -> Batch:
@@ -74,5 +74,5 @@ def single_row(batch: Batch, row: int) -> Batch:
     columns |= {name: getattr(batch, name)[row : row + 1, :length] for name in HISTORIES}
     if found := batch.found:
         n_found = int(found.mask[row].sum())
-        found = _each(found, lambda x: x[row : row + 1, :n_found])
+        found = _mapped(found, lambda x: x[row : row + 1, :n_found])
     return replace(batch, **columns, context=batch.context.at(slice(row, row + 1)), found=found)

@@ -1,4 +1,4 @@
-"""A sweep's folder: sweep.yaml with what was typed, and one run directory per job.
+"""A sweep's folder: sweep.yaml with its command, and one run directory per job.
 
 A job's directory is named by its number and holds the whole configuration before the job starts. So a launcher only
 needs to know directories, and an interrupted sweep can be resumed.
@@ -23,10 +23,10 @@ from recexp.run.status import read_status
 from recexp.secret import masked
 from recexp.storage import read_yaml, remove_leftovers, write_yaml
 
-TYPED = "sweep.yaml"
+COMMAND = "sweep.yaml"
 MULTIRUN = "multirun.yaml"  # Hydra's; sweep.yaml replaces it
-OPENED = (MULTIRUN, "study.db")  # what others than recexp write there
-PLACE = re.compile(r"\+*run\.(dir|resume)=")  # overrides that say where a sweep is, not what it does
+FOREIGN = (MULTIRUN, "study.db")  # what other packages write there
+FOLDER_OVERRIDE = re.compile(r"\+*run\.(dir|resume)=")  # says where a sweep is, not what it does
 
 
 class Stopped(Exception):
@@ -35,7 +35,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Sweep:
-    """overrides and flags: as typed, without run.dir and run.resume."""
+    """overrides and flags: those of the command line, without run.dir and run.resume."""
 
     folder: Path
     overrides: list[str]
@@ -44,7 +44,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Job:
-    """number: Hydra's. path: the run directory. overrides: as typed, with this job's values."""
+    """number: Hydra's. path: the run directory. overrides: the command line's, with this job's values."""
 
     number: int
     path: Path
@@ -64,14 +64,15 @@ class Job:
 
 
 @contextlib.contextmanager
-def opened(typed: str | None, resume: bool) -> Iterator[Path]:
+def opened(run_dir: str | None, resume: bool) -> Iterator[Path]:
     """The folder of a sweep, locked for this process; removed at the end if it is new and nothing has begun in it.
 
-    Raises RunError if it is taken or cannot be made.
+    run_dir: the command line's, None for a new folder named by the time.
+    Raises RunError if another process holds the folder or it cannot be made.
     """
-    folder, made = _made(typed, resume)
-    with locked(folder) as mine:
-        if not mine:
+    folder, made = _find_or_make(run_dir, resume)
+    with locked(folder) as acquired:
+        if not acquired:
             raise RunError(f"{folder}: another process is at work on this sweep.")
         if not made:
             _check_resumes(folder, resume)
@@ -84,13 +85,13 @@ def opened(typed: str | None, resume: bool) -> Iterator[Path]:
 
 
 def begun(folder: Path) -> bool:
-    return (folder / TYPED).exists()
+    return (folder / COMMAND).exists()
 
 
 def begin(sweep: Sweep, jobs: Sequence[Job]) -> None:
-    """Writes what was typed, and a directory with its configuration for each new job."""
-    typed = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
-    write_yaml(sweep.folder / TYPED, masked(typed))
+    """Writes the sweep's command, and a directory with its configuration for each new job."""
+    command = {"overrides": sweep.overrides, "flags": sweep.flags, "directory": str(Path.cwd())}
+    write_yaml(sweep.folder / COMMAND, masked(command))
     for job in jobs:
         if not (job.path / "config.yaml").exists():
             filled(job.path, partial(write_config, config=job.config, overrides=job.overrides))
@@ -101,12 +102,23 @@ def quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "\\'") + "'"
 
 
-def read_typed(folder: Path) -> dict[str, Any]:
-    """overrides, flags, and the directory where they were typed. Raises DamagedFile."""
-    typed = read_yaml(folder / TYPED)
-    if not (isinstance(typed, dict) and all(isinstance(typed.get(key), list) for key in ("overrides", "flags"))):
-        raise DamagedFile(f"{folder / TYPED}: damaged (it does not hold what was typed).")
-    return typed
+def read_command(folder: Path) -> dict[str, Any]:
+    """The overrides and flags of a sweep's command, and the directory where it was typed. Raises DamagedFile."""
+    command = read_yaml(folder / COMMAND)
+    if not (isinstance(command, dict) and all(isinstance(command.get(key), list) for key in ("overrides", "flags"))):
+        raise DamagedFile(f"{folder / COMMAND}: damaged (it does not hold what was typed).")
+    return command
+
+
+def state(path: Path) -> tuple[str, str | None]:
+    """State and error of a job; missing if it has not begun, damaged if it cannot be read."""
+    if not (path / "status.json").exists():
+        return "missing", None
+    try:
+        status = read_status(path)
+    except DamagedFile as error:
+        return "damaged", str(error)
+    return status["state"], status["error"]
 
 
 def job_path(folder: Path, number: int, config: Config) -> Path:
@@ -124,15 +136,15 @@ def find_jobs(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.name.split("-")[0]))
 
 
-def _made(typed: str | None, resume: bool) -> tuple[Path, list[Path]]:
-    """The folder, and the directories made for it."""
-    if typed is None:
+def _find_or_make(run_dir: str | None, resume: bool) -> tuple[Path, list[Path]]:
+    """The folder, and the directories made for it, none if it was there."""
+    if run_dir is None:
         if resume:
             raise ConfigError("run.resume = true: goes on with a sweep in run.dir, so give that too.")
         now = datetime.datetime.now()
         made = unique_folder(Path("outputs/multirun") / f"{now:%Y-%m-%d}", f"{now:%H-%M-%S}", make)
         return made[0], made
-    folder = Path(typed)
+    folder = Path(run_dir)
     try:
         return folder, make(folder)
     except FileExistsError:
@@ -152,16 +164,5 @@ def _check_resumes(folder: Path, resume: bool) -> None:
     if not resume:
         raise RunError(f"run.dir = {folder}: exists; give another, or go on with it by run.resume=true.")
     if not begun(folder):
-        raise RunError(f"run.dir = {folder}: is no sweep's folder (it has no {TYPED}).")
-    refuse_links(folder, OPENED)
-
-
-def state(path: Path) -> tuple[str, str | None]:
-    """State and error of a job; missing if it has not begun, damaged if it cannot be read."""
-    if not (path / "status.json").exists():
-        return "missing", None
-    try:
-        status = read_status(path)
-    except DamagedFile as error:
-        return "damaged", str(error)
-    return status["state"], status["error"]
+        raise RunError(f"run.dir = {folder}: is no sweep's folder (it has no {COMMAND}).")
+    refuse_links(folder, FOREIGN)

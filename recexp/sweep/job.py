@@ -26,9 +26,9 @@ def run(path: Path) -> float:
     try:
         train_checked(read(path))
     except (Exception, SystemExit) as error:
-        told = isinstance(error, UserError | Failure)
-        message = str(error) if told else f"{type(error).__name__}: {error}"
-        if settle(path, os.getpid(), "failed", message) and not told:
+        explained = isinstance(error, UserError | Failure)  # its message says all
+        message = str(error) if explained else f"{type(error).__name__}: {error}"
+        if settle(path, os.getpid(), "failed", message) and not explained:
             traceback.print_exc()  # train_checked has written other errors to log.txt
         logger.error("%s: %s", path, message)
     return objective(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from recexp.error import DamagedFile
 from recexp.run.read import read_config, read_overrides
 from recexp.run.record import Record, read
-from recexp.sweep.folder import find_jobs, read_typed, state
+from recexp.sweep.folder import find_jobs, read_command, state
 from recexp.tree import flat
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class Outcome:
 
     record: Record  # its state is missing if the job has not begun
     error: str | None
-    typed: list[str]  # overrides, as typed
+    words: list[str]  # its overrides, as the command line has them
 
     @property
     def path(self) -> Path:
@@ -29,7 +29,7 @@ class Outcome:
     @property
     def overrides(self) -> dict[str, str]:
         """The overrides by key."""
-        return {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in self.typed}
+        return {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in self.words}
 
     @property
     def objective(self) -> str:
@@ -51,14 +51,14 @@ def read_outcome(path: Path) -> Outcome:
     """The outcome of one job; its state is damaged if a file cannot be read. Raises RunError if that is config.yaml."""
     current, error = state(path)
     try:
-        return Outcome(replace(read(path), state=current), error, _typed(path))
+        return Outcome(replace(read(path), state=current), error, _read_words(path))
     except DamagedFile as damage:
         config = dict(flat(read_config(path)))
-        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), _typed(path))
+        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), _read_words(path))
 
 
-def _typed(path: Path) -> list[str]:
-    """The overrides, none if their file is damaged: a warning says so."""
+def _read_words(path: Path) -> list[str]:
+    """The overrides; none, with a warning, if their file is damaged."""
     try:
         return read_overrides(path)
     except DamagedFile as error:
@@ -68,8 +68,8 @@ def _typed(path: Path) -> list[str]:
 
 def command(job: Outcome) -> str:
     """The shell command that trains a job again outside its sweep."""
-    words = [word for word in job.typed if not word.startswith("+sweep=")]
-    if len(words) < len(job.typed) and not any(word.startswith("model=") for word in words):
+    words = [word for word in job.words if not word.startswith("+sweep=")]
+    if len(words) < len(job.words) and not any(word.startswith("model=") for word in words):
         words.insert(0, f"model={job.record.config['model.name']}")  # chosen by the sweep's search space
-    flags = [word for word in read_typed(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
+    flags = [word for word in read_command(job.path.parent)["flags"] if word not in ("-m", "--multirun")]
     return shlex.join(["recexp", *words, *flags])

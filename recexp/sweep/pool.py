@@ -53,7 +53,7 @@ def start_server() -> None:
 
 @dataclass
 class Running:
-    """The process of a running job. deadline: when it has had its time, by time.monotonic."""
+    """The process of a running job. deadline: when its time is over, by time.monotonic."""
 
     process: BaseProcess
     path: Path
@@ -138,7 +138,7 @@ class Pool:
         self.running[process.sentinel] = Running(process, path, slot, deadline)
 
     def _wait(self) -> list[int]:
-        """Waits until jobs have ended, and returns their sentinels; ends those that have had their time."""
+        """Waits until jobs have ended, and returns their sentinels; ends those past their deadline."""
         first = min(job.deadline for job in self.running.values())
         ended = wait(list(self.running), None if first == math.inf else max(0.0, first - time.monotonic()))
         now = time.monotonic()
@@ -215,7 +215,7 @@ def _watch() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     job = os.getpid()
-    ended, held = os.pipe()  # the end that this job holds closes with it
+    ended, held = os.pipe()  # the job holds the writing end, so the reading end tells when the job has ended
     if os.fork():
         os.close(ended)
         return

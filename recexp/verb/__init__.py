@@ -2,7 +2,7 @@
 
 A verb's file holds USAGE, its arguments in brief; HELP, what it does; OPTIONS, the arguments that argparse reads, none
 for a verb that takes overrides or a name; and run(arguments), which returns the exit code and raises UserError.
-`recexp --help` imports all these files, so they import what they work with inside run().
+`recexp --help` imports all these files, so heavy imports stand inside run().
 """
 
 import importlib

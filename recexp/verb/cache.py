@@ -25,10 +25,10 @@ def run(arguments: list[str]) -> int:
     from recexp.dataset.cache import clear, entries
     from recexp.terminal import size
 
-    typed = parse("cache", OPTIONS, arguments)
-    folder = Path(typed.dir).expanduser()
-    kept = chosen(entries(folder), typed.names)
-    if not typed.clear:
+    args = parse("cache", OPTIONS, arguments)
+    folder = Path(args.dir).expanduser()
+    kept = chosen(entries(folder), args.names)
+    if not args.clear:
         print("\n".join([str(folder), *table(kept)]))
         return 0
     busy = [entry for entry in kept if not clear(entry)]

@@ -20,17 +20,17 @@ def run(arguments: list[str]) -> int:
     from recexp.storage import write_json
     from recexp.terminal import columns
 
-    typed = parse("calibrate", OPTIONS, arguments)
-    trained = load_ended(typed)
+    args = parse("calibrate", OPTIONS, arguments)
+    trained = load_ended(args)
     refuse_links(trained.path, [FILE])
-    found = calibrate(trained.split_scores("valid"), trained.split_scores("test"), typed.method)
-    write_json(trained.path / FILE, found)
-    by_label = {name: found[name] for name in trained.dataset.schema.tasks} or {"": found}
-    rows = [
-        [of_label(name, label), *(format_value(f"test.{name}", of[when][name]) for when in ("before", "after"))]
-        for label, of in by_label.items()
-        for name in SHOWN
-    ]
+    calibration = calibrate(trained.split_scores("valid"), trained.split_scores("test"), args.method)
+    write_json(trained.path / FILE, calibration)
+    by_label = {name: calibration[name] for name in trained.dataset.schema.tasks} or {"": calibration}
+    rows = []
+    for label, metrics in by_label.items():
+        for name in SHOWN:
+            before, after = (format_value(f"test.{name}", metrics[when][name]) for when in ("before", "after"))
+            rows.append([of_label(name, label), before, after])
     print("\n".join(columns([["test", "before", "after"], *rows])))
-    print(f"{typed.method}, fitted on valid: {trained.path / FILE}")
+    print(f"{args.method}, fitted on valid: {trained.path / FILE}")
     return 0

@@ -9,10 +9,10 @@ MIN_DRAWS = 100  # fewer leave the ends of a 95 % interval to chance
 MAX_DRAWS = 1_000_000  # more take hours and change no digit that is shown
 
 
-def draws(typed: str) -> int:
-    if not (re.fullmatch(r"[0-9]{1,9}", typed) and MIN_DRAWS <= int(typed) <= MAX_DRAWS):
-        raise argparse.ArgumentTypeError(f"{typed}: must be a number, {MIN_DRAWS} to {MAX_DRAWS}")
-    return int(typed)
+def draws(text: str) -> int:
+    if not (re.fullmatch(r"[0-9]{1,9}", text) and MIN_DRAWS <= int(text) <= MAX_DRAWS):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number, {MIN_DRAWS} to {MAX_DRAWS}")
+    return int(text)
 
 
 USAGE = "A B"
@@ -32,11 +32,11 @@ def run(arguments: list[str]) -> int:
     from recexp.run.record import read
     from recexp.terminal import columns
 
-    typed = parse("compare", OPTIONS, arguments)
-    a, b = read(folder(typed.a)), read(folder(typed.b))
-    if not typed.mix:
+    args = parse("compare", OPTIONS, arguments)
+    a, b = read(folder(args.a)), read(folder(args.b))
+    if not args.mix:
         require_one([a, b], "Compare all but their predictions by --mix.")
-    changes, remark = ({}, "no p: asked to mix") if typed.mix else tested(a, b, typed.draws)
+    changes, remark = ({}, "no p: asked to mix") if args.mix else tested(a, b, args.draws)
     print(f"A  {a.path}: {a.state}\nB  {b.path}: {b.state}\n")
     if rows := configuration(a, b):
         print("\n".join(columns([["configuration", "A", "B"], *rows])) + "\n")

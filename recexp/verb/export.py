@@ -13,10 +13,10 @@ HELP = "a trained model as a folder that serves raw ids without recexp"
 FORMATS = ("torch", "onnx")
 
 
-def _format(typed: str) -> str:
-    if typed not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{typed}: no such format. {choices(typed, FORMATS)}")
-    return typed
+def _format(text: str) -> str:
+    if text not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text}: no such format. {choices(text, FORMATS)}")
+    return text
 
 
 OPTIONS = (
@@ -31,14 +31,14 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Raises ConfigError, DataError or RunError."""
-    typed = parse("export", OPTIONS, arguments)
-    folder = new_path(typed.output)
-    if typed.format == "onnx":
+    args = parse("export", OPTIONS, arguments)
+    folder = new_path(args.output)
+    if args.format == "onnx":
         _require_onnx()
-    trained = load_trained(typed)
+    trained = load_trained(args)
     from recexp.run.export.bundle import N_CHECKED, export
 
-    difference = export(trained, typed.format, folder, typed.embeddings)
+    difference = export(trained, args.format, folder, args.embeddings)
     logger.info(
         "%s: the largest difference from the run's scores, of up to %d rows, is %.1e", folder, N_CHECKED, difference
     )
@@ -46,9 +46,9 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def new_path(typed: str) -> Path:
+def new_path(name: str) -> Path:
     """The folder that -o names. Raises ConfigError if it is there already, or its parent is not."""
-    path = Path(typed)
+    path = Path(name)
     if path.exists() or not path.parent.is_dir():
         raise ConfigError(f"-o {path}: {'is there already' if path.exists() else 'is in no directory that is there'}.")
     return path

@@ -24,10 +24,10 @@ def run(arguments: list[str]) -> int:
     from recexp.storage import write_json
     from recexp.terminal import columns
 
-    typed = parse("importance", OPTIONS, arguments)
-    trained = load_ended(typed)
+    args = parse("importance", OPTIONS, arguments)
+    trained = load_ended(args)
     labels = trained.dataset.schema.tasks
-    path, metric = trained.path, of_first_label(typed.metric or trained.config.trainer.monitor, labels)
+    path, metric = trained.path, of_first_label(args.metric or trained.config.trainer.monitor, labels)
     if rank_metric(metric):
         raise ConfigError(f"--metric {metric}: is of rankings; importance is of metrics of labels, such as {MAIN}.")
     allowed = of_labels(MONITORED, labels)
@@ -36,13 +36,13 @@ def run(arguments: list[str]) -> int:
             f"--metric {metric}: no such metric, or one that is neither good nor bad. {choices(metric, allowed)}"
         )
     refuse_links(path, ["importance.json", "importance.png"])
-    found = importance(trained, typed.split, metric, typed.repeats)
-    name = f"{typed.split}.{metric}"
-    value = format_value(name, found.value)
-    print(f"{typed.split} {metric} {value}; how much worse if permuted, {typed.repeats} times each:\n")
-    rows = [[feature, format_value(name, mean, "+"), format_value(name, sd)] for feature, mean, sd in found.rows()]
+    result = importance(trained, args.split, metric, args.repeats)
+    name = f"{args.split}.{metric}"
+    value = format_value(name, result.value)
+    print(f"{args.split} {metric} {value}; how much worse if permuted, {args.repeats} times each:\n")
+    rows = [[feature, format_value(name, mean, "+"), format_value(name, sd)] for feature, mean, sd in result.rows()]
     print("\n".join(columns([["feature", "mean", "deviation"], *rows])))
-    write_json(path / "importance.json", found.to_dict())
-    draw(found, path / "importance.png")
+    write_json(path / "importance.json", result.to_dict())
+    draw(result, path / "importance.png")
     print(f"\n{path / 'importance.png'}")
     return 0

@@ -23,25 +23,25 @@ OPTIONS = (
 
 def run(arguments: list[str]) -> int:
     """Raises DataError for files that cannot be read, ConfigError for a name that is taken."""
-    typed = parse("inspect", OPTIONS, arguments)
-    target = None if typed.write is None else _target(Path(typed.config_dir), typed.write)
+    args = parse("inspect", OPTIONS, arguments)
+    target = None if args.write is None else _target(Path(args.config_dir), args.write)
     from recexp.dataset.inspect.look import inspect
     from recexp.dataset.inspect.template import dataset_yaml
     from recexp.dataset.inspect.text import report
     from recexp.storage import write_text
 
-    seen = inspect(typed.files)
-    print("\n".join(report(seen)))
-    if typed.html is not None:
+    inspection = inspect(args.files)
+    print("\n".join(report(inspection)))
+    if args.html is not None:
         from recexp.report.format import put
         from recexp.report.page.inspection import page
 
-        put(page(seen), typed.html, "--html")
-        print(f"\n{typed.html}")
+        put(page(inspection), args.html, "--html")
+        print(f"\n{args.html}")
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_text(target, dataset_yaml(typed.write, seen))
-        print(f"\n{target}\nrecexp --config-dir {typed.config_dir} dataset={typed.write} {_model(seen.options)}")
+        write_text(target, dataset_yaml(args.write, inspection))
+        print(f"\n{target}\nrecexp --config-dir {args.config_dir} dataset={args.write} {_model(inspection.options)}")
     return 0
 
 

@@ -30,10 +30,10 @@ def option(*names: str, **settings: Any) -> Option:
 
 
 def format_option(*formats: str) -> Option:
-    def check(typed: str) -> str:
-        if typed not in formats:
-            raise argparse.ArgumentTypeError(f"{typed}: no such format. {choices(typed, formats)}")
-        return typed
+    def check(text: str) -> str:
+        if text not in formats:
+            raise argparse.ArgumentTypeError(f"{text}: no such format. {choices(text, formats)}")
+        return text
 
     text = f"{', '.join(formats)}; default: table, or what the ending of FILE says"
     return option("--format", metavar="FORMAT", type=check, help=text)
@@ -81,10 +81,10 @@ TABLE = option(
 def whole_number(low: int, high: int) -> Callable[[str], int]:
     """The type of an argument."""
 
-    def parsed(typed: str) -> int:
-        if not (re.fullmatch("[0-9]{1,18}", typed) and low <= int(typed) <= high):
-            raise argparse.ArgumentTypeError(f"{typed}: must be a number from {low} to {high}")
-        return int(typed)
+    def parsed(text: str) -> int:
+        if not (re.fullmatch("[0-9]{1,18}", text) and low <= int(text) <= high):
+            raise argparse.ArgumentTypeError(f"{text}: must be a number from {low} to {high}")
+        return int(text)
 
     return parsed
 
@@ -96,24 +96,24 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog.removeprefix('recexp ')}: {message} (recexp {self.prog.split()[1]} --help)")
 
 
-def folder(typed: str) -> Path:
-    """A directory that was typed. Raises RunError if it is none."""
-    path = Path(typed)
+def folder(name: str) -> Path:
+    """The directory of this name. Raises RunError if it is none."""
+    path = Path(name)
     if not path.is_dir():
         raise RunError(f"{path}: {'is a file, no run directory' if path.exists() else 'no such directory'}.")
     return path
 
 
-def load_trained(typed: argparse.Namespace) -> "Trained":
-    """The trained model of the RUN that was typed. Raises ConfigError or RunError."""
-    path = folder(typed.run)
-    require_trust(path, typed.trust)
+def load_trained(args: argparse.Namespace) -> "Trained":
+    """The trained model of the argument RUN. Raises ConfigError or RunError."""
+    path = folder(args.run)
+    require_trust(path, args.trust)
     from recexp.experiment import PLACED, load_run
     from recexp.storage import parse_yaml
 
     names = {key: name for name, key in PLACED.items()}
     options: dict[str, Any] = {}
-    for word in typed.options:
+    for word in args.options:
         key, equals, value = word.partition("=")
         if not equals or key not in names:
             raise ConfigError(f"{word}: a trained model is used as it is. {choices(key, names)}")
@@ -121,20 +121,20 @@ def load_trained(typed: argparse.Namespace) -> "Trained":
     return load_run(path, **options)
 
 
-def load_ended(typed: argparse.Namespace) -> "Trained":
+def load_ended(args: argparse.Namespace) -> "Trained":
     """As `load_trained`, of a run to which something is added. Raises RunError if it has not ended."""
     from recexp.run.record import has_ended
 
-    path = folder(typed.run)
-    require_trust(path, typed.trust)
+    path = folder(args.run)
+    require_trust(path, args.trust)
     if not has_ended(path):
         raise RunError(f"{path}: has not ended; go on with: recexp resume {shlex.quote(str(path))}")
-    return load_trained(typed)
+    return load_trained(args)
 
 
-def table_path(typed: str) -> Path:
+def table_path(name: str) -> Path:
     """The file that -o names. Raises ConfigError before anything is computed in vain."""
-    path = Path(typed)
+    path = Path(name)
     if path.suffix not in (".csv", ".parquet"):
         raise ConfigError(f"-o {path}: must end in .csv or .parquet.")
     if path.is_dir() or not path.parent.is_dir():
@@ -144,11 +144,11 @@ def table_path(typed: str) -> Path:
 
 def parse(verb: str, options: Sequence[Option], arguments: list[str]) -> argparse.Namespace:
     """A verb's arguments by name. Raises ConfigError."""
-    typed, unknown = _parser(verb, options).parse_known_intermixed_args(arguments)
+    args, unknown = _parser(verb, options).parse_known_intermixed_args(arguments)
     if unknown:
         flags = [name for option in options for name in option.names if name.startswith("-")]
         raise ConfigError(f"{verb}: {unknown[0]}: no such flag or one argument too many. {choices(unknown[0], flags)}")
-    return typed
+    return args
 
 
 def describe(verb: str, options: Sequence[Option]) -> str:

@@ -21,18 +21,16 @@ OPTIONS = (RUN, FILE, TABLE, HISTORY, CALIBRATED, *TRAINED)
 
 def run(arguments: list[str]) -> int:
     """Raises ConfigError, DataError or RunError."""
-    typed = parse("predict", OPTIONS, arguments)
-    output = table_path(typed.output)
-    trained = load_trained(typed)
+    args = parse("predict", OPTIONS, arguments)
+    output = table_path(args.output)
+    trained = load_trained(args)
     from recexp.dataset.given import open_table
     from recexp.run.table import table_writer
 
-    rows = trained.read(open_table(Path(typed.file), trained.config.dataset, "FILE"))
-    scores = trained.scores(rows, typed.history, typed.calibrated)
+    rows = trained.read(open_table(Path(args.file), trained.config.dataset, "FILE"))
+    scores = trained.scores(rows, args.history, args.calibrated)
     if taken := scores.keys() & {*rows.frame.columns}:
-        raise DataError(
-            f"{typed.file}: column '{min(taken)}' is of the run's data; OUT needs that name for the scores."
-        )
+        raise DataError(f"{args.file}: column '{min(taken)}' is of the run's data; OUT needs that name for the scores.")
     with table_writer(output) as put:
         put(rows.frame.assign(**scores))
     means = ", ".join(f"mean {name} {values.mean():.4f}" for name, values in scores.items())

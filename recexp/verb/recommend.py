@@ -39,28 +39,28 @@ OPTIONS = (
 
 
 def named(frame: "pd.DataFrame", names: "pd.DataFrame") -> "pd.DataFrame":
-    """Recommendations with the names of their items; one called as a column of theirs becomes NAME_of_item."""
-    found = names.reindex(frame.item.astype(str)).set_axis(frame.index)
-    return frame.assign(**{f"{name}_of_item" if name in frame else str(name): found[name] for name in found})
+    """Recommendations with the columns of their items; NAME becomes NAME_of_item where the frame has it already."""
+    columns = names.reindex(frame.item.astype(str)).set_axis(frame.index)
+    return frame.assign(**{f"{name}_of_item" if name in frame else str(name): columns[name] for name in columns})
 
 
 def run(arguments: list[str]) -> int:
     """Writes user, item, rank and score. Raises ConfigError, DataError or RunError."""
-    typed = parse("recommend", OPTIONS, arguments)
-    output = table_path(typed.output)
-    trained = load_trained(typed)
+    args = parse("recommend", OPTIONS, arguments)
+    output = table_path(args.output)
+    trained = load_trained(args)
     from recexp.dataset.given import names_by_id, open_table
     from recexp.run.table import table_writer
 
     users, items = (
         open_table(Path(path), trained.config.dataset, flag) if path else None
-        for path, flag in ((typed.users, "--users"), (typed.items, "--items"))
+        for path, flag in ((args.users, "--users"), (args.items, "--items"))
     )
     config = trained.config.dataset
-    names = names_by_id(open_table(Path(typed.names), config, "--names"), config) if typed.names else None
+    names = names_by_id(open_table(Path(args.names), config, "--names"), config) if args.names else None
     n = 0
     with table_writer(output) as put:
-        for frame in trained.recommendations(users, typed.k, items, typed.keep_seen):
+        for frame in trained.recommendations(users, args.k, items, args.keep_seen):
             put(frame if names is None else named(frame, names))
             n += len(frame)
     logger.info("%s: %s recommendations", output, f"{n:,}")

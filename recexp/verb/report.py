@@ -26,19 +26,19 @@ def run(arguments: list[str]) -> int:
     from recexp.report.table import to_table
     from recexp.run.record import read_all
 
-    typed = parse("report", OPTIONS, arguments)
-    all_records = read_all(typed.folders)
-    records = select.chosen(all_records, typed.filter) if all_records else []
+    args = parse("report", OPTIONS, arguments)
+    all_records = read_all(args.folders)
+    records = select.chosen(all_records, args.filter) if all_records else []
     if all_records and not records:
-        raise RunError(f"--filter {' --filter '.join(typed.filter)}: leaves none of {len(all_records)} runs.")
-    columns = typed.columns.split(",") if typed.columns else None
-    board = leaderboard(records, Choice(typed.metric, typed.sort, columns, typed.baseline, typed.mix))
-    kind = kind_of(typed.format, typed.output)
+        raise RunError(f"--filter {' --filter '.join(args.filter)}: leaves none of {len(all_records)} runs.")
+    columns = args.columns.split(",") if args.columns else None
+    board = leaderboard(records, Choice(args.metric, args.sort, columns, args.baseline, args.mix))
+    kind = kind_of(args.format, args.output)
     if kind == "html":
         from recexp.report.page import page
 
-        content = page(board, " ".join(typed.folders))
+        content = page(board, " ".join(args.folders))
     else:
         content = render(to_table(board), kind)
-    put(content, typed.output)
+    put(content, args.output)
     return 0

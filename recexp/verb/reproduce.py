@@ -2,7 +2,7 @@
 
 from recexp.error import ConfigError
 from recexp.verb.options import Option
-from recexp.verb.rerun import again, typed
+from recexp.verb.rerun import again, run_and_overrides
 
 USAGE = "RUN [run.dir=DIR] [--trust]"
 HELP = "a run again, in a new directory, compared bit by bit"
@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     from recexp.run.identity import DATA_PATHS, PLACES
     from recexp.run.reproduction import comparisons, require_finished, surroundings
 
-    first, overrides = typed("reproduce", arguments)
+    first, overrides = run_and_overrides("reproduce", arguments)
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
         if key.partition(".")[0] not in PLACES and key not in DATA_PATHS:

@@ -21,12 +21,12 @@ def run(arguments: list[str]) -> int:
     """Raises RunError for a directory that is no run, ConfigError for an override that is wrong."""
     from recexp.experiment import train_checked
 
-    path, overrides = typed("rerun", arguments)
+    path, overrides = run_and_overrides("rerun", arguments)
     train_checked(*again(path, overrides))
     return 0
 
 
-def typed(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
+def run_and_overrides(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
     """The run directory and the overrides of a verb that trains it anew. Raises ConfigError or RunError."""
     words = [word for word in arguments if word != "--trust"]
     if not words or "=" in words[0] or words[0].startswith("-"):
@@ -39,7 +39,7 @@ def typed(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
 
 
 def again(path: Path, overrides: list[str]) -> "tuple[Config, list[str]]":
-    """The configuration of a run, changed by overrides and without its place, and what would have to be typed for it.
+    """A run's configuration, changed by overrides and without its directory, and the overrides that compose it.
 
     Raises RunError or ConfigError.
     """
@@ -56,11 +56,11 @@ def again(path: Path, overrides: list[str]) -> "tuple[Config, list[str]]":
     gone = [name for name in first.dataset.tasks if name not in _labels(raw)]
     if gone:
         raw = changed(_without(gone, tree), overrides)
-    anew = {word.partition("=")[0] for word in overrides} & {*GROUPS}  # nothing of the earlier choice is left
+    regrouped = {word.partition("=")[0] for word in overrides} & {*GROUPS}  # nothing of the earlier choice is left
     kept = [
         word
         for word in read_overrides(path)
-        if word.lstrip("+~").split("=")[0].split(".")[0] not in {"run", *anew} and not _is_of(gone, word)
+        if word.lstrip("+~").split("=")[0].split(".")[0] not in {"run", *regrouped} and not _is_of(gone, word)
     ]
     return check(raw, model_file(raw, [conf_folder()])), [*kept, *overrides]
 
@@ -73,7 +73,7 @@ def _labels(raw: "DictConfig") -> list[str]:
 
 
 def _without(gone: list[str], tree: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without what is of labels that are gone: their weights, and whose metric counts."""
+    """The configuration without labels that are gone: without their weights, and monitoring no metric of theirs."""
     weights = {name: weight for name, weight in tree["model"]["loss_weights"].items() if name not in gone}
     monitor, objective = (_of_any(gone, name) for name in (tree["trainer"]["monitor"], tree.get("objective")))
     changes = {"model": tree["model"] | {"loss_weights": weights}, "trainer": tree["trainer"] | {"monitor": monitor}}

@@ -30,24 +30,24 @@ def run(arguments: list[str]) -> int:
     from recexp.report.setting import short
     from recexp.run.record import read_all
 
-    typed = parse("runs", OPTIONS, arguments)
-    if not typed.folders and not Path("outputs").is_dir():
+    args = parse("runs", OPTIONS, arguments)
+    if not args.folders and not Path("outputs").is_dir():
         print("no runs: there is no folder outputs here")
         return 0
-    records = read_all(typed.folders or ["outputs"])
+    records = read_all(args.folders or ["outputs"])
     known = select.known_keys(records)
-    records = select.chosen(records, typed.filter)
-    if typed.sort:
-        key = select.resolve("--sort", typed.sort, known, "valid")
+    records = select.chosen(records, args.filter)
+    if args.sort:
+        key = select.resolve("--sort", args.sort, known, "valid")
         records = sorted(records, key=lambda record: select.rank(key, select.value(record, key)))
-    names = [] if typed.columns is None else typed.columns.split(",")
+    names = [] if args.columns is None else args.columns.split(",")
     columns = [short(select.resolve("--columns", name, known)) for name in names] or [
         *WHAT,
         *_shown(records),
         "seconds",
     ]
-    kind = kind_of(typed.format, typed.output)
-    put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), typed.output)
+    kind = kind_of(args.format, args.output)
+    put("no runs\n" if kind == "table" and not records else render(to_table(records, columns), kind), args.output)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from recexp.error import ConfigError, RunError
-from recexp.sweep.folder import find_job, find_jobs, opened, read_typed, state
+from recexp.sweep.folder import find_job, find_jobs, opened, read_command, state
 
 
 @pytest.fixture(autouse=True)
@@ -88,4 +88,4 @@ def test_jobs_are_found_by_the_number_that_their_names_begin_with():
 def test_a_damaged_record_of_what_was_typed_is_an_error_that_names_it():
     Path("sweep.yaml").write_text("overrides: [")
     with pytest.raises(RunError, match=r"sweep\.yaml: damaged"):
-        read_typed(Path())
+        read_command(Path())
