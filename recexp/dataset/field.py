@@ -235,13 +235,15 @@ class Numeric:
     """A number with mean 0 and standard deviation 1 over the training rows; a missing number becomes the mean.
 
     Numbers are clipped to MAX_DEVIATIONS from the mean. Among fewer than a million training rows none is further away.
+    Where training holds no two different numbers, all are the mean: a model has learnt nothing of them, so any other
+    number would be multiplied by weights as they were drawn.
     """
 
     kind: ClassVar[FeatureKind] = FeatureKind.numeric
     size: ClassVar[int] = 0
     width: ClassVar[int] = 1
     mean: float
-    deviation: float
+    deviation: float  # 0 without two different numbers
 
     @staticmethod
     def read(column: "pd.Series", name: str) -> np.ndarray:
@@ -252,7 +254,7 @@ class Numeric:
         sample = numbers[train & np.isfinite(numbers)]
         mean = float(sample.mean()) if len(sample) else 0.0
         # The standard deviation of equal numbers is a rounding error.
-        deviation = float(sample.std()) if len(sample) and np.ptp(sample) else 1.0
+        deviation = float(sample.std()) if len(sample) and np.ptp(sample) else 0.0
         return cls(mean=mean, deviation=deviation)
 
     def encode(self, numbers: np.ndarray) -> np.ndarray:
@@ -295,7 +297,7 @@ class Vector:
         width = numbers.shape[1]
         rows = np.flatnonzero(train & np.isfinite(numbers.sum(1, np.float64)))
         if not len(rows):
-            return cls(mean=np.zeros(width), deviation=np.ones(width))
+            return cls(mean=np.zeros(width), deviation=np.zeros(width))
         mean, deviation = vector.moments(numbers, rows)
         return cls(mean=mean, deviation=deviation)
 
@@ -315,6 +317,7 @@ ENCODERS: dict[FeatureKind, type[AnyField]] = {
 
 
 def _scaled(numbers: np.ndarray, mean: float | np.ndarray, deviation: float | np.ndarray) -> np.ndarray:
-    """float32 in the shape of the numbers; 0 for what is missing."""
-    scaled = np.clip((numbers - mean) / deviation, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+    """float32 in the shape of the numbers; 0 for what is missing, and where the deviation is 0."""
+    spread = np.where(deviation, deviation, np.inf)
+    scaled = np.clip((numbers - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS)
     return np.where(np.isfinite(numbers), scaled, 0.0).astype(np.float32)

@@ -12,7 +12,7 @@ from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, Histo
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.facts import facts, unknown_rates
-from recexp.dataset.field import Encoded, Hash
+from recexp.dataset.field import Encoded, Hash, Numeric, Vector
 from recexp.dataset.filter import filtered
 from recexp.dataset.index import Indexed, by_user_then_time, group_starts, index_ids, narrowed
 from recexp.dataset.label import task_labels
@@ -91,6 +91,13 @@ def _notes(log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
         for name, field in encoders.fields.items()
         if isinstance(field, Hash)
     ]
+    if alike := [
+        f"{side}.{name}"
+        for side, encoders in vars(encoder).items()
+        for name, field in encoders.fields.items()
+        if isinstance(field, Numeric | Vector) and not np.any(field.deviation)
+    ]:
+        notes.append(f"no two different numbers in train, so of no use: {', '.join(alike)}")
     if hashed:
         notes.append(f"values in train, hashed into {config.n_buckets:,} buckets each: {', '.join(hashed)}")
     return notes

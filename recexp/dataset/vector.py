@@ -72,7 +72,7 @@ def _joined_lists(name: str, cells: "pd.Series", separator: str) -> "pd.Series":
 
 
 def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (width,) of some rows of numbers (n, width), 1 of numbers that are all equal."""
+    """Mean and standard deviation (width,) of some rows of numbers (n, width), 0 of numbers that are all equal."""
     width = numbers.shape[1]
     total, square = np.zeros(width), np.zeros(width)
     low, high = np.full(width, np.inf), np.full(width, -np.inf)
@@ -82,7 +82,7 @@ def moments(numbers: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarr
     mean = total / len(rows)
     for block in blocks(rows):
         square = np.vstack([square, (numbers[block] - mean) ** 2]).sum(0)
-    return mean, np.where(high > low, np.sqrt(square / len(rows)), 1.0)
+    return mean, np.where(high > low, np.sqrt(square / len(rows)), 0.0)
 
 
 def blocks(rows: np.ndarray) -> list[np.ndarray]:

@@ -314,6 +314,17 @@ def test_users_and_items_without_a_row_of_features_have_unknown_ones(
     assert (log.items.ids[1, 1], set(log.items.ids[1, 2:-1]), log.items.ids[1, -1]) == (UNKNOWN, {0}, UNKNOWN)
 
 
+def test_numbers_that_only_later_rows_hold_are_of_no_use_and_told(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
+    kinds = {"context": {"late": FeatureKind.numeric, "both": FeatureKind.vector}}
+    config, raw = tiny_config(features=kinds), tiny_log()
+    train = raw_splits(prepare(raw, tiny_config(features={}))) == 0
+    late = np.where(train, np.nan, 1e6)
+    both = pd.Series([[3.0, 1e6 * (not trains)] for trains in train])
+    dataset = prepare(replace(raw, context=pd.DataFrame({"late": late, "both": both})), config)
+    assert not dataset.log.context.values.any()
+    assert "no two different numbers in train, so of no use: context.late, context.both" in dataset.facts["notes"]
+
+
 def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     config = tiny_config(features={})
     for raw in (tiny_log(), replace(tiny_log(), users=None, items=None, context=None)):

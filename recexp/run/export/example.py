@@ -68,7 +68,8 @@ def encode(side, values):
         value = values.get(field["name"])
         if field["kind"] in ("numeric", "vector"):
             mean, deviation = np.atleast_1d(field["mean"]), np.atleast_1d(field["deviation"])
-            scaled = np.zeros(len(mean)) if value is None else (np.atleast_1d(value) - mean) / deviation
+            spread = np.where(deviation, deviation, np.inf)  # 0: the model knows nothing of such numbers
+            scaled = np.zeros(len(mean)) if value is None else (np.atleast_1d(value) - mean) / spread
             numbers += [*np.clip(scaled, -field["largest"], field["largest"])]
         elif field["kind"] == "binned":
             known = value is not None and field["size"]

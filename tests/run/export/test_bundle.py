@@ -17,6 +17,7 @@ from recexp.cli import run
 from recexp.run.export.embeddings import embeddings
 
 FEATURES = ("dataset.features.context={place: categorical, ad: hash, hour: numeric, price: binned, mood: vector}",
+            "+dataset.features.context.late=numeric",
             "dataset.features.user={age: binned, street: hash}", "+dataset.features.item.tags=multi",
             "dataset.n_buckets=30", "dataset.n_quotients=5")  # fmt: skip
 ROOT = Path(__file__).parents[3]
@@ -39,6 +40,7 @@ def make_log() -> pd.DataFrame:
         "hour": np.where(random.random(n) < 0.1, np.nan, random.random(n)), "price": random.integers(50, size=n),
         "mood": np.where(random.random(n) < 0.1, None, [f"{x:.3f} {x * x:.3f}" for x in random.normal(3, size=n)]),
         "ad": [f"a{ad}" if ad % 9 else None for ad in random.integers(200, size=n)], "street": user % 7,
+        "late": np.where(np.arange(n) < 500, np.nan, 1000.0 * np.arange(n)),  # no number in train
         "age": 20.0 + user, "tags": [None if n == 3 else "|".join(f"t{n % k}" for k in (2, 3)) for n in item],
     })  # fmt: skip
 
@@ -65,8 +67,8 @@ def test_the_example_scores_raw_ids_without_recexp_as_the_run_does() -> None:
 
 
 def test_new_users_items_and_values_are_scored_as_predict_scores_them() -> None:
-    known = {"place": "home", "ad": "a17", "hour": 0.25, "price": 7, "mood": [2.5, 6.0]}
-    strange = {"place": "nowhere", "ad": None, "hour": None, "price": None, "mood": None}
+    known = {"place": "home", "ad": "a17", "hour": 0.25, "price": 7, "mood": [2.5, 6.0], "late": 9e5}
+    strange = {"place": "nowhere", "ad": None, "hour": None, "price": None, "mood": None, "late": None}
     history = [{"item": "i3", "label": 1, "age": 900}, {"item": "i4", "label": 0, "age": 30}]
     rows = [
         {"user": "u03", "item": "i5", "context": known},
@@ -122,7 +124,7 @@ def test_the_bundle_says_what_the_model_takes() -> None:
     about = json.loads(Path("out/model.json").read_text())
     shapes = {each["name"]: each["shape"] for each in about["inputs"]}
     assert shapes["mask"] == ["batch", "length"] and shapes["history_ids"][:2] == ["batch", "length"]
-    assert shapes["context_values"] == ["batch", 3]
+    assert shapes["context_values"] == ["batch", 4]
     assert "history_age" not in shapes  # din reads none
     assert about["metrics"]["test.auc"] == recexp.load_run("run").metrics["test.auc"]
 
