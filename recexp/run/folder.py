@@ -35,8 +35,9 @@ def make_run_folder(config: Config, fill: Fill) -> list[Path]:
         folder = Path("outputs") / f"{now:%Y-%m-%d}"
         return unique_folder(folder, f"{now:%H-%M-%S}-{run_name(config)}", lambda path: filled(path, fill))
     path = Path(config.run.dir)
-    if path.is_file():
-        raise RunError(f"run.dir = {path}: is a file.")
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise RunError(f"run.dir = {path}: {'' if there == path else f'{there} '}is a file.")
     if path.is_symlink() and not path.exists():
         raise RunError(f"run.dir = {path}: is a link to nowhere.")
     if is_filled(path):

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,7 +158,9 @@ def write(exported: Any, names: Sequence[str], output: str, form: str, folder: P
     path = folder / FILES[form]
     with quiet():
         if form == "torch":
-            torch.export.save(exported, path)
+            program = BytesIO()  # where a disk is full, torch's own writing to it would end the process
+            torch.export.save(exported, program)
+            path.write_bytes(program.getbuffer())
         else:
             _converted(exported, names, output).save(path)
 

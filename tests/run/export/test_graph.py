@@ -1,5 +1,8 @@
 """Exported programs give their models' scores for any number of samples and any length of history."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,24 @@ def test_a_loop_over_no_rows_is_read_again(make: Callable[..., nn.Module], mixed
             *(graph.columns_of(mixed)[name] for name in names)
         )
         torch.testing.assert_close(scores, model(mixed).logits.sigmoid(), rtol=0, atol=1e-5)
+
+
+ONTO_A_FULL_DISK = """
+import sys, torch
+from pathlib import Path
+from recexp.run.export import graph
+program = torch.export.export(torch.nn.Linear(2, 1), (torch.ones(3, 2),))
+try:
+    graph.write(program, ["x"], "score", "torch", Path(sys.argv[1]))
+except OSError as error:
+    sys.exit(error.errno)
+"""
+
+
+def test_a_full_disk_does_not_end_the_process(tmp_path: Path) -> None:
+    (tmp_path / graph.FILES["torch"]).symlink_to("/dev/full")
+    done = subprocess.run([sys.executable, "-c", ONTO_A_FULL_DISK, str(tmp_path)], stderr=subprocess.DEVNULL)
+    assert os.strerror(done.returncode) == "No space left on device"
 
 
 def test_an_operation_that_onnx_lacks_is_one_line(tmp_path: Path) -> None:
