@@ -10,8 +10,8 @@ from recexp.report.row import Row
 CURVES = ("hr", "ndcg")
 WIDTH, HEIGHT = 310, 215
 EXPLAINED = (
-    "Means over seeds. Users are grouped by how many events they had before those to predict, items by their popularity "
-    "in training: the head has half of all events, a cold item has none, so it cannot be found."
+    "Means over seeds. Users are grouped by how many events they had before those to predict, items by popularity in "
+    "training: the head has half of all events, a cold item has none, so it cannot be found."
 )
 
 
