@@ -28,9 +28,10 @@ FIELDS = ("linear", "fm", "ffm", "afm", "nfm", "pnn", "onn", "deepfm", "feature_
           "autoint model.hidden_sizes=[128,64]", "fibinet", "finalmlp", "graphfm")  # fmt: skip
 PATIENT = "trainer.epochs=30 trainer.patience=null"  # a triple shows on valid after ten epochs without any progress
 NEXT_ITEM = ("transition", "second_order", "daytime", "trend")
+MANY_STEPS = "trainer.learning_rate=3e-3 trainer.patience=40"  # a rule of two items shows on valid after many epochs
 MODELS = ("popularity", "item_knn", "ease", "bpr_mf", "gru4rec", "sasrec", "esasrec", "bert4rec", "hstu")
-RANKERS = tuple(f"{model} trainer=next_item" for model in MODELS)
-POINTWISE = "trainer.ranking.candidates=all trainer.monitor=ndcg@10/all dataset.negatives=4"
+RANKERS = tuple(f"{model} trainer=next_item {MANY_STEPS}" for model in MODELS)
+POINTWISE = "trainer.batch_size=256 trainer.ranking.candidates=all trainer.monitor=ndcg@10/all dataset.negatives=4"
 LADDER = {  # planted structure: models with their overrides
     "interaction": ("popularity", *FIELDS, "fnn", "wide_deep", "wide_deep model.wide=poly2"),
     "triple": tuple(f"{model} {PATIENT}" for model in FIELDS),
@@ -83,6 +84,11 @@ def hit_rate(metrics: dict[str, Any]) -> float:
     return metrics["test"]["hr@5/all"] / metrics["oracle"]["hr@5/all"]
 
 
+def shortened(rung: str) -> str:
+    """A rung without the overrides that all of its structure have."""
+    return rung.replace(IDS, "ids of 1000 items").replace(FAR, "").replace(MANY_STEPS, "").strip()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("structures", nargs="*", default=list(LADDER))
@@ -90,12 +96,13 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--events", type=int, default=30_000)
     typed = parser.parse_args()
-    more = [f"dataset.n_events={typed.events}", f"dataset.n_users={typed.events // 50}", "dataset.n_items=200"]
+    more = [f"dataset.n_events={typed.events}", f"dataset.n_users={typed.events // 50}"]
     more += [f"trainer.threads={typed.threads or 'null'}"]
     for structure in typed.structures:
-        batches = [] if structure in NEXT_ITEM else ["trainer.batch_size=256"]
+        next_item = structure in NEXT_ITEM
+        sizes = [f"dataset.n_items={60 if next_item else 200}", f"trainer.batch_size={32 if next_item else 256}"]
         for rung in LADDER[structure]:
-            values = shares(structure, rung, typed.seeds, [*more, *batches])
+            values = shares(structure, rung, typed.seeds, [*more, *sizes])
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             summary = f"{statistics.fmean(values):6.1%} ± {deviation:.1%}   n={len(values)}"
-            print(f"{structure:12} {summary}   {rung.replace(IDS, 'ids of 1000 items').replace(FAR, '')}", flush=True)
+            print(f"{structure:12} {summary}   {shortened(rung)}", flush=True)
