@@ -112,7 +112,7 @@ class Transformer4Rec(nn.Module):
         return self.encoder(add_positions(events, self.order, batch.mask.cumsum(1)), batch.mask, causal(batch.mask))
 
     def decode(self, history: Tensor, mask: Tensor) -> Tensor:
-        """d_0, d_1, ..., d_L of histories (B, L, E), mask (B, L): (B, 1 + L, E), 0 before d_c."""
+        """d_0, ..., d_L of histories (B, L, E), mask (B, L): (B, 1 + L, E), 0 before d_c. BOS replaces event c."""
         steps = functional.pad(mask, (1, 0), value=True)  # (B, 1 + L), of BOS and of each event
         count = steps.cumsum(1) - 1
         number, start = torch.arange(steps.shape[1], device=mask.device), self.start(mask)  # (1 + L,), (B, 1)
@@ -121,8 +121,7 @@ class Transformer4Rec(nn.Module):
         else:
             given = self_mask = memory_mask = mask & (number[1:] <= start)
         memory = self.encoder(add_positions(history, self.order, count[:, 1:]), given, self_mask)  # (B, L, E)
-        begins = (number == start)[:, :, None]  # BOS replaces event c
-        inputs = torch.where(begins, self.begin, functional.pad(history, (0, 0, 1, 0)))  # (B, 1 + L, E)
+        inputs = torch.where((number == start)[:, :, None], self.begin, functional.pad(history, (0, 0, 1, 0)))
         return self.decoder(add_positions(inputs, self.order, count), steps & (number >= start), memory, memory_mask)
 
     def start(self, mask: Tensor) -> Tensor:
