@@ -5,7 +5,8 @@ S_ij = sigmoid(MLP(e_i * e_j))                 one hidden layer; the k largest o
 a_ij = softmax_j(S_ij relu(<w, e_i * e_j>))    over the neighbours of i, for each head
 e_i <- LayerNorm(relu([sum_j a_ij W (e_i * e_j)] of all heads + relu(R e_i)))
 logit = w0 + sum_i w_i + Linear([mean_i e_i of each layer])
-Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j). LayerNorm can be left out.
+Products are not aggregated one by one: sum_j a_ij W (e_i * e_j) = W (e_i * sum_j a_ij e_j).
+LayerNorm is left out unless layer_norm is true.
 """
 
 from dataclasses import dataclass

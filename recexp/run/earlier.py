@@ -1,6 +1,6 @@
 """Runs of earlier versions: options that their config.yaml lacks get recexp's defaults.
 
-So a new option's default must be the value that changes nothing.
+So a new option's default must be the value that changes nothing, or FORMER must have that value.
 """
 
 import copy
@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 
 from recexp.groups import MAPPING, conf_folder
 from recexp.tree import flat
+
+# What earlier versions did where an option that they lacked has another default now, by YAML file.
+FORMER: dict[str, dict[str, Any]] = {"model/graphfm.yaml": {"layer_norm": True}}
 
 
 def completed(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,7 +41,7 @@ def _defaults(tree: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         files = [f"{group}/{options[key]}.yaml" for key in ("name", "reader") if key in options]
         if options.get("reader") not in (None, _read(files[0]).get("reader")):
             files = files[1:]  # a user's own data, under any name
-        groups.append((group, _read(files[0]) if files else {}))
+        groups.append((group, _read(files[0]) | FORMER.get(files[0], {}) if files else {}))
     return groups
 
 

@@ -15,7 +15,7 @@ from recexp.cli import run
 from recexp.config import Config
 from recexp.groups import options
 from recexp.run import directory
-from recexp.run.earlier import completed
+from recexp.run.earlier import FORMER, completed
 from recexp.storage import digest
 from recexp.tree import flat, to_dict
 
@@ -73,6 +73,15 @@ def test_a_run_of_an_earlier_version_is_used_as_any(old: Path, capsys: pytest.Ca
     assert run(["export", "run", "-o", "bundle"]) == 0
     assert run(["rerun", "run", "trainer.epochs=1", "run.dir=again"]) == 0
     assert yaml.safe_load(Path("again/config.yaml").read_text())["model"]["item_dropout"] == 0.0
+
+
+def test_an_option_whose_default_is_another_now_is_what_earlier_versions_did() -> None:
+    for file, former in FORMER.items():
+        tree = to_dict(recexp.load_config([file.removesuffix(".yaml").replace("/", "=")]))
+        group = file.split("/")[0]
+        assert all(tree[group][name] != value for name, value in former.items())
+        _, lacking = completed(without(tree, *(f"{group}.{name}" for name in former)))
+        assert lacking == {f"{group}.{name}": value for name, value in former.items()}
 
 
 def test_it_goes_on_from_its_checkpoints_to_the_bit(
