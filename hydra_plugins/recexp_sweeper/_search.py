@@ -92,7 +92,7 @@ class Search:
         return [Job(number + n, trial, [*words, *seed], reported) for n, seed in enumerate(self.seeds)]
 
     def _own(self) -> list[FrozenTrial]:
-        """The trials of this folder. A study stored in the folder serves it alone; one elsewhere may be shared."""
+        """The trials of this folder. A study stored in the folder serves only it; one elsewhere may be shared."""
         folder, shared = str(self.folder.absolute()), bool(self.options.storage)
         return [trial for trial in self.trials() if not shared or trial.user_attrs.get("folder") == folder]
 

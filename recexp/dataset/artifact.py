@@ -1,4 +1,4 @@
-"""What a run keeps of its data, so that its directory alone is enough to use the model.
+"""What a run keeps of its data, so that its directory is enough to use the model.
 
 The folder holds a dataset like any prepared one: the fitted encoder, the encoded users and items, and each user's
 events from the last `max_history` before the first held-out row onwards, or from the first that the model's search
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def save(dataset: Dataset, config: DatasetConfig, folder: Path, search: Search | None = None) -> None:
     """Writes the folder, unless it is there already and whole. search: that of the run's model."""
-    if _is_whole(folder, alone=True):
+    if _is_whole(folder, remove_damaged=True):
         return
     with new_folder(folder) as temporary:
         shared = _shared(dataset, config, search)
@@ -90,11 +90,11 @@ def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> P
     shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{reach}"
     if not _is_whole(shared):
         try:
-            with cache.alone(dataset.folder):
+            with cache.exclusive(dataset.folder):
                 if not dataset.folder.is_dir():  # cleared since it was read
                     return None
                 remove_leftovers(dataset.folder)
-                if not _is_whole(shared, alone=True):
+                if not _is_whole(shared, remove_damaged=True):
                     with new_folder(shared) as temporary:
                         store.write(temporary, reduced(dataset, config, search))
         except OSError:  # a cache that cannot be written, or another process was faster
@@ -102,13 +102,13 @@ def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> P
     return shared
 
 
-def _is_whole(folder: Path, alone: bool = False) -> bool:
-    """True if a folder holds what was written. alone: no other process uses it, so a damaged one is removed."""
+def _is_whole(folder: Path, remove_damaged: bool = False) -> bool:
+    """True if a folder holds all that was written. remove_damaged: only where no other process uses it."""
     try:
         store.check(folder)
         return True
     except DamagedFile as error:
-        if alone and os.path.lexists(folder):
+        if remove_damaged and os.path.lexists(folder):
             logger.warning("%s It is written anew.", error)
             remove(folder)
         return False

@@ -39,10 +39,10 @@ def key(options: dict[str, Any], content: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
+def read(folder: str | None, key: str, remove_damaged: bool = False) -> Dataset | None:
     """The prepared dataset, memory-mapped; None if it is not there or damaged.
 
-    alone: within `one_at_a_time`; a damaged one is then removed, and a warning says so.
+    remove_damaged: only within `one_at_a_time`; a warning says so.
     """
     if folder is None or not os.path.lexists(path := _entry(folder, key)):
         return None
@@ -54,7 +54,7 @@ def read(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
                 _remove_lock(_lock(path))
         return dataset
     except DamagedFile as error:
-        if alone:
+        if remove_damaged:
             logger.warning("%s The data are prepared anew.", error)
             remove(path)
         return None
@@ -79,11 +79,11 @@ def write(folder: str | None, dataset: Dataset, source: dict[str, Any]) -> Datas
 
 def one_at_a_time(folder: str | None, key: str) -> contextlib.AbstractContextManager[None]:
     """Waits until no other process prepares the same data. Without a cache, or without locks, nobody waits."""
-    return contextlib.nullcontext() if folder is None else alone(_entry(folder, key))
+    return contextlib.nullcontext() if folder is None else exclusive(_entry(folder, key))
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Waits until no other process makes this folder, and removes what killed processes have left beside it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):

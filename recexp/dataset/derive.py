@@ -130,7 +130,7 @@ def occurrence(keys: np.ndarray) -> np.ndarray:
 
 
 def _codes(log: Log, visible: np.ndarray, n_last: int, columns: list[Values]) -> list[np.ndarray]:
-    """Codes (N,) of each derived field, as if the log held the visible events alone."""
+    """Codes (N,) of each derived field, as if the log held only the visible events."""
     return [*last_items(log, visible, n_last), *(most_liked(log, visible, column) for column in columns)]
 
 

@@ -98,7 +98,7 @@ class Log(Table):
     def chronological(self) -> bool:
         """True if each user's splits are chronological and no group of equal timestamps is divided.
 
-        A training event then sees training events alone.
+        A training event then sees only training events.
         """
         step, tied = np.diff(self.split), self.before[1:] == self.before[:-1]
         return not ((self.user[1:] == self.user[:-1]) & ((step < 0) | (step > 0) & tied)).any()

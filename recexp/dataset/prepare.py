@@ -40,7 +40,7 @@ def load(config: Any) -> Dataset:
     key = cache.key(_cached_options(config), reader.fingerprint())
     if (dataset := cache.read(config.cache_dir, key)) is None:
         with cache.one_at_a_time(config.cache_dir, key):
-            if (dataset := cache.read(config.cache_dir, key, alone=True)) is None:
+            if (dataset := cache.read(config.cache_dir, key, remove_damaged=True)) is None:
                 dataset = cache.write(config.cache_dir, prepare(reader.read(), config, key), _source(config))
     return replace(dataset, schema=replace(dataset.schema, **_history_facts(dataset.log, config)))
 
@@ -167,7 +167,7 @@ def _log_context(raw: Raw, log: Log, order: np.ndarray, config: DatasetConfig) -
 
 
 def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tuple[Table, Encoder]:
-    """Rows without time: fields of the context alone, in the order of the source; features of ids join their rows."""
+    """Rows without time: only fields of the context, in the order of the source; features of ids join their rows."""
     frame, kinds = _columns(raw.context, "context", config.features.context), config.features.context
     for side, (index, raw_ids) in joined.items():
         side_kinds = getattr(config.features, side)

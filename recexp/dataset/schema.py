@@ -50,7 +50,7 @@ class Side:
 
     @property
     def ids(self) -> "Side":
-        """The side with its id alone."""
+        """The side with only its id."""
         return Side(fields=self.fields[:1])
 
     @property
@@ -87,7 +87,7 @@ class Schema:
 
     @property
     def ids(self) -> "Schema":
-        """The schema with user and item as their ids alone, without context."""
+        """The schema with only the ids of user and item, without context."""
         return replace(self, user=self.user.ids, item=self.item.ids, context=Side())
 
     def select(self, names: Sequence[str] | None, key: str) -> "Schema":

@@ -1,4 +1,4 @@
-"""Dropout, by itself and inside kernels: a function of a seed and of a number's position alone (kernel.h, kept)."""
+"""Dropout, by itself and inside kernels: a function of only a seed and a number's position (kernel.h, kept)."""
 
 from typing import Any
 

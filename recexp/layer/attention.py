@@ -109,7 +109,7 @@ class Interaction(Scorer):
         w1, w2, w3, w4 = first.weight.chunk(4, dim=1)
         weights = (w1 + w3, w2 - w3, w4)
         x, packed = target_interaction(target, events.vectors, events.index, events.expanded, mask, weights, first.bias)
-        scores = self.mlp.after_first(x, None if packed else mask)[..., 0]  # (N,) of events alone if packed, or (B, L)
+        scores = self.mlp.after_first(x, None if packed else mask)[..., 0]  # (N,) of the events if packed, or (B, L)
         return scores.new_zeros(mask.shape).masked_scatter(mask, scores) if packed else scores
 
 
@@ -133,7 +133,7 @@ def condition_on_user(kind: Attention, target: Tensor, events: Events, user: Ten
     """Target (B, D) and events with the user (B, D) combined, so that the scores depend on the user too.
 
     The user is added to the target or multiplied with it, to suit the kind: `multiply` sees h * t * u, and `add`
-    h + t + u. The kinds that read the history alone see h * u.
+    h + t + u. The kinds that read only the history see h * u.
     """
     if kind in (Attention.add, Attention.subtract):
         return target + user, events

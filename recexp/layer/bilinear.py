@@ -47,11 +47,11 @@ class Bilinear(nn.Module):
     def times(self, weight: Tensor, e: Tensor, scale: Tensor | None = None) -> Tensor:
         """p W^T for the weight (H, P D) of a Linear, p of a_i e_i: e (B, F, D), scale a (B, F) -> (B, H)."""
 
-        def alone() -> Tensor:
+        def by_torch() -> Tensor:
             return product(self(e if scale is None else scale[:, :, None] * e).flatten(1), weight)
 
         by_field, by_pair = self.kind is Kind.each, self.kind is Kind.interaction
-        return linear_of_products(e, scale, self.weight, weight, by_field, by_pair, alone)
+        return linear_of_products(e, scale, self.weight, weight, by_field, by_pair, by_torch)
 
 
 def multiply_each(e: Tensor, weight: Tensor) -> Tensor:

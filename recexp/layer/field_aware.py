@@ -33,7 +33,7 @@ class FieldAwarePairs(nn.Module):
 class _Pairs(torch.autograd.Function):
     """x (B, F, F - 1, D), e_i^(j) at [i, j - 1] if j > i and at [i, j] if not -> (B, P).
 
-    Keeps x alone, and makes one tensor of its size for the gradient.
+    Keeps only x, and makes one tensor of its size for the gradient.
     """
 
     @staticmethod

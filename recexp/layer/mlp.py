@@ -161,8 +161,8 @@ class Hidden(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, following: nn.Linear | None) -> Tensor:
         """x (..., n_channels) -> the same shape, or the output of the Linear that follows."""
         dice = self.activation if isinstance(self.activation, Dice) else None
-        alone = self.norm is None and not self.dropout.p
-        if dice and alone and following is not None and self.training:
+        only_dice = self.norm is None and not self.dropout.p
+        if dice and only_dice and following is not None and self.training:
             return dice.then(x, mask, following)  # faster than one after the other
         x = x if self.norm is None else self.norm(x, mask)
         x = dice(x, mask) if dice else self.activation(x)

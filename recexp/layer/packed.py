@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         x = self.dropout(x if self.position is None else x + self.position(layout.from_end))
         for number, block in enumerate(self.blocks, 1):
             x = block(x, layout, last and number == len(self.blocks))
@@ -107,7 +107,7 @@ class PackedAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)  # of the weights
 
     def forward(self, query: Tensor, memory: Tensor, layout: Layout, last: bool) -> Tensor:
-        """query and memory (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """query and memory (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         if last:
             heads = attend_last(self.query(query[layout.last]), self.key_value(memory), layout, self.n_heads)
         else:
@@ -146,7 +146,7 @@ def attend(qkv: Tensor, layout: Layout, n_heads: int, p: float, causal: bool = T
 
 
 def attend_last(q: Tensor, kv: Tensor, layout: Layout, n_heads: int) -> Tensor:
-    """The last event of each sequence alone: q (n, D), k and v side by side (T, 2 D) -> (n, D)."""
+    """Attention of only the last event of each sequence: q (n, D), k and v side by side (T, 2 D) -> (n, D)."""
 
     def by_rectangles() -> Tensor:
         heads, first = [], 0

@@ -1,4 +1,4 @@
-"""The pieces of a Transformer, each usable alone. Vaswani et al., Attention Is All You Need, NeurIPS 2017.
+"""The pieces of a Transformer, each usable by itself. Vaswani et al., Attention Is All You Need, NeurIPS 2017.
 
 B batch, L length of the memory, M of the queries, D model size, h heads of size d = D / h
 eq. 1      Attention(Q, K, V) = softmax(Q K^T / sqrt(d)) V
@@ -107,7 +107,7 @@ class EncoderLayer(nn.Module):
         return self.transformed(x, mask, self.transform, lambda x: x)
 
     def last(self, x: Tensor, mask: Tensor, sources: Sequence[Events] = ()) -> Tensor:
-        """The output at the last position alone, which is not padding and sees all: (B, 1, D), at a lower cost."""
+        """The output at only the last position, which is no padding and sees all: (B, 1, D), at a lower cost."""
         x, sources = self._inputs(x, mask, sources)
         attend, here = self.attend, mask[:, -1:]
         memory = self.attended.norm(x) if self.attended.placement is Norm.pre else x

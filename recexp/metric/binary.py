@@ -1,4 +1,4 @@
-"""Metrics of binary prediction, from labels and logits. numpy alone, float64 throughout.
+"""Metrics of binary prediction, from labels and logits. Only numpy, float64 throughout.
 
 N rows; score is the logit, p = sigmoid(score) the probability; score >= threshold predicts a positive.
 A metric is a function from Predictions to a value, or to the reason why there is none (one class, no rows, no users):

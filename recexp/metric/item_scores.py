@@ -4,7 +4,7 @@ b users of a block, N candidates, S of them for each user, V item ids
     query(batch) (B, D) and item_vectors() (V, D)         the logit is their product; vectors_of(items) (N, D) instead
                                                           of item_vectors if they depend on the fields of items
     scores(batch) (B, V)                                  the logits of all ids at once
-    score(batch, items)                                   what depends on the user alone is computed once
+    score(batch, items)                                   what depends only on the user is computed once
     forward(batch)                                        of each pair of user and item
 """
 

@@ -1,4 +1,4 @@
-"""Metrics of rankings, from the ranks of each user's relevant items. numpy alone.
+"""Metrics of rankings, from the ranks of each user's relevant items. Only numpy.
 
 Items are ranked once for each user, and R of them are relevant. Ranks count from 1. A relevant item that is not ranked
 (training has not seen it, or it was left out) counts in R and has no rank. A metric is the mean over users of

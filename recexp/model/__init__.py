@@ -108,7 +108,7 @@ class Ranker(Protocol):
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         """The vectors of item ids (n,): (n, D). By default of all ids, padding and unknown included: (FIRST + V, D).
 
-        Given ids, a model must look them up with `Table.rows`, as the trainer may update these rows alone.
+        Given ids, a model must look them up with `Table.rows`, as the trainer may update only these rows.
         """
 
     def eval(self) -> Any:

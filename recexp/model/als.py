@@ -5,7 +5,7 @@ explicit   s = mu + b_u + b_i + <x_u, y_i>
            x_u = (Y_O^T Y_O + l n_u I)^-1 Y_O^T (r - mu - b_u - b_i)
 implicit   s = <x_u, y_i>
            x_u = (Y^T Y + Y_O^T (C - I) Y_O + l I)^-1 Y_O^T c,  c = 1 + alpha (events of the pair with label 1)
-           and y_i likewise; a pair of label 0 alone counts as not observed: 0 with confidence 1
+           and y_i likewise; a pair with only label 0 counts as not observed: 0 with confidence 1
            logit = 4 (s - 1/2)
 s estimates a label of 0 or 1 but may leave that range, where log(s / (1 - s)) is not defined. The logit is the tangent
 of that at s = 1/2, defined for every s and in the same order.

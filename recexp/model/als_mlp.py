@@ -1,7 +1,7 @@
 """Factors of alternating least squares, then an MLP on them.
 
 B batch, D embedding size; x_u, y_t factors of user and target
-stage 1  als, without biases: the second stage sees the factors alone; the factors of users, and those of items, are
+stage 1  als, without biases: the second stage sees only the factors; the factors of users, and those of items, are
          scaled to a root mean square of 0.1
 stage 2  dot      logit = <MLP_u(x_u), MLP_i(y_t)> + b,  the last layer of each linear and of size D
          concat   logit = MLP([x_u; y_t])

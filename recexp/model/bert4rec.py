@@ -45,7 +45,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         heads = self.attention(x, x, layout, last)
         x = self.norms[0]((x[layout.last] if last else x) + self.dropout(heads))
         return self.norms[1](x + self.dropout(self.down(F.gelu(self.up(x)))))

@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         y = self.norms[0](x)
         heads = self.attention(y, y, layout, last)
         x = x[layout.last] if last else x

@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         for layer in self.layers:
             x = layer(x, layout)
         return self.dropout(x[layout.last] if last else x)

@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         u, vqk = F.silu(self.project(self.norm(x))).split([x.shape[1], 3 * x.shape[1]], 1)
         attended = self.attend(vqk, layout, last)
         if last:

@@ -1,4 +1,4 @@
-"""Popularity: the baseline that looks at the item alone.
+"""Popularity: the baseline that looks only at the item.
 
     logit = log(p / (1 - p)),  p = (positives_i + s r) / (events_i + s)
 

@@ -45,7 +45,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, layout: Layout, last: bool) -> Tensor:
-        """x (T, D) -> (T, D), or (n, D) for the last event of each sequence alone."""
+        """x (T, D) -> (T, D), or (n, D) for only the last event of each sequence."""
         y = self.norms[0](x)
         pre = self.form is Form.pre
         heads = self.attention(y, y if pre else x, layout, last)

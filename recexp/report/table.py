@@ -95,7 +95,7 @@ def _best(name: str, rows: list[Row]) -> list[int]:
 
 
 def _values(row: Row, board: Leaderboard) -> dict[str, Any]:
-    """Every number in full; a metric's mean stands under its name alone."""
+    """Every number in full; a metric's mean stands under its plain name."""
     values: dict[str, Any] = {key: row.setting.get(key) for key in board.keys} or {"setting": row.name}
     for name in board.columns:
         values |= _expanded(name, row.metrics.get(name), Estimate)
@@ -105,6 +105,6 @@ def _values(row: Row, board: Leaderboard) -> dict[str, Any]:
 
 
 def _expanded(name: str, estimate: Estimate | Difference | None, kind: type[Estimate | Difference]) -> dict[str, Any]:
-    """The fields of an estimate or a difference, the mean under the name alone; all None if there is none."""
+    """The fields of an estimate or a difference, the mean under the plain name; all None if there is none."""
     fields = asdict(estimate) if estimate else dict.fromkeys(kind.__dataclass_fields__)
     return {name: fields.pop("mean"), **{f"{name}.{field}": value for field, value in fields.items()}}

@@ -166,7 +166,7 @@ class Run:
         return (self.path / "stop").exists()
 
     def log(self, text: str) -> None:
-        """Text for log.txt alone."""
+        """Text only for log.txt."""
         self._handler.emit(logging.makeLogRecord({"levelname": "ERROR", "msg": text}))
 
     def metrics(self, metrics: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Record:
     config: dict[str, Any]  # of config.yaml
     metrics: dict[str, Any]  # of metrics.json: "test.auc", "seconds", ...; empty if there is none yet
     fingerprint: str | None  # of the data as prepared, features included
-    events: str | None = None  # digest of the events alone, their labels and splits
+    events: str | None = None  # digest of only the events, their labels and splits
     warnings: tuple[str, ...] = ()  # of the data
 
     def epochs(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A trained model loaded back from its run directory, which alone is enough to predict and evaluate on raw ids."""
+"""A trained model loaded back from its run directory, which is all it takes to predict and evaluate on raw ids."""
 
 import logging
 from collections.abc import Iterator, Sequence

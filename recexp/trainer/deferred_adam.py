@@ -1,4 +1,4 @@
-"""Adam for embedding tables, at the cost of a batch's rows alone; up to rounding it equals Adam on whole tables.
+"""Adam for embedding tables, at the cost of only a batch's rows; up to rounding it equals Adam on whole tables.
 
 In Adam a row absent from the batch changes too, by its fading moments and by decay. Here these updates are deferred
 until the row is read.

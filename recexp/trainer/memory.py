@@ -63,7 +63,7 @@ class MemoryLimit(TorchFunctionMode):
 
 
 def require_memory(config: Config, model: nn.Module, device: torch.device) -> None:
-    """Raises ConfigError if weights, gradients and the optimizer's state alone exceed the memory of the device."""
+    """Raises ConfigError if weights, gradients and the optimizer's state already exceed the memory of the device."""
     needed = training_bytes(model, config)
     available = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
     if needed > available:
@@ -76,7 +76,7 @@ def require_memory(config: Config, model: nn.Module, device: torch.device) -> No
 def training_bytes(model: nn.Module, config: Config) -> int:
     """Bytes of weights and buffers, and of the gradients and optimizer state of what is trained by gradient.
 
-    The gradient of a table that is updated by row holds the rows of a batch alone.
+    The gradient of a table that is updated by row holds only the rows of a batch.
     """
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     if all(isinstance(stage, Fit) for stage in stages(model)):

@@ -168,7 +168,7 @@ class Step:
             table.sparse, table.before_read = False, None
 
     def _gradients(self) -> list[Tensor]:
-        """All gradients, of the rows of the batch alone if they are sparse."""
+        """All gradients; sparse ones hold only the rows of the batch."""
         gradients = [parameter.grad for parameter in self.trained if parameter.grad is not None]
         return [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
 

@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _shown(records: "list[Record]") -> list[str]:
-    """AUC, and of runs that have none, as they rank alone or have several labels, the metric that chooses the epoch."""
+    """AUC, and of runs that have none, as they only rank or have several labels, the metric that chooses the epoch."""
     monitors = dict.fromkeys(record.config.get("trainer.monitor") for record in records)
     others = [name for name in monitors if name and name not in PREDICTION_METRICS]
     names = [] if others and len(others) == len(monitors) else list(METRICS)

@@ -383,8 +383,8 @@ def test_data_that_several_want_at_once_are_prepared_once(
     missed = threading.Barrier(3)
     look = cache.read
 
-    def look_together(folder: str | None, key: str, alone: bool = False) -> Dataset | None:
-        found = look(folder, key, alone)
+    def look_together(folder: str | None, key: str, remove_damaged: bool = False) -> Dataset | None:
+        found = look(folder, key, remove_damaged)
         if not Counted.reads and threading.current_thread().name not in waited:
             waited.add(threading.current_thread().name)
             missed.wait(timeout=60)

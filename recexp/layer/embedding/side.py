@@ -26,7 +26,7 @@ class SideEmbedding(nn.Module):
     A categorical field is a row of the table, a multi-valued one the mean over its values, a composed one the row of
     its remainder times 1 + that of its quotient, a numeric one its number times a direction (Guo et al. 2017), a vector
     the sum of its numbers times one each. Padding and unknown start at 0: padding stays there, unknown is trained only
-    if values are missing. The side may be a selection of the data's fields: the table has rows for these alone.
+    if values are missing. The side may be a selection of the data's fields: the table has rows only for these.
 
     Shi et al. (KDD 2020) multiply the two rows of a composed field. With the 1, values of a quotient that is rare stay
     near the row that all values of their remainder share, and initial values and L2 are those of any row.
@@ -132,7 +132,7 @@ def _is_number(field: Field) -> bool:
 
 
 def _runs(side: Side) -> list[list[Field]]:
-    """Groups of consecutive fields that are computed together: single rows, or numbers. Any other field is alone."""
+    """Groups of consecutive fields that are computed together: single rows, or numbers. Others are by themselves."""
     runs: list[list[Field]] = []
     for field in side.fields:
         joins = runs and any(kind(field) and kind(runs[-1][0]) for kind in (_is_single, _is_number))

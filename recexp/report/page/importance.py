@@ -1,4 +1,4 @@
-"""Which configuration keys the metric depends on: the share of its variance that each key explains alone."""
+"""Which configuration keys the metric depends on: the share of its variance that each key explains by itself."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

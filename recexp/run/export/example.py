@@ -54,7 +54,7 @@ ID = {
 
 
 def hashed(field, value):
-    """The ids of the remainder and the quotient of a value's bucket; a field without quotients has the first alone."""
+    """The ids of the remainder and the quotient of a value's bucket; a field without quotients has only the first."""
     if value is None:
         return [1, 0]
     quotient, remainder = divmod(zlib.crc32(plain(value).encode()) % field["buckets"], field["remainders"])

@@ -110,7 +110,7 @@ def program(
 
 
 def contents_that_count(graph: torch.fx.Graph) -> set[torch.fx.Node]:
-    """The nodes whose values, not their shapes alone, the output depends on."""
+    """The nodes whose values, not only their shapes, the output depends on."""
     live: set[torch.fx.Node] = set()
     waiting = [node for node in graph.nodes if node.op == "output"]
     while waiting:

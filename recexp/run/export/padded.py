@@ -1,4 +1,4 @@
-"""Data whose cells of many values are padded as those of few are, so that an exported graph sees columns alone."""
+"""Data whose cells of many values are padded as those of few are, so that an exported graph sees only columns."""
 
 from dataclasses import replace
 from typing import TypeVar
