@@ -1,37 +1,26 @@
-"""The checks. A check's first line says what must hold; it returns in words what does not, or None."""
+"""The checks. A check's first line says what must hold; it returns in words what does not, or None.
 
-import math
-import tempfile
+Checks of a single step are here, those that train for longer in training.py.
+"""
+
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from recexp import model as models
 from recexp.contract.case import Case, Skip
-from recexp.contract.measure import batch_differs, differs, fitted, in_closed_form, step, unsound, without_draws
+from recexp.contract.measure import batch_differs, differs, fitted, step, unsound
+from recexp.contract.training import overfits, shuffled_labels
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
-from recexp.dataset.batch import Batches, Samples
+from recexp.dataset.batch import Samples
 from recexp.dataset.log import Log
 from recexp.dataset.schema import FIRST, UNKNOWN
 from recexp.dataset.window import packed
-from recexp.layer.loss import bce
 from recexp.metric.item_scores import ItemScores
-from recexp.metric.table import of_labels
-from recexp.model import Fit, Train, reads_history, search_of, stages
-from recexp.trainer.default import Trainer
-from recexp.trainer.loop import set_mode
-from recexp.trainer.loss import joint
-from recexp.trainer.recorder import NullRecorder
+from recexp.model import Fit, reads_history, stages
 
-OVERFITTED, STEPS = 32, 300  # rows, and steps of Adam at learning rate 1e-2
-# With less than this a good model fails as a broken one would: rows learnt by heart, events of the longest history
-# (attention over one event has no gradient), test rows of either label.
-MIN_OVERFITTED, MIN_HISTORY, MIN_CLASS = 8, 3, 20
-MAX_SEARCHED = 5000  # training rows among which those to overfit are sought
+MIN_HISTORY = 3  # events of the longest history: with fewer, a good model fails, as attention over one has no gradient
 RANKED_ROWS, RANKED_ITEMS = 4, 50
 Check = Callable[[Case], str | None]
 
@@ -218,87 +207,6 @@ def bfloat16(case: Case) -> str | None:
     """trainer.precision=bf16 trains"""
     with torch.autocast(case.batches.device.type, torch.bfloat16):
         return unsound(step(case.make(), case.mixed))
-
-
-def different_rows(case: Case) -> torch.Tensor:
-    """Up to OVERFITTED training rows, each with a user and an item that none before it has; of a table, with a value.
-
-    Any labels of such rows can be learnt by heart, by a model that reads no more than these too.
-    """
-    log, rows = case.dataset.log, case.batches.rows["train"].cpu().numpy()
-    columns = np.stack([log.user, log.item], 1) if isinstance(log, Log) else log.context.ids
-    enough = columns.shape[1] if isinstance(log, Log) else 1
-    seen: list[set[int]] = [set() for _ in range(columns.shape[1])]
-    chosen = []
-    for number in np.random.default_rng(0).permutation(len(rows))[:MAX_SEARCHED]:  # with histories of any length
-        ids = [int(value) for value in columns[rows[number]]]
-        if sum(value not in before for value, before in zip(ids, seen, strict=True)) >= enough:
-            chosen.append(int(number))
-            for value, before in zip(ids, seen, strict=True):
-                before.add(value)
-        if len(chosen) == OVERFITTED:
-            break
-    return torch.tensor(chosen, dtype=torch.long)
-
-
-def overfits(case: Case) -> str | None:
-    """32 rows are learnt by heart"""
-    model = in_closed_form(without_draws(case.make()), case.batches)
-    last = stages(model)[-1]
-    if not isinstance(last, Train):
-        raise Skip("the model is fitted in closed form")
-    rows = different_rows(case)
-    if len(rows) < MIN_OVERFITTED:
-        raise Skip(f"only {len(rows)} training rows differ enough to tell")
-    batch = case.rows(rows)
-    set_mode(last)
-    weights = {name: float(weight > 0) for name, weight in case.config.loss_weights.items()}
-    trained = [parameter for name, parameter in last.model.named_parameters() if name.startswith(last.trained)]
-    adam = torch.optim.Adam(trained, 1e-2)
-    for _ in range(STEPS):
-        adam.zero_grad()
-        output = last.model(batch)
-        loss = bce(output.logits, batch.label).item()
-        if loss < 0.3:
-            return None
-        joint(models.losses(last.model, output, batch), weights).backward()
-        adam.step()
-    advice = "a sigmoid may squash the logits, or the input not reach them"
-    return f"after {STEPS} steps their loss is {loss:.2f}, not below 0.3; {advice}"
-
-
-def shuffled_labels(case: Case) -> str | None:
-    """with labels shuffled there is nothing to learn: the test AUC is 0.5"""
-    label = case.dataset.log.label
-    if label.min() == label.max():
-        raise Skip("all labels are equal")
-    if not case.batches.size("test"):
-        raise Skip("the data have no test rows")
-    log, order = case.dataset.log, np.random.default_rng(0).permutation(len(label))
-    tasks = None if log.tasks is None else log.tasks[order]
-    dataset = replace(case.dataset, log=replace(log, label=label[order], tasks=tasks))
-    config = replace(case.config.trainer, epochs=1, batch_size=min(256, case.config.trainer.batch_size))
-    model = case.make()
-    trainer = Trainer(config, case.batches.device, case.config.seed)
-    options = case.config.model
-    with tempfile.TemporaryDirectory() as folder:
-        batches = Batches(dataset, case.config.dataset, case.batches.device, search=search_of(model))
-        recorder = NullRecorder(Path(folder))
-        result = trainer.fit(
-            model, batches, case.config.loss_weights, options.embedding_l2, recorder, options.optimizers
-        )
-    assert result.test and result.test_scores  # nothing stops this training early
-    auc = result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]]
-    n_positive = int(result.test_scores.labels.sum())
-    n_negative = len(result.test_scores.labels) - n_positive
-    if auc is None:
-        raise Skip("the test rows have one label")
-    if min(n_positive, n_negative) < MIN_CLASS:
-        raise Skip(f"the test rows have {n_positive} and {n_negative} of either label, too few to tell")
-    # Four standard deviations of the AUC of random scores.
-    margin = 4 * math.sqrt((n_positive + n_negative + 1) / (12 * n_positive * n_negative))
-    advice = "the model or a feature sees the label it is to predict"
-    return None if abs(auc - 0.5) < margin else f"it is {auc:.3f} (0.5 ± {margin:.3f} is chance); {advice}"
 
 
 CHECKS = (
