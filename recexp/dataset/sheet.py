@@ -131,7 +131,7 @@ class Sheet:
             raise self.error(0, column, TIME)
         if time_format is not None:
             values = values.astype(str)
-        elif not pd.api.types.is_datetime64_any_dtype(values):
+        elif not _are_moments(values):
             if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
                 return self._numbers(column, TIME)
             if not pd.api.types.is_string_dtype(values):
@@ -262,6 +262,14 @@ class Sheet:
         wrong = np.asarray(wrong, dtype=bool)
         if wrong.any():
             raise self.error(int(wrong.argmax()), column, message)
+
+
+def _are_moments(values: "pd.Series") -> bool:
+    """Whether all are date-times or dates, of numpy or as Python objects."""
+    from pandas.api import types
+
+    objects = types.is_object_dtype(values) and types.infer_dtype(values) in ("datetime", "date")
+    return objects or types.is_datetime64_any_dtype(values)
 
 
 def as_text(values: "pd.Series") -> "pd.Series":

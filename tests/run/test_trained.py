@@ -5,6 +5,7 @@ import runpy
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,8 @@ def test_date_times_are_taken_in_the_unit_of_the_runs_own_times(
     run.dataset = replace(run.dataset, log=replace(log, timestamp=(log.timestamp.astype(int) + start) * per_second))
     moments = pd.to_datetime(frame.timestamp + start, unit="s").map(lambda moment: moment.isoformat())
     assert run.predict(frame.assign(timestamp=moments), "saved").tolist() == frame.score.tolist()
+    python = frame.assign(timestamp=moments.map(datetime.fromisoformat).astype(object))
+    assert run.predict(python, "saved").tolist() == frame.score.tolist()
     halves = moments.where(np.arange(len(frame)) != 0, moments + ".5")  # of a second later
     assert run.predict(frame.assign(timestamp=halves), "saved").tolist()[1:] == frame.score.tolist()[1:]
 
