@@ -89,7 +89,7 @@ def changed(tree: dict[str, Any], overrides: list[str]) -> "DictConfig":
     except UserError:
         raise
     except Exception as error:
-        raise one_line(error, overrides) from error
+        raise advice.one_line(advice.Refused(error, overrides, None, lambda _: raw)) from error
     return raw
 
 

@@ -64,6 +64,8 @@ MISTAKES = {
     "RUN +experiment=smoke": "give the keys to change",
     "RUN hydra.verbose=true": "give the keys to change",
     "RUN trainer.epoch=2": "Did you mean 'trainer.epochs'?",
+    "RUN model.hidden_size=[8]": "Did you mean 'model.hidden_sizes'? Choices: model.activation, model.batch_norm, ",
+    "RUN model=fm model.linear_stt=1": "Did you mean 'model.linear_std'? Choices: model.embedding_dim, ",
     "RUN trainer.epochs=0": "must be 1 or more",
     "RUN model=dinn": "Did you mean 'din'?",
     "RUN +model.loss_weights.targets=1": "Did you mean 'target'?",
@@ -74,6 +76,7 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_leaves_nothing(
     typed: str, first: Path, folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    """The choices are those of the run, or of the group that is chosen anew, not of recexp's defaults."""
     assert run(["rerun", *typed.replace("RUN", str(first)).split()]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert MISTAKES[typed] in line
