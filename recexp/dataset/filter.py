@@ -10,10 +10,13 @@ from recexp.dataset.raw import Raw
 from recexp.error import ConfigError, DataError
 
 
-def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, list[str]]:
-    """The events that stay, and a line for each rule that left some out. Raises ConfigError or DataError."""
+def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, np.ndarray | None, list[str]]:
+    """The events that stay, their positions (M,) among all, and a line for each rule that left some out.
+
+    The positions are None if no rule is set. Raises ConfigError or DataError.
+    """
     if config.duplicates is Duplicates.keep and not config.k_core:
-        return raw, []
+        return raw, None, []
     if raw.user is None or raw.item is None or raw.timestamp is None:
         name = "k_core" if config.k_core else "duplicates"
         raise ConfigError(f"dataset.{name}: rows without users, items and times are no events to leave out.")
@@ -31,7 +34,8 @@ def filtered(raw: Raw, config: DatasetConfig) -> tuple[Raw, list[str]]:
         kept = core
     if not kept.any():
         raise DataError(f"{raw.origin}: no event is left by dataset.k_core = {config.k_core}; lower it.")
-    return select_rows(raw, np.flatnonzero(kept)), [note for note in notes if note]
+    rows = np.flatnonzero(kept).astype(np.int32)
+    return select_rows(raw, rows), rows, [note for note in notes if note]
 
 
 def deduplicated(user: np.ndarray, item: np.ndarray, timestamp: np.ndarray, rule: Duplicates) -> np.ndarray:

@@ -49,7 +49,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     """Index, sort, split and encode. Raises DataError or ConfigError."""
     if not len(raw.label):
         raise DataError(f"{raw.origin}: holds no rows.")
-    raw, notes = filtered(raw, config)
+    raw, kept, notes = filtered(raw, config)
     joined: dict[str, Indexed] = {}
     if raw.timestamp is None:
         joined = {side: index_ids(ids, f"{raw.origin}: a row's {side}") for side, (ids, _) in raw.by_id.items()}
@@ -66,7 +66,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     warning_lines = warnings(log, sides, raw.label, config, tasks, rows_by_side)
     notes += [*_without_features(raw, log, joined), *_notes(log, encoder, config)]
     return Dataset(
-        log=log,
+        log=log if kept is None else replace(log, row=kept[log.row]),
         schema=Schema(**sides, **_history_facts(log, config), tasks=tasks),
         encoder=encoder,
         facts=facts(log, sides, tasks) | {"notes": notes, "warnings": warning_lines},

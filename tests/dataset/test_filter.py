@@ -47,13 +47,17 @@ def test_a_core_is_what_is_left_when_rare_users_and_items_are_taken_away_again_a
 
 def test_what_is_left_out_is_counted_and_the_rest_stays_as_it_is(tiny_log: MakeRaw, tiny_config: MakeConfig) -> None:
     raw, config = tiny_log(), tiny_config(k_core=5, duplicates=Duplicates.last)
-    kept, notes = filtered(raw, config)
+    kept, rows, notes = filtered(raw, config)
     assert [note.partition(" of ")[0].isdigit() for note in notes] == [True, True]
     assert sum(int(note.partition(" of ")[0]) for note in notes) == len(raw.label) - len(kept.label)
     dataset = prepare(raw, config)
     assert dataset.facts["notes"] == notes
+    log = dataset.log
+    assert rows is not None and sorted(log.row) == rows.tolist() and rows[-1] >= len(rows)
+    assert log.users.raw[log.user].tolist() == np.asarray(raw.user)[log.row].astype(str).tolist()  # type: ignore[attr-defined]
+    assert log.items.raw[log.item].tolist() == np.asarray(raw.item)[log.row].tolist()  # type: ignore[attr-defined]
     assert dataset.log.digest() == prepare(kept, tiny_config()).log.digest()  # type: ignore[attr-defined]
-    assert filtered(raw, tiny_config()) == (raw, [])
+    assert filtered(raw, tiny_config()) == (raw, None, [])
 
 
 def test_rules_that_leave_nothing_or_have_nothing_to_act_on_are_refused(
