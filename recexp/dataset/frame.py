@@ -119,7 +119,8 @@ def _side(
     sheet = Sheet([table], wanted, config.multi_separator, config.missing, vector_columns([kinds]))
     features = features_by_id(sheet, column, kinds)
     if not features.index.isin(ids).any():
-        message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {ids[0]!r}"
+        like = repr(ids[0]) if isinstance(ids[0], str) else f"the number {ids[0]}"
+        message = f"none of these ids is in {', '.join(config.files)}, where {side}s look like {like}"
         raise sheet.error(0, column, message)
     return features
 
@@ -186,8 +187,16 @@ def files_at(path: Path, key: str) -> list[Path]:
     candidates = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path)))
     files = sorted(file for file in candidates if file.is_file() and not file.name.startswith((".", "_")))
     if not files:
-        raise DataError(f"{key} = {path}: {'matches no file' if pattern else 'is a folder without files'}.")
+        raise DataError(f"{key} = {path}: {'matches no file' if pattern else _without_files(path)}.")
     return [require_file(file, key) for file in files]
+
+
+def _without_files(path: Path) -> str:
+    """What is wrong with a folder without files; a pattern can name those below, as in a partitioned data set."""
+    depths = [len(file.relative_to(path).parts) for file in path.rglob("*") if file.is_file()]
+    if not depths:
+        return "is a folder without files"
+    return f'is a folder of folders; name the files in these as "{path.joinpath(*"*" * min(depths))}"'
 
 
 def require_file(path: Path, key: str) -> Path:

@@ -110,7 +110,7 @@ def config_of(reader: str, options: dict[str, Any]) -> Any:
 
 def _log_and_other_files(paths: list[str]) -> tuple[str, list[Path], list[Path]]:
     """dataset.path, the files of the log, and other files. Files with the columns of the first are parts of the log."""
-    first, *others = [frame.files_at(Path(path).expanduser(), path) for path in paths]
+    first, *others = [frame.files_at(Path(path).expanduser(), "FILE") for path in paths]
     columns = _columns(first[0]) if others else ()
     parts = [files for files in others if _columns(files[0]) == columns]
     sides = [file for files in others if files not in parts for file in files]

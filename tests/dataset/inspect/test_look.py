@@ -201,7 +201,7 @@ def test_nested_columns_are_left_out_aloud(folder: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        (["nope.csv"], "nope.csv = nope.csv: no such file"),
+        (["nope.csv"], "FILE = nope.csv: no such file"),
         (["log.csv", "other.csv"], "other.csv: is no part of the log, and no file of its users or items"),
         (["log.csv", "users.tsv"], "users.tsv: is CSV, separator"),
         (["array.json"], "array.json: is one JSON array; write one object a line."),

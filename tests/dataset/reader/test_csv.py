@@ -383,6 +383,10 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     assert fault(tmp_path / "no.csv") == f"dataset.path = {tmp_path / 'no.csv'}: no such file."
     assert f"dataset.path = {tmp_path}: is a folder without files" in fault(tmp_path)
+    (tmp_path / "day=1").mkdir()
+    write(tmp_path / "day=1", LOG, "part.csv").with_name(".part.crc").touch()
+    assert fault(tmp_path).endswith(f'is a folder of folders; name the files in these as "{tmp_path}/*/*".')
+    assert len(reader([f"{tmp_path}/*/*"]).read().label) == LOG.count("\n") - 1
     path, features = write(tmp_path, LOG), {"user": {"age": "numeric"}}
     with pytest.raises(DataError, match=r"dataset\.user_path = .*no\.csv: no such file"):
         reader(path, user_path=str(tmp_path / "no.csv"), features=features).fingerprint()

@@ -208,7 +208,8 @@ def test_ids_of_another_type_in_the_feature_file_are_an_error(tmp_path: Path) ->
     users = tmp_path / "users.parquet"
     parquet.write_table(pa.table({"user": ["7", "8"], "age": [1, 2]}), users)
     message = fault(write(tmp_path), user_path=str(users), features={"user": {"age": "numeric"}})
-    assert "users.parquet, row 1: column 'user' = '7': none of these ids" in message and "look like" in message
+    assert "users.parquet, row 1: column 'user' = '7': none of these ids" in message
+    assert "where users look like the number " in message
 
 
 def test_a_file_that_is_no_parquet_is_one_line(tmp_path: Path) -> None:
