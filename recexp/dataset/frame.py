@@ -196,7 +196,8 @@ def _without_files(path: Path) -> str:
     depths = [len(file.relative_to(path).parts) for file in path.rglob("*") if file.is_file()]
     if not depths:
         return "is a folder without files"
-    return f'is a folder of folders; name the files in these as "{path.joinpath(*"*" * min(depths))}"'
+    pattern = path.joinpath(*["*"] * min(depths))
+    return f'is a folder of folders; name the files in these as "{pattern}"'
 
 
 def require_file(path: Path, key: str) -> Path:
