@@ -64,4 +64,5 @@ def _split(named: dict[str, Column], facts: LogFacts | None) -> dict[str, Any]:
         return {"kind": "given", "column": named["split"].name}
     if facts is None:
         return {"kind": "random"}
-    return {"kind": "user_time" if facts.unseen["time"].user > UNSEEN else "time"}
+    by_user = facts.unseen["user_time"].rows and facts.unseen["time"].user > UNSEEN  # users of one event have no test
+    return {"kind": "user_time" if by_user else "time"}

@@ -57,6 +57,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_column_without_a_name_is_left_out(folder: Path) -> None:
+    log().assign(**{"": 1.5 * np.arange(300), "a\x1b[1m": np.arange(300) % 4}).to_csv("log.csv", index=False)
+    seen, dataset, config = trained_on(folder, "log.csv")
+    assert dataset.facts["rows"]["train"] and not any(config.features.sides.values())
+    assert sum(column.why == "its name is empty or no text" for column in seen.columns) == 2
+
+
+def test_users_of_one_event_each_train_by_one_moment_for_all(folder: Path) -> None:
+    log().assign(userId=np.arange(1000, 1600, 2)).to_csv("log.csv", index=False)
+    assert trained_on(folder, "log.csv")[0].options["split"] == {"kind": "time"}
+
+
 def test_ratings_and_movies_in_an_archive_train(folder: Path) -> None:
     with zipfile.ZipFile("ml.zip", "w") as archive:
         archive.writestr("ml/ratings.csv", log().to_csv(index=False))
