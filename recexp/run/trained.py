@@ -203,6 +203,8 @@ class Trained:
         """
         import pandas as pd
 
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ConfigError(f"k = {k}: must be a whole number, 1 or more.")
         tables = [self._table(given, side) for given, side in ((users, "user"), (items, "item"))]
         pieces = self.recommendations(tables[0], k, tables[1], keep_seen)
         return pd.concat(list(pieces), ignore_index=True)

@@ -110,6 +110,12 @@ def test_a_ranker_ranks_no_item_that_training_lacks_and_says_so(
         run.recommend(requests(run), items=[10**6])
 
 
+@pytest.mark.parametrize("k", [0, -1, 1.5])
+def test_a_number_of_items_that_is_none_is_one_line(load: Callable[..., Trained], k: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^k = {k}: must be a whole number, 1 or more"):
+        load("als").recommend(k=k)
+
+
 def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callable[..., Trained]) -> None:
     run = load("als")
     assert run.recommend(k=2).equals(run.recommend(run.dataset.log.users.raw[1:], k=2))
