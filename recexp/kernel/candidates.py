@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recexp.kernel.library import Library, library
+from recexp.kernel.library import Library, filled, library
 from recexp.kernel.lookup import require_rows
 from recexp.kernel.unique import Groups
 
@@ -23,7 +23,7 @@ def reference(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 def scores(query: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """As `reference`, without keeping the rows looked up."""
-    return _Scores.apply(query, table, index, None)
+    return _Scores.apply(*filled(query, table), index, None)
 
 
 def scores_grouped(query: Tensor, table: Tensor, groups: Groups, n_each: int) -> Tensor:
@@ -32,6 +32,7 @@ def scores_grouped(query: Tensor, table: Tensor, groups: Groups, n_each: int) ->
     n_each: S.
     """
     shape = len(query), n_each
+    query, table = filled(query, table)
     if library(query, query.shape[1]):
         return _Scores.apply(query, table, groups.order.view(shape), groups)
     return scores(query, table, groups.inverse().view(shape))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recexp.kernel.device import on_cpu
-from recexp.kernel.library import Library, library
+from recexp.kernel.library import Library, filled, library
 from recexp.kernel.linear import times
 from recexp.kernel.lookup import require_rows
 
@@ -34,8 +34,7 @@ def cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) 
 
     first: the first item that counts; those before it are no candidates.
     """
-    query, items = query.float(), items.float()
-    kernels = library(query, query.shape[1]) if on_cpu(query) else None
+    query, items, kernels = _with_kernels(query, items)
     if kernels is None:
         return _InBlocks.apply(query, items, target, first)
     return _ByKernel.apply(kernels, query, items, target, first)
@@ -43,12 +42,20 @@ def cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) 
 
 def summed_cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: int = 0) -> Tensor:
     """The sum of all losses: (). Up to 1.4 times as fast as `cross_entropy` and its gradients, if these are needed."""
-    query, items = query.float(), items.float()
-    kernels = library(query, query.shape[1]) if on_cpu(query) else None
+    query, items, kernels = _with_kernels(query, items)
     is_trained = torch.is_grad_enabled() and (query.requires_grad or items.requires_grad)
     if kernels is None or not is_trained or BLOCK * (len(items) - first) > LARGEST_KEPT:
         return cross_entropy(query, items, target, first).sum()
     return _Summed.apply(kernels, query, items, target, first)
+
+
+def _with_kernels(query: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Library | None]:
+    """Both in 32 bits, of a width that the kernels take, if there are kernels."""
+    query, items = query.float(), items.float()
+    if not on_cpu(query):
+        return query, items, None
+    query, items = filled(query, items)
+    return query, items, library(query, query.shape[1])
 
 
 def _block(query: Tensor) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recexp.kernel.device import traced
@@ -25,6 +26,7 @@ from recexp.kernel.device import traced
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
 # The libraries that a processor, by torch's name for it, can run; widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
+WIDEST = 16  # numbers in a register of the widest library
 TYPES = {  # what C's pointers point to
     "float": torch.float32, "double": torch.float64, "long": torch.int64, "int": torch.int32,
     "unsigned char": torch.bool,
@@ -161,6 +163,14 @@ def library(x: Tensor, *widths: int) -> Library | None:
         if not any(width % kernels.lanes for width in widths):
             return kernels
     return None
+
+
+def filled(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Matrices of one width with columns of 0 on the right, up to a width that kernels take, if there are kernels."""
+    n_zeros = -x.shape[1] % WIDEST
+    if not n_zeros or library(x, x.shape[1] + n_zeros) is None:
+        return x, *others
+    return tuple(F.pad(matrix, (0, n_zeros)) for matrix in (x, *others))
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import pytest
 import torch
 from both_ways import both_ways, indices, leaf
 
+from recexp.kernel import library as kernels
 from recexp.kernel import rank
 from recexp.kernel.candidates import reference, scores, scores_grouped
 from recexp.kernel.unique import grouped
@@ -12,7 +13,7 @@ NAMES = ("candidates_sort", "candidates", "candidates_back")
 
 
 @pytest.mark.parametrize(("n", "each"), [(0, 3), (1, 1), (7, 1), (61, 21)])
-@pytest.mark.parametrize("width", [16, 64, 80])
+@pytest.mark.parametrize("width", [7, 16, 64, 65])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_scores_of_sampled_items(gaps, width, n, each, library, threads, used):
     query, table, index = leaf(n, width, gaps=gaps), leaf(90, width, gaps=gaps), indices(n, each, n=90)
@@ -26,20 +27,24 @@ def test_scores_of_rows_looked_up_once(width, n, each, library, threads, used):
     query, index = leaf(n, width), indices(n, each, n=90) * 3
     groups = grouped(index, torch.empty(300, 0))
     table = leaf(len(groups.rows), width)
-    names = NAMES[1:] if width == 64 else ()
     used.clear()
     alone = lambda: reference(query, table, torch.searchsorted(groups.rows, index))  # noqa: E731
-    both_ways(lambda: scores_grouped(query, table, groups, each), [query, table], used, *names, reference=alone)
+    both_ways(lambda: scores_grouped(query, table, groups, each), [query, table], used, *NAMES[1:], reference=alone)
 
 
-def test_widths_that_no_kernel_takes_are_left_to_torch(library, used):
+@pytest.fixture
+def no_library(monkeypatch):
+    monkeypatch.setattr(kernels, "installed", lambda: [])
+
+
+def test_without_kernels_torch_scores(no_library, used):
     query, table, index = leaf(61, 7), leaf(90, 7), indices(61, 21, n=90)
     both_ways(
         lambda: scores(query, table, index), [query, table], used, reference=lambda: reference(query, table, index)
     )
 
 
-def test_many_queries_are_scored_in_parts_without_a_kernel(monkeypatch, library, used):
+def test_many_queries_are_scored_in_parts_without_a_kernel(monkeypatch, no_library, used):
     monkeypatch.setattr("recexp.kernel.candidates.LARGEST", 500)
     query, table, index = leaf(61, 7), leaf(90, 7), indices(61, 21, n=90)
     both_ways(
