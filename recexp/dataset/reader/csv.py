@@ -73,15 +73,13 @@ class CsvTable:
             return self.header
         if "\ufffd" in "".join(header):
             raise self._damage(ValueError("its header is no text"))
-        other = [mark for mark in SEPARATORS if len(header) == 1 and mark in header[0]]
-        if other:
-            message = f"the header is one column, {header[0]!r}; set"
-            shown = other[0].replace("\t", "\\t")
-            raise DataError(f"{self.path}: {message} {override('dataset.separator', shown)}.")
         return header
 
     def hint(self, columns: list[str]) -> str:
         """What to do if a column is not among these."""
+        if other := [mark for mark in SEPARATORS if len(columns) == 1 and mark in columns[0]]:
+            shown = other[0].replace("\t", "\\t")
+            return f"The header is one column, {columns[0]!r}; set {override('dataset.separator', shown)}."
         if 2 * sum(map(_is_number, columns)) < len(columns):
             return ""
         return "The first line seems to hold values: name the columns of a file without header by dataset.header=[...]."

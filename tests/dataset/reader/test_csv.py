@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from recexp.dataset.config import SplitKind
 from recexp.dataset.prepare import prepare
 from recexp.dataset.reader.csv import Csv
+from recexp.dataset.table_file import load
 from recexp.error import ConfigError, DataError
 
 YAML = Path(__file__).parents[3] / "conf/dataset/csv.yaml"
@@ -378,6 +379,12 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
     for content in (whole[: len(whole) // 2], whole[:20]):
         path = write(tmp_path, content, "log.csv.gz")
         assert f"{path}: cannot be read as CSV: " in fault(path)
+
+
+@pytest.mark.parametrize("name", ["User Id", "user:id", "user|id"])
+def test_a_file_of_one_column_may_have_a_separator_in_its_name(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, f"{name}\n5\n7\n")
+    assert load(reader(path).open(path), {name: "dataset.columns.user"})[name].tolist() == ["5", "7"]
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
