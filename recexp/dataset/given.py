@@ -168,7 +168,8 @@ def names_by_id(table: TableFile, config: Any) -> "pd.DataFrame":
     """All other columns of a file of items, such as their titles, by the id as text. Raises DataError."""
     column, there = column_names(config)["item"], table.columns()
     if column not in there:
-        raise DataError(f"{table.path}: no column '{column}' of item ids. {choices(column, there)}")
+        advice = table.hint(there) or choices(column, there)
+        raise DataError(f"{table.path}: no column '{column}' of item ids. {advice}")
     frame = table.read(there)
     return frame.set_axis(frame.pop(column).astype(str)).loc[lambda names: ~names.index.duplicated()]
 

@@ -164,6 +164,17 @@ def test_a_model_that_scores_many_items_at_once_scores_as_pair_by_pair(
     assert np.allclose(at_once.score, by_pair.score, atol=1e-6)
 
 
+def test_a_file_of_names_with_another_separator_is_told_with_it(
+    load: Callable[..., Trained], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from recexp.cli import run as command
+
+    (tmp_path / "names.csv").write_text("item;title\n1;One\n")
+    typed = ["recommend", str(load("als").path), "-o", f"{tmp_path}/top.csv", "--names", f"{tmp_path}/names.csv"]
+    assert command(typed) == 2 and not (tmp_path / "top.csv").exists()
+    assert "The header is one column, 'item;title'; set 'dataset.separator=\";\"'" in capsys.readouterr().err
+
+
 def test_the_verb_writes_them(load: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recexp.cli import run as command
 
