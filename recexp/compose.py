@@ -34,6 +34,8 @@ def load_config(overrides: list[str] | None = None, config_dir: str | None = Non
     """
     from recexp.validate import check
 
+    if isinstance(overrides, str):
+        raise ConfigError(f"load_config: takes a list of overrides, as [{overrides!r}].")
     raw, folders = compose(overrides or [], config_dir)
     return check(raw, model_file(raw, folders))
 

@@ -179,3 +179,8 @@ def test_the_nearest_spelling_comes_first_and_a_page_of_choices_is_cut():
     assert choices("dinn", ["din", "dien"]) == "Did you mean 'din'? Choices: dien, din."
     assert choices("x", []) == "Choices: none."
     assert choices("x", [f"key{n}" for n in range(100)]).count("key") == 30
+
+
+def test_overrides_are_a_list_not_one_text() -> None:
+    with pytest.raises(ConfigError, match=r"load_config: takes a list of overrides, as \['model=din'\]"):
+        recexp.load_config("model=din")  # type: ignore[arg-type]

@@ -292,6 +292,8 @@ class Trained:
 
         if given is None or isinstance(given, pd.DataFrame):
             return given if given is None else FrameTable(given, f"{side}s")
+        if np.ndim(given) == 0:
+            raise ConfigError(f"{side}s = {given!r}: must be a frame or a list of ids, as [{given!r}].")
         return FrameTable(pd.DataFrame({column_names(self.config.dataset)[side]: given}), f"{side}s")
 
     def _evaluate_split(self, split: str) -> dict[str, float | None]:

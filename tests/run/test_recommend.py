@@ -124,6 +124,11 @@ def test_all_users_are_asked_for_if_nothing_of_the_moment_is_needed(load: Callab
         load("din").recommend()
     with pytest.raises(DataError, match=r"users: no column 'device' \(dataset.features.context\)"):
         load("din").recommend([1, 2])
+    for given in (5, "ann"):
+        with pytest.raises(
+            ConfigError, match=rf"users = {given!r}: must be a frame or a list of ids, as \[{given!r}\]"
+        ):
+            run.recommend(given)
 
 
 def test_a_model_that_reads_the_time_is_asked_at_a_time(tmp_path: Path) -> None:
