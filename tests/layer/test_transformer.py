@@ -583,7 +583,7 @@ def test_products_of_unique_vectors_are_those_of_each_position(norm, layers, rea
 
 @pytest.mark.parametrize("read", ["all", "last"])
 def test_the_first_layer_multiplies_each_unique_vector_once(read, monkeypatch):
-    encoder, parts, mask = Encoder(2, D, HEADS, HIDDEN, Activation.relu, 0.0, Norm.post), sources(), MASK.clone()
+    encoder, parts, mask = Encoder(2, D, D // 8, HIDDEN, Activation.relu, 0.0, Norm.post), sources(), MASK.clone()
     mask[:, -1] = True
     rows = []
     keys = [layer.attend.key.weight for layer in encoder.layers]
