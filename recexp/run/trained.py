@@ -197,9 +197,10 @@ class Trained:
         """The k best items of each user: user, item, rank from 1, and score, the probability of label 1.
 
         users: ids, or a frame with a column of them and, if the model reads any, one for each feature of the context; a
-        column of times says for when to recommend, by default after all known events. All users by default. items: the
-        ones to choose from, ids or a frame of new ones with features; by default all, or those of the training split
-        after trainer=next_item. keep_seen: recommend what a user has already had too. Raises ConfigError or DataError.
+        column of times says for when to recommend, by default after all known events; the result then has it, named
+        timestamp. All users by default. items: the ones to choose from, ids or a frame of new ones with features; by
+        default all, or those of the training split after trainer=next_item. keep_seen: recommend what a user has
+        already had too. Raises ConfigError or DataError.
         """
         import pandas as pd
 
@@ -213,13 +214,21 @@ class Trained:
         self, users: TableFile | None, k: int, items: TableFile | None = None, keep_seen: bool = False
     ) -> "Iterator[pd.DataFrame]":
         """As `recommend`, a block of users at a time."""
-        given, candidates = self._users_and_candidates(users, items)
-        return self.best_of(given, candidates, k, keep_seen)
+        given, candidates, times = self._users_and_candidates(users, items)
+        return self.best_of(given, candidates, k, keep_seen, times)
 
     def best_of(
-        self, given: MergedRows, candidates: np.ndarray, k: int, keep_seen: bool = False
+        self,
+        given: MergedRows,
+        candidates: np.ndarray,
+        k: int,
+        keep_seen: bool = False,
+        times: np.ndarray | None = None,
     ) -> "Iterator[pd.DataFrame]":
-        """The k best of some rows (N,) of items for the user of each row given, a block of users at a time."""
+        """The k best of some rows (N,) of items for the user of each row given, a block of users at a time.
+
+        times: of the rows given, to stand beside their users.
+        """
         import pandas as pd
 
         log, earlier = given.dataset.log, self.dataset.earlier
@@ -234,8 +243,9 @@ class Trained:
                 rows = given.row[start : start + scores.block]
                 seen = NOTHING_SEEN if keep_seen else seen_items(log, NO_PAIRS if earlier is None else earlier, rows)
                 user, item, rank, logit = self._best(scores, rows, k, seen).listed()
+                moment = {} if times is None else {"timestamp": times[start + user]}
                 yield pd.DataFrame({
-                    "user": log.users.raw[log.user[rows[user]]], "item": log.items.raw[item],
+                    "user": log.users.raw[log.user[rows[user]]], **moment, "item": log.items.raw[item],
                     "rank": rank, "score": probability(logit),
                 })  # fmt: skip
                 bar.update(len(rows))
@@ -247,8 +257,10 @@ class Trained:
             except FloatingPointError as error:
                 raise Failure(str(error)) from error
 
-    def _users_and_candidates(self, users: TableFile | None, items: TableFile | None) -> tuple[MergedRows, np.ndarray]:
-        """The users merged with the kept events, and the rows (N,) of the items to choose from."""
+    def _users_and_candidates(
+        self, users: TableFile | None, items: TableFile | None
+    ) -> tuple[MergedRows, np.ndarray, np.ndarray | None]:
+        """The users merged with the kept events, the rows (N,) of the items to choose from, and the users' times."""
         config, dataset = self.config.dataset, self.dataset
         log = dataset.log
         if not isinstance(log, Log):
@@ -264,6 +276,7 @@ class Trained:
         rows = read_rows(
             users or self._all_users(), dataset, config, roles, ("user", "context"), optional, needed=self._needed
         )
+        times = None if rows.timestamp is None else rows.frame[column_names(config)["timestamp"]].to_numpy()
         if rows.timestamp is None:
             rows = replace(rows, timestamp=np.repeat(int(log.timestamp.max()) + 1, len(rows.frame)))
         table, candidates = log.items, np.arange(1, len(log.items.raw))
@@ -278,7 +291,7 @@ class Trained:
             candidates = ranked
         merged = merge(dataset, rows, config, History.saved)
         self._log_unknown(merged)
-        return merged, candidates.astype(np.int64)
+        return merged, candidates.astype(np.int64), times
 
     def _all_users(self) -> FrameTable:
         assert isinstance(self.dataset.log, Log)

@@ -45,7 +45,7 @@ def named(frame: "pd.DataFrame", names: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def run(arguments: list[str]) -> int:
-    """Writes user, item, rank and score. Raises ConfigError, DataError or RunError."""
+    """Writes user, timestamp if times are given, item, rank and score. Raises ConfigError, DataError or RunError."""
     args = parse("recommend", OPTIONS, arguments)
     output = table_path(args.output)
     trained = load_trained(args)

@@ -69,7 +69,7 @@ def test_the_best_items_are_those_of_brute_force_over_all_pairs(
     assert np.allclose(found.score, expected.score, atol=1e-6)
     assert (found.item == expected.item).mean() > 0.95  # all but ties within rounding
     if when == "end":
-        assert run.recommend(users.drop(columns="timestamp"), k=3).equals(found)
+        assert run.recommend(users.drop(columns="timestamp"), k=3).equals(found.drop(columns="timestamp"))
 
 
 def test_what_a_user_has_had_is_left_out_also_if_the_run_has_not_kept_its_event_unless_it_is_wanted(
@@ -199,3 +199,16 @@ def test_the_verb_writes_them(load: Callable[..., Trained], tmp_path: Path, monk
     Path("few.csv").write_text("user\n3\n1\n")
     assert command(["recommend", str(run.path), "-k", "1", "-o", "few.parquet", "--users", "few.csv"]) == 0
     assert pd.read_parquet("few.parquet").user.tolist() == [3, 1]
+
+
+def test_the_times_that_are_given_stand_beside_the_users(load: Callable[..., Trained]) -> None:
+    run = load("din")
+    first, last = run.dataset.log.timestamp.min(), run.dataset.log.timestamp.max() + 9
+    users = pd.concat(
+        [requests(run).iloc[[1, 1]].assign(timestamp=[first, last]), requests(run, timestamp=last).tail(1)]
+    )
+    found = run.recommend(users, k=3)
+    assert [*found] == ["user", "timestamp", "item", "rank", "score"]
+    assert found.timestamp.tolist() == [first] * 3 + [last] * 6
+    assert found.user.tolist() == [user for user in users.user for _ in range(3)]
+    assert [*run.recommend(requests(run).head(1))] == ["user", "item", "rank", "score"]
