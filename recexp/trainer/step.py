@@ -134,7 +134,8 @@ class Step:
             else:
                 weights.append(weight.detach())
                 gradients.append(weight.grad)
-        torch._foreach_add_(gradients, weights, alpha=strength)
+        if gradients:  # bpr_mf has no such parameters
+            torch._foreach_add_(gradients, weights, alpha=strength)
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients together: ().

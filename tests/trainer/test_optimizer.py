@@ -308,3 +308,21 @@ def test_decline_starts_after_warmup() -> None:
 def test_rate_beyond_the_last_step_or_in_a_long_warmup_is_no_error(schedule: Schedule) -> None:
     assert 0 <= learning_rate_factor(schedule, 12, 10, 0) <= 1
     assert learning_rate_factor(schedule, 3, 10, 50) == pytest.approx(4 / 51)
+
+
+@pytest.mark.parametrize("name", ["bpr_mf", "fm", "deepfm"])  # without such weights, with a bias, with layers
+def test_network_l2_is_the_gradient_of_all_weights_that_belong_to_no_value(
+    name: str, compose: Callable[..., Config], make: Make, batches: Batches
+) -> None:
+    batch, gradients = next(batches.epoch("train", 64, 0)), []
+    for strength in (0.0, 0.5):
+        torch.manual_seed(0)
+        model = make(name)
+        trainer = replace(compose().trainer, network_l2=strength, sparse=False)
+        Step(Train(name="t", model=model), {"target": 1.0}, 0.0, trainer, batches, 1).gradients(batch)
+        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()})
+    of_values = {key for key, _ in model.named_parameters() if key.endswith("table.weight")}
+    assert of_values and (name == "bpr_mf") == (len(of_values) == len(gradients[0]))
+    for key, parameter in model.named_parameters():
+        added = torch.zeros_like(parameter) if key in of_values else 0.5 * parameter
+        torch.testing.assert_close(gradients[1][key], gradients[0][key] + added)
