@@ -38,7 +38,7 @@ def compared(a: Record, b: Record, names: Sequence[str], n_draws: int) -> tuple[
     common = [name for name in first if name in second]
     changes = of_means({name: second[name] - first[name] for name in common}, n_draws)
     n_users = len(both[0].n_relevant)
-    remark = f"95 % and p of rankings: paired bootstrap, {n_draws:,} draws of the {n_users:,} users asked."
+    remark = f"95 % and p of rankings: paired bootstrap, {n_draws:,} draws of the {n_users:,} ranked users."
     if cut := [name for name in names if name not in common]:
         remark += f"\nNo p of {', '.join(cut)}: equal scores reach beyond the recommendations."
     return changes, remark

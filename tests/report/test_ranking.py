@@ -88,7 +88,7 @@ def test_runs_that_rank_are_compared_by_their_users_however_they_were_trained(
         expected = [f"{means[0]:.4f}", f"{means[1]:.4f}", f"{means[1] - means[0]:+.4f}", f"[{low:.4f},", f"{high:.4f}]"]
         assert lines[name] == [*expected, f"{p:.3f}"]
     assert len(lines["test.auc"]) == 3 and len(lines["test.coverage@5/all"]) == 3  # no interval
-    assert f"p of rankings: paired bootstrap, 200 draws of the {len(asked)} users asked." in told
+    assert f"p of rankings: paired bootstrap, 200 draws of the {len(asked)} ranked users." in told
 
 
 def test_metrics_of_labels_and_of_rankings_are_both_tested(
@@ -98,7 +98,7 @@ def test_metrics_of_labels_and_of_rankings_are_both_tested(
     told = capsys.readouterr().out
     lines = {line.split()[0]: line.split()[1:] for line in told.splitlines() if line.startswith("test.")}
     assert [lines[name][-1] for name in ("test.auc", "test.ndcg@2/all")] == ["1.000", "1.000"]
-    assert "100 draws of the 40 users, each with all its rows" in told and "of the 40 users asked" in told
+    assert "100 draws of the 40 users, each with all its rows" in told and "of the 40 ranked users" in told
 
 
 def test_users_whose_items_are_tied_have_the_ranks_of_the_metrics(made: Callable[..., Path]) -> None:
