@@ -16,7 +16,7 @@ from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.bilinear import linear_of_products
 from recexp.kernel.cin import Part, interactions
 from recexp.kernel.cross import crosses
-from recexp.kernel.cross_entropy import cross_entropy
+from recexp.kernel.cross_entropy import cross_entropy, summed_cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.dropout import dropout
 from recexp.kernel.field_attention import attend_fields
@@ -29,6 +29,7 @@ from recexp.kernel.lookup import lookup, lookup_concat, total, weighted_sum
 from recexp.kernel.mlp import tail
 from recexp.kernel.packed import attend_packed
 from recexp.kernel.pair_attention import attend_pairs
+from recexp.kernel.pointwise import attend_pointwise
 from recexp.kernel.rank import at_least
 from recexp.kernel.sublayer import sublayer
 from recexp.kernel.unique import grouped, lookup_grouped
@@ -58,6 +59,7 @@ def operations(n: int, length: int) -> Iterator[Operation]:
         yield lambda table=table: adam_steps(table, indices[0])
     yield lambda: candidates.scores(x, tables[0], indices[0])
     yield lambda: cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
+    yield lambda: summed_cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
     yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
     yield lambda: dropout(history, 0.3)
     yield lambda: attend_pairs(leaf(n, length + 2, 10), leaf(WIDTH, 10), bias, single[0], 0.3)[0]
@@ -102,6 +104,9 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     for causal in (True, False):
         yield lambda causal=causal: attend_packed(None, leaf(n * length, 3 * WIDTH), start, sizes, 2, causal, 0.3, none)
     yield lambda: attend_packed(x, leaf(n * length, 2 * WIDTH), start, sizes, 2, False, 0.3, none)
+    timed = leaf(n * length, 3 * WIDTH), torch.arange(float(n * length)).flip(0), leaf(length, 1), leaf(4, 1)
+    for last in (False, True):
+        yield lambda last=last: attend_pointwise(*timed, start, sizes, 2, 9, last, none)
     yield lambda: sublayer(history, history, mask, [(square[0], bias), (square[1], bias)], norm, 0.01, 0.3, 0.3)
     yield lambda: sublayer(history, history + 1, mask, [(square[0], None)], norm)
     if n and length:
