@@ -16,13 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from recexp.kernel.device import on_cpu, waits
 from recexp.kernel.dropout import dropped
-from recexp.kernel.library import Library, library
+from recexp.kernel.library import NARROWEST, Library, library
 from recexp.kernel.linear import product
 from recexp.kernel.lookup import lookup, require_rows, scattered, total
 from recexp.kernel.sublayer import hide
 
 SHORT = 64  # longest sequence whose score matrix a CPU keeps whole
-LANES = 8  # numbers in a register of the narrowest library; sizes of heads are filled up to multiples of it
 
 Source = tuple[Tensor, Tensor]  # vectors (n, D) and an index (B, L) into them
 
@@ -112,7 +111,7 @@ def attend(
     """
     sources = sources if on_cpu(memory) else ()
     size = len(weights[0]) // n_heads
-    n_zeros = -size % LANES
+    n_zeros = -size % NARROWEST  # heads are filled up
     kernels = library(memory, size + n_zeros) if on_cpu(memory) and len(sources) <= 2 else None
     if kernels is None:
         return reference(*_products(query, memory, weights, seen, sources), seen, n_heads, p)

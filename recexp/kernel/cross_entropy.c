@@ -40,16 +40,15 @@ STRUCT(summed_cross_entropy,
     struct sum ditems; /* (V, D) */
 )
 
-/* Loops over blocks of queries. */
-#define QUERIES(start, columns, n) \
-    for (long start = 0, columns; columns = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); start += BLOCK)
+/* Loops over all blocks of n rows in one thread, queries or items. */
+#define ALL_BLOCKS(start, rows, n) \
+    for (long start = 0, rows; rows = (n) - start < BLOCK ? (n) - start : BLOCK, start < (n); start += BLOCK)
 
 /* Each block of queries with its columns side by side: (D, BLOCK). */
 static float *transposed(const float *query, long n, long dim) {
     float *to = scratch(n + BLOCK, dim);
-    QUERIES(start, columns, n)
-        for (long k = 0; k < dim; k++)
-            for (long p = 0; p < columns; p++) to[start * dim + k * BLOCK + p] = query[(start + p) * dim + k];
+    ALL_BLOCKS(start, columns, n)
+        transpose(query + start * dim, dim, columns, dim, to + start * dim, BLOCK, columns);
     return to;
 }
 
@@ -72,7 +71,7 @@ static void cross_entropy_thread(void *args, long thread, long n_threads) {
         peak[p] = -INFINITY, sum[p] = 0;
         if (!thread) c->out_of_range |= c->target[p] < 0 || c->target[p] >= c->n_items;
     }
-    BLOCKS(first, items, c->n_items) QUERIES(start, columns, c->n) {
+    BLOCKS(first, items, c->n_items) ALL_BLOCKS(start, columns, c->n) {
         multiply(items, columns, c->dim, c->items + first * c->dim, c->dim, 1, query + start * c->dim, BLOCK, logits,
                  BLOCK, 0);
         add_logits(logits, items, columns, peak + start, sum + start);
@@ -102,7 +101,7 @@ static void cross_entropy_back_thread(void *args, long thread, long n_threads) {
     const struct cross_entropy_back *c = args;
     float *query = transposed(c->query, c->n, c->dim), change[BLOCK * BLOCK], *dquery = sum_at(&c->dquery, thread);
     long dim = c->dim;
-    BLOCKS(first, items, c->n_items) QUERIES(start, columns, c->n) {
+    BLOCKS(first, items, c->n_items) ALL_BLOCKS(start, columns, c->n) {
         const float *item = c->items + first * dim;
         multiply(items, columns, dim, item, dim, 1, query + start * dim, BLOCK, change, BLOCK, 0);
         logits_back(change, items, columns, c->target + start, first, c->total + start, c->dout + start);
@@ -117,8 +116,7 @@ SUMMING_KERNEL(cross_entropy_back, dquery)
 static void block_logits(const struct summed_cross_entropy *c, const float *query, long width, float *logits,
                          float *peak) {
     EACH(j, width) STORE(peak + j, (vec){0} - INFINITY);
-    for (long first = 0; first < c->n_items; first += BLOCK) {
-        long items = c->n_items - first < BLOCK ? c->n_items - first : BLOCK;
+    ALL_BLOCKS(first, items, c->n_items) {
         float *at = logits + first * BLOCK;
         multiply(items, width, c->dim, c->items + first * c->dim, c->dim, 1, query, BLOCK, at, BLOCK, 0);
         EACH(j, width) {
@@ -132,10 +130,10 @@ static void block_logits(const struct summed_cross_entropy *c, const float *quer
 /* The logits (V, BLOCK) become e^(logit - peak), with their sums by query. */
 static void block_weights(float *logits, long n_items, long width, const float *peak, float *sum) {
     memset(sum, 0, sizeof(float) * width);
-    for (long first = 0; first < n_items; first += BLOCK) EACH(j, width) {
-        long last = first + BLOCK < n_items ? first + BLOCK : n_items;
+    ALL_BLOCKS(first, items, n_items) EACH(j, width) {
         vec total = {0};
-        for (float *at = logits + first * BLOCK + j; at < logits + last * BLOCK; at += BLOCK) {
+        for (long i = first; i < first + items; i++) {
+            float *at = logits + i * BLOCK + j;
             STORE(at, exponential(LOAD(at) - LOAD(peak + j)));
             total += LOAD(at);
         }
@@ -167,8 +165,7 @@ static void summed_block(const struct summed_cross_entropy *c, long start, long 
         if (item >= 0 && item < c->n_items) logits[item * BLOCK + p] -= sum[p];
     }
     divide_rows(query, sum, columns, dim, divided);
-    for (long first = 0; first < c->n_items; first += BLOCK) {
-        long items = c->n_items - first < BLOCK ? c->n_items - first : BLOCK;
+    ALL_BLOCKS(first, items, c->n_items) {
         const float *weight = logits + first * BLOCK, *item = c->items + first * dim;
         multiply(items, dim, columns, weight, BLOCK, 1, divided, dim, ditems + first * dim, dim, 1);
         multiply(columns, dim, items, weight, 1, BLOCK, item, dim, dquery, dim, first > 0);

@@ -26,7 +26,7 @@ from recexp.kernel.device import traced
 SWITCH = "RECEXP_KERNELS"  # environment variable: 0 leaves all work to torch
 # The libraries that a processor, by torch's name for it, can run; widest vectors first.
 BUILT = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}
-WIDEST = 16  # numbers in a register of the widest library
+NARROWEST, WIDEST = 8, 16  # numbers in a register of the narrowest and of the widest library
 TYPES = {  # what C's pointers point to
     "float": torch.float32, "double": torch.float64, "long": torch.int64, "int": torch.int32,
     "unsigned char": torch.bool,
