@@ -59,7 +59,7 @@ LADDER = {  # planted structure: models with their overrides
     "all": ("popularity", "linear", "fm", "deepfm", "seq_pooling", "din", "rnn", "dien", "bst", "transformer4rec"),
 }
 PLANTED = {"together": ("order",)}
-ASKED = ("dataset.label=implicit", "trainer.ranking.relevant=first", "trainer.ranking.exclude_seen=false")
+PROTOCOL = ("dataset.label=implicit", "trainer.ranking.relevant=first", "trainer.ranking.exclude_seen=false")
 
 
 def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float]:
@@ -67,7 +67,7 @@ def shares(structure: str, rung: str, seeds: int, more: list[str]) -> list[float
     planted = PLANTED.get(structure, (structure,))
     strengths = [f"dataset.{name}={1.0 if name in planted else 0.0}" for name in STRUCTURES]
     if structure in NEXT_ITEM:
-        strengths += [f"dataset.{structure}=0.8", *ASKED]
+        strengths += [f"dataset.{structure}=0.8", *PROTOCOL]
     model, *beside = rung.split()
     values = []
     with tempfile.TemporaryDirectory() as folder:

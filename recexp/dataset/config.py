@@ -53,6 +53,11 @@ class SplitKind(Enum):
     random = "by row; for tables"
 
 
+def is_feature_name(name: str) -> bool:
+    """True for the name of a column that may be a feature: not blank, and without control characters."""
+    return bool(name.strip()) and not CONTROL.search(name)
+
+
 @dataclass(kw_only=True)
 class DerivedConfig:
     """Context fields derived from each event's time and the user's strictly earlier events, by derive.py."""
@@ -94,7 +99,7 @@ class FeaturesConfig:
         for side, kinds in self.sides.items():
             for name in kinds:
                 allowed = "a name without control characters"
-                require(name.strip() and not CONTROL.search(name), f"dataset.features.{side}", repr(name), allowed)
+                require(is_feature_name(name), f"dataset.features.{side}", repr(name), allowed)
         listed = [name for name, kind in self.item.items() if kind in (FeatureKind.categorical, FeatureKind.multi)]
         for name in self.derived.most_liked:
             if name not in listed:

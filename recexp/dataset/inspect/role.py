@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recexp.dataset.cell import GAPS, WORDS
+from recexp.dataset.config import is_feature_name
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.vector import parsed, without_arrays
-from recexp.error import CONTROL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +186,7 @@ def _feature(column: Column, values: "pd.Series", ids: dict[str, np.ndarray]) ->
     n_rows = len(values)
     if column.n_unique <= 1:
         return replace(column, role="unused", why="one value alone" if column.n_unique else "empty")
-    if not column.name.strip() or CONTROL.search(column.name):
+    if not is_feature_name(column.name):
         return replace(column, role="unused", why="its name is empty or no text")
     kind, why = _kind(column, values)
     if column.type == "text" and column.n_unique > MAX_CATEGORIES * n_rows:
