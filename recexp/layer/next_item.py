@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
+from recexp.kernel.cross_entropy import summed_cross_entropy
 from recexp.kernel.device import true_positions
 from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
@@ -79,14 +80,24 @@ class NextItem(nn.Module):
         valid = true_positions(following != NONE)  # no products with V items at masked positions
         states, following = states[valid], following[valid]
         query = states if self.project is None else self.project(states)  # (N, H) or (N, D)
-        if self.draw is None:
-            all_items = torch.arange(self.n_known, device=following.device)
-            return cross_entropy(self.logits(query, all_items, item), following)
-        drawn, log_expected = self.draw(batch)
         is_known, index = following != NONE, following.clamp(min=0)
+        if self.draw is None:
+            return self.over_all_items(query, index, is_known, item)
+        drawn, log_expected = self.draw(batch)
         true = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
         hit = drawn == index[:, None]
         return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, is_known)
+
+    def over_all_items(self, query: Tensor, index: Tensor, is_known: Tensor, item: SideEmbedding) -> Tensor:
+        """query (N, .), the successor's index (N,), whether there is one (N,) -> (). Never holds all (N, V) logits."""
+        # The bias is one more column of the vectors, beside a 1 in each query.
+        query = torch.cat([query, query.new_ones(len(query), 1)], 1) * is_known[:, None]
+        all_items = torch.arange(self.n_known, device=index.device)
+        vectors = torch.cat([self.vectors(all_items, item), self.bias[:, None]], 1)
+        total = summed_cross_entropy(query, vectors, index)
+        n_known = is_known.sum()
+        unknown = (len(query) - n_known) * math.log(self.n_known)  # a query of 0 has the loss log V, and no gradient
+        return (total - unknown) / n_known.clamp(min=1)
 
     def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), index (n,) of known items, counted from 0 -> (N, n)."""

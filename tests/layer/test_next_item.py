@@ -10,6 +10,8 @@ from torch import Tensor
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
+from recexp.kernel.cross_entropy import summed_cross_entropy
+from recexp.layer import next_item
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.next_item import NONE, Draw, NextItem, Vectors, cross_entropy, sampled_cross_entropy, successors
 
@@ -238,13 +240,41 @@ def test_loss_is_0_where_no_history_has_two_events(
 
 
 @each_draw
-def test_items_are_judged_at_pairs_alone(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
-    module = head(Vectors.tied, draw)
-    n_scored = []
+def test_items_are_scored_at_pairs_alone(
+    draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, n_scored = head(Vectors.tied, draw), []
     logits = module.logits
     module.logits = lambda query, index, item: n_scored.append(len(query)) or logits(query, index, item)
+
+    def over_all_items(query: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
+        n_scored.append(len(query))
+        return summed_cross_entropy(query, vectors, index)
+
+    monkeypatch.setattr(next_item, "summed_cross_entropy", over_all_items)
     module(states_of(mixed), mixed, item)
     assert n_scored == [len(pairs(mixed))]
+
+
+@each_draw
+@each_vectors
+def test_rows_without_a_successor_that_a_gpu_keeps_change_nothing(
+    vectors: Vectors,
+    draw: Draw | None,
+    head: Callable,
+    item: SideEmbedding,
+    mixed: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, states, results = head(vectors, draw), states_of(mixed), []
+    for keep_all in (False, True):
+        if keep_all:
+            monkeypatch.setattr(next_item, "true_positions", lambda mask: slice(None))
+        torch.manual_seed(1)
+        loss = module(states, mixed, item)
+        used = [states, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
+        results.append((loss, torch.autograd.grad(loss, used)))
+    torch.testing.assert_close(results[0], results[1])
 
 
 @each_draw
