@@ -4,7 +4,8 @@
    memory.
 
    summed_cross_entropy computes the losses and the gradients of their sum together: three products. The logits of BLOCK
-   queries and all items are kept until they are used. Threads take different queries.
+   queries and all items are kept until they are used. Threads take different queries. sampled_cross_entropy does the same
+   over sampled items, beside which each query has a target of its own.
 
    cross_entropy and cross_entropy_back keep no more than the logits of BLOCK items and BLOCK queries, and compute them
    once more in the backward pass: four products, for losses that are weighted, and for catalogues too large to keep a
@@ -38,6 +39,15 @@ STRUCT(summed_cross_entropy,
     float *loss, *dquery;       /* (P,); (P, D) */
     long n, n_items, dim, out_of_range;
     struct sum ditems; /* (V, D) */
+)
+
+STRUCT(sampled_cross_entropy,
+    const float *query, *items; /* (P, D); (S, D) */
+    const long *target, *id;    /* (P,), below 0 for a query that does not count; (S,): of the same items */
+    const float *own;           /* (P,) the target's logit */
+    float *loss, *dquery, *down; /* (P,); (P, D); (P,) */
+    long n, n_items, dim;
+    struct sum ditems; /* (S, D) */
 )
 
 /* Loops over all blocks of n rows in one thread, queries or items. */
@@ -112,13 +122,22 @@ static void cross_entropy_back_thread(void *args, long thread, long n_threads) {
 }
 SUMMING_KERNEL(cross_entropy_back, dquery)
 
-/* The logits (V, BLOCK) of the queries (columns of (D, BLOCK)), and the largest of each. */
-static void block_logits(const struct summed_cross_entropy *c, const float *query, long width, float *logits,
-                         float *peak) {
-    EACH(j, width) STORE(peak + j, (vec){0} - INFINITY);
-    ALL_BLOCKS(first, items, c->n_items) {
+/* Excludes the items (items, BLOCK) that are a query's target. */
+static void exclude_targets(float *logits, long items, long columns, const long *id, const long *target) {
+    for (long i = 0; i < items; i++)
+        for (long p = 0; p < columns; p++)
+            logits[i * BLOCK + p] = id[i] == target[p] ? -INFINITY : logits[i * BLOCK + p];
+}
+
+/* The logits (V, BLOCK) of the queries (columns of (D, BLOCK)), and the largest of each if it is above `peak`.
+   With id, a query's target (columns,) is excluded. */
+static void block_logits(const float *all_items, long n_items, long dim, const float *query, long columns,
+                         const long *id, const long *target, float *logits, float *peak) {
+    long width = padded_to_lanes(columns);
+    ALL_BLOCKS(first, items, n_items) {
         float *at = logits + first * BLOCK;
-        multiply(items, width, c->dim, c->items + first * c->dim, c->dim, 1, query, BLOCK, at, BLOCK, 0);
+        multiply(items, width, dim, all_items + first * dim, dim, 1, query, BLOCK, at, BLOCK, 0);
+        if (id) exclude_targets(at, items, columns, id + first, target);
         EACH(j, width) {
             vec largest = LOAD(peak + j);
             for (long i = 0; i < items; i++) largest = larger(largest, LOAD(at + i * BLOCK + j));
@@ -146,42 +165,82 @@ static void divide_rows(const float *x, const float *by, long rows, long dim, fl
     for (long p = 0; p < rows; p++) EACH(k, dim) STORE(to + p * dim + k, LOAD(x + p * dim + k) / by[p]);
 }
 
-/* A block of queries, from `start` on; logits (V, BLOCK) and divided (BLOCK, D) are memory. */
-static void summed_block(const struct summed_cross_entropy *c, long start, long columns, float *logits, float *divided,
-                         float *ditems) {
-    long dim = c->dim, width = padded_to_lanes(columns);
-    const float *query = c->query + start * dim;
-    float peak[BLOCK], sum[BLOCK], *dquery = c->dquery + start * dim;
-    transpose(query, dim, columns, dim, divided, BLOCK, BLOCK);
-    block_logits(c, divided, width, logits, peak);
-    for (long p = 0; p < columns; p++) {
-        long item = c->target[start + p];
-        c->loss[start + p] = item >= 0 && item < c->n_items ? peak[p] - logits[item * BLOCK + p] : 0;
-    }
-    block_weights(logits, c->n_items, width, peak, sum);
-    for (long p = 0; p < columns; p++) { /* weights are sum times the gradients by the logits from here on */
-        long item = c->target[start + p];
-        c->loss[start + p] += logf(sum[p]);
-        if (item >= 0 && item < c->n_items) logits[item * BLOCK + p] -= sum[p];
-    }
+/* The gradients of BLOCK queries, and of all items, from the gradients of the loss by the logits times `sum`.
+   divided (BLOCK, D) is memory. */
+static void block_gradients(const float *query, const float *all_items, long n_items, long dim, long columns,
+                            const float *logits, const float *sum, float *divided, float *dquery, float *ditems) {
     divide_rows(query, sum, columns, dim, divided);
-    ALL_BLOCKS(first, items, c->n_items) {
-        const float *weight = logits + first * BLOCK, *item = c->items + first * dim;
+    ALL_BLOCKS(first, items, n_items) {
+        const float *weight = logits + first * BLOCK, *item = all_items + first * dim;
         multiply(items, dim, columns, weight, BLOCK, 1, divided, dim, ditems + first * dim, dim, 1);
         multiply(columns, dim, items, weight, 1, BLOCK, item, dim, dquery, dim, first > 0);
     }
     divide_rows(dquery, sum, columns, dim, dquery);
 }
 
+/* A block of queries, from `start` on; logits (V, BLOCK) and divided (BLOCK, D) are memory. */
+static void summed_block(const struct summed_cross_entropy *c, long start, long columns, float *logits, float *divided,
+                         float *ditems) {
+    long dim = c->dim;
+    const float *query = c->query + start * dim;
+    float peak[BLOCK], sum[BLOCK];
+    transpose(query, dim, columns, dim, divided, BLOCK, BLOCK);
+    for (long p = 0; p < BLOCK; p++) peak[p] = -INFINITY;
+    block_logits(c->items, c->n_items, dim, divided, columns, NULL, NULL, logits, peak);
+    for (long p = 0; p < columns; p++) {
+        long item = c->target[start + p];
+        c->loss[start + p] = item >= 0 && item < c->n_items ? peak[p] - logits[item * BLOCK + p] : 0;
+    }
+    block_weights(logits, c->n_items, padded_to_lanes(columns), peak, sum);
+    for (long p = 0; p < columns; p++) { /* weights are sum times the gradients by the logits from here on */
+        long item = c->target[start + p];
+        c->loss[start + p] += logf(sum[p]);
+        if (item >= 0 && item < c->n_items) logits[item * BLOCK + p] -= sum[p];
+    }
+    block_gradients(query, c->items, c->n_items, dim, columns, logits, sum, divided, c->dquery + start * dim, ditems);
+}
+
+/* The same of sampled items. */
+static void sampled_block(const struct sampled_cross_entropy *c, long start, long columns, float *logits,
+                          float *divided, float *ditems) {
+    long dim = c->dim;
+    const float *query = c->query + start * dim, *own = c->own + start;
+    const long *target = c->target + start;
+    float peak[BLOCK] = {0}, sum[BLOCK];
+    transpose(query, dim, columns, dim, divided, BLOCK, BLOCK);
+    memcpy(peak, own, sizeof(float) * columns);
+    block_logits(c->items, c->n_items, dim, divided, columns, c->id, target, logits, peak);
+    block_weights(logits, c->n_items, padded_to_lanes(columns), peak, sum);
+    for (long p = 0; p < columns; p++) {
+        float weight = expf(own[p] - peak[p]);
+        sum[p] = target[p] < 0 ? INFINITY : sum[p] + weight; /* so that all gradients become 0 */
+        c->loss[start + p] = target[p] < 0 ? 0 : peak[p] - own[p] + logf(sum[p]);
+        c->down[start + p] = target[p] < 0 ? 0 : weight / sum[p] - 1;
+    }
+    block_gradients(query, c->items, c->n_items, dim, columns, logits, sum, divided, c->dquery + start * dim, ditems);
+}
+
+/* Loops over the blocks of the queries of a thread: each takes the same number, a multiple of LANES. */
+#define BLOCKS_OF_THREAD(start, columns, n) \
+    for (long share = padded_to_lanes(((n) + n_threads - 1) / n_threads), start = thread * share, \
+              end = start + share < (n) ? start + share : (n), columns; \
+         columns = end - start < BLOCK ? end - start : BLOCK, start < end; start += BLOCK)
+
 static void summed_cross_entropy_thread(void *args, long thread, long n_threads) {
     struct summed_cross_entropy *c = args;
     float *logits = scratch(c->n_items, BLOCK), *divided = scratch(BLOCK, c->dim), *ditems = sum_at(&c->ditems, thread);
     for (long p = 0; p < c->n && !thread; p++) c->out_of_range |= c->target[p] < 0 || c->target[p] >= c->n_items;
-    long share = padded_to_lanes((c->n + n_threads - 1) / n_threads); /* of the queries, for each thread */
-    long end = (thread + 1) * share < c->n ? (thread + 1) * share : c->n;
-    for (long start = thread * share; start < end; start += BLOCK)
-        summed_block(c, start, end - start < BLOCK ? end - start : BLOCK, logits, divided, ditems);
+    BLOCKS_OF_THREAD(start, columns, c->n) summed_block(c, start, columns, logits, divided, ditems);
     free(logits);
     free(divided);
 }
 SUMMING_KERNEL(summed_cross_entropy, ditems)
+
+static void sampled_cross_entropy_thread(void *args, long thread, long n_threads) {
+    struct sampled_cross_entropy *c = args;
+    float *logits = scratch(c->n_items, BLOCK), *divided = scratch(BLOCK, c->dim), *ditems = sum_at(&c->ditems, thread);
+    BLOCKS_OF_THREAD(start, columns, c->n) sampled_block(c, start, columns, logits, divided, ditems);
+    free(logits);
+    free(divided);
+}
+SUMMING_KERNEL(sampled_cross_entropy, ditems)

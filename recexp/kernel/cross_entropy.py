@@ -4,7 +4,9 @@ P queries, V items, D their size
     loss_p = log sum_i e^<q_p, e_i> - <q_p, e_target(p)>
 Logits are computed for blocks of items with a running maximum and sum, and once more in the backward pass, so that
 memory is that of one block whatever V is. A kernel's block stays in the cache. For the sum of the losses a kernel
-computes the gradients in the forward pass: a thread keeps the logits of one block of queries with all items.
+computes the gradients in the forward pass: a thread keeps the logits of one block of queries with all items. So it does
+for S sampled items, with which each query's target competes:
+    loss_p = -log(e^own_p / (e^own_p + sum_j e^(<q_p, e_j> + b_j)))    over the samples j that are not target(p)
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from recexp.kernel.device import on_cpu
 from recexp.kernel.library import Library, filled, library
-from recexp.kernel.linear import times
+from recexp.kernel.linear import product, times
 from recexp.kernel.lookup import require_rows
 
 LARGEST = 2**21  # logits of a block, without a kernel
@@ -47,6 +49,28 @@ def summed_cross_entropy(query: Tensor, items: Tensor, target: Tensor, first: in
     if kernels is None or not is_trained or BLOCK * (len(items) - first) > LARGEST_KEPT:
         return cross_entropy(query, items, target, first).sum()
     return _Summed.apply(kernels, query, items, target, first)
+
+
+def sampled_cross_entropy(
+    query: Tensor, items: Tensor, bias: Tensor, own: Tensor, target: Tensor, sampled: Tensor
+) -> Tensor:
+    """The sum over the queries (P, D) of their losses with sampled items (S, D), bias (S,): ().
+
+    own (P,): the targets' logits. target (P,), sampled (S,): which items these are; a target below 0 has no loss.
+    """
+    ones = query.new_ones(len(query), 1)
+    wide_query, wide_items, kernels = _with_kernels(torch.cat([query, ones], 1), torch.cat([items, bias[:, None]], 1))
+    if kernels is None or not torch.is_grad_enabled() or BLOCK * len(items) > LARGEST_KEPT:
+        return sampled_reference(query, items, bias, own, target, sampled)
+    return _Sampled.apply(kernels, wide_query, wide_items, own, target, sampled)
+
+
+def sampled_reference(
+    query: Tensor, items: Tensor, bias: Tensor, own: Tensor, target: Tensor, sampled: Tensor
+) -> Tensor:
+    others = (product(query, items).float() + bias).masked_fill(sampled == target[:, None], -torch.inf)  # (P, S)
+    logits = torch.cat([own[:, None], others], 1)
+    return F.cross_entropy(logits, torch.where(target < 0, -1, 0), reduction="sum", ignore_index=-1)
 
 
 def _with_kernels(query: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Library | None]:
@@ -142,3 +166,25 @@ class _Summed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dquery, ditems = ctx.saved_tensors
         return None, dquery * grad, ditems * grad, None, None
+
+
+class _Sampled(torch.autograd.Function):
+    """The same over sampled items, for the gradients of the targets' logits too."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Library, query: Tensor, items: Tensor, own: Tensor, target: Tensor, sampled: Tensor
+    ) -> Tensor:
+        loss, down, dquery, ditems = *own.new_empty(2, len(own)), torch.empty_like(query), torch.empty_like(items)
+        kernels["sampled_cross_entropy"](
+            query=query, items=items, target=target, id=sampled, own=own, loss=loss, dquery=dquery, down=down,
+            ditems=ditems, n=len(query), n_items=len(items), dim=query.shape[1],
+        )  # fmt: skip
+        ctx.save_for_backward(dquery, ditems, down)
+        return loss.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dquery, ditems, down = ctx.saved_tensors
+        return None, dquery * grad, ditems * grad, down * grad, None, None

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
-from recexp.kernel.cross_entropy import summed_cross_entropy
+from recexp.kernel.cross_entropy import sampled_cross_entropy, summed_cross_entropy
 from recexp.kernel.device import true_positions
-from recexp.kernel.linear import product
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
 
@@ -84,9 +83,9 @@ class NextItem(nn.Module):
         if self.draw is None:
             return self.over_all_items(query, index, is_known, item)
         drawn, log_expected = self.draw(batch)
-        true = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
-        hit = drawn == index[:, None]
-        return sampled_cross_entropy(true, self.logits(query, drawn, item), log_expected, hit, is_known)
+        own = (query.float() * self.vectors(index, item)).sum(1) + self.bias[index]  # (N,)
+        vectors, bias = self.vectors(drawn, item), self.bias[drawn] - log_expected
+        return sampled_cross_entropy(query, vectors, bias, own, following, drawn) / is_known.sum().clamp(min=1)
 
     def over_all_items(self, query: Tensor, index: Tensor, is_known: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), the successor's index (N,), whether there is one (N,) -> (). Never holds all (N, V) logits."""
@@ -98,10 +97,6 @@ class NextItem(nn.Module):
         n_known = is_known.sum()
         unknown = (len(query) - n_known) * math.log(self.n_known)  # a query of 0 has the loss log V, and no gradient
         return (total - unknown) / n_known.clamp(min=1)
-
-    def logits(self, query: Tensor, index: Tensor, item: SideEmbedding) -> Tensor:
-        """query (N, .), index (n,) of known items, counted from 0 -> (N, n)."""
-        return product(query, self.vectors(index, item), self.bias[index])
 
     def vectors(self, index: Tensor, item: SideEmbedding) -> Tensor:
         """The vectors of the known items at `index` (n,): (n, D) or (n, H)."""
@@ -116,19 +111,3 @@ def successors(batch: Batch) -> Tensor:
     """
     following = batch.catalogue.items.ids[batch.history[:, 1:], 0]  # (B, L - 1)
     return torch.where(batch.mask[:, 1:] & (following > UNKNOWN), following - FIRST, NONE)
-
-
-def cross_entropy(logits: Tensor, index: Tensor) -> Tensor:
-    """-log softmax(logits (N, V)) at index (N,), mean over the entries that are not NONE; 0 if there are none."""
-    loss = F.cross_entropy(logits.float(), index, reduction="sum", ignore_index=NONE)
-    return loss / (index != NONE).sum().clamp(min=1)
-
-
-def sampled_cross_entropy(true: Tensor, drawn: Tensor, log_expected: Tensor, hit: Tensor, valid: Tensor) -> Tensor:
-    """`cross_entropy` over the logits of true items (N,) and drawn ones (N, S), mean over valid (N,) entries.
-
-    log_expected (S,): log of how often each is expected in the draw. hit (N, S): the drawn item is the true one.
-    """
-    others = (drawn.float() - log_expected).masked_fill(hit, -torch.inf)
-    logits = torch.cat([true.float()[:, None], others], 1)  # (N, 1 + S)
-    return cross_entropy(logits, torch.where(valid, 0, NONE))

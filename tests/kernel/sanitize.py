@@ -16,7 +16,7 @@ from recexp.kernel.attention import attend, target_interaction
 from recexp.kernel.bilinear import linear_of_products
 from recexp.kernel.cin import Part, interactions
 from recexp.kernel.cross import crosses
-from recexp.kernel.cross_entropy import cross_entropy, summed_cross_entropy
+from recexp.kernel.cross_entropy import cross_entropy, sampled_cross_entropy, summed_cross_entropy
 from recexp.kernel.dice import Running, dice, dice_in_evaluation
 from recexp.kernel.dropout import dropout
 from recexp.kernel.field_attention import attend_fields
@@ -60,6 +60,9 @@ def operations(n: int, length: int) -> Iterator[Operation]:
     yield lambda: candidates.scores(x, tables[0], indices[0])
     yield lambda: cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
     yield lambda: summed_cross_entropy(x, leaf(50, WIDTH), torch.randint(2, 50, (n,)), 2)
+    yield lambda: sampled_cross_entropy(
+        x, leaf(50, WIDTH), leaf(50), leaf(n), torch.randint(9, (n,)), torch.randint(9, (50,))
+    )
     yield lambda: at_least(torch.randn(N, length), torch.randint(N, (n,)), torch.randn(n)).float()
     yield lambda: dropout(history, 0.3)
     yield lambda: attend_pairs(leaf(n, length + 2, 10), leaf(WIDTH, 10), bias, single[0], 0.3)[0]

@@ -6,7 +6,13 @@ from both_ways import agree, assert_close, both_ways, by_torch, indices, leaf, r
 
 from recexp.kernel import cross_entropy as blocked
 from recexp.kernel import library as kernels
-from recexp.kernel.cross_entropy import cross_entropy, reference, summed_cross_entropy
+from recexp.kernel.cross_entropy import (
+    cross_entropy,
+    reference,
+    sampled_cross_entropy,
+    sampled_reference,
+    summed_cross_entropy,
+)
 
 NAMES = ("cross_entropy", "cross_entropy_back")
 # queries, items, items that do not count: with rests of blocks and registers, and without
@@ -57,6 +63,43 @@ def test_the_sum_and_its_gradients_are_computed_together(width, gaps, n, n_items
     in_doubles = lambda: 0.3 * reference(query.double(), items.double(), target, first).sum().float()  # noqa: E731
     assert_close(results(loss, [query, items]), results(in_doubles, [query, items]), rtol=1e-5, atol=3e-6)
     assert torch.equal(*(results(loss, [query, items])[1] for _ in range(2)))
+
+
+@pytest.mark.parametrize(("n", "n_sampled"), [(1, 1), (40, 7), (97, 300), (150, 48), (0, 5)])
+@pytest.mark.parametrize("width", [3, 16, 64])
+def test_sampled_items_compete_with_the_target_of_each_query(width, n, n_sampled, library, threads, used):
+    query, items, bias, own = leaf(n, width), leaf(n_sampled, width), leaf(n_sampled), leaf(n)
+    target, sampled = indices(n, n=9), indices(n_sampled, n=9)  # many samples are a query's target
+    target[::5] = -1
+    leaves = [query, items, bias, own]
+    loss = lambda: 0.3 * sampled_cross_entropy(*leaves, target, sampled)  # noqa: E731
+    both_ways(loss, leaves, used, "sampled_cross_entropy")
+    one_by_one = [
+        torch.logsumexp(torch.stack([own[p], *(query[p] @ items[j] + bias[j] for j in range(n_sampled)
+                                               if sampled[j] != target[p])]), 0) - own[p]
+        for p in range(n) if target[p] >= 0
+    ]  # fmt: skip
+    wanted = lambda: 0.3 * (torch.stack(one_by_one).sum() if one_by_one else 0 * own.sum())  # noqa: E731
+    torch.testing.assert_close(loss(), wanted(), rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(f(), leaves, allow_unused=True) for f in (loss, wanted)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_that_are_all_the_target_cost_nothing(library, threads):
+    query, items, own = leaf(3, 16, std=300.0), leaf(5, 16, std=300.0), leaf(3)
+    target = torch.full((3,), 4)
+    loss = sampled_cross_entropy(query, items, torch.zeros(5), own, target, torch.full((5,), 4))
+    gradients = torch.autograd.grad(loss, [query, items, own])
+    assert loss == 0 and all((gradient.abs() < 1e-30).all() for gradient in gradients)  # e^-inf is nearly 0 in a kernel
+
+
+def test_huge_logits_of_samples_stay_finite(library, threads):
+    leaves = [leaf(5, 16, std=300.0), leaf(60, 16, std=300.0), leaf(60), leaf(5, std=1e5)]
+    target, sampled = torch.arange(5), indices(60, n=9)
+    mine = results(lambda: sampled_cross_entropy(*leaves, target, sampled), leaves)
+    exact = results(lambda: sampled_reference(*(x.double() for x in leaves), target, sampled).float(), leaves)
+    assert_close(mine, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_the_sum_keeps_no_logits_without_gradients_or_of_too_many_items(library, used, monkeypatch):

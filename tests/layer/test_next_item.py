@@ -10,10 +10,10 @@ from torch import Tensor
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.log import Dataset
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
-from recexp.kernel.cross_entropy import summed_cross_entropy
+from recexp.kernel.cross_entropy import sampled_cross_entropy, summed_cross_entropy
 from recexp.layer import next_item
 from recexp.layer.embedding import SideEmbedding
-from recexp.layer.next_item import NONE, Draw, NextItem, Vectors, cross_entropy, sampled_cross_entropy, successors
+from recexp.layer.next_item import NONE, Draw, NextItem, Vectors, successors
 
 H, D = 5, 3
 Gather = Callable[..., Batch]
@@ -244,14 +244,9 @@ def test_items_are_scored_at_pairs_alone(
     draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, n_scored = head(Vectors.tied, draw), []
-    logits = module.logits
-    module.logits = lambda query, index, item: n_scored.append(len(query)) or logits(query, index, item)
-
-    def over_all_items(query: Tensor, vectors: Tensor, index: Tensor) -> Tensor:
-        n_scored.append(len(query))
-        return summed_cross_entropy(query, vectors, index)
-
-    monkeypatch.setattr(next_item, "summed_cross_entropy", over_all_items)
+    for loss in (sampled_cross_entropy, summed_cross_entropy):
+        watched = lambda query, *others, loss=loss: n_scored.append(len(query)) or loss(query, *others)  # noqa: E731
+        monkeypatch.setattr(next_item, loss.__name__, watched)
     module(states_of(mixed), mixed, item)
     assert n_scored == [len(pairs(mixed))]
 
@@ -313,24 +308,23 @@ def test_deterministic_mode_repeats_the_gradient(
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
-def test_losses_of_logits_of_16_bits_are_taken_in_32() -> None:
-    index, every = torch.arange(9) % 7, torch.arange(7)
-    logits = (torch.randn(9, 7) * 30).bfloat16()
-    true = logits[torch.arange(9), index]
-    others = torch.stack([row[every != i] for row, i in zip(logits, index, strict=True)])  # (9, 6)
-    wanted = -logits.double().log_softmax(1)[torch.arange(9), index].mean()
-    full = cross_entropy(logits, index)
-    sampled = sampled_cross_entropy(
-        true, others, torch.zeros(6), torch.zeros(9, 6, dtype=torch.bool), torch.ones(9, dtype=torch.bool)
-    )
-    for loss in (full, sampled):
-        assert loss.dtype == torch.float32
-        torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-6)
+@each_draw
+@each_vectors
+def test_losses_of_products_in_16_bits_are_taken_in_32(
+    vectors: Vectors, draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch
+) -> None:
+    module, states, losses = head(vectors, draw), states_of(mixed), []
+    for rounded in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            losses.append(module(states, mixed, item))
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0)
 
 
-def test_huge_logits_stay_finite() -> None:
-    logits = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    for index in range(3):
-        loss = cross_entropy(logits, torch.tensor([index]))
-        assert loss.item() == pytest.approx(1e4 - logits[0, index].item())
-        assert torch.autograd.grad(loss, logits)[0].isfinite().all()
+@each_draw
+def test_huge_logits_stay_finite(draw: Draw | None, head: Callable, item: SideEmbedding, mixed: Batch) -> None:
+    module, states = head(Vectors.tied, draw), states_of(mixed)
+    loss = module(1e4 * states, mixed, item)
+    assert loss.isfinite() and loss > 1e3
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, [states, *module.parameters()]))
