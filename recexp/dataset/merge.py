@@ -3,7 +3,8 @@
 n rows given, N events and rows together
 """
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, LabelKind
 from recexp.dataset.derive import derive
 from recexp.dataset.encoder import SideEncoder
+from recexp.dataset.facts import unknown_rates
 from recexp.dataset.field import Encoded
 from recexp.dataset.given import Rows, column_names
 from recexp.dataset.index import by_user_then_time, group_starts
@@ -20,18 +22,27 @@ from recexp.dataset.label import MISSING
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.raw import MULTI_SEPARATOR
-from recexp.dataset.schema import FIRST
+from recexp.dataset.schema import FIRST, Side
 from recexp.dataset.value import objects
-from recexp.error import ConfigError
+from recexp.error import ConfigError, choices
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 class History(Enum):
     saved = "the events kept with the run"
     given = "the rows given that have a label"
     both = "the events kept with the run, and the rows given that have a label"
+
+
+def history_of(name: str) -> History:
+    """Raises ConfigError for any other name."""
+    if name not in History.__members__:
+        raise ConfigError(f"history = {name}: no such choice. {choices(name, History.__members__)}")
+    return History[name]
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,26 @@ def refuse_own_events(dataset: Dataset, rows: Rows, config: DatasetConfig, histo
             "by `recexp evaluate RUN`, or set --history given"
         )
         raise rows.error(int(is_own.argmax()), column_names(config)["item"], message)
+
+
+def warn_of_other_times(kept: Dataset, given: MergedRows) -> None:
+    """Warns if the times of the rows given seem to be in another unit than those that the run has kept."""
+    log, merged = kept.log, given.dataset.log
+    if not (isinstance(log, Log) and isinstance(merged, Log) and len(log)):
+        return
+    times = (log.timestamp, merged.timestamp[given.row])
+    low, high, first, last = (float(bound) for column in times for bound in (column.min(), column.max()))
+    if last > 100 * abs(high) or 100 * abs(last) < low:
+        logger.warning(
+            "times reach from %g to %g, those of the run from %g to %g: another unit?", first, last, low, high
+        )
+
+
+def log_unknown(given: MergedRows, sides: Mapping[str, Side]) -> None:
+    """Logs in how many of the rows given a value is unknown to the model. sides: what it reads."""
+    rates = unknown_rates(given.dataset.log, given.row, sides)
+    if unknown := [f"{name} in {rate * len(given.row):,.0f}" for name, rate in rates if rate]:
+        logger.info("unknown to the model, of %s rows: %s", f"{len(given.row):,}", ", ".join(unknown))
 
 
 def extended(

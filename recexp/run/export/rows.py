@@ -17,8 +17,8 @@ from recexp.dataset.value import checksum
 from recexp.model import reads_history
 from recexp.run.export.encoding import decoded
 from recexp.run.export.padded import lists_of
-from recexp.run.recommend import seen_items
-from recexp.run.trained import NO_PAIRS, Trained
+from recexp.run.recommend import Request, seen_items
+from recexp.run.trained import Trained
 
 
 def examples(dataset: Dataset, n: int) -> MergedRows:
@@ -76,10 +76,11 @@ def batch_of(trained: Trained, given: MergedRows) -> Batch:
 
 def rankings(trained: Trained, given: MergedRows, k: int) -> list[dict[str, Any]]:
     """For each row's user: the items that the user has seen, and the k best others with their scores."""
-    log, earlier = given.dataset.log, given.dataset.earlier
+    log = given.dataset.log
     assert isinstance(log, Log)
-    row, item = seen_items(log, NO_PAIRS if earlier is None else earlier, given.row)
-    recommended = pd.concat(list(trained.best_of(given, np.arange(1, len(log.items.raw)), k)))
+    row, item = seen_items(log, given.dataset.earlier, given.row)
+    request = Request(given, np.arange(1, len(log.items.raw)), None)
+    recommended = pd.concat(list(trained.best_of(request, k)))
     best = {user: group[["item", "score"]].to_numpy().tolist() for user, group in recommended.groupby("user")}
     users = log.users.raw[log.user[given.row]]
     return [
