@@ -1,13 +1,9 @@
-"""Composes overrides into a configuration. Only this file, loader.py and hydra_plugins/ know Hydra."""
+"""Composes overrides into a configuration. Only this file, hydra_app.py, loader.py and hydra_plugins/ know Hydra."""
 
-import argparse
 import contextlib
-import io
 import os
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +18,7 @@ if TYPE_CHECKING:
 
     from recexp.config import Config
 
-OWN = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 CONFIG_DIR = "RECEXP_CONFIG_DIR"  # environment variable: the folder of --config-dir where that is not given
-SPACED = "; one that holds a space stands in quotes, as 'run.name=my run'"
 
 
 def load_config(overrides: list[str] | None = None, config_dir: str | None = None) -> "Config":
@@ -47,7 +41,7 @@ def compose(
     import hydra
 
     check_overrides(overrides)
-    search, folders = _search(config_dir)
+    search, folders = search_path(config_dir)
     with _hydra(overrides, config_dir):
         return hydra.compose("config", [*overrides, *search], return_hydra_config=hydra_node), folders
 
@@ -100,7 +94,7 @@ def defaults_list(overrides: list[str], config_dir: str | None = None) -> list[t
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
 
-    search, _ = _search(config_dir)
+    search, _ = search_path(config_dir)
     with _hydra(overrides, config_dir):
         loader = GlobalHydra.instance().config_loader()
         defaults = loader.compute_defaults_list("config", [*overrides, *search], RunMode.RUN).defaults
@@ -125,11 +119,13 @@ def split_flags(arguments: list[str]) -> tuple[list[str], str | None]:
     return words, config_dir
 
 
-def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
-    """Hydra's override that adds the user's folder, and all folders of YAML files."""
+def search_path(config_dir: str | None) -> tuple[list[str], list[Path]]:
+    """Hydra's override that adds the user's folder, and all folders of YAML files. Raises ConfigError."""
     if config_dir is None:
         return [], [conf_folder()]
-    folder = _own_folder(config_dir)
+    folder = Path(config_dir).absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
     if not any((folder / group).is_dir() for group in GROUPS):
         raise ConfigError(
             f"--config-dir = {config_dir}: nothing there would be read; it needs a folder {', '.join(GROUPS[:-1])} or "
@@ -138,67 +134,19 @@ def _search(config_dir: str | None) -> tuple[list[str], list[Path]]:
     return [f"hydra.searchpath=['file://{folder}']"], [folder, conf_folder()]
 
 
-def _own_folder(config_dir: str) -> Path:
-    """Raises ConfigError unless it is a directory."""
-    folder = Path(config_dir).absolute()
-    if not folder.is_dir():
-        raise ConfigError(f"--config-dir = {config_dir}: no such directory.")
-    return folder
-
-
-def parse_flags(flags: Sequence[str]) -> argparse.Namespace:
-    """Hydra's flags by name. Raises ConfigError for an unknown flag, and for one that recexp does not support."""
-    from hydra._internal.utils import get_args_parser
-
-    parser = get_args_parser()
-    parser.exit_on_error = parser.allow_abbrev = False
-    try:
-        args, unknown = parser.parse_known_args(list(flags))
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{str(error).removeprefix('argument ')} (recexp --hydra-help).") from error
-    if other := [*unknown, *args.overrides]:
-        names = [name for action in parser._actions for name in action.option_strings]
-        hint = (
-            choices(other[0], names) if other[0].startswith("-") else f"An override has a =, as in model=din{SPACED}."
-        )
-        raise ConfigError(f"{other[0]!r}: neither a flag nor an override. {hint}")
-    if args.config_path or args.experimental_rerun:
-        name = "--config-path" if args.config_path else "--experimental-rerun"
-        raise ConfigError(f"{name}: is not for recexp; --config-dir DIR adds a folder of YAML files of your own.")
-    if args.package and not args.cfg:
-        raise ConfigError(f"--package {args.package}: says what --cfg shows, so give that too.")
-    if args.config_name in ("config", "config.yaml"):
-        raise ConfigError(
-            "--config-name config: is recexp's own root file, whatever folder you add; call yours by another name."
-        )
-    if args.config_dir is not None and args.config_name is None:
-        _search(args.config_dir)
-    return args
-
-
-def _set_defaults() -> None:
-    """Makes recexp's launcher the default under -m and puts the gate before any launcher, also with -cn."""
-    from hydra.conf import HydraConf
-    from hydra.core.config_store import ConfigStore
-
-    node = HydraConf(callbacks={"recexp": {"_target_": "hydra_plugins.recexp_launcher.gate.Gated"}})
-    node.defaults = [{"launcher": "processes"} if "launcher" in default else default for default in node.defaults]
-    ConfigStore.instance().store(group="hydra", name="config", node=node, provider="hydra")
-
-
 @contextlib.contextmanager
 def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
     """Hydra initialised on our folder, its errors as one line, and its earlier state restored afterwards."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from recexp.loader import guard_files
+    from recexp.loader import guard_files, own_loader
 
     guard_files()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with _own_loader(), hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
+        with own_loader(), hydra.initialize_config_dir(str(conf_folder().absolute()), version_base="1.3"):
             yield
     except UserError:
         raise
@@ -206,72 +154,6 @@ def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
         raise one_line(error, overrides, config_dir) from error
     finally:
         GlobalHydra.instance().hydra = before
-
-
-@contextlib.contextmanager
-def _own_loader() -> Iterator[None]:
-    """Makes Hydra compose with recexp's loader, and only once: Hydra alone composes twice, first for hydra.mode."""
-    from hydra._internal import hydra as internal
-    from hydra.types import RunMode
-
-    from recexp.loader import MULTIRUN, Loader
-
-    def mode(self: Any, config_name: str | None, overrides: list[str]) -> RunMode | None:
-        return RunMode.MULTIRUN if MULTIRUN in overrides else None
-
-    loader, get_mode = internal.ConfigLoaderImpl, internal.Hydra.get_mode
-    internal.ConfigLoaderImpl = Loader  # type: ignore[misc]
-    internal.Hydra.get_mode = mode  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        internal.ConfigLoaderImpl = loader  # type: ignore[misc]
-        internal.Hydra.get_mode = get_mode  # type: ignore[method-assign]
-
-
-def call_hydra(
-    task: "Callable[[DictConfig], Any]", own: Sequence[str], overrides: Sequence[str], flags: Sequence[str]
-) -> None:
-    """Runs Hydra with the user's overrides and our own; Hydra calls the task. Raises ConfigError."""
-    import hydra
-
-    from recexp.loader import guard_files
-
-    _set_defaults()
-    guard_files()
-    args = parse_flags(flags)
-    if args.shell_completion:
-        own = []
-    else:
-        check_overrides(overrides)
-    # Overrides first: the argument parser takes them only in one uninterrupted sequence.
-    sys.argv = [sys.argv[0], *own, *overrides, *flags]
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and `run` prints
-    try:
-        quiet = contextlib.redirect_stderr(io.StringIO()) if args.package else contextlib.nullcontext()
-        with _own_loader(), quiet:
-            hydra.main(version_base="1.3", config_path=str(conf_folder().absolute()), config_name="config")(task)()
-    except SystemExit as error:  # after a line of Hydra's own
-        if args.package and error.code:
-            raise ConfigError(f"--package {args.package}: no such part of the configuration.") from error
-        raise
-    except Exception as error:
-        if not isinstance(error, UserError) and _by_hydra(error):
-            raise one_line(error, overrides, args.config_dir) from error
-        raise
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full_error is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
-
-
-def _by_hydra(error: Exception) -> bool:
-    """True if Hydra raised the error: one of its own kinds, or any kind while it composes."""
-    if type(error).__module__.startswith(("hydra", "omegaconf")):
-        return True
-    modules = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(name in ("hydra._internal.config_loader_impl", "hydra._internal.defaults_list") for name in modules)
 
 
 def check_composed(raw: "DictConfig") -> "tuple[Config, list[str]]":

@@ -5,6 +5,7 @@ such as trainer.ftrl, are merged as ever; `model.loss_weights.auxiliary=0`, `~ke
 A user's file that is damaged or malicious gives an error that names it, before Hydra reads it.
 """
 
+import contextlib
 import copy
 import functools
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal import hydra as internal
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.sources_registry import SourcesRegistry
@@ -58,6 +60,23 @@ class Loader(ConfigLoaderImpl):
         if not (default.config_path or "").startswith("hydra/"):
             self.loaded.append(OmegaConf.to_container(result.config))
         return result
+
+
+@contextlib.contextmanager
+def own_loader() -> Iterator[None]:
+    """Makes Hydra compose with recexp's loader, and only once: Hydra alone composes twice, first for hydra.mode."""
+
+    def mode(self: Any, config_name: str | None, overrides: list[str]) -> RunMode | None:
+        return RunMode.MULTIRUN if MULTIRUN in overrides else None
+
+    loader, get_mode = internal.ConfigLoaderImpl, internal.Hydra.get_mode
+    internal.ConfigLoaderImpl = Loader  # type: ignore[misc]
+    internal.Hydra.get_mode = mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        internal.ConfigLoaderImpl = loader  # type: ignore[misc]
+        internal.Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:

@@ -18,7 +18,7 @@ FLOORS = (  # from the top
     ("report",),
     ("sweep",),
     ("contract", "experiment"),
-    ("compose", "describe", "loader", "validate"),
+    ("compose", "describe", "hydra_app", "loader", "validate"),
     ("advice", "contradiction"),
     ("run",),
     ("logger",),
