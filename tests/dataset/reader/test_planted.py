@@ -8,7 +8,8 @@ import pytest
 
 from recexp.dataset.reader import planted
 from recexp.dataset.reader.planted import FOLLOWERS, RULES
-from recexp.dataset.reader.synthetic import Events, Synthetic
+from recexp.dataset.reader.synthetic import Synthetic
+from recexp.dataset.reader.world import Events
 from recexp.error import ConfigError
 
 SHARE = 0.9

@@ -7,9 +7,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
-from recexp.dataset.reader import synthetic
 from recexp.dataset.reader.crossed import crossed
-from recexp.dataset.reader.synthetic import STRENGTHS, WINDOW, Events, Synthetic, World
+from recexp.dataset.reader.synthetic import STRENGTHS, Synthetic
+from recexp.dataset.reader.term import WINDOW, category_before, order
+from recexp.dataset.reader.world import Events, World
 from recexp.error import ConfigError
 
 OFF = dict.fromkeys(STRENGTHS, 0.0)
@@ -222,7 +223,7 @@ def test_in_rounds_each_category_comes_back_after_all_others(config: Synthetic.C
 def test_order_equals_a_loop_over_strictly_earlier_events(config: Synthetic.Config) -> None:
     small = replace(config, n_users=30, n_events=900)
     _, events, _, _ = Synthetic(small).generate()
-    term = synthetic.order(np.random.default_rng(7), small.n_categories, events)
+    term = order(np.random.default_rng(7), small.n_categories, events)
     value = np.random.default_rng(7).standard_normal(small.n_categories)
     expected = np.zeros(900)
     for row in range(900):
@@ -240,7 +241,7 @@ def test_order_changes_sign_when_the_history_comes_in_reverse(default: Generated
     place = start[:, None] + np.arange(WINDOW)
     category[place] = category[place[:, ::-1]]
     terms = [
-        synthetic.order(np.random.default_rng(7), 8, replace(events, category=some, before=distinct))[start + WINDOW]
+        order(np.random.default_rng(7), 8, replace(events, category=some, before=distinct))[start + WINDOW]
         for some in (events.category, category)
     ]
     assert np.corrcoef(*terms)[0, 1] < -0.999 and np.std(terms[0]) > 0.5
@@ -248,7 +249,7 @@ def test_order_changes_sign_when_the_history_comes_in_reverse(default: Generated
 
 def test_counts_of_the_history_do_not_tell_order_and_weighted_places_do(alone: dict[str, Generated]) -> None:
     _, events, label, probability = alone["order"]
-    lags = [synthetic.category_before(events, lag) for lag in range(1, WINDOW + 1)]
+    lags = [category_before(events, lag) for lag in range(1, WINDOW + 1)]
     full = lags[-1] >= 0
     counts, trend = np.zeros((len(label), 8)), np.zeros((len(label), 8))
     for lag, category in enumerate(lags, start=1):
@@ -266,7 +267,7 @@ def test_interest_and_drift_are_of_the_target_and_pooled_labels_tell_less(alone:
         _, events, label, probability = alone[name]
         pooled, akin = np.zeros(len(label)), np.zeros(len(label))
         for lag in range(1, WINDOW + 1):
-            known = synthetic.category_before(events, lag)
+            known = category_before(events, lag)
             sign = np.where(known >= 0, 2 * label[np.maximum(events.before - lag, 0)] - 1, 0)
             pooled, akin = pooled + sign, akin + sign * (known == events.category)
         oracle = roc_auc_score(label, probability)
