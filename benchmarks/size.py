@@ -34,8 +34,8 @@ import recexp
 from recexp.config import Config
 from recexp.dataset.batch import Batch, Batches, Catalogue, Features
 from recexp.dataset.config import FeatureKind
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import Encoder
-from recexp.dataset.field import Encoded
 from recexp.dataset.log import Dataset, Entities, Log
 from recexp.dataset.schema import FIRST, Field, Schema, Side
 from recexp.layer.lookup import Table

@@ -15,7 +15,7 @@ from recexp.dataset.catalogue import Features as Features
 from recexp.dataset.catalogue import Lists as Lists
 from recexp.dataset.column import Columns, on_device, pick
 from recexp.dataset.config import DatasetConfig, LabelKind
-from recexp.dataset.field import Encoded
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.history import Histories, Past, no_past
 from recexp.dataset.log import SPLITS, Dataset, Log
 from recexp.dataset.negatives import Negatives

@@ -19,7 +19,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, TimePart
 from recexp.dataset.log import Log
-from recexp.dataset.sheet import units_of_a_second
+from recexp.dataset.moment import units_of_a_second
 from recexp.dataset.value import split_cells
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import ENCODERS, AnyField, Categorical, Encoded, Multi
+from recexp.dataset.encoded import Encoded
+from recexp.dataset.field import ENCODERS, AnyField, Categorical, Multi
 from recexp.dataset.ragged import Ragged, concat_columns
 from recexp.dataset.schema import FIRST, Field, Side
 from recexp.dataset.value import is_text

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from recexp.dataset.field import Encoded
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.log import SPLITS, Log, Table
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side

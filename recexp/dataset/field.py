@@ -5,15 +5,15 @@ true; `encode` returns ids (n, width), lists of them for wide cells, values (n,)
 The ids are without the field's offset: 0 is padding, 1 is unknown, known values start at 2.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
 from recexp.dataset import vector
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.ragged import Ragged, concat_rows
-from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, WIDE, Field
+from recexp.dataset.ragged import Ragged
+from recexp.dataset.schema import FIRST, PADDING, UNKNOWN, WIDE
 from recexp.dataset.value import checksum, ids_of, numbers_of, objects, split_cells, vocabulary_of
 from recexp.error import DataError
 
@@ -22,43 +22,6 @@ if TYPE_CHECKING:
 
 
 MAX_DEVIATIONS = 1000.0  # a single number beyond would make the losses of its batch infinite
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """The fields of n users, items or events."""
-
-    ids: np.ndarray  # (n, C) integers
-    values: np.ndarray  # (n, V) float32
-    lists: Ragged | None = None  # of the n rows, if there are wide fields
-
-    def at(self, rows: np.ndarray | slice) -> "Encoded":
-        """Some of the rows."""
-        lists = None if self.lists is None else self.lists.at(rows)
-        return Encoded(ids=self.ids[rows], values=self.values[rows], lists=lists)
-
-    def with_rows(self, rows: "Encoded") -> "Encoded":
-        """These rows, then others of the same fields."""
-        return Encoded(
-            ids=np.concatenate([self.ids, rows.ids]),
-            values=np.concatenate([self.values, rows.values]),
-            lists=None if self.lists is None or rows.lists is None else concat_rows(self.lists, rows.lists),
-        )
-
-    def column(self, field: Field) -> np.ndarray | Ragged:
-        """A field: numbers (n,), of a vector (n, width), ids (n, width), or lists of ids if it is wide."""
-        if field.wide:
-            assert self.lists is not None
-            return self.lists.column(field.column)
-        if field.kind is FeatureKind.numeric:
-            return self.values[:, field.column]
-        if field.numeric:
-            return self.values[:, field.column : field.column + field.width]
-        return self.ids[:, field.column : field.column + field.width]
-
-    def compact(self) -> "Encoded":
-        """The same rows, without list values of other rows."""
-        return self if self.lists is None else replace(self, lists=self.lists.compact())
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recexp.dataset.config import FeatureKind, LabelKind, SplitKind
+from recexp.dataset.feature import constant_features, features_by_id, vector_columns
 from recexp.dataset.log import SPLITS
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
-from recexp.dataset.sheet import Sheet, constant_features, features_by_id, vector_columns
+from recexp.dataset.sheet import Sheet
 from recexp.dataset.table_config import TableConfig
 from recexp.dataset.table_file import TableFile
 from recexp.error import DataError

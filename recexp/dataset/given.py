@@ -11,6 +11,7 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, LabelKind
 from recexp.dataset.encoder import Encoder, SideEncoder
+from recexp.dataset.feature import vector_columns
 from recexp.dataset.field import Categorical
 from recexp.dataset.frame import require_file
 from recexp.dataset.label import KEY, rules, task_labels
@@ -20,7 +21,7 @@ from recexp.dataset.reader.csv import CsvTable
 from recexp.dataset.reader.json import JsonTable
 from recexp.dataset.reader.parquet import ParquetTable
 from recexp.dataset.reader.source import format_of
-from recexp.dataset.sheet import Sheet, vector_columns
+from recexp.dataset.sheet import Sheet
 from recexp.dataset.table_file import LoadedTable, TableFile
 from recexp.dataset.value import WHOLE, category_of
 from recexp.dataset.vector import without_arrays

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from recexp.config import require
-from recexp.error import ConfigError
+from recexp.dataset.config import DatasetConfig, LabelKind
+from recexp.dataset.raw import Raw
+from recexp.error import ConfigError, DataError
 
 SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
@@ -66,6 +68,23 @@ def task_labels(columns: dict[str, np.ndarray]) -> np.ndarray:
     """(N, T) int8 of T labels (N,): 0 or 1, MISSING where they are NaN."""
     labels = np.stack(list(columns.values()), axis=1)
     return np.where(np.isnan(labels), MISSING, labels).astype(np.int8)
+
+
+def binary_labels(raw: Raw, config: DatasetConfig) -> np.ndarray:
+    """(N,) int8, 0 or 1, of the rows as read. Raises DataError for a label that is missing or neither."""
+    if config.label is LabelKind.implicit:
+        return np.ones(len(raw.label), np.int8)
+    if config.label_threshold is not None:
+        if (missing := np.isnan(raw.label)).any():
+            raise DataError(f"{raw.origin}: the label is missing in row {int(missing.argmax())}, counted from 0.")
+        return (raw.label >= config.label_threshold).astype(np.int8)
+    wrong = (raw.label != 0) & (raw.label != 1)
+    if wrong.any():
+        raise DataError(
+            f"{raw.origin}: label {raw.label[wrong][0]:g} is neither 0 nor 1; "
+            "set dataset.label_threshold to call labels from there on 1."
+        )
+    return raw.label.astype(np.int8)
 
 
 def out_of_order(tasks: np.ndarray) -> np.ndarray:

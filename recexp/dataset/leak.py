@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from recexp.dataset.config import FeatureKind
-from recexp.dataset.field import Encoded
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.log import Log, Table
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side

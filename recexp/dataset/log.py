@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import Encoder
-from recexp.dataset.field import Encoded
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import Schema
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryUntil, LabelKind
 from recexp.dataset.derive import derive
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import SideEncoder
 from recexp.dataset.facts import unknown_rates
-from recexp.dataset.field import Encoded
 from recexp.dataset.given import Rows, column_names
 from recexp.dataset.index import by_user_then_time, group_starts
 from recexp.dataset.label import MISSING

@@ -1,6 +1,6 @@
 """Turns what a reader returns into the prepared log: index, sort, split, encode."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ from recexp import registry
 from recexp.dataset import cache
 from recexp.dataset.config import DatasetConfig, FeatureKind, HistoryKind, HistoryUntil, LabelKind, SplitKind
 from recexp.dataset.derive import derive
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.facts import facts, unknown_rates
-from recexp.dataset.field import Encoded, Hash, Numeric, Vector
+from recexp.dataset.facts import facts
 from recexp.dataset.filter import filtered
 from recexp.dataset.index import Indexed, by_user_then_time, group_starts, index_ids, narrowed
-from recexp.dataset.label import task_labels
+from recexp.dataset.label import binary_labels, task_labels
 from recexp.dataset.log import SPLITS, Dataset, Entities, Log, Table, user_offsets
+from recexp.dataset.note import interpreted, without_features
 from recexp.dataset.raw import Raw
 from recexp.dataset.schema import Schema
 from recexp.dataset.split import by_name, by_row, remedy, split
@@ -64,7 +65,7 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
     tasks = tuple(raw.tasks or ())
     rows_by_side = {side: index for side, (index, _) in joined.items()}
     warning_lines = warnings(log, sides, raw.label, config, tasks, rows_by_side)
-    notes += [*_without_features(raw, log, joined), *_notes(log, encoder, config)]
+    notes += [*without_features(raw, log, joined), *interpreted(log, encoder, config)]
     return Dataset(
         log=log if kept is None else replace(log, row=kept[log.row]),
         schema=Schema(**sides, **_history_facts(log, config), tasks=tasks),
@@ -73,47 +74,6 @@ def prepare(raw: Raw, config: DatasetConfig, fingerprint: str = "") -> Dataset:
         fingerprint=fingerprint,
         joined={side: raw.by_id[side][1] for side in joined},
     )
-
-
-def _notes(log: Table, encoder: Encoder, config: DatasetConfig) -> list[str]:
-    """Lines that tell the user how values of the source were interpreted."""
-    notes, columns = [], getattr(config, "columns", None)
-    if isinstance(log, Log) and columns is not None and columns.timestamp is None:
-        notes.append("there is no column of times: the order of the rows is the order of the events")
-    if config.min_count > 1:
-        sides = {side: encoders.side for side, encoders in vars(encoder).items()}
-        rates = [f"{name} {rate:.1%}" for name, rate in unknown_rates(log, log.rows("train"), sides) if rate]
-        if rates:
-            notes.append(f"missing in train, or rarer than dataset.min_count={config.min_count}: {', '.join(rates)}")
-    hashed = [
-        f"{side}.{name} {field.n_values:,}"
-        for side, encoders in vars(encoder).items()
-        for name, field in encoders.fields.items()
-        if isinstance(field, Hash)
-    ]
-    if alike := [
-        f"{side}.{name}"
-        for side, encoders in vars(encoder).items()
-        for name, field in encoders.fields.items()
-        if isinstance(field, Numeric | Vector) and not np.any(field.deviation)
-    ]:
-        notes.append(f"no two different numbers in train, so of no use: {', '.join(alike)}")
-    if hashed:
-        notes.append(f"values in train, hashed into {config.n_buckets:,} buckets each: {', '.join(hashed)}")
-    return notes
-
-
-def _without_features(raw: Raw, log: Table, joined: Mapping[str, Indexed]) -> Iterator[str]:
-    """Lines that tell how many users and items, in how many rows, have no features."""
-    import pandas as pd
-
-    for side, (_, features) in raw.by_id.items():
-        index, raw_ids = joined.get(side) or (getattr(log, side), getattr(log, f"{side}s").raw)
-        absent = np.append(False, ~pd.Index(raw_ids[1:]).isin(features.index))
-        if absent.any():
-            rows = f"{absent[index].sum():,} of {len(index):,} rows"
-            ids = f"{absent.sum():,} of {len(absent) - 1:,} {side}s"
-            yield f"{ids}, in {rows}, have no features: their file lacks them"
 
 
 def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
@@ -134,7 +94,7 @@ def _log(raw: Raw, config: DatasetConfig) -> tuple[Log, Encoder]:
     user_encoder, users = _entities(raw.users, raw_user, "user", config.features.user, user[train], config)
     item_encoder, items = _entities(raw.items, raw_item, "item", config.features.item, item[train], config)
     log = Log(
-        label=_label(raw, config)[order],
+        label=binary_labels(raw, config)[order],
         split=splits,
         row=order.astype(np.int32),
         context=NO_FIELDS,
@@ -175,14 +135,7 @@ def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tu
         frame, kinds = features if frame is None else frame.join(features), kinds | side_kinds
     if not kinds:
         raise ConfigError("dataset.features.context: a table without time needs the columns of its fields.")
-    if config.features.derived.names:
-        raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
-    if config.history_until is HistoryUntil.split:
-        raise ConfigError("dataset.history_until = split: a table without time has no histories.")
-    if config.label is LabelKind.implicit:
-        raise ConfigError(
-            "dataset.label = implicit: a table's rows are no events of users, for whom negatives are sampled."
-        )
+    _refuse_options_of_logs(config)
     if config.split.kind is SplitKind.given:
         splits = by_name(raw.split)
     elif config.split.kind is SplitKind.random:
@@ -192,7 +145,7 @@ def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tu
     assert frame is not None
     encoder, context = _context(frame, kinds, splits == 0, config)
     log = Table(
-        label=_label(raw, config),
+        label=binary_labels(raw, config),
         split=splits,
         row=np.arange(len(splits), dtype=np.int32),
         context=context,
@@ -203,28 +156,24 @@ def _table(raw: Raw, config: DatasetConfig, joined: Mapping[str, Indexed]) -> tu
     return log, Encoder(context=encoder)
 
 
+def _refuse_options_of_logs(config: DatasetConfig) -> None:
+    """Raises ConfigError for an option that a table without time cannot follow."""
+    if config.features.derived.names:
+        raise ConfigError("dataset.features.derived: a table without time has no events before a row.")
+    if config.history_until is HistoryUntil.split:
+        raise ConfigError("dataset.history_until = split: a table without time has no histories.")
+    if config.label is LabelKind.implicit:
+        raise ConfigError(
+            "dataset.label = implicit: a table's rows are no events of users, for whom negatives are sampled."
+        )
+
+
 def _history_facts(log: Table, config: DatasetConfig) -> dict[str, Any]:
     """The schema's facts about histories. No stored array depends on them, so neither does the cache."""
     if not isinstance(log, Log):
         return {"max_history": 0, "history_labels": False}
     varying = config.label is LabelKind.explicit and config.history is HistoryKind.all
     return {"max_history": config.max_history, "history_labels": varying}
-
-
-def _label(raw: Raw, config: DatasetConfig) -> np.ndarray:
-    if config.label is LabelKind.implicit:
-        return np.ones(len(raw.label), np.int8)
-    if config.label_threshold is not None:
-        if (missing := np.isnan(raw.label)).any():
-            raise DataError(f"{raw.origin}: the label is missing in row {int(missing.argmax())}, counted from 0.")
-        return (raw.label >= config.label_threshold).astype(np.int8)
-    wrong = (raw.label != 0) & (raw.label != 1)
-    if wrong.any():
-        raise DataError(
-            f"{raw.origin}: label {raw.label[wrong][0]:g} is neither 0 nor 1; "
-            "set dataset.label_threshold to call labels from there on 1."
-        )
-    return raw.label.astype(np.int8)
 
 
 def _entities(

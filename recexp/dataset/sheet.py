@@ -1,9 +1,8 @@
 """Reads and checks columns of files: each value fits its role, or an error names file, row and column."""
 
-import hashlib
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from recexp.dataset.cell import GAPS, WORDS, are_words, is_gap, is_missing, mask
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
+from recexp.dataset.moment import are_moments, since_1970
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.dataset.table_file import TableFile, load
 from recexp.dataset.value import WHOLE
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Kinds = dict[str, FeatureKind]
-MICROS = 1_000_000  # of a second
 LARGEST = 1e30  # of features: squares of larger numbers are infinite in 32 bits
 STORE = "store integers or strings"
 ID = "an id must be an integer or a string, in all rows the same of the two"
@@ -131,7 +130,7 @@ class Sheet:
             raise self.error(0, column, TIME)
         if time_format is not None:
             values = values.astype(str)
-        elif not _are_moments(values):
+        elif not are_moments(values):
             if pd.notna(pd.to_numeric(values.iloc[0], errors="coerce")):
                 return self._numbers(column, TIME)
             if not pd.api.types.is_string_dtype(values):
@@ -139,12 +138,7 @@ class Sheet:
             values = values.mask(values.isin(("now", "today")))  # for these pandas would read the clock
         moments = pd.to_datetime(values, format=time_format or "ISO8601", utc=True, errors="coerce")
         self.refuse(moments.isna(), column, f"must be a time of the form {time_format}" if time_format else TIME)
-        micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
-        per_second = units_of_a_second(like) if like is not None else MICROS if (micros % MICROS).any() else 1
-        if per_second >= MICROS:
-            return micros * (per_second // MICROS)
-        unit = MICROS // per_second
-        return micros / unit if (micros % unit).any() else micros // unit
+        return since_1970(moments, like)
 
     def splits(self, column: str) -> np.ndarray:
         values = self.frame[column].astype(object)
@@ -264,14 +258,6 @@ class Sheet:
             raise self.error(int(wrong.argmax()), column, message)
 
 
-def _are_moments(values: "pd.Series") -> bool:
-    """Whether all are date-times or dates, of numpy or as Python objects."""
-    from pandas.api import types
-
-    objects = types.is_object_dtype(values) and types.infer_dtype(values) in ("datetime", "date")
-    return objects or types.is_datetime64_any_dtype(values)
-
-
 def as_text(values: "pd.Series") -> "pd.Series":
     """Cells as text, with missing ones kept. Whole numbers are "5", not "5.0", whatever other rows hold."""
     from pandas.api import types
@@ -281,46 +267,3 @@ def as_text(values: "pd.Series") -> "pd.Series":
         whole = (values % 1 == 0) & (values.abs() < 2**53)
         text = text.mask(whole, values.where(whole).astype("Int64").astype(str))
     return text.mask(is_missing(values))
-
-
-def units_of_a_second(times: np.ndarray) -> int:
-    """1, 1e3, 1e6 or 1e9: guesses the unit of times since 1970 from their size."""
-    return 1000 ** int(np.searchsorted([1e11, 1e14, 1e17], np.abs(times).max(initial=0)))
-
-
-def vector_columns(sides: Iterable[Mapping[str, FeatureKind]], roles: Collection[str] = ()) -> set[str]:
-    """The columns of a file that are used only as vectors: of no other kind on any side, and without a role."""
-    uses = [use for kinds in sides for use in kinds.items()]
-    return {name for name, _ in uses} - {name for name, kind in uses if kind is not FeatureKind.vector} - set(roles)
-
-
-def features_by_id(sheet: Sheet, column: str, kinds: Kinds) -> "pd.DataFrame":
-    """The features of a sheet that has one row per id, indexed by the id."""
-    import pandas as pd
-
-    ids = sheet.ids(column)
-    duplicated = pd.Series(ids).duplicated()
-    sheet.refuse(duplicated, column, "is there a second time; an id has one row of features")
-    return sheet.features(kinds).set_index(pd.Index(ids, dtype=ids.dtype))
-
-
-def constant_features(sheet: Sheet, side: str, ids: Ids, kinds: Kinds) -> "pd.DataFrame":
-    """The features of a side from the events themselves, one value per id."""
-    import pandas as pd
-
-    codes, unique = pd.Index(ids, dtype=ids.dtype).factorize()
-    first = np.flatnonzero(~pd.Series(codes).duplicated())  # the row where each id occurs first
-    for name in kinds:
-        column = sheet.frame[name]
-        values = pd.factorize(column.map(_hashable) if vector.holds_arrays(column) else column)[0]
-        wrong = values != values[first][codes]
-        if wrong.any():
-            row = int(wrong.argmax())
-            earlier = str(vector.as_text(column.iloc[first[codes[row]]]))
-            message = f"{side} {ids[row]!r} has {earlier!r} in an earlier row; features of the event itself"
-            raise sheet.error(row, name, f"{message} stand in dataset.features.context")
-    return sheet.features(kinds).iloc[first].set_index(pd.Index(unique, dtype=ids.dtype))
-
-
-def _hashable(cell: Any) -> Any:
-    return hashlib.blake2b(cell.tobytes()).digest() if isinstance(cell, np.ndarray) else cell

@@ -8,8 +8,8 @@ import pytest
 from columns import random_frame
 
 from recexp.dataset.config import FeatureKind
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import Encoded
 from recexp.dataset.schema import FIRST, PADDING, UNKNOWN
 from recexp.error import DataError
 

@@ -1,5 +1,7 @@
-"""Several labels: which columns and comparisons they are, what is missing, and what the data hold of them."""
+"""Labels, one or several: which columns and comparisons they are, what is missing, what the data hold of them."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from recexp.dataset.batch import Batches
+from recexp.dataset.config import LabelKind
 from recexp.dataset.label import Rule, out_of_order, rules
 from recexp.dataset.prepare import prepare
 from recexp.dataset.reader.csv import Csv
@@ -147,3 +150,24 @@ def test_the_example_of_the_yaml_file_is_a_list_of_labels() -> None:
     comment = next(line for line in YAML.read_text().splitlines() if line.startswith("  label:")).partition("#")[2]
     example = comment[comment.index("{") : comment.index("}") + 1]
     assert len(rules(yaml.safe_load(example))) == 2
+
+
+def test_labels_are_cut_at_the_threshold(tiny_config: Callable, tiny_log: Callable) -> None:
+    raw = tiny_log()
+    rated = replace(raw, label=1.0 + np.arange(len(raw.label)) % 5)
+    log = prepare(rated, tiny_config(label_threshold=4.0)).log
+    assert log.label.tolist() == [float(rating >= 4) for rating in rated.label[log.row]]
+    assert prepare(rated, tiny_config(label=LabelKind.implicit)).log.label.min() == 1
+
+
+def test_label_mistakes_name_the_value(tiny_config: Callable, tiny_log: Callable) -> None:
+    raw = tiny_log()
+    label = raw.label.astype(float)
+    label[5] = 3.5
+    with pytest.raises(DataError, match=r"tiny: label 3\.5 is neither 0 nor 1; set dataset\.label_threshold"):
+        prepare(replace(raw, label=label), tiny_config())
+    label[5] = np.nan
+    with pytest.raises(DataError, match="label nan is neither"):
+        prepare(replace(raw, label=label), tiny_config())
+    with pytest.raises(DataError, match="the label is missing in row 5"):
+        prepare(replace(raw, label=label), tiny_config(label_threshold=1.0))

@@ -252,27 +252,6 @@ def test_training_batches_are_those_of_the_training_rows_alone(
         assert all(torch.equal(a, b) for a, b in zip(seen(before), seen(after), strict=True))
 
 
-def test_labels_are_cut_at_the_threshold(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
-    raw = tiny_log()
-    rated = replace(raw, label=1.0 + np.arange(len(raw.label)) % 5)
-    log = prepare(rated, tiny_config(label_threshold=4.0)).log
-    assert log.label.tolist() == [float(rating >= 4) for rating in rated.label[log.row]]
-    assert prepare(rated, tiny_config(label=LabelKind.implicit)).log.label.min() == 1
-
-
-def test_label_mistakes_name_the_value(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
-    raw = tiny_log()
-    label = raw.label.astype(float)
-    label[5] = 3.5
-    with pytest.raises(DataError, match=r"tiny: label 3\.5 is neither 0 nor 1; set dataset\.label_threshold"):
-        prepare(replace(raw, label=label), tiny_config())
-    label[5] = np.nan
-    with pytest.raises(DataError, match="label nan is neither"):
-        prepare(replace(raw, label=label), tiny_config())
-    with pytest.raises(DataError, match="the label is missing in row 5"):
-        prepare(replace(raw, label=label), tiny_config(label_threshold=1.0))
-
-
 def test_a_missing_id_is_named(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
     raw = tiny_log()
     assert raw.user is not None and raw.item is not None
@@ -312,17 +291,6 @@ def test_users_and_items_without_a_row_of_features_have_unknown_ones(
     log = prepare(fewer, tiny_config()).log
     assert (log.users.ids[1, 1], log.users.values[1, 0]) == (UNKNOWN, 0)
     assert (log.items.ids[1, 1], set(log.items.ids[1, 2:-1]), log.items.ids[1, -1]) == (UNKNOWN, {0}, UNKNOWN)
-
-
-def test_numbers_that_only_later_rows_hold_are_of_no_use_and_told(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:
-    kinds = {"context": {"late": FeatureKind.numeric, "both": FeatureKind.vector}}
-    config, raw = tiny_config(features=kinds), tiny_log()
-    train = raw_splits(prepare(raw, tiny_config(features={}))) == 0
-    late = np.where(train, np.nan, 1e6)
-    both = pd.Series([[3.0, 1e6 * (not trains)] for trains in train])
-    dataset = prepare(replace(raw, context=pd.DataFrame({"late": late, "both": both})), config)
-    assert not dataset.log.context.values.any()
-    assert "no two different numbers in train, so of no use: context.late, context.both" in dataset.facts["notes"]
 
 
 def test_a_log_of_ids_alone_has_no_context(tiny_config: MakeConfig, tiny_log: MakeRaw) -> None:

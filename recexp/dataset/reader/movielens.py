@@ -21,8 +21,9 @@ import numpy as np
 from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
+from recexp.dataset.feature import features_by_id
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
-from recexp.dataset.sheet import Sheet, features_by_id
+from recexp.dataset.sheet import Sheet
 from recexp.dataset.table_file import LoadedTable
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import Encoder, SideEncoder
-from recexp.dataset.field import MAX_DEVIATIONS, AnyField, Binned, Categorical, Encoded, Hash, Multi, Numeric, Vector
+from recexp.dataset.field import MAX_DEVIATIONS, AnyField, Binned, Categorical, Hash, Multi, Numeric, Vector
 from recexp.dataset.raw import MULTI_SEPARATOR
 from recexp.dataset.schema import FIRST, UNKNOWN, Field, Schema, Side
 from recexp.dataset.value import checksum

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from recexp.dataset.field import Encoded
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import PADDING, Field, Schema, Side

@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 
 from recexp.dataset.batch import Batch, Batches, Samples
+from recexp.dataset.encoded import Encoded
 from recexp.dataset.encoder import SideEncoder
-from recexp.dataset.field import Encoded, Hash
+from recexp.dataset.field import Hash
 from recexp.dataset.log import Dataset, Log, Table, evenly
 from recexp.dataset.merge import MergedRows
 from recexp.dataset.schema import FIRST, UNKNOWN
