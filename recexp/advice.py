@@ -10,7 +10,7 @@ from typing import Any
 
 from recexp.error import QUOTED_KEY, ConfigError, choices, key_of_mapping, override, unquoted_keys
 from recexp.groups import GROUPS, conf_folder, options
-from recexp.storage import parse_yaml
+from recexp.safe_yaml import parse_yaml
 
 ADDED = ("experiment", "sweep")  # optional groups: absent from a configuration unless added
 # Where a user adds keys of their own.

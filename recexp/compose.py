@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from recexp import advice
 from recexp.error import ConfigError, UserError, choices
 from recexp.groups import GROUPS, conf_folder, options
-from recexp.storage import parse_yaml
+from recexp.safe_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader

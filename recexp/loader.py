@@ -27,7 +27,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recexp.error import ConfigError
 from recexp.groups import MAPPING, conf_folder
-from recexp.storage import parse_yaml, read_bytes
+from recexp.safe_yaml import parse_yaml
+from recexp.storage import read_bytes
 
 LABEL = "dataset.columns.label"  # a name, a list or a dict; the new value replaces one of any type
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m

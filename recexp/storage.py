@@ -20,12 +20,11 @@ from typing import Any, BinaryIO
 import yaml
 
 from recexp.error import DamagedFile
+from recexp.safe_yaml import parse_yaml
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, if it is there, is seven times as fast
 SEAL = "# checksum: "
 SEALED = re.compile(rb"checksum|[0-9a-f]{32}\W*\Z")  # one of the two survives damage in one place
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-MAX_NODES = 100_000  # of a YAML document with its aliases written out
 
 
 # Writing
@@ -187,21 +186,6 @@ def read_yaml(path: Path) -> Any:
         raise DamagedFile(f"{path}: damaged ({str(error).splitlines()[0]}).") from error
 
 
-def parse_yaml(text: str) -> Any:
-    """The document of a YAML text, None if it is empty.
-
-    Raises yaml.YAMLError, also for aliases that make a short text an enormous or endless tree, and RecursionError.
-    """
-    loader = LOADER(text)
-    try:
-        if (node := loader.get_single_node()) is None:
-            return None
-        _count_nodes(node, {})
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
 def read_lines(path: Path) -> dict[int, dict[str, Any] | None]:
     """The lines by number, from 1, None for those that are not whole; none for empty ones, nor if there is no file."""
     try:
@@ -225,19 +209,6 @@ def _content(path: Path) -> bytes:
         raise FileNotFoundError(f"{path}: no such file") from None
     except OSError as error:
         raise DamagedFile(f"{path}: cannot be read ({error.strerror or error}).") from error
-
-
-def _count_nodes(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
-    """The number of nodes in the tree of a node, with aliases written out. counts: by node, 0 while it is counted."""
-    if (count := counts.get(node)) is None:
-        counts[node] = 0
-        content = node.value if isinstance(node, yaml.CollectionNode) else ()
-        children = [child for pair in content for child in (pair if isinstance(pair, tuple) else (pair,))]
-        count = counts[node] = 1 + sum(_count_nodes(child, counts) for child in children)
-    if not 0 < count <= MAX_NODES:
-        words = "holds itself" if count == 0 else f"stands for more than {MAX_NODES} values"
-        raise yaml.MarkedYAMLError(problem=f"an alias {words}", problem_mark=node.start_mark)
-    return count
 
 
 def digest(content: bytes) -> str:

@@ -3,13 +3,9 @@
 The model's own options come last: their types are in its file, which imports torch.
 """
 
-import importlib.metadata
-import importlib.util
 import json
 import logging
-import math
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -17,16 +13,10 @@ from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationResolutionError,
-    MissingMandatoryValue,
-    OmegaConfBaseException,
-)
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from recexp import registry
-from recexp.config import TRAINERS, Config, NextItemConfig, RunConfig, TrainerConfig, require
+from recexp import plugin, registry
+from recexp.config import TRAINERS, Config, NextItemConfig, RunConfig, TrainerConfig
 from recexp.contradiction import (
     check_l2,
     check_labels,
@@ -41,7 +31,7 @@ from recexp.metric.table import of_first_label
 from recexp.process import cores
 from recexp.run.earlier import completed
 from recexp.run.read import read_config
-from recexp.tree import flat, to_dict
+from recexp.tree import check_keys, flat, to_dataclass, to_dict
 
 logger = logging.getLogger(__name__)
 
@@ -56,47 +46,35 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
     _check_values(raw, "")
     _check_root(raw)
     _check_scalars(raw)
-    load_plugins(raw.plugins)
+    plugin.load(raw.plugins)
     _check_name(raw, "model", "model.name", registry.names("model"))
     _check_name(raw, "trainer", "trainer.name", registry.names("trainer"))
     _check_name(raw, "logger", "logger.name", registry.names("logger"))
     if model_file is not None:
-        _check_keys("model", raw.model, model_file)
-    dataset = _absolute(to_dataclass(_reader_schema(raw), _declared(raw.dataset), "dataset"))
+        check_keys("model", raw.model, model_file)
+    reader = registry.get("reader", str(raw.dataset.get("reader")), "dataset.reader")
+    dataset = _absolute(to_dataclass(reader.Config, _declared(raw.dataset), "dataset"))
     if model_file is not None and isinstance(raw.model.loss_weights, DictConfig):
         allowed = [*model_file.get("loss_weights", {}), *dataset.tasks]
-        _check_keys("model.loss_weights", raw.model.loss_weights, allowed)
+        check_keys("model.loss_weights", raw.model.loss_weights, allowed)
     trainer = to_dataclass(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")
     run = to_dataclass(RunConfig, raw.run, "run")
     logger = to_dataclass(registry.get("logger", raw.logger.name, "logger.name").Config, raw.logger, "logger")
     check_ranking(dataset, trainer)
-    monitor = of_first_label(trainer.monitor, dataset.tasks)
-    objective = raw.objective and of_first_label(raw.objective, dataset.tasks)
+    monitor, objective = (name and of_first_label(name, dataset.tasks) for name in (trainer.monitor, raw.objective))
     check_metric("trainer.monitor", monitor, trainer, dataset.tasks)
     if objective is not None:
         check_metric("objective", objective, trainer, dataset.tasks)
-    if monitor != trainer.monitor:
-        trainer = replace(trainer, monitor=monitor)
+    trainer = replace(trainer, monitor=monitor, threads=trainer.threads or threads or cores())
     if isinstance(trainer, NextItemConfig):
         check_next_item(raw.model.name)
-    if trainer.threads is None:
-        trainer = replace(trainer, threads=threads or cores())
     model = to_dataclass(registry.get("model", raw.model.name, "model.name").Config, raw.model, "model")
     check_l2(model, trainer)
     check_labels(model, dataset)
     check_validation(dataset, trainer)
     plugins = [str(Path(path).absolute()) for path in raw.plugins]
-    return Config(
-        model=model,
-        dataset=dataset,
-        trainer=trainer,
-        run=run,
-        logger=logger,
-        seed=raw.seed,
-        device=raw.device,
-        plugins=plugins,
-        objective=objective,
-    )
+    return Config(model=model, dataset=dataset, trainer=trainer, run=run, logger=logger, seed=raw.seed,
+                  device=raw.device, plugins=plugins, objective=objective)  # fmt: skip
 
 
 def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Config:
@@ -156,47 +134,22 @@ def _declared(dataset: DictConfig) -> DictConfig:
     """The dataset without feature columns of kind null, as in -m dataset.features.item.genres=multi,null."""
     dataset = dataset.copy()
     features = dataset.get("features")
+    sides = features if isinstance(features, DictConfig) else {}
     for side in ("user", "item", "context"):
-        kinds = features.get(side) if isinstance(features, DictConfig) else None
-        if isinstance(kinds, DictConfig):
-            features[side] = {str(name): kind for name, kind in kinds.items() if kind is not None}
-            for name, kind in features[side].items():
-                if not isinstance(kind, str):
-                    key, form = f"dataset.features.{side}", {f"{name}.NAME": "categorical"}
-                    hint = f"a column whose name has a dot stands in a YAML file, as {form}"
-                    raise ConfigError(
-                        f"{key}.{name} = {kind}: must be one of {', '.join(FeatureKind.__members__)}; {hint}."
-                    )
+        if isinstance(given := sides.get(side), DictConfig):
+            kinds = {str(name): kind for name, kind in given.items() if kind is not None}
+            for name, kind in kinds.items():
+                _check_kind(side, name, kind)
+            sides[side] = kinds
     return dataset
 
 
-def load_plugins(paths: Collection[str]) -> None:
-    """Imports the user's own models and readers: entry points of the group `recexp.plugins`, then files.
-
-    Raises ConfigError for a file that is missing or fails on import.
-    """
-    for entry in importlib.metadata.entry_points(group="recexp.plugins"):
-        entry.load()
-    for path in paths:
-        _import_file(Path(path))
-
-
-def _import_file(path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError(f"plugins = {path}: no such file (relative paths start at {Path.cwd()}).")
-    name = f"recexp_plugin_{path.stem}"
-    if name in sys.modules and sys.modules[name].__file__ == str(path.absolute()):
-        return
-    spec = importlib.util.spec_from_file_location(name, path.absolute())
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"plugins = {path}: not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ConfigError(f"plugins = {path}: fails on import: {type(error).__name__}: {error}") from error
+def _check_kind(side: str, name: str, kind: object) -> None:
+    """Raises ConfigError for a feature whose kind is no word, as of a name that an override has split at its dot."""
+    if not isinstance(kind, str):
+        allowed, form = ", ".join(FeatureKind.__members__), {f"{name}.NAME": "categorical"}
+        hint = f"a column whose name has a dot stands in a YAML file, as {form}"
+        raise ConfigError(f"dataset.features.{side}.{name} = {kind}: must be one of {allowed}; {hint}.")
 
 
 def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
@@ -214,19 +167,9 @@ def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
             _check_values(value, f"{key}.")
 
 
-def _check_numbers(prefix: str, tree: dict[str, Any]) -> None:
-    """Raises ConfigError for a number that is infinite, nan or beyond 32 bits."""
-    for key, value in flat(tree, prefix):
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float):
-                require(math.isfinite(number), key, value, "a finite number")
-            elif isinstance(number, int):
-                require(abs(number) < 2**31, key, value, "below 2^31")
-
-
 def _check_root(raw: DictConfig) -> None:
     allowed = {field.name for field in fields(Config)}
-    _check_keys("", raw, allowed)
+    check_keys("", raw, allowed)
     for key in sorted(allowed - raw.keys()):
         raise ConfigError(f"{key}: missing from the configuration.")
     for key in ("model", "dataset", "trainer", "run", "logger"):
@@ -237,12 +180,6 @@ def _check_root(raw: DictConfig) -> None:
     for path in raw.plugins:
         if not isinstance(path, str) or not path.endswith(".py"):
             raise ConfigError(f"plugins = {path}: must be a Python file, as in plugins=[my_model.py].")
-
-
-def _check_keys(prefix: str, node: DictConfig, allowed: Collection[str]) -> None:
-    for key in map(str, node):
-        if key not in allowed:
-            raise ConfigError(f"{prefix}{'.' if prefix else ''}{key}: unknown key. {choices(key, allowed)}")
 
 
 def _check_name(raw: DictConfig, group: str, key: str, names: list[str]) -> None:
@@ -259,49 +196,6 @@ def _check_scalars(raw: DictConfig) -> None:
     ):
         if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
             raise ConfigError(f"{key} = {raw[key]}: must be {words}.")
-
-
-def _reader_schema(raw: DictConfig) -> Any:
-    reader = raw.dataset.get("reader")
-    return registry.get("reader", str(reader), "dataset.reader").Config
-
-
-def to_dataclass(schema: type, node: DictConfig, prefix: str) -> Any:
-    """The node as an instance of its dataclass; OmegaConf's errors become one line."""
-    _check_keys(prefix, node, {field.name for field in fields(schema)})
-    try:
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), node))
-    except ConfigError:
-        raise
-    except OmegaConfBaseException as error:
-        raise ConfigError(_one_line(error, schema, node, prefix)) from error
-    _check_numbers(f"{prefix}.", asdict(config))
-    return config
-
-
-def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, prefix: str) -> str:
-    inner = str(getattr(error, "full_key", "") or "")
-    key = f"{prefix}.{inner}" if inner else prefix
-    if isinstance(error, MissingMandatoryValue):
-        return f"{key}: has no value; give one with {key}=..."
-    if isinstance(error, InterpolationResolutionError):
-        return f"{key}: {str(error).splitlines()[0]}"
-    if isinstance(error, ConfigKeyError | ConfigAttributeError):
-        parent, _, last = inner.rpartition(".")
-        return f"{key}: unknown key. {choices(last, _keys_below(schema, parent))}"
-    value = OmegaConf.select(node, inner, throw_on_missing=False) if inner else node
-    message = str(getattr(error, "msg", None) or error).splitlines()[0]
-    return f"{key} = {value}: {message.rstrip('.')}."
-
-
-def _keys_below(schema: type, dotted: str) -> list[str]:
-    """The field names of the dataclass at a dotted path below the schema."""
-    for name in filter(None, dotted.split(".")):
-        kind = {field.name: field.type for field in fields(schema)}.get(name)
-        if not isinstance(kind, type) or not is_dataclass(kind):
-            return []
-        schema = kind
-    return [field.name for field in fields(schema)]
 
 
 def _absolute(dataset: Any) -> Any:

@@ -29,7 +29,8 @@ from recexp import cli, registry
 from recexp.compose import compose, model_file
 from recexp.dataset.reader import source
 from recexp.groups import conf_folder
-from recexp.validate import check, to_dataclass
+from recexp.tree import to_dataclass
+from recexp.validate import check
 
 ROWS = "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(60))
 LOG = f"user,item,label,timestamp\n{ROWS}"

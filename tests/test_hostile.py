@@ -26,7 +26,7 @@ from recexp.error import UserError
 from recexp.groups import conf_folder
 from recexp.storage import file_digest, read_json, read_yaml, write_json
 from recexp.trainer import tensors
-from recexp.validate import to_dataclass
+from recexp.tree import to_dataclass
 
 HEADER = "user,item,label,timestamp\n"
 LOG = HEADER + "".join(f"{n % 9},{n % 7},{n % 2},{n}\n" for n in range(60))

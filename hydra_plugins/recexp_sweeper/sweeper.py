@@ -18,7 +18,7 @@ from hydra_plugins.recexp_sweeper._options import Options
 from recexp.compose import compose_job
 from recexp.config import Config
 from recexp.error import ConfigError
-from recexp.validate import to_dataclass
+from recexp.tree import to_dataclass
 
 logger = logging.getLogger("recexp.search")
 INSTALL = "pip install 'recexp[optuna]'"

@@ -27,7 +27,7 @@ from recexp.dataset.value import WHOLE, category_of
 from recexp.dataset.vector import without_arrays
 from recexp.error import DataError, choices
 from recexp.groups import conf_folder
-from recexp.storage import parse_yaml
+from recexp.safe_yaml import parse_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -109,7 +109,7 @@ def load_trained(args: argparse.Namespace) -> "Trained":
     path = folder(args.run)
     require_trust(path, args.trust)
     from recexp.experiment import PLACED, load_run
-    from recexp.storage import parse_yaml
+    from recexp.safe_yaml import parse_yaml
 
     names = {key: name for name, key in PLACED.items()}
     options: dict[str, Any] = {}

@@ -52,7 +52,7 @@ def parse(override: str) -> tuple[str, Any]:
     import yaml
 
     from recexp.run.identity import LENGTHS
-    from recexp.storage import parse_yaml
+    from recexp.safe_yaml import parse_yaml
 
     key, _, value = override.partition("=")
     if key not in LENGTHS:
