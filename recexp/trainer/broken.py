@@ -6,6 +6,7 @@ catalogue, and the random states, so no data are needed.
 
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from shlex import quote
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -13,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from recexp import registry
-from recexp.config import Config
+from recexp.config import Config, TrainerConfig
 from recexp.dataset.batch import Batch, Batches
-from recexp.error import DamagedFile, RunError
+from recexp.error import DamagedFile, Failure, RunError
 from recexp.storage import read_json, write_json
 from recexp.trainer import tensors as tensor_files
 from recexp.trainer.checkpoint import load_model, load_optimizers, model_tensors, named, optimizer_tensors
-from recexp.trainer.divergence import Cause
+from recexp.trainer.divergence import Cause, Diverged, examine, explanation, what_to_lower
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.step import Step
 
@@ -38,6 +39,16 @@ def keep(folder: Path, model: nn.Module, cause: Cause, where: str, what: str, st
         document["n_events"] = step.batches.n_events
     folder.mkdir(exist_ok=True)
     write_json(folder / "broken.json", document | tensor_files.write(folder / FILE, tensors))
+
+
+def failure(diverged: Diverged, where: str, run: Path, config: TrainerConfig, on_graph: bool) -> Failure:
+    """What was no longer finite first, and what to do. on_graph: steps are replayed on a GPU, so not every one seen."""
+    finding = examine(diverged.cause) if diverged.cause else None
+    advice = diverged.advice or what_to_lower(config, finding)
+    message = explanation(where, diverged.what, finding, advice)
+    if diverged.cause:
+        return Failure(f"{message}; look closer with: recexp replay {quote(str(run))}")
+    return Failure(f"{message}; trainer.cuda_graph=false looks at every step" if on_graph else message)
 
 
 def load(folder: Path, model: nn.Module, config: Config, device: torch.device) -> tuple[str, str, Cause]:

@@ -8,16 +8,14 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from shlex import quote
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recexp.config import Config, Optimizer, Schedule, TrainerConfig, every
 from recexp.dataset.batch import Batch, Batches
-from recexp.error import Failure, Terminated
+from recexp.error import Terminated
 from recexp.metric.binary import Metrics
 from recexp.metric.full_ranking import Ranking, evaluate_ranking
 from recexp.metric.scoring import Scores, evaluate_held_out, evaluate_split
@@ -27,15 +25,7 @@ from recexp.process import Stop, stoppable
 from recexp.registry import register
 from recexp.trainer import broken
 from recexp.trainer.checkpoint import Checkpoints, model_tensors
-from recexp.trainer.divergence import (
-    Diverged,
-    Watched,
-    examine,
-    explanation,
-    finite_scores,
-    require_finite,
-    what_to_lower,
-)
+from recexp.trainer.divergence import Diverged, Watched, finite_scores, require_finite
 from recexp.trainer.loop import TakeStep, epoch, fit, numerics, with_crowding_warning
 from recexp.trainer.optimizer import optimizer_overrides
 from recexp.trainer.recorder import Recorder
@@ -271,17 +261,11 @@ class Trainer:
         try:
             yield
         except Diverged as diverged:
-            stage, folder = task.stages[progress.stage], task.recorder.checkpoints
-            where = ", ".join(filter(None, [f"stage {stage.name}", f"epoch {progress.epoch + 1}", diverged.steps]))
-            finding = None
-            next_step = "trainer.cuda_graph=false looks at every step" if self._on_graph else ""
+            name, folder = task.stages[progress.stage].name, task.recorder.checkpoints
+            where = ", ".join(filter(None, [f"stage {name}", f"epoch {progress.epoch + 1}", diverged.steps]))
             if diverged.cause:
                 broken.keep(folder, task.model, diverged.cause, where, diverged.what, progress.stage)
-                finding = examine(diverged.cause)
-                next_step = f"look closer with: recexp replay {quote(str(folder.parent))}"
-            advice = diverged.advice or what_to_lower(self.config, finding)
-            message = explanation(where, diverged.what, finding, advice)
-            raise Failure(f"{message}; {next_step}" if next_step else message) from diverged
+            raise broken.failure(diverged, where, folder.parent, self.config, self._on_graph) from diverged
 
     def _record(
         self,
@@ -292,12 +276,11 @@ class Trainer:
         valid: Metrics | None,
         seconds: float,
     ) -> None:
-        line: dict[str, Any] = {
+        task.recorder.epoch({
             "stage": stage.name, "last_stage": stage is task.stages[-1], "epoch": progress.epoch,
             "losses": losses, "valid": valid.values if valid else {},
             "seconds": round(seconds, 3), "samples_per_second": round(progress.speeds[-1], 1),
-        }  # fmt: skip
-        task.recorder.epoch(line)
+        })  # fmt: skip
         progress.lines += 1
 
     def _resume(self, task: Task) -> tuple[Progress, dict[str, Tensor]]:
