@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recexp.error import QUOTED_KEY, ConfigError, choices, key_of_mapping, override, unquoted_keys
+from recexp.error import QUOTED_KEY, ConfigError, choices, first_line, key_of_mapping, override, unquoted_keys
 from recexp.groups import GROUPS, conf_folder, options
 from recexp.safe_yaml import parse_yaml
 
@@ -43,16 +43,12 @@ class Refused:
     def text(self) -> str:
         return " ".join(line.strip() for line in str(self.error).splitlines() if line.strip())
 
-    @property
-    def first_line(self) -> str:
-        return next((line.strip() for line in str(self.error).splitlines() if line.strip()), type(self.error).__name__)
-
 
 def one_line(refused: Refused) -> ConfigError:
     for explain in (_unknown_option, _unknown_key, _circular_defaults, _bad_grammar):
         if line := explain(refused):
             return ConfigError(line)
-    return ConfigError(refused.first_line)
+    return ConfigError(first_line(refused.error))
 
 
 def _unknown_option(refused: Refused) -> str | None:
@@ -85,7 +81,9 @@ def _unknown_key(refused: Refused) -> str | None:
         return f"{word}: is there already; leave out the +."
     chosen = [override for override in overrides if CHOICE.fullmatch(override)]
     if chosen == [*overrides]:  # composing them alone fails in the same way
-        return f"{refused.first_line.rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
+        return (
+            f"{first_line(refused.error).rstrip('.')}; a file of experiment/ or sweep/ begins with # @package _global_."
+        )
     return f"{word}: unknown key. {nearest_key(key, refused.composed(chosen))}"
 
 
@@ -123,9 +121,9 @@ def _bad_grammar(refused: Refused) -> str | None:
     if type(refused.error).__name__ != "OverrideParseException":
         return None
     word = getattr(refused.error, "override", None) or " ".join(refused.overrides)
-    right = _right_spelling(word, refused.first_line)
+    right = _right_spelling(word, first_line(refused.error))
     if right is None:
-        return f"{word}: {refused.first_line} ({QUOTES})"
+        return f"{word}: {first_line(refused.error)} ({QUOTES})"
     return f"{word}: is not in the grammar of Hydra's overrides; {right}"
 
 

@@ -37,6 +37,11 @@ class Failure(Exception):
     """What ended a run without a mistake of the user's, such as a full disk: one line, and exit code 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name if it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def disk_line(error: OSError) -> str:
     """A system error in one line: the file and the reason."""
     reason = error.strerror or str(error)

@@ -25,7 +25,7 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from recexp.error import ConfigError
+from recexp.error import ConfigError, first_line
 from recexp.groups import MAPPING, conf_folder
 from recexp.safe_yaml import parse_yaml
 from recexp.storage import read_bytes
@@ -149,4 +149,4 @@ def _yaml_fault(path: Path, error: Exception) -> str:
     """What is wrong with a YAML file, and in which line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"{path}:{error.problem_mark.line + 1}: is not such YAML as recexp reads: {error.problem}."
-    return f"{path}: cannot be read: {str(error).splitlines()[0]}."
+    return f"{path}: cannot be read: {first_line(error)}."

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from recexp.error import DamagedFile
+from recexp.error import DamagedFile, first_line
 from recexp.safe_yaml import parse_yaml
 
 SEAL = "# checksum: "
@@ -183,7 +183,7 @@ def read_yaml(path: Path) -> Any:
             )
         return parse_yaml(content.decode())
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DamagedFile(f"{path}: damaged ({str(error).splitlines()[0]}).") from error
+        raise DamagedFile(f"{path}: damaged ({first_line(error)}).") from error
 
 
 def read_lines(path: Path) -> dict[int, dict[str, Any] | None]:

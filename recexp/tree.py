@@ -16,7 +16,7 @@ from omegaconf.errors import (
 )
 
 from recexp.config import require
-from recexp.error import ConfigError, choices
+from recexp.error import ConfigError, choices, first_line
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _one_line(error: OmegaConfBaseException, schema: type, node: DictConfig, pre
     if isinstance(error, MissingMandatoryValue):
         return f"{key}: has no value; give one with {key}=..."
     if isinstance(error, InterpolationResolutionError):
-        return f"{key}: {str(error).splitlines()[0]}"
+        return f"{key}: {first_line(error)}"
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         parent, _, last = inner.rpartition(".")
         return f"{key}: unknown key. {choices(last, _keys_below(schema, parent))}"

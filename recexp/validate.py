@@ -26,7 +26,7 @@ from recexp.contradiction import (
     check_validation,
 )
 from recexp.dataset.config import FeatureKind
-from recexp.error import ConfigError, choices
+from recexp.error import ConfigError, choices, first_line
 from recexp.metric.table import of_first_label
 from recexp.process import cores
 from recexp.run.earlier import completed
@@ -91,7 +91,7 @@ def read(path: Path, options: Mapping[str, Any] = MappingProxyType({})) -> Confi
             OmegaConf.update(raw, key, value)
         config = check(raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path / 'config.yaml'}: {str(error).splitlines()[0]}.") from error
+        raise ConfigError(f"{path / 'config.yaml'}: {first_line(error)}.") from error
     except ConfigError as error:
         newer = " The run may be of a newer version of recexp." if "unknown key" in str(error) else ""
         raise ConfigError(f"{path / 'config.yaml'}: {error}{newer}") from error
@@ -162,7 +162,7 @@ def _check_values(node: DictConfig | ListConfig, prefix: str) -> None:
         except MissingMandatoryValue:
             raise ConfigError(f"{key}: has no value; give one with {key}=...") from None
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from error
+            raise ConfigError(f"{key}: {first_line(error).rstrip('.')}.") from error
         if isinstance(value, DictConfig | ListConfig):
             _check_values(value, f"{key}.")
 

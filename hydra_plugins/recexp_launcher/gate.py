@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from recexp.compose import compose_job
-from recexp.error import UserError
+from recexp.error import UserError, first_line
 from recexp.process import cores
 from recexp.run.directory import check_data, check_reopens
 from recexp.run.read import read_config
@@ -125,7 +125,7 @@ class Gate(Launcher):
         except Exception as error:
             if not any(job.began for job in jobs):
                 raise
-            message = str(error).partition("\n")[0]
+            message = first_line(error)
             logger.error("%s: %s: %s", type(self.launcher).__name__, type(error).__name__, message)
         if fail_fast and not all(job.ended for job in jobs):
             raise Stopped

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hydra_plugins.recexp_sweeper._options import Options, Pruner, PrunerOptions, Sampler
 from hydra_plugins.recexp_sweeper._space import Space
 from recexp.config import Config
-from recexp.error import ConfigError, RunError
+from recexp.error import ConfigError, RunError, first_line
 from recexp.metric.table import higher_is_better
 from recexp.tree import flat, to_dict
 
@@ -42,7 +42,7 @@ def open_study(
             load_if_exists=True,
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"hydra.sweeper.storage = {options.storage}: cannot be opened: {reason}") from error
     identity = {key: value for key, value in flat(to_dict(config)) if not key.startswith(ELSEWHERE)}
     spaces = {key: distribution_to_json(item) for key, item in space.items()}

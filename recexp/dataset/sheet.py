@@ -16,7 +16,7 @@ from recexp.dataset.label import Rule
 from recexp.dataset.log import SPLITS
 from recexp.dataset.moment import are_moments, since_1970
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
-from recexp.dataset.table_file import TableFile, load
+from recexp.dataset.table_file import TableFile, joined, load
 from recexp.dataset.value import WHOLE
 from recexp.error import DataError, choices
 
@@ -56,8 +56,7 @@ class Sheet:
         self.multi_separator = multi_separator
         frames = [load(table, wanted) for table in tables]
         self.sizes = [len(frame) for frame in frames]
-        joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-        self.frame = vector.without_arrays(joined, multi_separator, vectors)
+        self.frame = vector.without_arrays(joined(frames), multi_separator, vectors)
         if missing:
             columns = {name: mask_words(self.frame[name], list(missing)) for name in self.frame}
             self.frame = pd.DataFrame(columns, index=self.frame.index)

@@ -62,3 +62,10 @@ def load(table: TableFile, wanted: dict[str, str]) -> "pd.DataFrame":
     if frame.empty:
         raise DataError(f"{table.path}: holds a header and no rows.")
     return frame
+
+
+def joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
+    """The rows of several files, one after another."""
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.error import DamagedFile, RunError
+from recexp.error import DamagedFile, RunError, first_line
 from recexp.metric.table import of_label
 from recexp.run.read import find_runs, read_config, read_epochs, read_json, read_metrics
 from recexp.run.status import ENDED, check_results, last_status, read_status
@@ -86,7 +86,7 @@ class Record:
         except DamagedFile as error:
             logger.warning("%s", error)
         except (OSError, ValueError) as error:  # pyarrow's too
-            logger.warning("%s: damaged (%s).", file, str(error).partition("\n")[0])
+            logger.warning("%s: damaged (%s).", file, first_line(error))
         return None
 
 

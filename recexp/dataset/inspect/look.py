@@ -19,7 +19,7 @@ from recexp.dataset.inspect.role import ROLES, Column
 from recexp.dataset.leak import leaks
 from recexp.dataset.prepare import prepare
 from recexp.dataset.raw import MULTI_SEPARATOR
-from recexp.dataset.table_file import LoadedTable
+from recexp.dataset.table_file import LoadedTable, joined
 from recexp.error import DataError, UserError
 from recexp.groups import conf_folder
 
@@ -153,8 +153,6 @@ def _opened(files: list[Path], file_form: Form) -> list[Any]:
 
 def _head(tables: list[Any], names: list[str]) -> "pd.DataFrame":
     """The first rows of all files together. Columns that cannot be used are left out, with a warning."""
-    import pandas as pd
-
     usable = [name for name in dict.fromkeys(names) if names.count(name) == 1]
     frames: list[pd.DataFrame] = []
     while len(frames) < len(tables) and sum(map(len, frames)) < HEAD:
@@ -168,21 +166,19 @@ def _head(tables: list[Any], names: list[str]) -> "pd.DataFrame":
     if left_out := [name for name in dict.fromkeys(names) if name not in usable]:
         why = f"which are nested, or named twice, or hold '{MULTI_SEPARATOR}' in values of lists"
         logger.warning("%s: no use of the columns %s, %s.", tables[0].path, ", ".join(left_out), why)
-    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    if joined.empty:
+    frame = joined(frames)
+    if frame.empty:
         raise DataError(f"{tables[0].path}: holds a header and no rows.")
-    return joined.iloc[:HEAD]
+    return frame.iloc[:HEAD]
 
 
 def _columns_by_role(tables: list[Any], by_role: dict[str, str]) -> "dict[str, pd.Series]":
     """The columns of all rows, by role. by_role: the name of each role's column."""
-    import pandas as pd
 
     if not by_role:
         return {}
-    frames = [table.read(list(by_role.values())) for table in tables]
-    joined = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    return {role: joined.pop(name) for role, name in by_role.items()}
+    frame = joined([table.read(list(by_role.values())) for table in tables])
+    return {role: frame.pop(name) for role, name in by_role.items()}
 
 
 def _side(path: Path, columns: list[Column], log: Form) -> tuple[str, Side]:

@@ -12,7 +12,7 @@ from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import to_frame
 from recexp.dataset.table_config import TableConfig
-from recexp.error import DataError
+from recexp.error import DataError, first_line
 from recexp.registry import register
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ class JsonTable:
                     before += len(lines)
         except pa.ArrowException as error:
             place = f"{self.path}: after line {before}" if before else str(self.path)
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"{place}: is not one JSON object a line: {reason}.") from error
         except source.FAULTS as error:
-            raise DataError(f"{self.path}: cannot be read: {str(error).splitlines()[0]}.") from error
+            raise DataError(f"{self.path}: cannot be read: {first_line(error)}.") from error
 
 
 def _as_json(path: Path, before: int, lines: list[bytes]) -> list[bytes]:
@@ -99,7 +99,7 @@ def _line_as_json(path: Path, number: int, line: bytes) -> bytes:
     try:
         return dumps(ast.literal_eval(line.decode())).encode() + b"\n"
     except (SyntaxError, ValueError) as error:
-        raise DataError(f"{path}:{number}: cannot be read: {str(error).splitlines()[0]}.") from error
+        raise DataError(f"{path}:{number}: cannot be read: {first_line(error)}.") from error
     except TypeError as error:
         raise DataError(f"{path}:{number}: holds a value that JSON cannot hold: {error}.") from error
 

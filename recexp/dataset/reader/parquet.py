@@ -8,7 +8,7 @@ from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import first_rows, to_frame
 from recexp.dataset.table_config import TableConfig
-from recexp.error import DataError
+from recexp.error import DataError, first_line
 from recexp.registry import register
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ParquetTable:
             file = source.stored(self.path) if source.archive_of(self.path) else self.path
             return parquet.ParquetFile(file, **options)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: is no Parquet file: {str(error).splitlines()[0]}.") from error
+            raise DataError(f"{self.path}: is no Parquet file: {first_line(error)}.") from error
 
     def _batches(self, names: list[str]) -> Iterator[Any]:
         """The columns, some rows at a time. Raises DataError once the file has expanded beyond reason.
@@ -84,7 +84,7 @@ class ParquetTable:
                     source.check_expansion(self.path, size)
                     yield batch
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: is damaged: {str(error).splitlines()[0]}.") from error
+            raise DataError(f"{self.path}: is damaged: {first_line(error)}.") from error
 
 
 def _texts(schema: Any) -> list[str]:

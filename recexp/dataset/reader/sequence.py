@@ -15,7 +15,7 @@ from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
-from recexp.error import ConfigError, DataError
+from recexp.error import ConfigError, DataError, first_line
 from recexp.registry import register
 from recexp.tree import to_dict
 
@@ -95,7 +95,7 @@ def _lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is no UTF-8 text; save the file as UTF-8.") from error
     except source.FAULTS as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from error
+        raise DataError(f"{path}: cannot be read: {first_line(error)}.") from error
     lines = text.split("\n")
     if not text.strip():
         raise DataError(f"{path}: is empty.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue, Features
-from recexp.error import ConfigError
+from recexp.error import ConfigError, first_line
 from recexp.model import Ranker
 
 KINDS = ("ids", "values")
@@ -149,7 +149,7 @@ def _traced(model: nn.Module, ranks: bool, columns: dict[str, Tensor], names: li
             program.graph_module.recompile()
             return program
     except Exception as error:  # whatever a model of the user's own does that is no operation of torch's
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(f"model = {type(model).__name__.lower()}: cannot be exported: {reason}") from error
 
 
@@ -179,7 +179,7 @@ def _converted(exported: Any, names: Sequence[str], output: str) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = (str(cause) or type(cause).__name__).splitlines()[0].partition(". ")[0]
+        reason = first_line(cause).partition(". ")[0]
         raise ConfigError(f"format = onnx: cannot write this model: {reason}; write it with --format torch.") from error
 
 
