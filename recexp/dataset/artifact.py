@@ -88,18 +88,26 @@ def _shared(dataset: Dataset, config: DatasetConfig, search: Search | None) -> P
         return None
     reach = "all" if search and search.field else _longest(config, search)
     shared = dataset.folder / f"run-{config.history.name}-{config.history_until.name}-{reach}"
-    if not _is_whole(shared):
-        try:
-            with cache.exclusive(dataset.folder):
-                if not dataset.folder.is_dir():  # cleared since it was read
-                    return None
-                remove_leftovers(dataset.folder)
-                if not _is_whole(shared, remove_damaged=True):
-                    with new_folder(shared) as temporary:
-                        store.write(temporary, reduced(dataset, config, search))
-        except OSError:  # a cache that cannot be written, or another process was faster
-            return shared if _is_whole(shared) else None
-    return shared
+    return shared if _is_whole(shared) or _made(shared, dataset.folder, dataset, config, search) else None
+
+
+def _made(shared: Path, cached: Path, dataset: Dataset, config: DatasetConfig, search: Search | None) -> bool:
+    """Makes the folder within the dataset's own one in the cache; False if it cannot be made."""
+    try:
+        with cache.exclusive(cached):
+            if not cached.is_dir():  # cleared since it was read
+                return False
+            remove_leftovers(cached)
+            if not _is_whole(shared, remove_damaged=True):
+                _write(shared, dataset, config, search)
+            return True
+    except OSError:  # a cache that cannot be written, or another process was faster
+        return _is_whole(shared)
+
+
+def _write(folder: Path, dataset: Dataset, config: DatasetConfig, search: Search | None) -> None:
+    with new_folder(folder) as temporary:
+        store.write(temporary, reduced(dataset, config, search))
 
 
 def _is_whole(folder: Path, remove_damaged: bool = False) -> bool:

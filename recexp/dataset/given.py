@@ -14,7 +14,7 @@ from recexp.dataset.encoder import Encoder, SideEncoder
 from recexp.dataset.feature import vector_columns
 from recexp.dataset.field import Categorical
 from recexp.dataset.frame import require_file
-from recexp.dataset.label import KEY, rules, task_labels
+from recexp.dataset.label import KEY, Rule, rules, task_labels
 from recexp.dataset.log import Dataset, Log
 from recexp.dataset.raw import MULTI_SEPARATOR, Ids
 from recexp.dataset.reader.csv import CsvTable
@@ -109,8 +109,7 @@ def read_rows(
     """
     names, there = column_names(config), table.columns()
     if not isinstance(dataset.log, Log):
-        by_user = ("user",) if labelled and dataset.log.user is not None else ()
-        roles = tuple(dict.fromkeys((*dataset.joined, *by_user)))
+        roles = _ids_of_table(dataset, labelled)
     named = set(names)
     if labelled:
         roles, names = (*roles, "label"), {"label": "label"} | names  # data without labels name no column of them
@@ -134,17 +133,31 @@ def read_rows(
     read = {role: names[role] for role in (*roles, *optional) if names.get(role) in wanted}
     parsed = _parsed_ids_and_times(sheet, read, dataset, config, timeless)
     if "label" in read:
-        rule = next(iter(label_rules.values()), None)
-        parsed["label"] = sheet.ruled(rule) if rule else _labels(sheet, read["label"], config, labelled)
-        if labelled and len(label_rules) > 1:
-            parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in label_rules.items()})
-        if labelled:
-            sheet.refuse(np.isnan(parsed["label"]), read["label"], "must not be empty, as metrics need it")
+        parsed |= _parsed_labels(sheet, read["label"], label_rules, config, labelled)
     features = {side: _features(sheet, kinds[side], getattr(dataset.encoder, side)) for side in sides}
     for side, known in dataset.joined.items():
         features["context"] = _with_joined(features["context"], known, parsed[side], side)
     frame = without_arrays(sheet.frame[[name for name in there if name in wanted]], separator)
     return Rows(frame=frame, features=features, error=sheet.error, **parsed)
+
+
+def _ids_of_table(dataset: Dataset, labelled: bool) -> tuple[str, ...]:
+    """The roles that a table's rows need: ids whose features join them and, for metrics by user, the user."""
+    by_user = ("user",) if labelled and dataset.log.user is not None else ()
+    return tuple(dict.fromkeys((*dataset.joined, *by_user)))
+
+
+def _parsed_labels(
+    sheet: Sheet, column: str, label_rules: Mapping[str, Rule], config: DatasetConfig, labelled: bool
+) -> dict[str, Any]:
+    """Members of Rows: label and, of several that metrics need, tasks."""
+    rule = next(iter(label_rules.values()), None)
+    parsed = {"label": sheet.ruled(rule) if rule else _labels(sheet, column, config, labelled)}
+    if labelled and len(label_rules) > 1:
+        parsed["tasks"] = task_labels({name: sheet.ruled(rule) for name, rule in label_rules.items()})
+    if labelled:
+        sheet.refuse(np.isnan(parsed["label"]), column, "must not be empty, as metrics need it")
+    return parsed
 
 
 def _parsed_ids_and_times(

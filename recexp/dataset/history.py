@@ -13,6 +13,7 @@ from recexp.dataset.column import Columns, on_device, pick
 from recexp.dataset.config import DatasetConfig, HistoryKind, HistoryUntil
 from recexp.dataset.log import Log
 from recexp.dataset.sample import Samples
+from recexp.dataset.schema import Field
 from recexp.dataset.search import Search, ValueIndex
 
 
@@ -90,12 +91,8 @@ class Histories:
         self.views = {"train": trained, "valid": held_out, "test": held_out}
         self.indexes: dict[int, ValueIndex] = {}  # by the identity of their view
         if search is not None and search.field is not None:
-            values = log.items.column(search.field)
-            assert isinstance(values, np.ndarray)
-            for view in (trained, held_out):
-                visible = np.arange(len(log)) if view.events is None else view.events.cpu().numpy()
-                if id(view) not in self.indexes:
-                    self.indexes[id(view)] = ValueIndex(values, log.item, visible, device)
+            views = {id(view): view for view in self.views.values()}
+            self.indexes = {key: _indexed(log, view, search.field, device) for key, view in views.items()}
 
     def gather(self, split: str, row: Tensor, user: Tensor, longest: int) -> Past:
         """The last `longest` events before each row (B,) that the split may see."""
@@ -129,6 +126,14 @@ class Histories:
     def _span_before(self, row: Tensor, user: Tensor) -> tuple[Tensor, Tensor]:
         """Start and end (B,) in the log of the events of users (B,) before rows (B,)."""
         return pick(self.columns.offsets, user), pick(self.columns.before, row).long()
+
+
+def _indexed(log: Log, view: View, field: Field, device: torch.device) -> ValueIndex:
+    """The events of a view by the values of a field of their items."""
+    values = log.items.column(field)
+    assert isinstance(values, np.ndarray)
+    events = np.arange(len(log)) if view.events is None else view.events.cpu().numpy()
+    return ValueIndex(values, log.item, events, device)
 
 
 def no_past(n_rows: int, device: torch.device) -> Past:

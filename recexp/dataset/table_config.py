@@ -74,6 +74,22 @@ class TableConfig(DatasetConfig):
 
 
 def _check_columns(config: TableConfig) -> None:
+    _check_roles(config)
+    _check_log_or_table(config)
+    labels = {rule.column for rule in rules(config.columns.label).values()}
+    columns = asdict(config.columns).items()
+    named = [*labels, *(column for role, column in columns if role != "label" and column is not None)]
+    if not isinstance(config.columns.label, str | None) and config.label_threshold is not None:
+        raise ConfigError(
+            f"dataset.label_threshold = {config.label_threshold}: cuts one label; of those that {KEY} lists, each says "
+            "its own, as {like: 'rating>=4'}; set dataset.label_threshold=null."
+        )
+    if twice := {column for column in named if named.count(column) > 1}:
+        raise ConfigError(f"dataset.columns: each role has a column of its own, not {twice.pop()!r} twice.")
+
+
+def _check_roles(config: TableConfig) -> None:
+    """Raises ConfigError unless the columns are those of a log, or of a table."""
     columns = asdict(config.columns)
     absent = [role for role in ("user", "item", "timestamp") if columns[role] is None]
     joined = absent == ["user", "timestamp"] and config.item_path  # a table whose rows have features by their item
@@ -85,6 +101,10 @@ def _check_columns(config: TableConfig) -> None:
         )
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
+
+
+def _check_log_or_table(config: TableConfig) -> None:
+    """Raises ConfigError for an option that the columns leave without meaning."""
     if not config.is_log and config.label is LabelKind.implicit:
         raise ConfigError("dataset.label = implicit: needs users and items; name columns.user and .item.")
     kind = config.split.kind
@@ -95,15 +115,6 @@ def _check_columns(config: TableConfig) -> None:
             "dataset.duplicates = same_time: there are no times (dataset.columns.timestamp=null), so no two rows "
             "have the same; use keep, first or last."
         )
-    labels = {rule.column for rule in rules(config.columns.label).values()}
-    named = [*labels, *(column for role, column in columns.items() if role != "label" and column is not None)]
-    if not isinstance(config.columns.label, str | None) and config.label_threshold is not None:
-        raise ConfigError(
-            f"dataset.label_threshold = {config.label_threshold}: cuts one label; of those that {KEY} lists, each says "
-            "its own, as {like: 'rating>=4'}; set dataset.label_threshold=null."
-        )
-    if twice := {column for column in named if named.count(column) > 1}:
-        raise ConfigError(f"dataset.columns: each role has a column of its own, not {twice.pop()!r} twice.")
 
 
 def _check_features(config: TableConfig) -> None:

@@ -72,29 +72,34 @@ class Kernel:
         """
         if not self._required <= values.keys():
             raise TypeError(f"{self.name}: missing {', '.join(sorted(self._required - values.keys()))}")
-        words, copies = array("q", bytes(8 * self._n_words)), []
+        words, kept = array("q", bytes(8 * self._n_words)), []
         for name, value in values.items():
             member = self.members.get(name)
             if member is None:
                 raise TypeError(f"{self.name}: no member {name} among {', '.join(self.members)}")
-            offset = member.offset
-            for entry in self._entries(member, value) if member.size > 1 else (value,):
-                if isinstance(entry, Tensor):
-                    if not entry.is_contiguous():
-                        entry = self._contiguous(member, entry)
-                        copies.append(entry)
-                    if entry.dtype is not member.dtype or not entry.is_cpu:
-                        self._refuse(member, f"{entry.dtype} on {entry.device}")
-                    words[offset] = entry.data_ptr()
-                    if member.kind == "sum":
-                        words[offset + 1] = entry.numel()
-                elif type(entry) is int and member.kind == "long":
-                    words[offset] = entry
-                elif entry is not None or not member.optional:
-                    words[offset] = self._double(member, entry)
-                offset += member.words
+            if member.size == 1:
+                kept.append(self._put(words, member, member.offset, value))
+                continue
+            for n, entry in enumerate(self._entries(member, value)):
+                kept.append(self._put(words, member, member.offset + n * member.words, entry))
         self._function(words.buffer_info()[0], torch.get_num_threads())
         return self._out_of_range is not None and bool(words[self._out_of_range])
+
+    def _put(self, words: "array[int]", member: Member, offset: int, entry: Value) -> Value:
+        """Writes an entry into the structure's words. What it returns must live until the kernel has run."""
+        if isinstance(entry, Tensor):
+            if not entry.is_contiguous():
+                entry = self._contiguous(member, entry)
+            if entry.dtype is not member.dtype or not entry.is_cpu:
+                self._refuse(member, f"{entry.dtype} on {entry.device}")
+            words[offset] = entry.data_ptr()
+            if member.kind == "sum":
+                words[offset + 1] = entry.numel()
+        elif type(entry) is int and member.kind == "long":
+            words[offset] = entry
+        elif entry is not None or not member.optional:
+            words[offset] = self._double(member, entry)
+        return entry
 
     def _entries(self, member: Member, value: Value) -> Sequence[Tensor | float | None]:
         if not isinstance(value, list | tuple) or not 0 < len(value) <= member.size:

@@ -64,11 +64,11 @@ class ItemScores:
         elif hasattr(self.model, "scores"):
             scores = self._all(row)
         elif chosen is None:
-            scores = self._pairs(row, self.candidates.expand(len(row), -1))
+            scores = self._some(row, self.candidates.expand(len(row), -1))
         else:
             n_each = int(chosen.sum(1).max())
             columns = chosen.byte().topk(n_each, dim=1).indices  # (b, S), also others for a user with fewer
-            some = self._pairs(row, self.candidates[columns])
+            some = self._some(row, self.candidates[columns])
             scores = some.new_zeros(chosen.shape).scatter_(1, columns, some)
         if not scores.sum(1).isfinite().all():
             raise FloatingPointError(f"scores of {self.split} are not finite")
@@ -88,26 +88,32 @@ class ItemScores:
                 scores.append(self.model.scores(self._gathered(Samples(rows))).float()[:, self.ids])
         return torch.cat(scores)
 
-    def _pairs(self, row: Tensor, items: Tensor) -> Tensor:
+    def _some(self, row: Tensor, items: Tensor) -> Tensor:
         """Logits (b, S) of items, rows of the catalogue's table (b, S)."""
         scores = torch.empty(items.shape, device=items.device)
         if hasattr(self.model, "score"):
-            n_users = max(1, self.size // max(1, items.shape[1]))
-            for start in range(0, len(row), n_users):
-                users = slice(start, start + n_users)
-                batch = self._gathered(Samples(row[users]))
-                for first in range(0, items.shape[1], self.size):
-                    columns = slice(first, first + self.size)
-                    with self.precision:
-                        scores[users, columns] = self.model.score(batch, items[users, columns]).float()
-            return scores
-        flat = scores.view(-1)
-        for start in range(0, len(flat), self.size):
-            user, column = unravel(torch.arange(start, min(start + self.size, len(flat)), device=row.device), items)
+            self._fill_by_user(scores, row, items)
+        else:
+            self._fill_by_pair(scores.view(-1), row, items)
+        return scores
+
+    def _fill_by_user(self, scores: Tensor, row: Tensor, items: Tensor) -> None:
+        n_users = max(1, self.size // max(1, items.shape[1]))
+        for start in range(0, len(row), n_users):
+            users = slice(start, start + n_users)
+            batch = self._gathered(Samples(row[users]))
+            for first in range(0, items.shape[1], self.size):
+                columns = slice(first, first + self.size)
+                with self.precision:
+                    scores[users, columns] = self.model.score(batch, items[users, columns]).float()
+
+    def _fill_by_pair(self, scores: Tensor, row: Tensor, items: Tensor) -> None:
+        """scores: (b S,)."""
+        for start in range(0, len(scores), self.size):
+            user, column = unravel(torch.arange(start, min(start + self.size, len(scores)), device=row.device), items)
             samples = Samples(row[user], item=items[user, column])
             with self.precision:
-                flat[start : start + self.size] = self.model(self._gathered(samples)).logits.float()
-        return scores
+                scores[start : start + self.size] = self.model(self._gathered(samples)).logits.float()
 
     def _gathered(self, samples: Samples) -> Batch:
         return self.batches.gather(samples, self.split, self.longest)

@@ -52,32 +52,9 @@ def _panel(
     x, y = zip(*points, strict=True)
     axis.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4)
     if best is not None and best in x:
-        value = y[x.index(best)]
-        axis.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        axis.plot(
-            [best], [value], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
-        )
-        axis.annotate(
-            f"{value:.4f}",
-            (best, value),
-            textcoords="offset points",
-            xytext=(7, 7),
-            color=INK,
-            fontsize=9,
-            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8},
-        )
+        _mark(axis, best, y[x.index(best)], colour)
     if kind == "valid" and (oracle := (metrics.get("oracle") or {}).get(name)) is not None:
-        axis.axhline(oracle, color=MUTED, linewidth=1)
-        axis.annotate(
-            "oracle (test)",
-            (1, oracle),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            color=MUTED,
-            fontsize=8,
-        )
+        _draw_oracle(axis, oracle)
     axis.set_title(f"{'training loss' if kind == 'loss' else 'valid'}: {name}", loc="left", color=INK, fontsize=10)
     axis.set_xlabel("epoch", color=MUTED, fontsize=9)
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -86,6 +63,23 @@ def _panel(
     axis.grid(axis="y", color="#eceef2", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color("#c9ccd4")
+
+
+def _mark(axis: Any, epoch: int, value: float, colour: str) -> None:
+    """Marks the best epoch, and writes its value."""
+    axis.axvline(epoch, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    axis.plot(
+        [epoch], [value], marker="o", markersize=8, markerfacecolor=PAPER, markeredgecolor=colour, markeredgewidth=2
+    )
+    box = {"facecolor": PAPER, "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    axis.annotate(f"{value:.4f}", (epoch, value), textcoords="offset points", xytext=(7, 7), color=INK, fontsize=9,
+                  bbox=box)  # fmt: skip
+
+
+def _draw_oracle(axis: Any, value: float) -> None:
+    axis.axhline(value, color=MUTED, linewidth=1)
+    axis.annotate("oracle (test)", (1, value), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+                  textcoords="offset points", ha="right", color=MUTED, fontsize=8)  # fmt: skip
 
 
 def _best(epochs: list[dict[str, Any]], metrics: dict[str, Any]) -> int | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from types import MappingProxyType
 
 import torch
@@ -66,10 +67,9 @@ class Step:
         self.optimizers = make_optimizers(config, self.trained, tables, overrides, strengths)
         self.deferred = [optimizer for optimizer in self.optimizers if isinstance(optimizer, DeferredAdam)]
         self.tables = tables
-        for optimizer in self.deferred:
-            for table in tables:
-                if table.weight in optimizer.tables:
-                    table.before_read = partial(optimizer.catch_up, table.weight)
+        for optimizer, table in product(self.deferred, tables):
+            if table.weight in optimizer.tables:
+                table.before_read = partial(optimizer.catch_up, table.weight)
         self.learning_rates = [float(optimizer.defaults["lr"]) for optimizer in self.optimizers]
 
     def take(self, samples: Samples, progress: Progress) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recexp.dataset.reader import source
-from recexp.error import DataError
+from recexp.error import DataError, first_line
 
 SEPARATORS = ("\t", "::", ",", ";", "|", "^", "\x01", " ", ":")
 START, LINES = 2**20, 200  # bytes and lines that the guess is based on
@@ -47,7 +47,7 @@ def guess(path: Path) -> Form:
             start = stream.read(START)
         encoding = _encoding(path)
     except source.FAULTS as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}.") from error
+        raise DataError(f"{path}: cannot be read: {first_line(error)}.") from error
     if start.lstrip().startswith(b"{"):
         return Form(reader="json")
     if start.lstrip().startswith(b"[{"):
@@ -66,11 +66,8 @@ def guess_text(lines: list[str], encoding: str) -> Form:
     separators = [separator for separator in SEPARATORS if separator != ":" or "::" not in lines[0]]
     cuts = [_cut(lines, separator, quoting) for separator in separators for quoting in (True, False)]
     best = max(cuts, key=_rank)
-    if best.share < CONSISTENT and encoding == "utf-8":
-        for separator in (None, "\t", ",", ";"):
-            cells = [line.strip().split(separator) for line in lines]
-            if all(ID.fullmatch(cell) for line in cells for cell in line) and sum(map(len, cells)) > len(lines):
-                return Form(reader="sequence", options={} if separator is None else {"separator": separator})
+    if best.share < CONSISTENT and encoding == "utf-8" and (sequences := _sequences(lines)) is not None:
+        return sequences
     rows = [row for row in best.rows if len(row) == best.n_columns]
     if best.separator != "," and best.n_columns > 1:
         options["separator"] = best.separator
@@ -81,6 +78,15 @@ def guess_text(lines: list[str], encoding: str) -> Form:
     if not headed:
         options["header"] = names
     return Form(reader="csv", columns=tuple(names), headed=headed, options=options)
+
+
+def _sequences(lines: list[str]) -> Form | None:
+    """The form of lines of ids alone, each a user's items in order; None if they are not that."""
+    for separator in (None, "\t", ",", ";"):
+        cells = [line.strip().split(separator) for line in lines]
+        if all(ID.fullmatch(cell) for line in cells for cell in line) and sum(map(len, cells)) > len(lines):
+            return Form(reader="sequence", options={} if separator is None else {"separator": separator})
+    return None
 
 
 def is_header(first: list[str], body: list[list[str]]) -> bool:

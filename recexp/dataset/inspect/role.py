@@ -97,31 +97,38 @@ def features(frame: "pd.DataFrame", ids: str, side: str) -> list[Column]:
 
 def describe(values: "pd.Series") -> Column:
     """A column without its role."""
-    import pandas as pd
-
     present = values[values.notna() & ~values.isin(GAPS)]
     unique = present.drop_duplicates()
     example = str(present.iloc[0]) if len(present) else ""
-    numbers = pd.to_numeric(unique, errors="coerce")
-    separator, time_format = None, None
-    if not len(present):
-        kind = "empty"
-    elif pd.api.types.is_datetime64_any_dtype(values):
-        kind = "time"
-    elif pd.api.types.is_bool_dtype(unique) or set(unique.astype(str).str.lower()) <= set(WORDS):
-        kind = "words"
-    elif np.isfinite(numbers.astype(float)).all():
-        kind = "integer" if (numbers.astype(float) % 1 == 0).all() else "number"
-        time_format = "%Y%m%d" if str(values.name).lower().endswith("date") and _parses(unique, "%Y%m%d") else None
-    elif (time_format := _time_format(unique.astype(str))) is not None:
-        kind, time_format = "time", time_format or None
-    elif _is_vector(unique.astype(str)):
-        kind = "vector"
-    else:
-        separator = _multi(unique.astype(str), len(present))
-        kind = "text" if separator is None else "list"
+    kind, form = _type(values, unique, len(present))
     return Column(name=str(values.name), type=kind, n_unique=len(unique), missing=gaps(values), example=example,
-                  time_format=time_format, separator=separator)  # fmt: skip
+                  time_format=None if kind == "list" else form, separator=form if kind == "list" else None)  # fmt: skip
+
+
+def _type(values: "pd.Series", unique: "pd.Series", n_rows: int) -> tuple[str, str | None]:
+    """A column's type and, of times in a form of their own, that format; of lists their separator.
+
+    unique: the values that stand in n_rows.
+    """
+    import pandas as pd
+
+    if not n_rows:
+        return "empty", None
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return "time", None
+    text = unique.astype(str)
+    if pd.api.types.is_bool_dtype(unique) or set(text.str.lower()) <= set(WORDS):
+        return "words", None
+    numbers = pd.to_numeric(unique, errors="coerce").astype(float)
+    if np.isfinite(numbers).all():
+        is_date = str(values.name).lower().endswith("date") and _parses(unique, "%Y%m%d")
+        return "integer" if (numbers % 1 == 0).all() else "number", "%Y%m%d" if is_date else None
+    if (time_format := _time_format(text)) is not None:
+        return "time", time_format or None
+    if _is_vector(text):
+        return "vector", None
+    separator = _multi(text, n_rows)
+    return "text" if separator is None else "list", separator
 
 
 def gaps(values: "pd.Series") -> dict[str, int]:
@@ -188,7 +195,7 @@ def _feature(column: Column, values: "pd.Series", ids: dict[str, np.ndarray]) ->
         return replace(column, role="unused", why="one value alone" if column.n_unique else "empty")
     if not is_feature_name(column.name):
         return replace(column, role="unused", why="its name is empty or no text")
-    kind, why = _kind(column, values)
+    kind, why = _kind(column)
     if column.type == "text" and column.n_unique > MAX_CATEGORIES * n_rows:
         return replace(column, role="unused", why="an id a row" if column.n_unique == n_rows else "free text")
     codes = _codes(values)
@@ -200,7 +207,7 @@ def _feature(column: Column, values: "pd.Series", ids: dict[str, np.ndarray]) ->
     return replace(column, role="context feature", kind=kind, why=f"changes from event to event; {why}" if ids else why)
 
 
-def _kind(column: Column, values: "pd.Series") -> tuple[str, str]:
+def _kind(column: Column) -> tuple[str, str]:
     if column.type == "vector":
         return "vector", "as many numbers in each cell"
     if column.type == "list":

@@ -14,7 +14,7 @@ from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import first_rows
 from recexp.dataset.table_config import TableConfig
-from recexp.error import DataError, override
+from recexp.error import DataError, first_line, override
 from recexp.registry import register
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class CsvTable:
 
     def columns(self) -> list[str]:
         try:
-            _, header = next(self._rows(), (0, []))
+            *_, header = next(self._rows(), (0, 0, []))
         except DAMAGED as error:
             raise self._damage(error) from error
         if not header:
@@ -130,7 +130,7 @@ class CsvTable:
         several: list[tuple[int, int]] = []
         end = 0
         try:
-            for first, end in self._spans():
+            for first, end, _ in self._rows(strict=True):
                 if end > first:
                     several.append((first, end))
         except csv.Error as error:
@@ -151,42 +151,37 @@ class CsvTable:
         with self._bytes() as stream:
             return sum(bool(line.strip(b"\r\n")) for line in stream)
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        """First and last line of each row, blank lines left out."""
-        with self._text() as stream:
-            reader, line = csv.reader(stream, delimiter=self.mark, strict=True), 1
-            for fields in reader:
-                if fields:
-                    yield line, reader.line_num
-                line = reader.line_num + 1
-
     def _bytes(self) -> IO[bytes]:
         return source.open_utf8(self.path, self.encoding, self.separator)
 
     def _text(self) -> io.TextIOWrapper:
         return io.TextIOWrapper(self._bytes(), encoding="utf-8-sig", errors="replace", newline="")
 
-    def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """First line and fields of each row, header included, blank lines left out."""
+    def _rows(self, strict: bool = False) -> Iterator[tuple[int, int, list[str]]]:
+        """First and last line and fields of each row, header included, blank lines left out.
+
+        strict: raise csv.Error for a quote that does not close as one.
+        """
         quotes: dict[str, Any] = {} if self.quoting else {"quoting": csv.QUOTE_NONE}
         with self._text() as stream:
-            reader, line = csv.reader(stream, delimiter=self.mark, **quotes), 1
+            reader, line = csv.reader(stream, delimiter=self.mark, strict=strict, **quotes), 1
             for fields in reader:
                 if fields:
-                    yield line, fields
+                    yield line, reader.line_num, fields
                 line = reader.line_num + 1
 
     def _damage(self, error: Exception) -> DataError:
         """An error for the first fault found in the file, or else with the parser's message."""
         try:
-            self._seek_fault()
+            self._refuse_other_encodings()
+            self._refuse_uneven_rows()
         except DataError as fault:
             return fault
         except DAMAGED as fault:
             error = fault
-        return DataError(f"{self.path}: cannot be read as CSV: {str(error).splitlines()[0]}.")
+        return DataError(f"{self.path}: cannot be read as CSV: {first_line(error)}.")
 
-    def _seek_fault(self) -> None:
+    def _refuse_other_encodings(self) -> None:
         offset = 0
         with self._bytes() as stream:
             for number, line in enumerate(stream, start=1):
@@ -197,17 +192,18 @@ class CsvTable:
                     advice = "set dataset.encoding, as latin-1, or save it as UTF-8"
                     raise DataError(f"{self.path}:{number}: {byte} is no UTF-8 text; {advice}.") from error
                 offset += len(line)
+
+    def _refuse_uneven_rows(self) -> None:
         rows = self._rows()
-        _, header = next(rows, (0, []))
-        for number, fields in rows:
-            if len(fields) != len(header):
-                message = f"{len(fields)} fields, the header has {len(header)}"
-                advice = "a value with a separator needs quotes"
-                if "\n" in "".join(fields):
-                    advice = (
-                        "a quote opens there that does not close in its line; double it or set dataset.quoting=false"
-                    )
-                raise DataError(f"{self.path}:{number}: {message}; {advice}.")
+        *_, header = next(rows, (0, 0, []))
+        for number, _, fields in rows:
+            if len(fields) == len(header):
+                continue
+            advice = "a value with a separator needs quotes"
+            if "\n" in "".join(fields):
+                advice = "a quote opens there that does not close in its line; double it or set dataset.quoting=false"
+            message = f"{len(fields)} fields, the header has {len(header)}"
+            raise DataError(f"{self.path}:{number}: {message}; {advice}.")
 
 
 def _is_encoding(name: str) -> bool:

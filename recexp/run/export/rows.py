@@ -96,17 +96,10 @@ def written(given: MergedRows, batch: Batch) -> list[dict[str, Any]]:
     context = Encoded(ids=log.context.ids[given.row], values=log.context.values[given.row])
     rows: list[dict[str, Any]] = [{} for _ in given.row]
     if isinstance(log, Log):
-        users, items = log.users.raw.tolist(), log.items.raw.tolist()
-        for n, (row, position) in enumerate(zip(rows, given.row, strict=True)):
-            row |= {"user": users[log.user[position]], "item": items[log.item[position]]}
-            length = int(batch.mask[n].sum())
-            if batch.mask.shape[1]:
-                events = (
-                    column[n, :length].tolist() for column in (batch.history, batch.history_label, batch.history_age)
-                )
-                row["history"] = [
-                    {"item": items[item], "label": label, "age": age} for item, label, age in zip(*events, strict=True)
-                ]
+        users, items = log.users.raw[log.user[given.row]].tolist(), log.items.raw[log.item[given.row]].tolist()
+        rows = [{"user": user, "item": item} for user, item in zip(users, items, strict=True)]
+        if batch.mask.shape[1]:
+            rows = [row | {"history": _history(batch, n, log.items.raw)} for n, row in enumerate(rows)]
     by_id = {name for known in given.dataset.joined.values() for name in known}
     for name, known in given.dataset.joined.items():
         for row, raw in zip(rows, known.index[evenly(len(known), len(rows))].tolist(), strict=True):
@@ -116,3 +109,11 @@ def written(given: MergedRows, batch: Batch) -> list[dict[str, Any]]:
         for row, values in zip(rows, decoded(encoder.context, side, context), strict=True):
             row["context"] = {name: value for name, value in values.items() if name not in by_id}
     return rows
+
+
+def _history(batch: Batch, n: int, raw_items: np.ndarray) -> list[dict[str, Any]]:
+    """The n-th row's history with raw ids."""
+    length = int(batch.mask[n].sum())
+    item, label, age = (column[n, :length] for column in (batch.history, batch.history_label, batch.history_age))
+    events = zip(raw_items[item.numpy()].tolist(), label.tolist(), age.tolist(), strict=True)
+    return [{"item": item, "label": label, "age": age} for item, label, age in events]
