@@ -87,9 +87,9 @@ def nearest_group(cut: np.ndarray, first: np.ndarray, last: np.ndarray, before: 
     return np.clip(np.where(cut - start <= end - cut, start, end), first, last)
 
 
-def by_row(ratios: list[float], n_rows: int, seed: int = 2026) -> np.ndarray:
+def by_row(ratios: list[float], n_rows: int) -> np.ndarray:
     """Rows split at random, the same way every time: the split is part of the data, not of a run's seed."""
-    order = np.random.default_rng(seed).permutation(n_rows)
+    order = np.random.default_rng(2026).permutation(n_rows)
     splits = np.empty(n_rows, np.int8)
     cuts = np.floor(np.cumsum(ratios[:2]) * n_rows + 0.5).astype(np.int64)
     for index, rows in enumerate(np.split(order, cuts)):

@@ -1,7 +1,6 @@
 """Warnings about faults of the data that make metrics misleading, one line each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
 
 import numpy as np
 
@@ -24,8 +23,8 @@ def warnings(
     sides: Mapping[str, Side],
     label: np.ndarray,
     config: DatasetConfig,
-    tasks: Sequence[str] = (),
-    joined: Mapping[str, np.ndarray] = MappingProxyType({}),
+    tasks: Sequence[str],
+    joined: Mapping[str, np.ndarray],
 ) -> list[str]:
     """One line for each fault.
 
@@ -45,8 +44,9 @@ def warnings_of_run(dataset: Dataset, config: DatasetConfig, auc: bool) -> list[
     return [line for line in dataset.facts["warnings"] if line not in of_auc]
 
 
-def auc_error(positive: int, negative: int, auc: float = TYPICAL_AUC) -> float:
-    """The standard error of AUC over rows drawn independently (Hanley & McNeil 1982)."""
+def auc_error(positive: int, negative: int) -> float:
+    """The standard error of a typical AUC over rows drawn independently (Hanley & McNeil 1982)."""
+    auc = TYPICAL_AUC
     both_above, both_below = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     spread = (positive - 1) * (both_above - auc**2) + (negative - 1) * (both_below - auc**2)
     return float(np.sqrt((auc * (1 - auc) + spread) / (positive * negative)))

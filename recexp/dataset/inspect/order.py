@@ -26,7 +26,7 @@ class Order:
         return bool(rates[0] - rates[1] > 2 * error)
 
 
-def order_of(user: np.ndarray, item: np.ndarray, n_items: int, seed: int = 0) -> Order | None:
+def order_of(user: np.ndarray, item: np.ndarray, n_items: int) -> Order | None:
     """user, item: (N,) numbers of events sorted by user, then time. None if no user has three events."""
     if len(user) > MAX_EVENTS:
         kept = user % -(-len(user) // MAX_EVENTS) == 0
@@ -35,7 +35,7 @@ def order_of(user: np.ndarray, item: np.ndarray, n_items: int, seed: int = 0) ->
     user, item = user[counts > 2], item[counts > 2].astype(np.int64)
     if not len(user):
         return None
-    mixed = np.lexsort((np.random.default_rng(seed).random(len(user)), user))
+    mixed = np.lexsort((np.random.default_rng(0).random(len(user)), user))
     rates = [hit_rate(user, items, n_items) for items in (item, item[mixed])]
     return Order(users=len(np.unique(user)), hit_rate=rates[0], shuffled=rates[1])
 

@@ -37,11 +37,11 @@ class Scale:
         return [(value, short(value) if step >= 100 else f"{value:.{decimals}f}") for value in values]
 
 
-def spread(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
+def spread(values: Iterable[float]) -> tuple[float, float]:
     """The range of values with a margin, never empty. Raises ValueError if there are no values."""
     values = list(values)
     low, high = min(values), max(values)
-    room = (high - low) * margin or abs(high) * 0.05 or 1.0
+    room = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
     return low - room, high + room
 
 
