@@ -265,12 +265,10 @@ def _environment(path: Path) -> dict[str, Any] | None:
 def _git() -> dict[str, Any] | None:
     """The commit of the checkout that the command was started in, and whether it is clean; None outside a checkout."""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
-        ).stdout
+        commit, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "clean": not changed.strip()}
+    return {"commit": commit, "clean": not changed}

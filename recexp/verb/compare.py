@@ -1,26 +1,21 @@
 """The verb `compare`: how two runs differ in configuration and metrics, and whether the difference is significant."""
 
-import argparse
-import re
-
-from recexp.verb.options import folder, option, parse
+from recexp.verb.options import folder, option, parse, whole_number
 
 MIN_DRAWS = 100  # fewer leave the ends of a 95 % interval to chance
 MAX_DRAWS = 1_000_000  # more take hours and change no digit that is shown
-
-
-def draws(text: str) -> int:
-    if not (re.fullmatch(r"[0-9]{1,9}", text) and MIN_DRAWS <= int(text) <= MAX_DRAWS):
-        raise argparse.ArgumentTypeError(f"{text}: must be a number, {MIN_DRAWS} to {MAX_DRAWS}")
-    return int(text)
-
-
 USAGE = "A B"
 HELP = "two runs: what differs, and whether the figures really do"
 OPTIONS = (
     option("a", metavar="A", help="run directory"),
     option("b", metavar="B", help="run directory"),
-    option("--draws", metavar="N", type=draws, default=2000, help="of the bootstrap; default: 2000"),
+    option(
+        "--draws",
+        metavar="N",
+        type=whole_number(MIN_DRAWS, MAX_DRAWS),
+        default=2000,
+        help="of the bootstrap; default: 2000",
+    ),
     option("--mix", action="store_true", help="compare runs on other data too, without their predictions"),
 )
 

@@ -104,6 +104,19 @@ def folder(name: str) -> Path:
     return path
 
 
+def folder_and_words(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
+    """The directory of a verb that trains what is there, which must be trusted, and all words after it but --trust.
+
+    Raises ConfigError or RunError.
+    """
+    words = [word for word in arguments if word != "--trust"]
+    if not words or "=" in words[0] or words[0].startswith("-"):
+        raise ConfigError(f"{verb}: takes one directory, as in: recexp {verb} outputs/RUN")
+    path = folder(words[0])
+    require_trust(path, trusted=words != arguments)
+    return path, words[1:]
+
+
 def load_trained(args: argparse.Namespace) -> "Trained":
     """The trained model of the argument RUN. Raises ConfigError or RunError."""
     path = folder(args.run)

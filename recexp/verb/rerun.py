@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError
-from recexp.run.trust import require_trust
-from recexp.verb.options import Option, folder
+from recexp.verb.options import Option, folder_and_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,13 +27,9 @@ def run(arguments: list[str]) -> int:
 
 def run_and_overrides(verb: str, arguments: list[str]) -> tuple[Path, list[str]]:
     """The run directory and the overrides of a verb that trains it anew. Raises ConfigError or RunError."""
-    words = [word for word in arguments if word != "--trust"]
-    if not words or "=" in words[0] or words[0].startswith("-"):
-        raise ConfigError(f"{verb}: takes a run directory, as in: recexp {verb} outputs/RUN")
-    path, overrides = folder(words[0]), words[1:]
+    path, overrides = folder_and_words(verb, arguments)
     if other := [word for word in overrides if "=" not in word and not word.startswith("~")]:
         raise ConfigError(f"{other[0]}: is no override, such as trainer.epochs=3.")
-    require_trust(path, trusted=words != arguments)
     return path, overrides
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recexp.error import ConfigError, RunError
-from recexp.run.trust import require_trust
-from recexp.verb.options import Option, folder
+from recexp.verb.options import Option, folder_and_words
 
 if TYPE_CHECKING:
     from recexp.config import Config
@@ -22,13 +21,7 @@ def run(arguments: list[str]) -> int:
     """Raises RunError for a directory that is neither a run nor a sweep, ConfigError for what would not lengthen it."""
     from recexp.sweep.folder import begun
 
-    words = [word for word in arguments if word != "--trust"]
-    if not words or "=" in words[0] or words[0].startswith("-"):
-        raise ConfigError(
-            "resume: takes one directory, as in: recexp resume outputs/2026-01-31/12-00-00-dien-synthetic-s0"
-        )
-    path, overrides = folder(words[0]), words[1:]
-    require_trust(path, trusted=words != arguments)
+    path, overrides = folder_and_words("resume", arguments)
     if begun(path):
         from hydra_plugins.recexp_launcher._entry import resume_sweep
 

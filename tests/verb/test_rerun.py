@@ -56,7 +56,7 @@ def test_typing_the_overrides_it_records_gives_its_configuration(first: Path) ->
 
 
 MISTAKES = {
-    "": "takes a run directory",
+    "": "takes one directory",
     "nowhere": "nowhere: no such directory",
     ".": "no run directory",
     "RUN word": "word: is no override",

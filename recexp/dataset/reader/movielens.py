@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import io
 import logging
-import os
 import urllib.request
 import zipfile
 import zlib
@@ -27,6 +26,7 @@ from recexp.dataset.sheet import Sheet
 from recexp.dataset.table_file import LoadedTable
 from recexp.error import ConfigError, DataError, choices
 from recexp.registry import register
+from recexp.storage import replacing
 from recexp.tree import to_dict
 
 if TYPE_CHECKING:
@@ -229,12 +229,8 @@ def _download(folder: Path) -> Path:
         if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != MD5:
             raise OSError(f"its md5 is {md5}, not {MD5}")
         folder.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        try:
-            partial.write_bytes(content)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(target) as file:
+            file.write(content)
     except (OSError, http.client.HTTPException) as error:
         advice = "fetch it by hand and give dataset.path=FOLDER or ZIP"
         raise DataError(f"cannot download {URL} ({error}); {advice}.") from error
