@@ -3,10 +3,11 @@
 from inspect import signature
 
 from recexp import registry
-from recexp.config import EXACT, L2Rows, Labels, ModelConfig, NextItemConfig, Optimizer, Schedule, TrainerConfig
+from recexp.config import EXACT, L2Rows, ModelConfig, NextItemConfig, Optimizer, Schedule, TrainerConfig
 from recexp.dataset.config import DatasetConfig, HistoryKind, LabelKind, SplitKind
 from recexp.error import ConfigError, choices
 from recexp.metric.table import MONITORED, coverage_name, of_labels, rank_metric, rank_names
+from recexp.option import Labels
 
 
 def check_metric(key: str, name: str, trainer: TrainerConfig, labels: list[str]) -> None:

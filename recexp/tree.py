@@ -15,8 +15,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from recexp.config import require
 from recexp.error import ConfigError, choices, first_line
+from recexp.option import require
 
 
 def to_dict(config: Any) -> dict[str, Any]:

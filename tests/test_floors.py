@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 # Single files that import no room.
-GROUND = ("config", "error", "groups", "lock", "plugin", "process", "registry", "safe_yaml", "secret", "storage",
-          "terminal", "tree")  # fmt: skip
+GROUND = ("config", "error", "groups", "lock", "option", "plugin", "process", "registry", "safe_yaml", "secret",
+          "storage", "terminal", "tree")  # fmt: skip
 FLOORS = (  # from the top
     ("__init__", "__main__", "cli", "verb"),
     ("hydra_plugins",),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from recexp.config import at_least, check_ranges, random_seed
+from recexp.option import at_least, check_ranges, random_seed
 
 
 class Sampler(Enum):

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from recexp.config import between, check_ranges, file_name, option, require
 from recexp.error import CONTROL, ConfigError, choices
+from recexp.option import between, check_ranges, file_name, option, require
 
 
 class FeatureKind(Enum):

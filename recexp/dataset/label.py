@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from recexp.config import require
 from recexp.dataset.config import DatasetConfig, LabelKind
 from recexp.dataset.raw import Raw
 from recexp.error import ConfigError, DataError
+from recexp.option import require
 
 SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,

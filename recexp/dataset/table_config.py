@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recexp.config import require
 from recexp.dataset.config import DatasetConfig, Duplicates, LabelKind, SplitKind
 from recexp.dataset.label import KEY, Rule, rules
 from recexp.error import ConfigError
+from recexp.option import require
 
 
 @dataclass(kw_only=True)

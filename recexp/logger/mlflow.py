@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recexp.config import require
 from recexp.lock import lock_file
 from recexp.logger import LoggerConfig, require_package
+from recexp.option import require
 from recexp.registry import register
 from recexp.secret import MASK, masked
 from recexp.storage import read_json, write_json

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from torch import Tensor, nn
 
 from recexp import registry
-from recexp.config import ModelConfig, require
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.dataset.search import Search
@@ -21,6 +21,7 @@ from recexp.dataset.window import Packed, WindowBatch
 from recexp.error import ConfigError
 from recexp.layer.lookup import lookup
 from recexp.layer.loss import bce
+from recexp.option import require
 
 AnyConfig = TypeVar("AnyConfig", bound=ModelConfig)
 

@@ -13,7 +13,7 @@ from itertools import combinations
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.pair_attention import attend_pairs
@@ -21,6 +21,7 @@ from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.loss import bce
 from recexp.layer.mlp import WeightInit, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 

@@ -17,12 +17,13 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding
 from recexp.layer.factorise import Rows, confident_ridge, weighted_ridge
 from recexp.model import Fit, Inputs, Needs, Output, Stage
+from recexp.option import Labels, above, at_least, needs_labels, size
 from recexp.registry import register
 
 

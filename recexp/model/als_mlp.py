@@ -14,13 +14,14 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.mlp import MLP
 from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 SIZE = 0.1  # root mean square of the scaled factors, as in other models' initial embeddings

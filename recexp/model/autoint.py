@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, require, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.field_attention import attend_fields
@@ -19,6 +19,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, drop_probability, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, between, fraction, layer_sizes, require, size
 from recexp.registry import register
 
 

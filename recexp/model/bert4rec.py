@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch, Features
 from recexp.dataset.cloze import MASK, masked
 from recexp.dataset.schema import PADDING, Schema
@@ -31,6 +31,7 @@ from recexp.layer.mlp import linear
 from recexp.layer.packed import Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 

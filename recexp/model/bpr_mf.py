@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.dataset.window import Packed
 from recexp.layer.embedding import SideEmbedding
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, size
 from recexp.registry import register
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import Labels, ModelConfig, above, at_least, between, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -27,6 +27,7 @@ from recexp.layer.mlp import MLP
 from recexp.layer.position import AGE_BUCKETS, AgePosition, LearntPosition, Sinusoid, distance, position
 from recexp.layer.transformer import Encoder, Norm
 from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

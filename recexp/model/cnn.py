@@ -16,13 +16,14 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation, activation
 from recexp.layer.embedding import FeatureEmbedding
 from recexp.layer.mlp import MLP
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, option, size
 from recexp.registry import register
 
 CHANNELS = "a list of one size or more, each 1 or more"

@@ -14,7 +14,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.cross import crosses
@@ -23,6 +23,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, linear, matrices
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, between, fraction, layer_sizes, size
 from recexp.registry import register
 
 

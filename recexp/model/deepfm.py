@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -21,6 +21,7 @@ from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction, bi_interaction_and_linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

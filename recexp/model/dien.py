@@ -15,7 +15,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -27,6 +27,7 @@ from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.model import Inputs, Needs, Output
 from recexp.model.seq_pooling import Pooling, pool
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -20,6 +20,7 @@ from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.lookup import Events, weighted_sum
 from recexp.layer.mlp import MLP, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import FIRST, Schema
 from recexp.error import ConfigError
 from recexp.layer.basket import basket, co_occurrences, liked_pairs
 from recexp.model import Fit, Inputs, Needs, Output, Stage
+from recexp.option import above, at_least
 from recexp.registry import register
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.schema import Schema
 from recexp.layer.dropout import Dropout
 from recexp.layer.mlp import linear
@@ -19,6 +19,7 @@ from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
 from recexp.model.sasrec import Backbone
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 

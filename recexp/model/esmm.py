@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
 from recexp.model import Inputs, Needs, Output, chosen_history, task_output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -20,6 +20,7 @@ from recexp.layer.bilinear import Bilinear, Kind
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, require, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.kernel.gated_linear import gated_linear
@@ -19,6 +19,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, draw, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, option, require, size
 from recexp.registry import register
 
 FIELDS = "a list of fields, or null"

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from recexp.config import ModelConfig, above, at_least, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction_of
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, size
 from recexp.registry import register
 
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.mlp import MLP
 from recexp.model import Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.fm import FM
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

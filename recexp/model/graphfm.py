@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import ModelConfig, above, at_least, option, require, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.linear import product
@@ -23,6 +23,7 @@ from recexp.layer.chunk import in_chunks
 from recexp.layer.embedding import FeatureEmbedding, Linear
 from recexp.layer.mlp import WeightInit, linear, matrices
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, option, require, size
 from recexp.registry import register
 
 SIZES = "a list of one size or more, each 1 or more"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.schema import Schema
 from recexp.layer.dropout import Dropout
 from recexp.layer.lookup import Events
@@ -18,6 +18,7 @@ from recexp.layer.packed import Layout
 from recexp.layer.recurrent import Cell, Recurrent
 from recexp.model import Inputs, Needs
 from recexp.model.sasrec import Backbone
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 

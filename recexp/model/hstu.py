@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.schema import Schema
 from recexp.kernel.pointwise import attend_pointwise
 from recexp.layer.dropout import Dropout
@@ -25,6 +25,7 @@ from recexp.layer.packed import Encoder, Layout, split_heads
 from recexp.layer.position import AgePosition, LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
 from recexp.model.sasrec import Backbone
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 TIME_BUCKETS = 40  # the last begins at 2^39: beyond any history, in milliseconds too

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, at_least
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import PADDING, Schema
 from recexp.layer.basket import basket, co_occurrences, liked_pairs
 from recexp.model import Fit, Inputs, Needs, Output, Stage
+from recexp.option import at_least
 from recexp.registry import register
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema, Side
 from recexp.layer.activation import Activation
@@ -23,6 +23,7 @@ from recexp.layer.mlp import MLP, linear
 from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.recurrent import Cell, Recurrent, last
 from recexp.model import Inputs, Needs, Output
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

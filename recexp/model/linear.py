@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from recexp.config import ModelConfig, at_least
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import at_least
 from recexp.registry import register
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation, BatchNorm
@@ -17,6 +17,7 @@ from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.interaction import bi_interaction_of
 from recexp.layer.mlp import MLP, WeightInit
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, between, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -19,6 +19,7 @@ from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.expert import Experts, Gate
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
 from recexp.model import Inputs, Needs, Output, chosen_history, task_output
+from recexp.option import above, at_least, between, fraction, layer_sizes, size
 from recexp.registry import register
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, needs_labels, require, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.embedding import Linear, SequenceEmbedding
 from recexp.layer.recurrent import Cell, Recurrent, last
 from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
+from recexp.option import Labels, above, at_least, needs_labels, require, size
 from recexp.registry import register
 
 

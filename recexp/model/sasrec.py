@@ -14,7 +14,7 @@ from enum import Enum
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.dataset.window import Packed, packed
@@ -25,6 +25,7 @@ from recexp.layer.mlp import MLP
 from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 
 

@@ -10,13 +10,14 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SequenceEmbedding
 from recexp.layer.mlp import MLP
 from recexp.model import Inputs, Needs, Output
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

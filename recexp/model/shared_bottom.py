@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -16,6 +16,7 @@ from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.mlp import MLP
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
 from recexp.model import Inputs, Needs, Output, chosen_history, task_output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

@@ -18,7 +18,7 @@ from enum import Enum
 import torch
 from torch import Tensor, nn
 
-from recexp.config import Labels, ModelConfig, above, at_least, between, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.history import Past
 from recexp.dataset.schema import Field, Schema
@@ -33,6 +33,7 @@ from recexp.layer.mlp import MLP, linear
 from recexp.layer.nearest import SoftSearch
 from recexp.layer.position import AGE_BUCKETS, AgePosition
 from recexp.model import Inputs, Needs, Output
+from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recexp.config import Labels, ModelConfig, above, at_least, between, fraction, layer_sizes, needs_labels, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.layer.activation import Activation
@@ -31,6 +31,7 @@ from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.position import Position, distance, position
 from recexp.layer.transformer import Decoder, Encoder, Norm, causal
 from recexp.model import Inputs, Needs, Output, require_divisor
+from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, size
 from recexp.registry import register
 
 

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch, Catalogue, Features
 from recexp.dataset.schema import FIRST, Schema, Side
 from recexp.layer.activation import Activation
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import MLP
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, size
 from recexp.registry import register
 
 

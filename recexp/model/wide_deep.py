@@ -11,7 +11,7 @@ from enum import Enum
 
 from torch import nn
 
-from recexp.config import ModelConfig, Optimizer, above, at_least, between, fraction, layer_sizes, option, size
+from recexp.config import ModelConfig, Optimizer
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import WIDE, Schema
 from recexp.error import ConfigError
@@ -21,6 +21,7 @@ from recexp.layer.mlp import WeightInit
 from recexp.layer.poly2 import Poly2
 from recexp.model import Inputs, Needs, Output, part_config
 from recexp.model.feature_mlp import FeatureMLP
+from recexp.option import above, at_least, between, fraction, layer_sizes, option, size
 from recexp.registry import register
 
 FIELDS = "a list of fields, or null for all"

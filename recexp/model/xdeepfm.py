@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from recexp.config import ModelConfig, above, at_least, fraction, layer_sizes, option, size
+from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
 from recexp.kernel.cin import Part, interactions, reference
@@ -20,6 +20,7 @@ from recexp.layer.chunk import in_chunks
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding, Linear
 from recexp.layer.mlp import MLP, WeightInit, linear
 from recexp.model import Inputs, Needs, Output
+from recexp.option import above, at_least, fraction, layer_sizes, option, size
 from recexp.registry import register
 
 

@@ -84,7 +84,8 @@ def lengthen(path: Path, config: "Config", lengths: dict[str, Any]) -> None:
 
 def check_longer(path: Path, config: "Config", lengths: dict[str, Any]) -> None:
     """Raises ConfigError or RunError unless the run can become one of these lengths."""
-    from recexp.config import Schedule, require
+    from recexp.config import Schedule
+    from recexp.option import require
     from recexp.run.status import read_status
     from recexp.trainer.checkpoint import read_progress
 

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.reader import source
 from recexp.dataset.reader.arrow import first_rows
 from recexp.dataset.table_config import TableConfig
 from recexp.error import DataError, first_line, override
+from recexp.option import require
 from recexp.registry import register
 
 if TYPE_CHECKING:

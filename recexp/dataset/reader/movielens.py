@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.feature import features_by_id
@@ -25,6 +24,7 @@ from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.sheet import Sheet
 from recexp.dataset.table_file import LoadedTable
 from recexp.error import ConfigError, DataError, choices
+from recexp.option import require
 from recexp.registry import register
 from recexp.storage import replacing
 from recexp.tree import to_dict

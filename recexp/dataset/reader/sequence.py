@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from recexp.config import require
 from recexp.dataset import frame
 from recexp.dataset.config import DatasetConfig, LabelKind, SplitKind
 from recexp.dataset.raw import Raw
 from recexp.dataset.reader import source
 from recexp.error import ConfigError, DataError, first_line
+from recexp.option import require
 from recexp.registry import register
 from recexp.tree import to_dict
 

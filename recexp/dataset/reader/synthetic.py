@@ -27,7 +27,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from recexp.config import require
 from recexp.dataset.config import DatasetConfig
 from recexp.dataset.raw import MULTI_SEPARATOR, Raw
 from recexp.dataset.reader.planted import FOLLOWERS, MOST, RULES
@@ -41,6 +40,7 @@ from recexp.dataset.reader.world import (
     with_items_in_rounds,
     with_planted_items,
 )
+from recexp.option import require
 from recexp.registry import register
 
 VERSION = 3  # to be raised with every change of the generated data
