@@ -227,13 +227,13 @@ class _ByTorch(torch.autograd.Function):
             back = flipped(weight_hh).to(ctx.dtype).t().contiguous()
             for steps, n in reversed(ctx.spans):
                 grad = dh[:n]
-                cut = (
-                    _cut(dstates, steps, len(dh)), h[steps, :n], products[steps], _cut(a, steps, n), _cut(da, steps, n),
-                    *gates[steps, :n].chunk(3, 2), dy[steps, :n], *dy[steps, :n].chunk(3, 2), dx_n[steps, :n],
-                )  # fmt: skip
-                for dnew, old, y_n, weights, dweights, r, u, candidate, dy_t, dr, du, dy_n, dn in reversed(
-                    list(zip(*cut, strict=True))
-                ):
+                given = zip(_cut(dstates, steps, len(dh)), h[steps, :n], products[steps], strict=True)
+                attention = zip(_cut(a, steps, n), _cut(da, steps, n), strict=True)
+                gate = zip(*gates[steps, :n].chunk(3, 2), strict=True)
+                written = zip(dy[steps, :n], *dy[steps, :n].chunk(3, 2), dx_n[steps, :n], strict=True)
+                each_step = list(zip(given, attention, gate, written, strict=True))
+                for (dnew, old, y_n), (weights, dweights), (r, u, candidate), out in reversed(each_step):
+                    dy_t, dr, du, dy_n, dn = out
                     if dnew is not None:
                         dh += dnew
                     through = grad * candidate_weight(weights, u, ctx.update)

@@ -81,11 +81,12 @@ def scores_of(
     user: np.ndarray | None,
     item: np.ndarray | None,
     names: Sequence[str],
-    labels: np.ndarray,
+    labels: np.ndarray | None,
 ) -> Scores:
     """Scores from logits (n,); or from logits (n, T) of several labels, with their names and values (n, T)."""
     if not names:
         return Scores(label, logit, user, item)
+    assert labels is not None
     tasks = {name: Task(labels[:, n], logit[:, n]) for n, name in enumerate(names)}
     return Scores(label, logit[:, 0], user, item, tasks)
 

@@ -174,7 +174,7 @@ def _mixed(rows: Features, other: Features, feature: Feature) -> Features:
 def permuted_scores(scores: Scores, logits: np.ndarray) -> Scores:
     """The scores with other logits: (n,), or (n, T) of several labels."""
     names = list(scores.tasks)
-    labels = np.stack([task.labels for task in scores.tasks.values()], 1) if names else logits
+    labels = np.stack([task.labels for task in scores.tasks.values()], 1) if names else None
     return scores_of(scores.labels, logits, scores.users, scores.items, names, labels)
 
 

@@ -25,6 +25,7 @@ from recexp.metric.top import Top, top
 
 logger = logging.getLogger(__name__)
 NO_PAIRS = np.zeros((0, 2), np.int32)
+NOTHING_SEEN = NO_PAIRS[:, 0], NO_PAIRS[:, 1]
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from recexp.metric.table import of_label
 from recexp.model import create, reads_context, reads_history, search_of
 from recexp.run.calibration import calibrated, require_calibration
 from recexp.run.directory import check_data
-from recexp.run.recommend import NO_PAIRS, Request, best_items, read_request, seen_items, table_of
+from recexp.run.recommend import NOTHING_SEEN, Request, best_items, read_request, seen_items, table_of
 from recexp.run.record import read
 from recexp.run.status import ENDED
 from recexp.trainer.checkpoint import load_trained
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-NOTHING_SEEN = NO_PAIRS[:, 0], NO_PAIRS[:, 1]
 HELD_OUT = ("valid", "test")
 
 
@@ -167,8 +166,7 @@ class Trained:
         self._log_unknown(given)
         logits, log = self._logits(given), given.dataset.log
         users = None if log.user is None else log.user[given.row]
-        tasks = NO_PAIRS if rows.tasks is None else rows.tasks
-        scores = scores_of(rows.label, logits, users, None, self.dataset.schema.tasks, tasks)
+        scores = scores_of(rows.label, logits, users, None, self.dataset.schema.tasks, rows.tasks)
         return measured(scores, self._validation()[1]).values
 
     def recommend(
