@@ -20,12 +20,17 @@ def are_moments(values: "pd.Series") -> bool:
 
 def since_1970(moments: "pd.Series", like: np.ndarray | None = None) -> np.ndarray:
     """Date-times in UTC as seconds or, if any has a fraction, as microseconds. like: times of the unit to use."""
-    micros = moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
+    micros = micros_since_1970(moments)
     per_second = units_of_a_second(like) if like is not None else MICROS if (micros % MICROS).any() else 1
     if per_second >= MICROS:
         return micros * (per_second // MICROS)
     unit = MICROS // per_second
     return micros / unit if (micros % unit).any() else micros // unit
+
+
+def micros_since_1970(moments: "pd.Series") -> np.ndarray:
+    """Date-times in UTC as microseconds."""
+    return moments.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy()
 
 
 def units_of_a_second(times: np.ndarray) -> int:

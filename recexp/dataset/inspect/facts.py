@@ -14,6 +14,7 @@ from recexp.dataset.index import by_user_then_time, group_starts
 from recexp.dataset.inspect.order import Order, order_of
 from recexp.dataset.inspect.role import gaps
 from recexp.dataset.log import user_offsets
+from recexp.dataset.moment import micros_since_1970
 from recexp.dataset.split import by_row, split
 
 if TYPE_CHECKING:
@@ -158,14 +159,7 @@ def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarra
 
     numbers = None if time_format or values.dtype.kind == "M" else pd.to_numeric(values, errors="coerce")
     if numbers is None or 2 * int(numbers.isna().sum()) > len(numbers):
-        text = values.astype(str) if time_format else values
-        dates = pd.to_datetime(text, format=time_format or "ISO8601", utc=True, errors="coerce")
-        wrong = dates.isna().to_numpy()
-        seconds = dates.dt.tz_localize(None).astype("datetime64[us]").astype(np.int64).to_numpy() / 1e6
-        seconds[wrong] = seconds[~wrong].min(initial=0)
-        first, last = float(seconds.min()), float(seconds.max())
-        over_time = _over_time(seconds[~wrong])
-        return Time(unit="date-times", first=first, last=last, wrong=int(wrong.sum()), counts=over_time), seconds
+        return _date_times(values.astype(str) if time_format else values, time_format or "ISO8601")
     given = numbers.to_numpy()
     wrong = ~np.isfinite(given.astype(np.float64))
     given = given if not wrong.any() else np.where(wrong, np.nanmin(given), given)
@@ -189,6 +183,18 @@ def _time(values: "pd.Series", time_format: str | None) -> tuple[Time, np.ndarra
     return time, given
 
 
+def _date_times(values: "pd.Series", time_format: str) -> tuple[Time, np.ndarray]:
+    """As `_time`, in seconds."""
+    import pandas as pd
+
+    dates = pd.to_datetime(values, format=time_format, utc=True, errors="coerce")
+    wrong, seconds = dates.isna().to_numpy(), micros_since_1970(dates) / 1e6
+    seconds[wrong] = seconds[~wrong].min(initial=0)
+    time = Time(unit="date-times", first=float(seconds.min()), last=float(seconds.max()), wrong=int(wrong.sum()),
+                counts=_over_time(seconds[~wrong]))  # fmt: skip
+    return time, seconds
+
+
 def _over_time(moments: np.ndarray) -> tuple[int, ...]:
     return tuple(np.histogram(moments, SPANS)[0].tolist())
 
@@ -210,12 +216,8 @@ def _tied(before: np.ndarray) -> int:
 def _copies(before: np.ndarray, item: np.ndarray) -> int:
     """Events whose item occurs earlier in their group of equal user and time."""
     keys = before.astype(np.int64) * (int(item.max(initial=0)) + 1) + item
-    return len(keys) - len(np.unique(keys[_in_groups(before)])) - int((~_in_groups(before)).sum())
-
-
-def _in_groups(before: np.ndarray) -> np.ndarray:
-    """(N,) whether an event shares its group with another."""
-    return np.bincount(before, minlength=len(before))[before] > 1
+    shared = np.bincount(before, minlength=len(before))[before] > 1  # (N,) the group holds another event
+    return int(shared.sum()) - len(np.unique(keys[shared]))
 
 
 def _first_meetings(user: np.ndarray, item: np.ndarray, n_items: int) -> int:

@@ -174,7 +174,6 @@ def _head(tables: list[Any], names: list[str]) -> "pd.DataFrame":
 
 def _columns_by_role(tables: list[Any], by_role: dict[str, str]) -> "dict[str, pd.Series]":
     """The columns of all rows, by role. by_role: the name of each role's column."""
-
     if not by_role:
         return {}
     frame = joined([table.read(list(by_role.values())) for table in tables])
