@@ -97,7 +97,7 @@ def append_line(path: Path, value: dict[str, Any]) -> None:
     with _naming(path), open(path, "r+b", opener=lambda name, _: open_own(name, flags)) as file:
         size = file.seek(0, os.SEEK_END)
         torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        file.write(b"\n" * torn + _line(value).encode())
+        file.write((b"\n" if torn else b"") + _line(value).encode())
         file.flush()
         os.fsync(file.fileno())
     if not size:

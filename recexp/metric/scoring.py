@@ -58,17 +58,12 @@ def score(
     Raises FloatingPointError if some are not finite.
     """
     model.eval()
-    labels, logits, users, items, tasks = [], [], [], [], []
     with torch.inference_mode(), precision or nullcontext():
-        for batch in batches.epoch(split, batch_size, histories=reads_history(model)):
-            logits.append(model(batch).all_logits.double())
-            labels.append(batch.label)
-            users.append(batch.user)
-            items.append(batch.target)
-            tasks.append(batch.tasks)
-    label, logit, user, item, task = (
-        torch.cat(column).cpu().numpy() for column in (labels, logits, users, items, tasks)
-    )
+        parts = [
+            (batch.label, model(batch).all_logits.double(), batch.user, batch.target, batch.tasks)
+            for batch in batches.epoch(split, batch_size, histories=reads_history(model))
+        ]
+    label, logit, user, item, task = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
     if broken := int((~np.isfinite(logit)).sum()):
         raise FloatingPointError(f"{broken:,} of {logit.size:,} scores of {split} are not finite")
     users_of, items_of = (user, item) if batches.max_history else (batches.users_of(split), None)

@@ -1,5 +1,6 @@
 """curves.png: every named loss and the validation metrics by epoch, with the best epoch marked."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def draw(path: Path) -> None:
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(4.2 * n_columns, 2.9 * n_rows + 0.5), facecolor=PAPER, layout="constrained")
     axes = figure.subplots(n_rows, n_columns, squeeze=False).flat
-    for axis, (kind, name), colour in zip(axes, panels, _cycle(len(panels)), strict=False):
+    for axis, (kind, name), colour in zip(axes, panels, cycle(COLOURS), strict=False):
         _panel(axis, kind, name, colour, epochs, _best(epochs, metrics), metrics)
     for axis in list(figure.axes)[len(panels) :]:
         axis.set_visible(False)
@@ -103,7 +104,3 @@ def _upper(name: str) -> str:
     """AUC, or as AUC/like of one of several labels."""
     metric, _, label = name.partition("/")
     return of_label(metric.upper(), label)
-
-
-def _cycle(n: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(n)]

@@ -99,12 +99,8 @@ class Trained:
 
         labelled: each row must have a label.
         """
-        return read_rows(table, self.dataset, self.config.dataset, labelled=labelled, needed=self._needed)
-
-    @property
-    def _needed(self) -> tuple[str, ...]:
-        """The sides whose features rows must have, since the run does not keep them."""
-        return ("context",) if reads_context(self.model) else ()
+        needed = ("context",) if reads_context(self.model) else ()  # the run does not keep it
+        return read_rows(table, self.dataset, self.config.dataset, labelled=labelled, needed=needed)
 
     def scores(self, rows: Rows, history: str = "both", calibrate: bool = False) -> dict[str, np.ndarray]:
         """The probability of label 1 of each row, by column name: score, or score/like for each of several labels.

@@ -79,19 +79,11 @@ def times(stages: "list[Estimate]") -> list[list[str]]:
     """Steps and seconds, stage by stage, and their sum."""
     head = ["stage", "steps an epoch", "a step", "an epoch", "validation", "epochs at most", "all"]
     rows = [
-        [
-            stage.stage,
-            f"{stage.n_steps:,}",
-            duration(stage.step),
-            duration(stage.epoch),
-            duration(stage.validation),
-            f"{stage.epochs:,}",
-            duration(stage.seconds),
-        ]
-        if stage.n_steps
+        [stage.stage, f"{stage.n_steps:,}", *map(duration, (stage.step, stage.epoch, stage.validation)),
+         f"{stage.epochs:,}", duration(stage.seconds)] if stage.n_steps
         else [stage.stage, "-", "-", "-", "-", "1", "fitted in closed form: not measured"]
         for stage in stages
-    ]
+    ]  # fmt: skip
     total = ["all", "", "", "", "", "", duration(sum(stage.seconds for stage in stages))]
     return [head, *rows, total] if len(stages) > 1 else [head, *rows]
 
