@@ -18,7 +18,7 @@ from recexp.layer.mlp import linear
 from recexp.layer.packed import Encoder, Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
-from recexp.model.sasrec import Backbone
+from recexp.model.backbone import Backbone
 from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 

@@ -17,7 +17,7 @@ from recexp.layer.lookup import Events
 from recexp.layer.packed import Layout
 from recexp.layer.recurrent import Cell, Recurrent
 from recexp.model import Inputs, Needs
-from recexp.model.sasrec import Backbone
+from recexp.model.backbone import Backbone
 from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 

@@ -24,7 +24,7 @@ from recexp.layer.mlp import linear
 from recexp.layer.packed import Encoder, Layout, split_heads
 from recexp.layer.position import AgePosition, LearntPosition
 from recexp.model import Inputs, Needs, require_divisor
-from recexp.model.sasrec import Backbone
+from recexp.model.backbone import Backbone
 from recexp.option import above, at_least, fraction, size
 from recexp.registry import register
 

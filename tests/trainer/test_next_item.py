@@ -27,7 +27,7 @@ from recexp.kernel.library import installed
 from recexp.layer.lookup import Origin, Table
 from recexp.metric.table import rank_names
 from recexp.model import Ranker
-from recexp.model.sasrec import Backbone
+from recexp.model.backbone import Backbone
 from recexp.trainer.loop import set_mode
 from recexp.trainer.optimizer import ids_of_batch, rowwise_tables, updated_by_row
 from recexp.trainer.state import Progress
