@@ -58,30 +58,37 @@ class TaskLosses(nn.Module):
     def forward(self, logits: Tensor, batch: Batch, shared: Tensor) -> dict[str, Tensor]:
         """logits (B, T); shared: x (B, .), which all labels are computed from."""
         label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
-        columns = zip(logits.T, label.T, strict=True)
-        losses = torch.stack([masked_bce(logit, y, mask=y >= 0) for logit, y in columns])  # (T,)
-        return dict(zip(self.names, self.weighted(losses, shared), strict=True))
+        known = label >= 0
+        columns = zip(logits.T, label.T, known.T, strict=True)
+        losses = torch.stack([masked_bce(logit, y, mask) for logit, y, mask in columns])  # (T,)
+        return dict(zip(self.names, self.weighted(losses, known.any(0), shared), strict=True))
 
-    def weighted(self, losses: Tensor, shared: Tensor) -> Tensor:
-        """Losses (T,) -> weighted losses (T,), which are minimised instead."""
+    def weighted(self, losses: Tensor, known: Tensor, shared: Tensor) -> Tensor:
+        """Losses (T,) -> weighted losses (T,), which are minimised instead.
+
+        known (T,): which labels a row of the batch has. The others teach nothing: not their weights either.
+        """
         if self.weight is None or not len(self.on):
             return losses
         if self.weighting is Weighting.uncertainty:
-            return torch.exp(-self.weight) * losses + self.weight / 2
+            return torch.where(known, torch.exp(-self.weight) * losses + self.weight / 2, 0.0)
         on = losses[self.on]  # (T',)
         weight = len(on) * self.weight[self.on].softmax(0)
         weighted = weight.detach() * on
         if self.training and on.requires_grad:
-            balance = imbalance(weight, gradient_sizes(on, shared), on.detach())
+            balance = imbalance(weight, gradient_sizes(on, shared), on.detach(), known[self.on])
             weighted = weighted + (balance - balance.detach())  # only its gradient counts
         return losses.index_put((self.on,), weighted)
 
 
-def imbalance(weight: Tensor, size: Tensor, losses: Tensor) -> Tensor:
-    """How far the weighted gradient of each label is from the size that it should have: (T,)."""
-    weighted = weight * size
-    speed = losses / losses.mean().clamp(min=1e-12)  # all labels start at log 2, which cancels
-    return (weighted - (weighted.mean() * speed**ALPHA).detach()).abs()
+def imbalance(weight: Tensor, size: Tensor, losses: Tensor, known: Tensor) -> Tensor:
+    """How far the weighted gradient of each label is from the size that it should have, 0 of an unknown label: (T,).
+
+    The losses and gradients of unknown labels are 0, so means over the known ones are sums by their number.
+    """
+    weighted, n_known = weight * size, known.sum().clamp(min=1)
+    speed = losses / (losses.sum() / n_known).clamp(min=1e-12)  # all labels start at log 2, which cancels
+    return torch.where(known, (weighted - (weighted.sum() / n_known * speed**ALPHA).detach()).abs(), 0.0)
 
 
 def gradient_sizes(losses: Tensor, shared: Tensor) -> Tensor:

@@ -61,12 +61,12 @@ def test_one_label_is_the_target(gather: Callable[..., Batch]) -> None:
 
 def test_uncertainty_settles_where_the_variance_of_each_label_is_twice_its_loss(batch: Batch) -> None:
     balance = TaskLosses(TWO, Weighting.uncertainty)
-    losses = torch.tensor([0.7, 0.2])
-    assert torch.equal(balance.weighted(losses, losses), losses)  # at first
+    losses, known = torch.tensor([0.7, 0.2]), torch.tensor([True, True])
+    assert torch.equal(balance.weighted(losses, known, losses), losses)  # at first
     assert balance.weight is not None
     with torch.no_grad():
         balance.weight.copy_((2 * losses).log())
-    balance.weighted(losses, losses).sum().backward()
+    balance.weighted(losses, known, losses).sum().backward()
     assert balance.weight.grad is not None
     torch.testing.assert_close(balance.weight.grad, torch.zeros(2))
 
@@ -107,3 +107,16 @@ def test_a_label_of_weight_0_has_no_part_in_the_weights_of_the_others(batch: Bat
     found = balance(shared @ torch.randn(3, 2), batch, shared)
     found["like"].backward()
     assert not balance.weight.grad.any()  # one label is its own mean
+
+
+@pytest.mark.parametrize(("weighting", "moves"), [(Weighting.uncertainty, True), (Weighting.gradnorm, False)])
+def test_a_label_that_no_row_has_leaves_the_weights_alone(weighting: Weighting, moves: bool, batch: Batch) -> None:
+    """Uncertainty still learns the weight of the other label; to GradNorm that label is now the mean."""
+    labels = torch.stack([LABELS[:, 0], torch.full((4,), -1.0)], 1)
+    shared, balance = torch.randn(4, 3, requires_grad=True), TaskLosses(TWO, weighting)
+    assert balance.weight is not None
+    torch.nn.init.normal_(balance.weight)
+    found = balance(shared @ torch.randn(3, 2), with_tasks(batch, labels), shared)
+    assert found["finish"].item() == 0
+    sum(found.values()).backward()
+    assert balance.weight.grad.bool().tolist() == [moves, False]
