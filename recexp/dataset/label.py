@@ -27,6 +27,7 @@ SIGNS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
 }
 COMPARISON = re.compile(rf"(.*?\S)\s*({'|'.join(SIGNS)})\s*(\S.*)")
+MALFORMED = re.compile(r"[=<>!]\s*-?[\d.]*$")  # the end of a name that is no column but another comparison
 NAME = re.compile(r"[^\W\d][\w-]*")
 KEY = "dataset.columns.label"
 MISSING = -1  # of a label, among those that are 0 or 1
@@ -88,8 +89,9 @@ def binary_labels(raw: Raw, config: DatasetConfig) -> np.ndarray:
 
 
 def out_of_order(tasks: np.ndarray) -> np.ndarray:
-    """(N,) bool: the rows whose labels (N, T) are 1 after one that is 0."""
-    return ((tasks[:, 1:] == 1) & (tasks[:, :-1] == 0)).any(1)
+    """(N,) bool: the rows whose labels (N, T) are 1 after one that is 0, be it next to it or further before."""
+    after_0 = np.logical_or.accumulate(tasks == 0, axis=1)
+    return ((tasks == 1) & after_0).any(1)
 
 
 def _texts(given: list | dict) -> list[Any]:
@@ -97,8 +99,11 @@ def _texts(given: list | dict) -> list[Any]:
 
 
 def _parsed(name: str, text: str) -> Rule:
-    if not (match := COMPARISON.fullmatch(text.strip())):
-        return Rule(text.strip())
+    match = COMPARISON.fullmatch(text.strip())
+    column = match[1] if match else text.strip()
+    require(not MALFORMED.search(column), f"{KEY}.{name}", text, "a column, or one compared by " + ", ".join(SIGNS))
+    if match is None:
+        return Rule(column)
     column, sign, bound = match.groups()
     try:
         number = float(bound)

@@ -101,6 +101,10 @@ def _check_roles(config: TableConfig) -> None:
         )
     if config.label is LabelKind.explicit and config.columns.label is None:
         raise ConfigError("dataset.columns.label = null: name the column, or set dataset.label=implicit.")
+    if config.label is LabelKind.implicit and not isinstance(config.columns.label, str | None):
+        raise ConfigError(
+            f"{KEY} = {config.columns.label}: dataset.label=implicit reads no labels; set it to explicit."
+        )
 
 
 def _check_log_or_table(config: TableConfig) -> None:

@@ -58,6 +58,11 @@ def test_labels_are_columns_or_named_comparisons() -> None:
         (["a b", "c"], "a name of letters"),
         ({"a/b": "x"}, "a name of letters"),
         ({"a": "x>=high"}, "'high', which is no number"),
+        ({"a": "x=>4"}, "label.a = x=>4: must be a column, or one compared by >=, <=, ==, >, <"),
+        ({"a": "x != 4"}, "one compared by"),
+        ({"a": "x=-.5"}, "one compared by"),
+        ({"a": "x>="}, "'=', which is no number"),
+        ({"a": ">=4"}, "one compared by"),
         ({"a": "x>=nan"}, "must be a comparison with a finite number, not with nan"),
         ({"a": "x<-inf"}, "must be a comparison with a finite number, not with -inf"),
     ],
@@ -141,9 +146,17 @@ def test_a_contradiction_is_one_line(label: Any, options: Any, fault: str, tmp_p
         reader(tmp_path, label, **options)
 
 
+def test_several_labels_of_implicit_data_are_refused(tmp_path: Path) -> None:
+    csv = reader(tmp_path, TWO)
+    with pytest.raises(ConfigError, match=r"label = .*like.*: dataset\.label=implicit reads no labels; set it"):
+        replace(csv.config, label=LabelKind.implicit)
+
+
 def test_a_label_after_one_that_is_0_is_out_of_order_and_a_missing_one_is_not() -> None:
-    tasks = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 1, 0], [1, 0, 1], [0, -1, 0]], np.int8)
-    assert out_of_order(tasks).tolist() == [False, False, False, False, True, True, False]
+    tasks = np.array(
+        [[0, 0, 0], [1, 0, 0], [1, 1, 1], [1, -1, 1], [0, 1, 0], [1, 0, 1], [0, -1, 0], [0, -1, 1]], np.int8
+    )
+    assert out_of_order(tasks).tolist() == [False, False, False, False, True, True, False, True]
 
 
 def test_the_example_of_the_yaml_file_is_a_list_of_labels() -> None:
