@@ -72,6 +72,19 @@ def test_a_run_of_two_labels_is_used_on_rows_of_its_own_form(folder: Path) -> No
     assert len(trained.recommend([1, 2], k=3, keep_seen=True)) == 6
 
 
+def test_items_are_ranked_by_the_label_that_is_named(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    trained, out = recexp.load_run(folder / "a"), str(folder / "top.csv")
+    pairs = pd.DataFrame({"user": 1, "item": range(20), "timestamp": 900})
+    scores = trained.predict(pairs, history="saved")
+    for typed, label in (([], "like"), (["--label", "like"], "like"), (["--label", "finish"], "finish")):
+        assert run(["recommend", str(folder / "a"), "-k", "4", "-o", out, "--keep-seen", *typed]) == 0
+        top = pd.read_csv(out).query("user == 1")
+        wanted = scores[f"score/{label}"].sort_values(ascending=False).head(4)
+        assert top.item.tolist() == wanted.index.tolist() and np.allclose(top.score, wanted)
+    assert run(["recommend", str(folder / "a"), "-o", out, "--label", "finsh"]) == 2
+    assert "label = finsh: no label of " in (told := capsys.readouterr().err) and "Did you mean 'finish'?" in told
+
+
 def test_reports_show_each_label(folder: Path, capsys: pytest.CaptureFixture) -> None:
     for words in (
         ["show", "a"],

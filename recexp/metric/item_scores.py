@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Batches, Samples
 from recexp.kernel.linear import times
-from recexp.model import reads_history
+from recexp.model import Output, reads_history
 
 LARGEST = 2**23  # scores of a block of users; choosing the best of them takes some 200 MB
 
@@ -32,11 +32,15 @@ class ItemScores:
         candidates: Tensor,
         size: int,
         precision: AbstractContextManager | None = None,
+        task: int = 0,
     ) -> None:
-        """candidates: (N,) rows of items. size: users, or pairs of a user and an item, in one step."""
+        """candidates: (N,) rows of items. size: users, or pairs of a user and an item, in one step.
+
+        task: which of several labels the logits are of, counted from 0.
+        """
         model.eval()
         self.model = cast(Any, model)
-        self.batches, self.split, self.candidates, self.size = batches, split, candidates, size
+        self.batches, self.split, self.candidates, self.size, self.task = batches, split, candidates, size, task
         self.precision = precision or nullcontext()
         self.longest = None if reads_history(model) else 0
         self.vectors: Tensor | None = None  # (N, D)
@@ -113,7 +117,10 @@ class ItemScores:
             user, column = unravel(torch.arange(start, min(start + self.size, len(scores)), device=row.device), items)
             samples = Samples(row[user], item=items[user, column])
             with self.precision:
-                scores[start : start + self.size] = self.model(self._gathered(samples)).logits.float()
+                scores[start : start + self.size] = self._of_task(self.model(self._gathered(samples)))
+
+    def _of_task(self, output: Output) -> Tensor:
+        return output.by_task[:, self.task].float()
 
     def _gathered(self, samples: Samples) -> Batch:
         return self.batches.gather(samples, self.split, self.longest)

@@ -171,6 +171,7 @@ class Trained:
         k: int = 10,
         items: "pd.DataFrame | Sequence[Any] | None" = None,
         keep_seen: bool = False,
+        label: str | None = None,
     ) -> "pd.DataFrame":
         """The k best items of each user: user, item, rank from 1, and score, the probability of label 1.
 
@@ -178,7 +179,8 @@ class Trained:
         column of times says for when to recommend, by default after all known events; the result then has it, named
         timestamp. All users by default. items: the ones to choose from, ids or a frame of new ones with features; by
         default all, or those of the training split after trainer=next_item. keep_seen: recommend what a user has
-        already had too. Raises ConfigError or DataError.
+        already had too. label: of several labels the one that ranks, by default the first. Raises ConfigError or
+        DataError.
         """
         import pandas as pd
 
@@ -186,21 +188,35 @@ class Trained:
             raise ConfigError(f"k = {k}: must be a whole number, 1 or more.")
         user_table = None if users is None else table_of(users, "user", self.config)
         item_table = None if items is None else table_of(items, "item", self.config)
-        pieces = self.recommendations(user_table, k, item_table, keep_seen)
+        pieces = self.recommendations(user_table, k, item_table, keep_seen, label)
         return pd.concat(list(pieces), ignore_index=True)
 
     def recommendations(
-        self, users: TableFile | None, k: int, items: TableFile | None = None, keep_seen: bool = False
+        self,
+        users: TableFile | None,
+        k: int,
+        items: TableFile | None = None,
+        keep_seen: bool = False,
+        label: str | None = None,
     ) -> "Iterator[pd.DataFrame]":
         """As `recommend`, a block of users at a time."""
         if not isinstance(self.dataset.log, Log):
             raise ConfigError(f"{self.path}: was trained on a table, which has no users to recommend to.")
+        task = self._task(label)
         request = read_request(self.dataset, self.config, reads_context(self.model), users, items)
         self._log_unknown(request.given)
-        return self.best_of(request, k, keep_seen)
+        return self.best_of(request, k, keep_seen, task)
 
-    def best_of(self, request: Request, k: int, keep_seen: bool = False) -> "Iterator[pd.DataFrame]":
-        """The k best candidates for each user of a request, a block of users at a time."""
+    def _task(self, label: str | None) -> int:
+        """The number of one of several labels, 0 if none is named. Raises ConfigError."""
+        labels = self.dataset.schema.tasks
+        if label is not None and label not in labels:
+            why = choices(label, labels) if labels else "The run has one label; name none."
+            raise ConfigError(f"label = {label}: no label of {self.path}. {why}")
+        return 0 if label is None else labels.index(label)
+
+    def best_of(self, request: Request, k: int, keep_seen: bool = False, task: int = 0) -> "Iterator[pd.DataFrame]":
+        """The k best candidates for each user of a request, a block of users at a time. task: the label that ranks."""
         import pandas as pd
 
         given, log = request.given, request.given.dataset.log
@@ -208,7 +224,7 @@ class Trained:
         chosen = torch.from_numpy(request.candidates).to(self.device)
         size = self.config.trainer.eval_batch_size
         with self._inference():
-            scores = ItemScores(self.model, self._batches(given), "test", chosen, size, self._precision())
+            scores = ItemScores(self.model, self._batches(given), "test", chosen, size, self._precision(), task)
         with progress_bar(0, len(given.row), "recommend") as bar:
             for start in range(0, len(given.row), scores.block):
                 rows = given.row[start : start + scores.block]

@@ -13,7 +13,8 @@ FILE = option(
     "file",
     metavar="FILE",
     help="CSV, Parquet or JSON lines file with columns named as in the run's data; labels are not needed. OUT has its "
-    "rows in the same order: the columns that the run's data name, unchanged, and a last one, score",
+    "rows in the same order: the columns that the run's data name, unchanged, and a last one, score, or one of each of "
+    "several labels, as score/like",
 )
 CALIBRATED = option("--calibrated", action="store_true", help="as recexp calibrate has fitted, which comes first")
 OPTIONS = (RUN, FILE, TABLE, HISTORY, CALIBRATED, *TRAINED)

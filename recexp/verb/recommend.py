@@ -33,6 +33,7 @@ OPTIONS = (
         metavar="FILE",
         help="file of items with the column of their ids; OUT gets all its other columns, such as titles, too",
     ),
+    option("--label", metavar="NAME", help="of several labels the one that ranks; default: the first"),
     option("--keep-seen", action="store_true", help="recommend also what a user has had before"),
     *TRAINED,
 )
@@ -60,7 +61,7 @@ def run(arguments: list[str]) -> int:
     names = names_by_id(open_table(Path(args.names), config, "--names"), config) if args.names else None
     n = 0
     with table_writer(output) as put:
-        for frame in trained.recommendations(users, args.k, items, args.keep_seen):
+        for frame in trained.recommendations(users, args.k, items, args.keep_seen, args.label):
             put(frame if names is None else named(frame, names))
             n += len(frame)
     logger.info("%s: %s recommendations", output, f"{n:,}")
