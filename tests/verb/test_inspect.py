@@ -45,6 +45,31 @@ def test_a_table_is_drawn_too():
     assert "rows by label" in text and "missing values" in text and "66.7%" in text
 
 
+@pytest.mark.parametrize(
+    ("first", "label"), [("click", "[click, buy]"), ("rating", '{rating: "rating>=3", click: click, buy: buy}')]
+)
+def test_labels_beside_the_one_taken_are_told_with_what_trains_all(first, label, capsys):
+    names = "user,item,rating,click,buy,timestamp".replace("rating," if first == "click" else ",,", "")
+    rows = [
+        {
+            "user": n % 9,
+            "item": n * 5 % 7,
+            "rating": n % 5 + 1,
+            "click": n % 2,
+            "buy": n % 4 == 1,
+            "timestamp": n + 10**9,
+        }
+        for n in range(120)
+    ]
+    lines = [",".join(str(int(row[name])) for name in names.split(",")) for row in rows]
+    Path("log.csv").write_text("\n".join([names, *lines, ""]))
+    assert run(["inspect", "log.csv"]) == 0
+    typed = f"dataset.columns.label={label}"
+    assert f"all with '{typed}'\n" in capsys.readouterr().out
+    common = ["model=esmm" if first == "click" else "model=mmoe", "dataset=csv", "dataset.path=log.csv", "run.dir=run"]
+    assert run([*common, "dataset.cache_dir=null", "trainer.epochs=1", "trainer.threads=1", typed]) == 0
+
+
 def test_inspecting_alone_writes_nothing(capsys):
     assert run(["inspect", "log.tsv"]) == 0
     assert [path.name for path in Path().iterdir()] == ["log.tsv"]

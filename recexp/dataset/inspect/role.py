@@ -20,11 +20,12 @@ NAMES = {  # usual names of a role's column, lower case, only letters and digits
     "item": "item itemid iid movieid productid product asin parentasin sku goodsid articleid article businessid appid "
     "songid trackid artistid bookid isbn videoid newsid gameid recipeid",
     "label": "label rating ratings score stars overall click clicked isclick target islike like liked ctr "
-    "recommended y",
+    "recommended y buy bought purchase purchased conversion converted finish finished",
     "timestamp": "timestamp time ts datetime date unixreviewtime unixtime eventtime createdat reviewtime ratedat hour "
     "timems timesec",
     "split": "split part fold",
 }
+OTHER_LABEL = "a label by its name, so no feature"  # of a column beside the label that was chosen
 ROLES = ("user", "item", "label", "timestamp", "split")
 FORMATS = (  # of times, besides numbers and ISO 8601
     "%d/%m/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%d/%m/%Y", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%m/%d/%Y",
@@ -83,6 +84,8 @@ def guess(frame: "pd.DataFrame", headed: bool = True) -> list[Column]:
         if name in by_name:
             role, why = by_name[name]
             result.append(replace(column, role=role, why=why))
+        elif "label" in chosen and _is_outcome(column):
+            result.append(replace(column, role="unused", why=OTHER_LABEL))
         else:
             result.append(_feature(column, frame[name], ids))
     return result
@@ -140,14 +143,24 @@ def gaps(values: "pd.Series") -> dict[str, int]:
 def _by_name(columns: dict[str, Column]) -> list[tuple[str, tuple[str, str]]]:
     """(role, (column, reason)) of the roles whose usual names occur."""
     guesses = []
+    names = {name: _plain(name) for name in columns}
     for role in ROLES:
         words = NAMES[role].split()
-        names = {name: re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower()) for name in columns}
         fitting = [name for name in names if names[name] in words and _fits(role, columns[name])]
         if fitting:
             best = min(fitting, key=lambda name: words.index(names[name]))
             guesses.append((role, (best, "by its name")))
     return guesses
+
+
+def _plain(name: str) -> str:
+    """A column's name as NAMES has it."""
+    return re.sub(r"[^a-z0-9]", "", name.split(":")[0].lower())
+
+
+def _is_outcome(column: Column) -> bool:
+    """True if a column is named as labels are and has two values: a label too, which nobody knows before the event."""
+    return _plain(column.name) in NAMES["label"].split() and column.n_unique == 2 and _fits("label", column)
 
 
 def _fits(role: str, column: Column) -> bool:

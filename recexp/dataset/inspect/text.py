@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from recexp.dataset.inspect.facts import Label, LogFacts, Time
 from recexp.dataset.inspect.look import Inspection
 from recexp.dataset.inspect.order import TOP, Order
-from recexp.dataset.inspect.role import Column
+from recexp.dataset.inspect.role import OTHER_LABEL, Column
 from recexp.terminal import columns
 
 BAR = 30  # characters of the longest bar
@@ -35,6 +35,7 @@ def _facts(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield from _log(inspection.facts)
     if inspection.label is not None:
         yield from _label(inspection.label)
+        yield from _other_labels(inspection, inspection.label)
     if inspection.form.reader == "sequence":
         yield "time", "none: the position in the line stands for it"
     elif inspection.facts is not None:
@@ -99,6 +100,19 @@ def _label(label: Label) -> Iterator[tuple[str, str]]:
             for value, count in label.counts.items()
         ]
         yield from (("", line) for line in columns(bars, right=(0, 1)))
+
+
+def _other_labels(inspection: Inspection, label: Label) -> Iterator[tuple[str, str]]:
+    others = [column.name for column in inspection.columns if column.why == OTHER_LABEL]
+    if not others or not label.share:
+        return
+    first = next(column.name for column in inspection.columns if column.role == "label")
+    labels = ", ".join([first, *others])
+    if not label.binary:
+        labels = ", ".join([f'{first}: "{first}>={label.threshold:g}"', *(f"{name}: {name}" for name in others)])
+    brackets = "[{}]" if label.binary else "{{{}}}"
+    yield "labels", f"several, of which one is taken; all with 'dataset.columns.label={brackets.format(labels)}'"
+    yield "", "and a model of several, as shared_bottom, mmoe or ple"
 
 
 def _time(facts: LogFacts, files: bool) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,19 @@ def test_what_only_looks_like_a_label_or_a_user_is_none() -> None:
     assert {wanted for wanted, _ in roles(table).values()} == {"label", "context feature"}
 
 
+def test_other_columns_that_are_named_as_labels_and_have_two_values_are_no_features() -> None:
+    log = {name: values for name, values in LOG.items() if name != "rating"}
+    outcomes = {
+        "click": ["0", "1"] * (N // 2),
+        "isLiked": ["1"] * 8 + ["0"] * (N - 8),
+        "buy": ["no"] * 9 + ["yes"] * 51,
+    }
+    found = roles(log | outcomes | {"stars": LOG["rating"]})
+    assert [found[name][0] for name in ("click", "isLiked", "buy")] == ["unused", "context feature", "unused"]
+    assert found["stars"][0] == "label"
+    assert roles(log | {"buy": outcomes["buy"]})["buy"][0] == "label"
+
+
 def test_values_too_many_for_a_vocabulary_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
     log = LOG | {"ad": [f"a{n % 20}" for n in range(N)]}
     assert roles(log)["ad"] == ("context feature", "categorical")
