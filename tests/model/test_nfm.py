@@ -38,6 +38,13 @@ def test_sum_of_the_pairs_leaves_the_factorization_machine(make: Make, mixed: Ba
     torch.testing.assert_close(model(mixed).logits, fm(mixed).logits)
 
 
+def test_dropout_of_the_pairs_comes_after_their_norm(make: Make, mixed: Batch) -> None:
+    model, seen = make("nfm", batch_norm=True, interaction_dropout=0.5), []
+    model.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(mixed)
+    assert 0.3 < (seen[0] == 0).float().mean() < 0.7  # the norm would have moved them off 0
+
+
 def test_dropout_of_the_pairs_is_its_own(make: Make, mixed: Batch) -> None:
     model = make("nfm", interaction_dropout=0.5, dropout=0.0)
     torch.manual_seed(0)
