@@ -77,6 +77,9 @@ def all_trained(case: Case) -> str | None:
         longest = int(batch.mask.sum(1).max()) if batch.mask.numel() else 0
         if without and reads_history(stage.model) and longest < MIN_HISTORY:
             raise Skip(f"the longest history has {longest} events, too few to tell")
+        absent = (batch.tasks < 0).all(0).tolist()
+        if without and any(absent):
+            raise Skip(f"no row has a label {case.dataset.schema.tasks[absent.index(True)]}, so nothing to tell")
         if without:
             return f"none for {', '.join(without)} in stage {stage.name}: remove what is not used"
     return None

@@ -11,11 +11,11 @@ import torch
 from recexp import model as models
 from recexp.contract.case import Case, Skip
 from recexp.contract.measure import in_closed_form, without_draws
-from recexp.dataset.batch import Batches
+from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.log import Log
-from recexp.layer.loss import bce
-from recexp.metric.table import of_labels
-from recexp.model import Train, search_of, stages
+from recexp.layer.loss import masked_bce
+from recexp.metric.table import of_label
+from recexp.model import Output, Train, search_of, stages
 from recexp.trainer.default import Trainer
 from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
@@ -60,12 +60,14 @@ def overfits(case: Case) -> str | None:
     batch = case.rows(rows)
     set_mode(last)
     weights = {name: float(weight > 0) for name, weight in case.config.loss_weights.items()}
+    is_on = [weights.get(name) != 0 for name in case.dataset.schema.tasks or [""]]
     trained = [parameter for name, parameter in last.model.named_parameters() if name.startswith(last.trained)]
     adam = torch.optim.Adam(trained, 1e-2)
     for _ in range(STEPS):
         adam.zero_grad()
         output = last.model(batch)
-        loss = bce(output.logits, batch.label).item()
+        losses = zip(label_losses(output, batch), is_on, strict=True)
+        loss = max((loss for loss, on in losses if on), default=math.inf)
         if loss < 0.3:
             return None
         joint(models.losses(last.model, output, batch), weights).backward()
@@ -74,10 +76,17 @@ def overfits(case: Case) -> str | None:
     return f"after {STEPS} steps their loss is {loss:.2f}, not below 0.3; {advice}"
 
 
+def label_losses(output: Output, batch: Batch) -> list[float]:
+    """The binary cross-entropy of each label, one or several, over the rows that have it."""
+    label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
+    columns = zip(output.by_task.T, label.T, strict=True)
+    return [masked_bce(logit, y, y >= 0).item() for logit, y in columns]
+
+
 def shuffled_labels(case: Case) -> str | None:
     """with labels shuffled there is nothing to learn: the test AUC is 0.5"""
     label = case.dataset.log.label
-    if label.min() == label.max():
+    if label.min() == label.max() and not case.dataset.schema.tasks:
         raise Skip("all labels are equal")
     if not case.batches.size("test"):
         raise Skip("the data have no test rows")
@@ -95,14 +104,18 @@ def shuffled_labels(case: Case) -> str | None:
             model, batches, case.config.loss_weights, options.embedding_l2, recorder, options.optimizers
         )
     assert result.test and result.test_scores  # nothing stops this training early
-    auc = result.test.values[of_labels(["auc"], case.dataset.schema.tasks)[0]]
-    n_positive = int(result.test_scores.labels.sum())
-    n_negative = len(result.test_scores.labels) - n_positive
-    if auc is None:
-        raise Skip("the test rows have one label")
-    if min(n_positive, n_negative) < MIN_CLASS:
+    labels = {name: scores.labels for name, scores in result.test_scores.by_label().items()}
+    n_of_class = {name: (int(label.sum()), int((1 - label).sum())) for name, label in labels.items()}
+    enough = {name: n for name, n in n_of_class.items() if min(n) >= MIN_CLASS}
+    if not enough:
+        n_positive, n_negative = next(iter(n_of_class.values()))
         raise Skip(f"the test rows have {n_positive} and {n_negative} of either label, too few to tell")
-    # Four standard deviations of the AUC of random scores.
-    margin = 4 * math.sqrt((n_positive + n_negative + 1) / (12 * n_positive * n_negative))
-    advice = "the model or a feature sees the label it is to predict"
-    return None if abs(auc - 0.5) < margin else f"it is {auc:.3f} (0.5 ± {margin:.3f} is chance); {advice}"
+    for name, (n_positive, n_negative) in enough.items():
+        auc = result.test.values[of_label("auc", name)]
+        # Four standard deviations of the AUC of random scores.
+        margin = 4 * math.sqrt((n_positive + n_negative + 1) / (12 * n_positive * n_negative))
+        if auc is not None and abs(auc - 0.5) >= margin:
+            advice = "the model or a feature sees the label it is to predict"
+            of = f" of {name}" if name else ""
+            return f"it is {auc:.3f}{of} (0.5 ± {margin:.3f} is chance); {advice}"
+    return None

@@ -20,8 +20,8 @@ from recexp.contract.checks import CHECKS, verdict
 from recexp.dataset.batch import Batch, Batches
 from recexp.dataset.window import Packed
 from recexp.layer.embedding import SequenceEmbedding
-from recexp.layer.loss import bce
-from recexp.model import Output
+from recexp.layer.loss import bce, masked_bce
+from recexp.model import Output, task_output
 
 
 @pytest.fixture
@@ -217,6 +217,69 @@ def test_fault_is_found_on_few_data_or_the_check_says_that_it_cannot_tell(
     assert verdict_of(fault, Pooling, subject)[0] != "FAILED"
     result, told = verdict_of(fault, fault.model, subject)
     assert fault.words in told if result == "FAILED" else "too few" in told or "differ enough" in told
+
+
+class Twofold(Pooling):
+    """A second label beside the first, as it should be; its children get only the second wrong."""
+
+    def __init__(self, schema: object) -> None:
+        super().__init__(schema)
+        self.second = nn.Linear(self.head.in_features, 1)
+
+    def forward(self, batch: Batch) -> Output:
+        profile, target, history = self.embed(batch)
+        x = torch.cat([self.interest(history, batch), target, profile], 1)
+        return task_output(torch.cat([self.head(x), self.second_logit(x, batch)], 1), {})
+
+    def second_logit(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.second(x)
+
+    def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        columns = zip(("first", "second"), output.by_task.T, batch.tasks.T, strict=True)
+        return {name: masked_bce(logit, label, label >= 0) for name, logit, label in columns}
+
+
+class SquashesTheSecond(Twofold):
+    def second_logit(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.second(x).sigmoid()
+
+
+class ReadsTheSecond(Twofold):
+    def second_logit(self, x: Tensor, batch: Batch) -> Tensor:
+        return self.second(x) + batch.tasks[:, 1:]
+
+
+TWO_LABELS = [
+    Fault(SquashesTheSecond, checks.overfits, "a sigmoid may squash"),
+    Fault(ReadsTheSecond, checks.shuffled_labels, " of second (0.5"),
+    Fault(ReadsTheSecond, checks.label_unseen, "may not read batch.label"),
+]
+
+
+@pytest.fixture
+def two_labels(tmp_path: Path) -> Case:
+    """The second label is known in half of the rows."""
+    random, number = np.random.default_rng(0), np.arange(3000)
+    events = {"user": number % 60, "item": random.integers(0, 50, 3000), "first": random.integers(0, 2, 3000),
+              "second": np.where(number % 2, random.integers(0, 2, 3000), np.nan), "timestamp": number}  # fmt: skip
+    pd.DataFrame(events).to_csv(tmp_path / "log.csv", index=False)
+    typed = ["model=mmoe", "dataset=csv", f"dataset.path={tmp_path}/log.csv", "dataset.columns.label=[first,second]"]
+    return few(typed)
+
+
+@pytest.mark.parametrize("fault", TWO_LABELS, ids=named)
+def test_fault_of_the_second_label_is_found(fault: Fault, two_labels: Case) -> None:
+    assert verdict_of(fault, Twofold, two_labels) == ("ok", "")
+    result, told = verdict_of(fault, fault.model, two_labels)
+    assert result == "FAILED" and fault.words in told
+
+
+def test_a_label_that_no_row_has_is_no_fault_of_the_model(two_labels: Case) -> None:
+    tasks = two_labels.dataset.log.tasks.copy()
+    tasks[:, 1] = -1
+    dataset = replace(two_labels.dataset, log=replace(two_labels.dataset.log, tasks=tasks))
+    subject = replace(two_labels, dataset=dataset, batches=Batches(dataset, two_labels.config.dataset))
+    assert verdict(checks.all_trained, subject) == ("skipped", "no row has a label second, so nothing to tell")
 
 
 SILENT = ("skipped", "the model hands out no states"), ("skipped", "the model has no states of next items")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recexp.dataset.batch import Batch
 from recexp.dataset.schema import Schema
-from recexp.layer.task import ALPHA, TaskLosses, Weighting, task_names
+from recexp.layer.task import ALPHA, TaskLosses, Weighting, imbalance, task_names
 
 TWO = Schema(tasks=("like", "finish"))
 LABELS = torch.tensor([[1, 0], [0, -1], [1, 1], [0, -1]]).float()
@@ -97,6 +97,14 @@ def test_gradnorm_moves_weights_as_the_paper_says(batch: Batch) -> None:
     assert torch.equal(
         balance.eval()(shared @ head, batch, shared)["like"], found["like"]
     )  # the same value, no gradient
+
+
+def test_imbalance_is_the_distance_from_the_mean_gradient_times_the_speed_to_the_power_alpha() -> None:
+    weight, size, losses = torch.tensor([1.2, 0.5, 1.3]), torch.tensor([0.3, 0.0, 2.0]), torch.tensor([0.6, 0.0, 0.3])
+    found = imbalance(weight, size, losses, torch.tensor([True, False, True]))
+    mean = (1.2 * 0.3 + 1.3 * 2) / 2
+    wanted = [abs(1.2 * 0.3 - mean * (0.6 / 0.45) ** 1.5), 0, abs(1.3 * 2 - mean * (0.3 / 0.45) ** 1.5)]
+    assert found.tolist() == pytest.approx(wanted)
 
 
 def test_a_label_of_weight_0_has_no_part_in_the_weights_of_the_others(batch: Batch) -> None:
