@@ -31,6 +31,7 @@ from recexp.safe_yaml import parse_yaml
 from recexp.storage import read_bytes
 
 LABEL = "dataset.columns.label"  # a name, a list or a dict; the new value replaces one of any type
+FEATURES = "dataset.features"
 MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra adds to the overrides for -m
 HYDRA_APPLY = ConfigLoaderImpl._apply_overrides_to_config
 
@@ -60,6 +61,7 @@ class Loader(ConfigLoaderImpl):
         result = super()._load_single_config(default, repo)
         if not (default.config_path or "").startswith("hydra/"):
             self.loaded.append(OmegaConf.to_container(result.config))
+            _refuse_empty("", self.loaded[-1], f"{default.config_path}.yaml")
         return result
 
 
@@ -83,8 +85,13 @@ def own_loader() -> Iterator[None]:
 def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
     """Changes a configuration by overrides, one after another."""
     for override in overrides:
-        if not (override.is_add() or override.is_delete()):
-            _replace(cfg, override.key_or_group, override.value())
+        key, value, typed = override.key_or_group, override.value(), override.input_line
+        if not override.is_delete():
+            _refuse_empty(key, value, str(typed))
+        if override.is_add():
+            _refuse_known(cfg, key, value, str(typed))
+        elif not override.is_delete():
+            _replace(cfg, key, value)
         HYDRA_APPLY([override], cfg)
 
 
@@ -104,6 +111,30 @@ def _replace(config: DictConfig, key: str, value: Any) -> None:
         node = OmegaConf.select(config, parent, throw_on_missing=False)
         if isinstance(node, DictConfig) and name in node and (path == LABEL or isinstance(node[name], DictConfig)):
             OmegaConf.update(config, path, mapping, merge=False)
+
+
+def _refuse_empty(key: str, value: Any, source: str) -> None:
+    """Raises ConfigError for dataset.features={}: merged as a group of fixed keys, it would leave all features."""
+    if key == FEATURES and value == {}:
+        empty = " ".join(f"{FEATURES}.{side}={{}}" for side in ("user", "item", "context"))
+        raise ConfigError(f"{source}: {FEATURES} = {{}} changes nothing, as its keys are fixed; write {empty}.")
+    if isinstance(value, dict) and FEATURES.startswith(key):
+        for name, inner in value.items():
+            _refuse_empty(f"{key}.{name}".lstrip("."), inner, source)
+
+
+def _refuse_known(config: DictConfig, key: str, value: Any, typed: str) -> None:
+    """Raises ConfigError for +key={...} that adds nothing to the mapping which is there."""
+    for path, mapping in mappings(key, value):
+        there = OmegaConf.select(config, path, throw_on_missing=False)
+        if path == LABEL or not isinstance(there, DictConfig) or not isinstance(mapping, dict):
+            continue
+        if all(name in there and there[name] == entry for name, entry in mapping.items()):
+            whole = f"{path}={typed.partition('=')[2]}" if path == key else f"{path}={{...}}"
+            raise ConfigError(
+                f"{typed}: changes nothing, as + adds to the entries that are there ({', '.join(map(str, there))}); "
+                f"write {whole} for the whole mapping, or {path}.NAME=VALUE for one entry."
+            )
 
 
 @functools.cache

@@ -54,7 +54,7 @@ def check(raw: DictConfig, model_file: Mapping[str, Any] | None = None, threads:
         check_keys("model", raw.model, model_file)
     reader = registry.get("reader", str(raw.dataset.get("reader")), "dataset.reader")
     dataset = _absolute(to_dataclass(reader.Config, _declared(raw.dataset), "dataset"))
-    if model_file is not None and isinstance(raw.model.loss_weights, DictConfig):
+    if model_file is not None and isinstance(raw.model.get("loss_weights"), DictConfig):
         allowed = [*model_file.get("loss_weights", {}), *dataset.tasks]
         check_keys("model.loss_weights", raw.model.loss_weights, allowed)
     trainer = to_dataclass(TRAINERS.get(raw.trainer.name, TrainerConfig), raw.trainer, "trainer")

@@ -306,6 +306,8 @@ def test_explain_names_the_file_and_the_override_that_set_a_key(empty, capsys):
     assert run(["explain", "model.loss_weights", "model.loss_weights={target:2}"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[:2] == ["model.loss_weights.target = 2", "  set by override model.loss_weights={target:2}"]
+    assert run(["explain", "model.optimizers", "model=wide_deep", "model.optimizers={}"]) == 0
+    assert capsys.readouterr().out == "model.optimizers = {}\n  set by override model.optimizers={}\n"
     assert run(["explain", "model.loss_weights", "~model.loss_weights.auxiliary"]) == 0
     assert "auxiliary" not in capsys.readouterr().out
 

@@ -159,6 +159,47 @@ def test_a_search_space_may_choose_between_mappings_and_is_itself_one() -> None:
     assert raw.hydra.sweeper.params == {"seed": "1,2"}
 
 
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            "+model.loss_weights={target:1.0}",
+            r"write model\.loss_weights=\{target:1\.0\} for the whole mapping, or .*NAME",
+        ),
+        (
+            "+dataset.features.user={}",
+            r"adds to the entries that are there \(segment, age\); .*features\.user=\{\} for",
+        ),
+        ("+dataset.features={item: {price: numeric}}", r"write dataset\.features\.item=\{\.\.\.\} for the whole"),
+        ("dataset.features={}", r"changes nothing, as its keys are fixed; write dataset\.features\.user=\{\} dataset"),
+        ("~model.loss_weights", r"model\.loss_weights: has no value"),
+    ],
+)
+def test_a_mapping_that_would_change_nothing_is_refused_with_what_would(typed: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        recexp.load_config([typed])
+
+
+def test_a_file_without_features_names_each_table(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset/bare.yaml").write_text("defaults: [synthetic, _self_]\nfeatures: {}\n")
+    with pytest.raises(ConfigError, match=r"dataset/bare\.yaml: dataset\.features = \{\} changes nothing"):
+        recexp.load_config(["dataset=bare"], str(tmp_path))
+
+
+def test_a_mapping_of_a_readers_own_replaces_too(tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(
+        "from dataclasses import dataclass\nfrom recexp.dataset.reader.synthetic import Synthetic\n"
+        "from recexp.registry import register\n\n\n@register('shops', kind='reader')\nclass Shops(Synthetic):\n"
+        "    @dataclass(kw_only=True)\n    class Config(Synthetic.Config):\n        shops: dict[str, int]\n"
+    )
+    (tmp_path / "dataset").mkdir()
+    shops = "defaults: [synthetic, _self_]\nname: shops\nreader: shops\nshops: {north: 1, south: 2}\n"
+    (tmp_path / "dataset/shops.yaml").write_text(shops)
+    typed = ["dataset=shops", f"plugins=[{tmp_path / 'reader.py'}]", "dataset.shops={west:3}"]
+    assert recexp.load_config(typed, str(tmp_path)).dataset.shops == {"west": 3}
+
+
 def test_a_loss_that_is_not_named_is_off_and_needs_no_labels() -> None:
     typed = ["model=dien", "model.history_labels=false", "dataset.label=implicit"]
     with pytest.raises(ConfigError, match=r"model\.auxiliary = labels"):

@@ -52,6 +52,6 @@ def _setters(overrides: list[str], config_dir: str | None, folders: list[Path]) 
             setters.append((str(path), dict(flat(tree, f"{package}." if package else ""))))
     for override in overrides:
         key, value = parse(override)
-        tree = dict(flat(value, f"{key}.")) if isinstance(value, dict) else {key: value}
+        tree = dict(flat(value, f"{key}.")) if isinstance(value, dict) and value else {key: value}
         setters.append((f"override {override}", tree))
     return setters
