@@ -88,7 +88,7 @@ class Search:
 
     def _jobs(self, number: int, trial: optuna.Trial, reported: int = 0) -> list[Job]:
         """The jobs of a trial, one for each seed, numbered from `number` on."""
-        words = [*self.fixed, *_space.words(trial.params)]
+        words = _space.job_words(self.fixed, trial.params)
         return [Job(number + n, trial, [*words, *seed], reported) for n, seed in enumerate(self.seeds)]
 
     def _own(self) -> list[FrozenTrial]:

@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from recexp.config import Config
 from recexp.error import ConfigError
+from recexp.groups import MAPPING
 from recexp.tree import flat, to_dict
 
 Space = dict[str, BaseDistribution]  # key, with its + where it has one: distribution
@@ -17,13 +18,29 @@ GRAMMAR = "interval(a,b), tag(log,interval(a,b)), int(interval(a,b)), range(a,b,
 def split(overrides: Sequence[Override]) -> tuple[list[str], Space]:
     """The overrides that hold in every trial, as typed, and the space of the others; the last one of a key counts.
 
-    Several seeds are in neither: each trial runs with all of them. Raises ConfigError.
+    So does a mapping that comes after an entry of it. Several seeds are in neither: each trial runs with all of them.
+    Raises ConfigError.
     """
-    last = {override.get_key_element(): override for override in overrides}
+    last: dict[str, Override] = {}
+    for override in overrides:
+        key = override.key_or_group
+        if MAPPING.fullmatch(key) and not override.is_add():
+            last = {name: earlier for name, earlier in last.items() if not name.lstrip("~").startswith(f"{key}.")}
+        name = f"~{key}" if override.is_delete() else key
+        last.pop(name, None)
+        last[name] = override
     if seeds(overrides) != [[]]:
         del last["seed"]
     fixed = [str(override.input_line) for override in last.values() if not override.is_sweep_override()]
-    return fixed, {key: distribution(key, item) for key, item in last.items() if item.is_sweep_override()}
+    swept = [override for override in last.values() if override.is_sweep_override()]
+    return fixed, {override.get_key_element(): distribution(override.get_key_element(), override) for override in swept}
+
+
+def job_words(fixed: Sequence[str], setting: Mapping[str, Any]) -> list[str]:
+    """The overrides of a trial; those of single entries come after a mapping that is searched."""
+    entries = tuple(f"{key}." for key in setting if MAPPING.fullmatch(key))
+    late = [word for word in fixed if word.lstrip("+~").startswith(entries)]
+    return [*(word for word in fixed if word not in late), *words(setting), *late]
 
 
 def seeds(overrides: Sequence[Override]) -> list[list[str]]:
@@ -65,13 +82,13 @@ def checked(fixed: list[str], space: Space, job: Callable[[list[str]], Config]) 
     Raises ConfigError for an invalid value, and for a real interval over a key that takes whole numbers.
     """
     first, *others = corners(space)
-    config = job([*fixed, *words(first)])
+    config = job(job_words(fixed, first))
     values = dict(flat(to_dict(config)))
     for key, item in space.items():
         if isinstance(item, FloatDistribution) and type(values.get(key.lstrip("+"))) is int:
             raise ConfigError(f"{key}: is a whole number; write int(interval({item.low:g},{item.high:g})).")
     for corner in others:
-        job([*fixed, *words(corner)])
+        job(job_words(fixed, corner))
     return config
 
 

@@ -59,6 +59,23 @@ def test_of_two_of_a_key_the_later_holds_and_others_stay_as_typed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "jobs"),
+    [
+        (["model.x={a:1},{b:2}", "model.x.a=3"], [["model.x={a:1}", "model.x.a=3"], ["model.x={b:2}", "model.x.a=3"]]),
+        (["model.x.a=3", "model.x={a:1},{b:2}"], [["model.x={a:1}"], ["model.x={b:2}"]]),
+        (["model.x.a=1,2", "model.x={a:3}", "y=1,2"], [["model.x={a:3}", "y=1"], ["model.x={a:3}", "y=2"]]),
+        (["model.x=1,2", "++model.x=3", "y=1,2"], [["++model.x=3", "y=1"], ["++model.x=3", "y=2"]]),
+        (["model=a,b", "model.x=3"], [["model.x=3", "model=a"], ["model.x=3", "model=b"]]),
+    ],
+)
+def test_what_is_typed_last_holds_in_each_trial_also_of_a_mapping_and_its_entries(
+    typed: list[str], jobs: list[list[str]]
+) -> None:
+    fixed, space = split(*typed)
+    assert [_space.job_words(fixed, setting) for setting in _space.grid(space)] == jobs
+
+
+@pytest.mark.parametrize(
     ("typed", "told"),
     [
         ("interval(1,0)", "x=interval(1,0): the second bound must be above the first"),
