@@ -95,11 +95,15 @@ def on_seeds(rows: list[Row], key: str) -> list[str]:
 
 
 def _with_few_seeds(rows: list[Row], key: str) -> set[str]:
-    """The names of the rows whose mean is over fewer seeds than that of most rows."""
+    """The names of the rows whose mean is over fewer seeds than most rows have, in a sweep those without a value too.
+
+    If no row has as many, the most that one has is what counts.
+    """
     seeds = {row.name: row.metrics[key].n for row in rows if key in row.metrics}
-    counts = Counter(seeds.values())
+    counts = Counter(len({record.config["seed"] for record in row.records}) for row in rows)
     usual = max(counts, key=lambda n: (counts[n], n), default=0)
-    return {name for name, n in seeds.items() if n < usual}
+    most = max(seeds.values(), default=0)
+    return {name for name, n in seeds.items() if n < min(usual, most)}
 
 
 def is_finished(record: Record) -> bool:

@@ -94,10 +94,14 @@ def _ranked(jobs: list[Outcome]) -> list[Row]:
 
 
 def _no_best(jobs: list[Outcome]) -> str | None:
-    """Why no setting can be called the best of all."""
+    """Why no setting can be called the best of all; None if one can, or no job has finished."""
     if len(objectives := sorted({job.objective for job in jobs})) > 1:
         return f"the jobs choose by {' or '.join(objectives)}; name one by objective=METRIC."
-    return mixture([job.record for job in jobs if job.record.state == "finished"])
+    finished = [job for job in jobs if job.record.state == "finished"]
+    if finished and all(job.value is None for job in finished):
+        name = jobs[0].objective
+        return f"valid {name} cannot be computed in any of them; name another metric by objective=METRIC."
+    return mixture([job.record for job in finished])
 
 
 def _best_run(setting: Row, jobs: list[Outcome]) -> Outcome:

@@ -63,6 +63,32 @@ def test_a_setting_of_fewer_seeds_is_not_the_best_and_it_is_said(write, tmp_path
     assert closing[6].startswith("best: model.embedding_dim=8, 2 seeds")
 
 
+def test_settings_that_lost_a_seed_are_not_preferred_to_one_that_did_not_even_if_most_have(write, tmp_path):
+    for number, (size, seed, auc) in enumerate([(4, 0, 0.9), (6, 0, 0.8), (8, 0, 0.7), (8, 1, 0.7)]):
+        write(number, f"seed={seed}", f"model.embedding_dim={size}", seed=seed, auc=auc)
+    for number, size in ((4, 4), (5, 6)):
+        write(number, "seed=1", f"model.embedding_dim={size}", seed=1, state="failed")
+    closing = lines(tmp_path)
+    assert closing[5].endswith("ranked after them: model.embedding_dim=4 (1), model.embedding_dim=6 (1).")
+    assert closing[6].startswith("best: model.embedding_dim=8, 2 seeds")
+
+
+def test_if_every_setting_lost_a_seed_none_has_fewer_than_the_others(write, tmp_path):
+    for number, size in ((0, 4), (1, 8)):
+        write(number, "seed=0", f"model.embedding_dim={size}", seed=0, auc=size / 10)
+        write(number + 2, "seed=1", f"model.embedding_dim={size}", seed=1, state="failed")
+    assert lines(tmp_path)[4].startswith("best: model.embedding_dim=8, one seed")
+
+
+def test_why_there_is_no_best_is_said_where_the_objective_is_undefined(write, tmp_path):
+    for number in range(2):
+        write(number, f"seed={number}", seed=number, auc=None)
+    why = "no best: valid auc cannot be computed in any of them; name another metric by objective=METRIC."
+    assert why in lines(tmp_path)
+    summary.write(tmp_path, outcomes(tmp_path))
+    assert not (tmp_path / "best.json").exists()
+
+
 def test_a_seed_that_is_typed_twice_counts_once(write, tmp_path):
     for number in range(3):
         write(number, "seed=0", auc=0.6)
