@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recexp.contract.case import Case, Skip
-from recexp.contract.measure import batch_differs, differs, fitted, step, unsound
+from recexp.contract.measure import batch_differs, differs, fitted, step, tables_of_numbers, unsound
 from recexp.contract.training import overfits, shuffled_labels
 from recexp.contract.variant import all_unknown, longer, single_row, with_garbage, without_histories
 from recexp.dataset.batch import Samples
@@ -73,7 +73,12 @@ def all_trained(case: Case) -> str | None:
             stage.fit(case.batches.training())
             continue
         gradients = step(stage.model, batch)[2]
-        without = [name for name, grad in gradients.items() if name.startswith(stage.trained) and not grad.any()]
+        idle = tables_of_numbers(stage.model)
+        without = [
+            name
+            for name, gradient in gradients.items()
+            if name.startswith(stage.trained) and not gradient.any() and name not in idle
+        ]
         longest = int(batch.mask.sum(1).max()) if batch.mask.numel() else 0
         if without and reads_history(stage.model) and longest < MIN_HISTORY:
             raise Skip(f"the longest history has {longest} events, too few to tell")

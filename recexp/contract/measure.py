@@ -7,6 +7,8 @@ from recexp import model as models
 from recexp.contract.case import Case
 from recexp.contract.variant import one_sampled
 from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.schema import FIRST
+from recexp.layer.lookup import Table
 from recexp.model import Fit, stages
 from recexp.trainer.loss import joint
 
@@ -73,6 +75,12 @@ def fitted(case: Case) -> nn.Module:
     model = in_closed_form(case.make(), case.batches)
     step(model, case.mixed)  # changes running statistics from their initial values
     return model.eval()
+
+
+def tables_of_numbers(model: nn.Module) -> set[str]:
+    """The parameters that only padding and unknown ids would read: tables of fields that are all numbers."""
+    tables = ((name, module) for name, module in model.named_modules() if isinstance(module, Table))
+    return {f"{name}.weight" for name, module in tables if len(module.weight) <= FIRST}
 
 
 def in_closed_form(model: nn.Module, batches: Batches) -> nn.Module:

@@ -27,17 +27,21 @@ MAX_SEARCHED = 5000  # training rows among which those to overfit are sought
 MIN_OVERFITTED, MIN_CLASS = 8, 20
 
 
-def different_rows(case: Case) -> torch.Tensor:
+def different_rows(case: Case, needs_events: bool) -> torch.Tensor:
     """Up to OVERFITTED training rows, each with a user and an item that none before it has; of a table, with a value.
 
-    Any labels of such rows can be learnt by heart, by a model that reads no more than these too.
+    Any labels of such rows can be learnt by heart, by a model that reads no more than these too. needs_events: only rows
+    with a history, as of a model that knows a user by it alone.
     """
     log, rows = case.dataset.log, case.batches.rows["train"].cpu().numpy()
     columns = np.stack([log.user, log.item], 1) if isinstance(log, Log) else log.context.ids
     enough = columns.shape[1] if isinstance(log, Log) else 1
     seen: list[set[int]] = [set() for _ in range(columns.shape[1])]
     chosen = []
-    for number in np.random.default_rng(0).permutation(len(rows))[:MAX_SEARCHED]:  # with histories of any length
+    tried = np.random.default_rng(0).permutation(len(rows))[:MAX_SEARCHED]  # with histories of any length
+    if needs_events:
+        tried = tried[case.rows(torch.from_numpy(tried)).mask.any(1).cpu().numpy()]
+    for number in tried:
         ids = [int(value) for value in columns[rows[number]]]
         if sum(value not in before for value, before in zip(ids, seen, strict=True)) >= enough:
             chosen.append(int(number))
@@ -54,7 +58,7 @@ def overfits(case: Case) -> str | None:
     last = stages(model)[-1]
     if not isinstance(last, Train):
         raise Skip("the model is fitted in closed form")
-    rows = different_rows(case)
+    rows = different_rows(case, needs_events=hasattr(model, "states"))
     if len(rows) < MIN_OVERFITTED:
         raise Skip(f"only {len(rows)} training rows differ enough to tell")
     batch = case.rows(rows)

@@ -325,6 +325,26 @@ def test_a_good_model_on_few_data_is_not_called_broken(name: str, n_users: int, 
     assert failed([f"model={name}", "dataset=csv", f"dataset.path={tmp_path}/log.csv", split]) == {}
 
 
+def test_a_good_model_of_a_table_of_numbers_is_not_called_broken(tmp_path: Path) -> None:
+    """Its table of ids has no id."""
+    random = np.random.default_rng(0)
+    rows = {"a": random.normal(size=900), "b": random.normal(size=900), "label": random.integers(0, 2, 900)}
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    none = [f"dataset.columns.{name}=null" for name in ("user", "item", "timestamp")]
+    typed = ["dataset=csv", f"dataset.path={tmp_path}/table.csv", "dataset.split.kind=random", *none]
+    typed += ["dataset.features.context={a:numeric,b:numeric}", "dataset.features.user={}", "dataset.features.item={}"]
+    assert failed(["model=deepfm", *typed]) == {}
+
+
+def test_a_ranker_is_not_called_broken_where_most_rows_have_no_history(tmp_path: Path) -> None:
+    """It knows a user by the history alone, so rows without any cannot be learnt by heart."""
+    random = np.random.default_rng(0)
+    events = {"user": random.integers(0, 2000, 2500), "item": random.integers(0, 50, 2500), "timestamp": range(2500)}
+    frame = pd.DataFrame(events).assign(label=random.integers(0, 2, 2500))
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    assert failed(["model=sasrec", "dataset=csv", f"dataset.path={tmp_path}/log.csv", "trainer.threads=1"]) == {}
+
+
 def test_table_is_checked_too(table: object, compose: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "load", lambda config: table)
     subject = build(compose("model=deepfm"))
