@@ -7,8 +7,8 @@ import traceback
 from typing import TYPE_CHECKING
 
 from recexp.compose import CONFIG_DIR, check_composed
+from recexp.compose.program import OWN, call_hydra
 from recexp.error import ConfigError, Failure, Terminated, UserError, choices, disk_line, printable
-from recexp.hydra_app import OWN, call_hydra
 from recexp.process import own_process
 from recexp.terminal import harmless, log_to_terminal, say, silence
 from recexp.verb import VERBS, load

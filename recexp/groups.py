@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 GROUPS = ("model", "dataset", "trainer", "logger", "experiment", "sweep")
-# The options whose type is a dict. A model's or logger's options are all flat, so a mapping there is one; so is one of a
-# dataset's, apart from its groups of fixed keys: a user's own reader may have such options.
+# The options whose type is a dict. A model's or logger's options are all flat, so a mapping there is one; so is one of
+# a dataset's, apart from its groups of fixed keys: a user's own reader may have such options.
 MAPPING = re.compile(
     r"(model|logger)\.[^.]+|dataset\.features\.(user|item|context)|dataset\.(?!columns$|features$|split$)[^.]+"
     r"|hydra\.sweeper\.params"

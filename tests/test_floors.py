@@ -19,7 +19,7 @@ FLOORS = (  # from the top
     ("report",),
     ("sweep",),
     ("contract", "experiment"),
-    ("compose", "describe", "hydra_app", "loader", "validate"),
+    ("compose", "describe", "validate"),
     ("advice", "contradiction"),
     ("run",),
     ("logger",),

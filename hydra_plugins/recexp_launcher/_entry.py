@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from recexp.compose import one_line
+from recexp.compose.program import OWN, call_hydra
 from recexp.error import ConfigError, RunError, UserError
-from recexp.hydra_app import OWN, call_hydra
 from recexp.process import terminable
 from recexp.report import sweep as summary
 from recexp.run.status import ENDED

@@ -30,8 +30,8 @@ MIN_OVERFITTED, MIN_CLASS = 8, 20
 def different_rows(case: Case, needs_events: bool) -> torch.Tensor:
     """Up to OVERFITTED training rows, each with a user and an item that none before it has; of a table, with a value.
 
-    Any labels of such rows can be learnt by heart, by a model that reads no more than these too. needs_events: only rows
-    with a history, as of a model that knows a user by it alone.
+    Any labels of such rows can be learnt by heart, by a model that reads no more than these too. needs_events: only
+    rows with a history, as of a model that knows a user by it alone.
     """
     log, rows = case.dataset.log, case.batches.rows["train"].cpu().numpy()
     columns = np.stack([log.user, log.item], 1) if isinstance(log, Log) else log.context.ids

@@ -26,7 +26,7 @@ def call_hydra(
     """Runs Hydra with the user's overrides and our own; Hydra calls the task. Raises ConfigError."""
     import hydra
 
-    from recexp.loader import guard_files, own_loader
+    from recexp.compose.loader import guard_files, own_loader
 
     _set_defaults()
     guard_files()

@@ -1,4 +1,4 @@
-"""Composes overrides into a configuration. Only this file, hydra_app.py, loader.py and hydra_plugins/ know Hydra."""
+"""Composes overrides into a configuration. Only this folder and hydra_plugins/ know Hydra."""
 
 import contextlib
 import os
@@ -62,7 +62,7 @@ def changed(tree: dict[str, Any], overrides: list[str]) -> "DictConfig":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from recexp.loader import apply_overrides
+    from recexp.compose.loader import apply_overrides
 
     check_overrides(overrides)
     for word in overrides:
@@ -140,7 +140,7 @@ def _hydra(overrides: list[str], config_dir: str | None) -> Iterator[None]:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from recexp.loader import guard_files, own_loader
+    from recexp.compose.loader import guard_files, own_loader
 
     guard_files()
     before = GlobalHydra.instance().hydra

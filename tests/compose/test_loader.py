@@ -11,9 +11,9 @@ import recexp
 from recexp import registry
 from recexp.cli import run
 from recexp.compose import compose
+from recexp.compose.loader import MAPPING, mappings
 from recexp.error import ConfigError
 from recexp.groups import conf_folder
-from recexp.loader import MAPPING, mappings
 from recexp.run.read import read_config
 from recexp.sweep.pool import Pool
 from recexp.tree import to_dict
