@@ -66,7 +66,7 @@ MISTAKES = {  # typed: what the one line must say
     "dataset=csv": ["dataset.path", "dataset.path=FILE"],
     "dataset.split.kind=last": ["dataset.split.kind = last", "leave_last_out"],
     "dataset.split.ratios=[1,2]": ["dataset.split.ratios", "three shares"],
-    "dataset.split.ratios=[0.5,0,0.5]": ["trainer.patience = 2: needs validation rows", "set trainer.patience=null"],
+    "dataset.split.ratios=[0.5,0,0.5]": ["trainer.patience = 4: needs validation rows", "set trainer.patience=null"],
     "dataset.split.ratios=[0.5,0,0.5] trainer.patience=null trainer.schedule=plateau": ["trainer.schedule = plateau"],
     "dataset.history=liked": ["model.history_labels = true", "dataset.history is liked"],
     "model=als dataset.label=implicit": ["model.feedback = explicit", "set model.feedback=implicit"],
