@@ -67,6 +67,23 @@ def test_a_missing_label_has_no_gradient(name: str, make: Make, schema: Schema, 
 
 
 @each_model
+def test_a_label_of_weight_0_is_off_for_learnt_weights_too(name: str, make: Make, schema: Schema) -> None:
+    weights = {"target": 1.0, "finish": 0.0}
+    model = make(name, schema=schema, weighting=Weighting.gradnorm, loss_weights=weights)
+    assert model.task_losses.on.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["mmoe", "ple", "shared_bottom"])
+@pytest.mark.parametrize("options", [{"tower_sizes": []}, {"hidden_sizes": []}])
+def test_dropout_is_below_the_towers_and_in_them(
+    options: dict, name: str, make: Make, schema: Schema, batch: Batch
+) -> None:
+    model = make(name, schema=schema, dropout=0.5, **options)
+    torch.manual_seed(0)
+    assert not torch.equal(model(batch).tasks, model(batch).tasks)
+
+
+@each_model
 def test_the_first_of_the_labels_is_the_logit(name: str, make: Make, schema: Schema, batch: Batch) -> None:
     output = make(name, schema=schema).eval()(batch)
     assert torch.equal(output.logits, output.tasks[:, 0]) and output.all_logits is output.tasks
