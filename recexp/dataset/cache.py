@@ -18,7 +18,7 @@ from recexp.storage import discard, leftovers, new_folder, read_json, remove, re
 
 LOCK = ".lock-"
 PREPARED = "prepared"  # the folder of a cache directory that holds the entries
-VERSION = 16  # of the preparation: raise it when the same source and options produce different files
+VERSION = 17  # of the preparation: raise it when the same source and options produce different files
 logger = logging.getLogger(__name__)
 
 

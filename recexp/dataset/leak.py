@@ -5,7 +5,7 @@ N rows of the log; n rows sampled; E users or items; V components of a vector
 Of a vector we check the component that correlates most, and the best linear combination of all.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from recexp.dataset.config import FeatureKind
 from recexp.dataset.encoded import Encoded
-from recexp.dataset.log import Log, Table
+from recexp.dataset.label import MISSING
+from recexp.dataset.log import SPLITS, Log, Table
 from recexp.dataset.ragged import Ragged
 from recexp.dataset.schema import UNKNOWN, Field, Side
 
@@ -27,6 +28,7 @@ FOLLOWS = 0.95  # least rank correlation of a leak with a statistic over all eve
 TRAIN_FOLLOWS = 0.995  # rank correlation from which the statistic over train explains the column as well
 UNEXPLAINED = 0.3  # variance left by the statistic over all events, relative to that left by the one over train
 MIN_ENTITIES = 30  # users or items for a correlation
+PER_CODE = 10  # users or items for each value of a categorical column, on average, to tell that it is a statistic
 SMOOTHED = 10  # weight, in rows, of the overall mean in a smoothed mean
 
 
@@ -61,16 +63,22 @@ def leaks(
     log: Table,
     sides: Mapping[str, Side],
     label: np.ndarray,
+    tasks: Sequence[str] = (),
     joined: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> Iterator[str]:
     """One line for each such column. label: (N,) as given, before it is cut at a threshold, in the order of the log.
 
-    joined: the user or item (N,) of each row of a table, where a file of these has joined it.
+    tasks: the names of several labels. joined: the user or item (N,) of each row of a table, where a file of these has
+    joined it.
     """
     columns = list(_columns(log, sides))
-    yield from _label_leaks(log, columns)
+    labels = {"label": log.label}
+    if log.tasks is not None:
+        labels = {f"label {name}": of_task for name, of_task in zip(tasks, log.tasks.T, strict=True)}
+    for name, of_rows in labels.items():
+        yield from _label_leaks(log, columns, name, of_rows)
     entities = {"user": log.user, "item": log.item} if isinstance(log, Log) else joined
-    yield from _statistic_leaks(log, columns, label, entities)
+    yield from _statistic_leaks(log, columns, labels, label, entities)
 
 
 def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
@@ -83,19 +91,26 @@ def _columns(log: Table, sides: Mapping[str, Side]) -> Iterator[Column]:
             yield Column(name, field, encoded.column(field), index)
 
 
-def _label_leaks(log: Table, columns: list[Column]) -> Iterator[str]:
-    """Columns that alone predict the label: each value's label rate in a sample of train, scored on held-out rows."""
-    held_out = "valid" if len(log.rows("valid")) else "test"
-    train, scored = _sample(log.rows("train"), N_TRAIN), _sample(log.rows(held_out), N_VALID)
+def _label_leaks(log: Table, columns: list[Column], name: str, label: np.ndarray) -> Iterator[str]:
+    """Columns that alone predict a label: each value's label rate in a sample of train, scored on held-out rows.
+
+    label: (N,), MISSING in rows that do not have it.
+    """
+    labelled = {split: log.rows(split)[label[log.rows(split)] != MISSING] for split in SPLITS}
+    held_out = "valid" if len(labelled["valid"]) else "test"
+    train, scored = _sample(labelled["train"], N_TRAIN), _sample(labelled[held_out], N_VALID)
+    if not len(train):
+        return
     for column in columns:
         if column.field.kind is FeatureKind.vector:
             train_rows, rows = _sample(train, N_VECTORS), _sample(scored, N_VECTORS)
-            scores = _vector_scores(column, train_rows, log.label[train_rows], rows)
+            scores = _vector_scores(column, train_rows, label[train_rows], rows)
         else:
-            rows, scores = scored, {column.name: _label_rates(column, train, log.label[train], scored)}
-        for name, score in scores.items():
-            if (auc := _auc(log.label[rows], score)) > PREDICTS:
-                yield f"{name} alone predicts the label (auc {auc:.3f} on {held_out}); is it known before the event?"
+            rows, scores = scored, {column.name: _label_rates(column, train, label[train], scored)}
+        for of_scores, score in scores.items():
+            if (auc := _auc(label[rows], score)) > PREDICTS:
+                fact = f"{of_scores} alone predicts the {name} (auc {auc:.3f} on {held_out})"
+                yield f"{fact}; is it known before the event?"
                 break
 
 
@@ -146,25 +161,33 @@ def _bins(numbers: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _statistic_leaks(
-    log: Table, columns: list[Column], label: np.ndarray, entities: Mapping[str, np.ndarray]
+    log: Table,
+    columns: list[Column],
+    labels: Mapping[str, np.ndarray],
+    rating: np.ndarray,
+    entities: Mapping[str, np.ndarray],
 ) -> Iterator[str]:
-    """Numbers of users or items that are a statistic of all their events, those of valid and test included.
+    """Numbers of users or items, or categories, that are a statistic of all their events, also of valid and test.
 
     Such a number follows the statistic over all events far more closely than that over train. What comes from elsewhere
     follows it only somewhat more closely, as more events have less noise.
     """
+    ratings = {name: np.where(label == MISSING, np.nan, label) for name, label in labels.items()}
     for side, entity in entities.items():
         candidates = {column.name: _numbers(column, entity) for column in columns}
         numbers = {name: values for name, values in candidates.items() if values is not None}
         vectors = [column for column in columns if column.field.kind is FeatureKind.vector and column.index is entity]
-        if not numbers and not vectors:
+        codes = {
+            name: of for name, of in ((column.name, _codes(column, entity)) for column in columns) if of is not None
+        }
+        if not numbers and not vectors and not codes:
             continue
-        statistics = list(_statistics(entity, log.split == 0, {"label": log.label, "rating": label}))
+        statistics = list(_statistics(entity, log.split == 0, ratings, rating))
         for column in vectors:
             numbers |= dict(_correlated_components(column, statistics))
-        for name, values in numbers.items():
-            followed = next((statistic.name for statistic in statistics if _follows(values, statistic)), None)
-            if followed:
+        for name, values in [*numbers.items(), *codes.items()]:
+            follows = _codes_follow if name in codes else _follows
+            if followed := next((statistic.name for statistic in statistics if follows(values, statistic)), None):
                 yield f"{name} is the {followed} of each {side} over train, valid and test: it tells what test asks."
 
 
@@ -177,6 +200,23 @@ def _numbers(column: Column, entity: np.ndarray) -> np.ndarray | None:
         return None
     numbers = column.values if column.field.numeric else column.values[:, 0].astype(np.float64)
     numbers = numbers if column.field.numeric else np.where(numbers == UNKNOWN, np.nan, numbers)
+    return _by_entity(column, numbers, entity)
+
+
+def _codes(column: Column, entity: np.ndarray) -> np.ndarray | None:
+    """(E,) a categorical column by user or item, NaN if unknown; None if it is not that, or has too many values."""
+    if isinstance(column.values, Ragged) or column.field.kind is not FeatureKind.categorical:
+        return None
+    ids = column.values[:, 0].astype(np.float64)
+    codes = _by_entity(column, np.where(ids == UNKNOWN, np.nan, ids), entity)
+    if codes is None:
+        return None
+    known = codes[np.isfinite(codes)]
+    return codes if 1 < len(np.unique(known)) <= len(known) / PER_CODE else None
+
+
+def _by_entity(column: Column, numbers: np.ndarray, entity: np.ndarray) -> np.ndarray | None:
+    """(E,) the numbers of a column by user or item; None if these do not have one each."""
     if column.index is not None:
         return numbers if column.index is entity else None
     by_entity = np.full(int(entity.max()) + 1, np.nan)
@@ -194,19 +234,25 @@ def _correlated_components(column: Column, statistics: Iterable[Statistic]) -> I
             yield _component(column, best), column.values[:, best]
 
 
-def _statistics(entity: np.ndarray, train: np.ndarray, ratings: Mapping[str, np.ndarray]) -> Iterator[Statistic]:
+def _statistics(
+    entity: np.ndarray, train: np.ndarray, labels: Mapping[str, np.ndarray], rating: np.ndarray
+) -> Iterator[Statistic]:
+    """labels: (N,) by name, NaN in rows that do not have one. rating: (N,) the label as given."""
     size = int(entity.max()) + 1
     count = [np.bincount(entity[rows], minlength=size) for rows in (train, slice(None))]
     both = (count[0] > 0) & (count[1] > count[0])
     yield Statistic("number of events", *(np.where(both, number, np.nan) for number in count))
-    for name, rating in ratings.items():
-        total = [np.bincount(entity[rows], rating[rows], size) for rows in (train, slice(None))]
+    for name, values in {**labels, "rating": rating}.items():
+        known = np.isfinite(values)
+        rows = [known & train, known]
+        number = [np.bincount(entity[kept], minlength=size) for kept in rows]
+        total = [np.bincount(entity[kept], values[kept], size) for kept in rows]
+        if name in labels:
+            yield Statistic(f"number of positives ({name})", *(np.where(both, positive, np.nan) for positive in total))
         for prior, kind in ((0, "mean"), (SMOOTHED, "smoothed mean")):
-            means = [
-                (of_entity + prior * rating.mean()) / np.maximum(number + prior, 1)
-                for of_entity, number in zip(total, count, strict=True)
-            ]
-            yield Statistic(f"{kind} {name}", *(np.where(both, mean, np.nan) for mean in means))
+            mean = values[known].mean() if known.any() else 0.0
+            means = [(of + prior * mean) / np.maximum(n + prior, 1) for of, n in zip(total, number, strict=True)]
+            yield Statistic(f"{kind} {name}", *(np.where(both, value, np.nan) for value in means))
 
 
 def _follows(numbers: np.ndarray, statistic: Statistic) -> bool:
@@ -215,8 +261,25 @@ def _follows(numbers: np.ndarray, statistic: Statistic) -> bool:
     if known.sum() < MIN_ENTITIES:
         return False
     ranks = _ranks(numbers[known])
-    with_train = _correlation(ranks, _ranks(statistic.of_train[known]))
-    with_all = _correlation(ranks, _ranks(statistic.of_all[known]))
+    of_train, of_all = (_ranks(values[known]) for values in (statistic.of_train, statistic.of_all))
+    return _closer(_correlation(ranks, of_train), _correlation(ranks, of_all))
+
+
+def _codes_follow(codes: np.ndarray, statistic: Statistic) -> bool:
+    """The same of categories (E,): as numbers they have the mean rank of their users or items."""
+    known = np.isfinite(codes) & np.isfinite(statistic.of_all)
+    if known.sum() < MIN_ENTITIES:
+        return False
+    _, code = np.unique(codes[known], return_inverse=True)
+    correlations = []
+    for values in (statistic.of_train, statistic.of_all):
+        ranks = _ranks(values[known])
+        correlations.append(_correlation((np.bincount(code, ranks) / np.bincount(code))[code], ranks))
+    return _closer(*correlations)
+
+
+def _closer(with_train: float, with_all: float) -> bool:
+    """True if a column follows a statistic over all events, and far more closely than that over train."""
     if abs(with_all) < FOLLOWS or abs(with_train) > TRAIN_FOLLOWS:
         return False
     return 1 - with_all**2 < UNEXPLAINED * (1 - with_train**2)

@@ -31,7 +31,7 @@ def warnings(
     label: as given, before it is cut at a threshold, in the order of the source. tasks: the names of several labels.
     joined: the user or item (N,) of each row of a table, where a file of these has joined it.
     """
-    lines = [*leaks(log, sides, label[log.row], joined), *_twins(log, config)]
+    lines = [*leaks(log, sides, label[log.row], tasks, joined), *_twins(log, config)]
     lines += [*_labels(log, config, tasks), *_small(log, config, tasks)]
     if isinstance(log, Log):
         lines += [*_unseen(log), *_earlier(log, config)]

@@ -71,6 +71,50 @@ def test_a_statistic_over_all_time_is_told_and_one_over_train_is_not(
             assert warned(of_side(raw, side, column), config) == [], (name, feature)
 
 
+def test_the_number_of_positives_over_all_time_is_told_and_that_over_train_is_not(
+    raw: Raw, tiny_config: MakeConfig
+) -> None:
+    config = tiny_config(SplitKind.time, (0.8, 0.1, 0.1), label_threshold=4.0,
+                         features={"item": {"x": FeatureKind.numeric}})  # fmt: skip
+    assert raw.item is not None
+    train = np.arange(int(0.8 * N_EVENTS))
+
+    def positives(rows: np.ndarray | slice) -> pd.Series:
+        return pd.Series(raw.label[rows] >= 4).groupby(raw.item[rows]).sum().astype(float)
+
+    (told,) = warned(of_side(raw, "item", positives(slice(None))), config)
+    assert told.startswith("item.x is the number of positives (label) of each item over train, valid and test")
+    assert warned(of_side(raw, "item", positives(train)), config) == []
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_categories_made_of_a_statistic_over_all_time_are_told_and_of_train_are_not(
+    side: str, raw: Raw, tiny_config: MakeConfig
+) -> None:
+    def tenths(rows: np.ndarray | slice) -> pd.Series:
+        return pd.qcut(statistics(raw, side, rows)["mean rating"], 10, labels=False).astype(str)
+
+    config = tiny_config(SplitKind.time, (0.7, 0.1, 0.2), label_threshold=4.0,
+                         features={side: {"x": FeatureKind.categorical}})  # fmt: skip
+    (told,) = warned(of_side(raw, side, tenths(slice(None))), config)
+    assert told.startswith(f"{side}.x is the ") and "mean rating" in told
+    assert warned(of_side(raw, side, tenths(np.arange(int(0.7 * N_EVENTS)))), config) == []
+    shuffled = pd.Series(np.random.default_rng(0).permutation(tenths(slice(None))), tenths(slice(None)).index)
+    assert warned(of_side(raw, side, shuffled), config) == []
+
+
+def test_a_column_that_predicts_another_than_the_first_label_is_told(raw: Raw, tiny_config: MakeConfig) -> None:
+    config = tiny_config(SplitKind.time, (0.8, 0.1, 0.1), features={"context": {"x": FeatureKind.categorical}})
+    random = np.random.default_rng(1)
+    click, buy = (random.random((2, N_EVENTS)) < 0.5).astype(float)
+    buy[::5] = np.nan  # not known
+    of_two = replace(raw, label=click, tasks={"click": click, "buy": buy}, context=pd.DataFrame({"x": buy == 1}))
+    (told,) = warned(of_two, config)
+    assert told.startswith("context.x alone predicts the label buy (auc 1.000 on valid)")
+    noise = pd.DataFrame({"x": random.permutation(buy == 1)})
+    assert warned(replace(of_two, context=noise), config) == []
+
+
 def test_a_statistic_written_beside_each_event_is_told_too(raw: Raw, tiny_config: MakeConfig) -> None:
     config = tiny_config(SplitKind.user_time, (0.8, 0.1, 0.1), label_threshold=4.0,
                          features={"context": {"x": FeatureKind.numeric}})  # fmt: skip

@@ -239,4 +239,4 @@ def _training_warnings(inspection: Inspection, head: "pd.DataFrame", tables: lis
     if inspection.n_head == inspection.rows:
         return dataset.facts["warnings"]
     sides = {side: getattr(dataset.schema, side) for side in ("user", "item", "context")}
-    return list(leaks(dataset.log, sides, raw.label[dataset.log.row]))
+    return list(leaks(dataset.log, sides, raw.label[dataset.log.row], dataset.schema.tasks))
