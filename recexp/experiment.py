@@ -25,10 +25,11 @@ from recexp.model import create, search_of
 from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
-from recexp.run.read import read_epochs
+from recexp.run.read import read_epochs, read_overrides
 from recexp.run.trained import Trained
 from recexp.trainer.default import Trainer
 from recexp.trainer.memory import MemoryLimit, memory_explained, require_memory
+from recexp.unread import features_unread, unread
 from recexp.validate import read, recheck
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,10 @@ def _announce(experiment: Experiment, run: Run) -> None:
     for warning in warnings:
         logger.warning("data: %s", warning)
     logger.info(lines.model_line(config, experiment.model, device))
+    if line := features_unread(config.model.name, config.dataset.features):
+        logger.info("model  %s", line)
+    for line in unread(config, read_overrides(run.path)):
+        logger.warning("%s", line)
     monitor, sampled = config.trainer.monitor, config.dataset.label is LabelKind.implicit
     if reason := undefined(monitor, dataset, sampled):
         logger.info(

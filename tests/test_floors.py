@@ -19,7 +19,7 @@ FLOORS = (  # from the top
     ("report",),
     ("sweep",),
     ("contract", "experiment"),
-    ("compose", "describe", "validate"),
+    ("compose", "describe", "unread", "validate"),
     ("advice", "contradiction"),
     ("run",),
     ("logger",),

@@ -91,6 +91,7 @@ class Gate(Launcher):
         from recexp.dataset.prepare import load
         from recexp.dataset.warning import warnings_of_run
         from recexp.experiment import resolve_device
+        from recexp.unread import unread
 
         if before := find_job(self.sweep.folder, job.number):
             check_reopens(before, job.config)
@@ -101,7 +102,10 @@ class Gate(Launcher):
         if options not in self.fingerprints:
             dataset = load(job.config.dataset)
             self.fingerprints[options] = dataset.fingerprint
-            self.warnings |= dict.fromkeys(warnings_of_run(dataset, job.config.dataset, auc))
+            lines = warnings_of_run(dataset, job.config.dataset, auc)
+            self.warnings |= dict.fromkeys(f"data: {line}" for line in lines)
+        name = job.config.model.name
+        self.warnings |= dict.fromkeys(f"model={name}: {line}" for line in unread(job.config, job.overrides))
         check_data(job.path, self.fingerprints[options])
 
     def _announce(self, n_jobs: int, n_left: int) -> None:
@@ -110,7 +114,7 @@ class Gate(Launcher):
         if n_left < n_jobs:
             logger.info("%d of %d jobs have ended before", n_jobs - n_left, n_jobs)
         for warning in self.warnings:
-            logger.warning("data: %s", warning)
+            logger.warning("%s", warning)
         self.warnings = {}
         self.announced = True
 

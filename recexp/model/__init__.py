@@ -45,6 +45,7 @@ class Needs:
     tasks: bool = False  # whether it can predict several labels
     ordered: bool = False  # whether each label is 1 only where the label before it is
     context: bool = True  # whether it reads the fields of the context, if its inputs are more than ids
+    features: bool = True  # whether it reads any field but the ids of user and item
 
 
 @dataclass(frozen=True)

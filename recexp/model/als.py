@@ -34,7 +34,7 @@ class Feedback(Enum):
 
 @register("als")
 class ALS(nn.Module):
-    needs = Needs(Inputs.ids)
+    needs = Needs(Inputs.ids, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -34,7 +34,7 @@ class Combine(Enum):
 
 @register("als_mlp")
 class ALSMLP(nn.Module):
-    needs = Needs(Inputs.ids)
+    needs = Needs(Inputs.ids, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

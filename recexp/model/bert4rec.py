@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 @register("bert4rec")
 class BERT4Rec(nn.Module):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -23,7 +23,7 @@ from recexp.registry import register
 
 @register("bpr_mf")
 class BPRMF(nn.Module):
-    needs = Needs(Inputs.ids)
+    needs = Needs(Inputs.ids, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

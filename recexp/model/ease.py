@@ -27,7 +27,7 @@ from recexp.registry import register
 
 @register("ease")
 class EASE(nn.Module):
-    needs = Needs(Inputs.history, context=False)
+    needs = Needs(Inputs.history, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

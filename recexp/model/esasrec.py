@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 @register("esasrec")
 class ESASRec(Backbone):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

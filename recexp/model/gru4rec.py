@@ -53,7 +53,7 @@ class Encoder(nn.Module):
 
 @register("gru4rec")
 class GRU4Rec(Backbone):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

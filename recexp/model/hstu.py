@@ -86,7 +86,7 @@ class Block(nn.Module):
 
 @register("hstu")
 class HSTU(Backbone):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

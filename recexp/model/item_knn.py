@@ -22,7 +22,7 @@ from recexp.registry import register
 
 @register("item_knn")
 class ItemKNN(nn.Module):
-    needs = Needs(Inputs.history, context=False)
+    needs = Needs(Inputs.history, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -22,7 +22,7 @@ from recexp.registry import register
 
 @register("popularity")
 class Popularity(nn.Module):
-    needs = Needs(Inputs.ids)
+    needs = Needs(Inputs.ids, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

@@ -26,7 +26,7 @@ from recexp.registry import register
 
 @register("rnn_als")
 class RNNALS(nn.Module):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):

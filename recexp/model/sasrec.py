@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 @register("sasrec")
 class SASRec(Backbone):
-    needs = Needs(Inputs.sequence, context=False)
+    needs = Needs(Inputs.sequence, context=False, features=False)
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ModelConfig):
