@@ -1,5 +1,6 @@
 """An option that was typed and that the run does not read is told, and so are features that a model does not read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,15 @@ def test_it_is_told_by_a_run_and_by_a_sweep(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr()
     assert f"model=fm: {line}" in said.out + said.err
     assert read_config(next((tmp_path / "two").glob("1-*")))["trainer"]["plateau"]["factor"] == 0.3
+
+
+def test_a_damaged_list_of_overrides_does_not_end_a_resumed_run(tmp_path: Path) -> None:
+    where = [f"run.dir={tmp_path / 'run'}"]
+    assert run(["model=fm", "+experiment=tiny", "trainer.threads=1", *where]) == 0
+    file = tmp_path / "run/metrics.json"
+    before = json.loads(file.read_text())
+    (tmp_path / "run/overrides.yaml").write_text("a: [")
+    for name in ("metrics.json", "status.json"):
+        (tmp_path / "run" / name).unlink()
+    assert run(["resume", str(tmp_path / "run")]) == 0
+    assert json.loads(file.read_text())["test"] == before["test"]
