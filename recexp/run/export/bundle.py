@@ -22,7 +22,7 @@ from torch import nn
 
 from recexp.config import NextItemConfig, Precision
 from recexp.dataset.batch import Batch
-from recexp.dataset.config import HistoryKind
+from recexp.dataset.config import HistoryKind, HistoryUntil
 from recexp.dataset.log import Dataset, Log
 from recexp.error import ConfigError, Failure
 from recexp.model import Ranker, create, reads_history, search_of
@@ -112,13 +112,14 @@ def _write_tables(dataset: Dataset, folder: Path) -> None:
 
 
 def _about(trained: Trained, inputs: list[dict[str, Any]], ranks: bool) -> dict[str, Any]:
-    config, liked = trained.config, trained.config.dataset.history is HistoryKind.liked
+    config, data = trained.config, trained.config.dataset
+    events = "liked events" if data.history is HistoryKind.liked else "all events"
     return {
         "output": "query" if ranks else "score",
         "labels": trained.dataset.schema.tasks,
         "inputs": inputs,
         "max_history": trained.dataset.schema.max_history,
-        "history": "liked events" if liked else "all events",
+        "history": f"{events} of the training split" if data.history_until is HistoryUntil.split else events,
         "model": config.model.name,
         "dataset": config.dataset.name,
         "torch": torch.__version__,

@@ -129,6 +129,20 @@ def test_the_bundle_says_what_the_model_takes() -> None:
     assert about["metrics"]["test.auc"] == recexp.load_run("run").metrics["test.auc"]
 
 
+@pytest.mark.parametrize(
+    ("typed", "events"),
+    [
+        ("dataset.history_until=split", "all events of the training split"),
+        ("dataset.history=liked model.history_labels=false", "liked events"),
+    ],
+)
+def test_the_bundle_says_which_events_its_histories_were(typed: str, events: str, tmp_path: Path) -> None:
+    made, out = f"run.dir={tmp_path / 'run'}", tmp_path / "out"
+    assert run(["model=din", "+experiment=tiny", "trainer.threads=1", *typed.split(), made]) == 0
+    assert run(["export", str(tmp_path / "run"), "-o", str(out)]) == 0
+    assert json.loads((out / "model.json").read_text())["history"] == events
+
+
 @pytest.mark.slow
 def test_onnx_gives_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript", reason="recexp[export] is not installed")
