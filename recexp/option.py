@@ -78,6 +78,33 @@ def needs_labels(labels: Labels, when: object, loss: str | None = None) -> Any:
     return field(metadata={"labels": (labels, when, loss)})
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Another option of the same model, and which of its values, by name, make a model read the option that waits."""
+
+    key: str
+    names: tuple[str, ...]  # empty: all but 0 and nothing
+
+    def holds(self, model: Any) -> bool:
+        value = model
+        for name in self.key.split("."):
+            value = value.get(name) if isinstance(value, dict) else getattr(value, name)
+        return getattr(value, "name", value) in self.names if self.names else bool(value)
+
+    @property
+    def words(self) -> str:
+        return f"model.{self.key}" + (f"={' or '.join(self.names)}" if self.names else ", which is 0 or empty")
+
+
+def read_if(key: str, *names: str, allowed: Any = None) -> Any:
+    """A dataclass field of a model that it reads only if another option has one of these values.
+
+    Without names, any value but 0 and nothing. allowed: a field of this file that says which values the option allows.
+    """
+    metadata = {} if allowed is None else allowed.metadata
+    return field(metadata={**metadata, "read_if": Condition(key, names)})
+
+
 def check_ranges(config: Any, prefix: str) -> None:
     """Raises ConfigError for the first field of a dataclass whose value is out of its range.
 

@@ -4,7 +4,7 @@ A sweep may set an option that some of its jobs read, so this is no error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from recexp import registry
@@ -20,7 +20,6 @@ class Waiting:
     options: tuple[str, ...]
     read: Callable[[Config], object]  # true or false
     when: str
-    models: tuple[str, ...] = ()  # of these alone; empty: of all
 
 
 def _has(kind: FeatureKind) -> Callable[[Config], bool]:
@@ -34,22 +33,12 @@ def _reads_events(config: Config) -> bool:
     return not bare or isinstance(config.trainer, NextItemConfig) or bool(config.dataset.features.derived.names)
 
 
-def _option(name: str, value: str) -> Callable[[Config], bool]:
-    """Whether an option of the model has a value; an enum's member is meant by its name."""
-    return lambda config: getattr(getattr(config.model, name), "name", getattr(config.model, name)) == value
-
-
-def _loss(name: str) -> Callable[[Config], object]:
-    return lambda config: config.model.loss_weights.get(name)
-
-
 def _next_item(*losses: NextItemLoss) -> Callable[[Config], bool]:
     return lambda config: getattr(config.trainer, "loss", None) in losses
 
 
 SAMPLED = tuple(loss for loss in NextItemLoss if loss is not NextItemLoss.cross_entropy)
 RANKING = ("cutoffs", "relevant", "exclude_seen", "valid_users")
-BY_INTEREST = ("esmm", "mmoe", "ple", "shared_bottom")
 WAITING = (
     Waiting(("dataset.max_history", "dataset.history"), _reads_events, "a model over the history"),
     Waiting(("dataset.negatives",), lambda c: c.dataset.label is LabelKind.implicit, "dataset.label=implicit"),
@@ -75,43 +64,28 @@ WAITING = (
         "trainer.ranking.candidates other than none",
     ),
     Waiting(
-        ("model.alpha",), _option("feedback", "implicit"), "model.feedback=implicit", ("als", "als_mlp", "rnn_als")
-    ),
-    Waiting(
-        ("model.activation", "model.batch_norm", "model.dropout"),
-        lambda c: c.model.hidden_sizes,
-        "model.hidden_sizes that are not empty",
-        ("autoint",),
-    ),
-    Waiting(
         ("model.mask_rate", "model.last_rate"),
         lambda c: isinstance(c.trainer, NextItemConfig),
         "trainer=next_item",
-        ("bert4rec",),
     ),
-    Waiting(("model.rank", "model.n_experts"), _option("cross", "mixture"), "model.cross=mixture", ("dcnv2",)),
-    Waiting(("model.auxiliary",), _loss("auxiliary"), "model.loss_weights.auxiliary above 0", ("dien",)),
-    Waiting(
-        ("model.auxiliary_hidden_sizes",), _loss("auxiliary"), "model.loss_weights.auxiliary above 0", ("dien", "sim")
-    ),
-    Waiting(("model.attention_hidden_sizes",), _option("encoder", "interest"), "model.encoder=interest", BY_INTEREST),
-    Waiting(("model.long_length", "model.search_size"), _option("search", "soft"), "model.search=soft", ("sim",)),
-    Waiting(("model.memory",), lambda c: c.model.auxiliary.name != "labels", "model.auxiliary=next or sampled",
-            ("transformer4rec",)),
-    Waiting(("model.n_sampled",), _option("auxiliary", "sampled"), "model.auxiliary=sampled", ("transformer4rec",)),
-    Waiting(("model.n_buckets",), _option("wide", "poly2"), "model.wide=poly2", ("wide_deep",)),
-)  # fmt: skip
+)
 
 
 def unread(config: Config, overrides: Sequence[str]) -> Iterator[str]:
     """One line for each option among the overrides that the run does not read."""
     typed = {word.lstrip("+~").partition("=")[0]: word for word in overrides}
-    for waiting in WAITING:
-        if waiting.models and config.model.name not in waiting.models:
-            continue
+    for waiting in (*WAITING, *_of_model(config.model)):
         names = [key for key in typed if _concerns(key, waiting.options)]
         if names and not waiting.read(config):
             yield f"{', '.join(typed[key] for key in names)}: nothing reads it in this run; it takes {waiting.when}."
+
+
+def _of_model(model: Any) -> Iterator[Waiting]:
+    """The options that the model does not read, as its file says."""
+    for item in fields(model):
+        condition = item.metadata.get("read_if")
+        if condition is not None and not condition.holds(model):
+            yield Waiting((f"model.{item.name}",), lambda config: False, condition.words)
 
 
 def _concerns(key: str, options: Sequence[str]) -> bool:

@@ -23,7 +23,7 @@ from recexp.dataset.schema import Schema
 from recexp.layer.embedding import FeatureEmbedding
 from recexp.layer.factorise import Rows, confident_ridge, weighted_ridge
 from recexp.model import Fit, Inputs, Needs, Output, Stage
-from recexp.option import Labels, above, at_least, needs_labels, size
+from recexp.option import Labels, above, at_least, needs_labels, read_if, size
 from recexp.registry import register
 
 
@@ -43,7 +43,7 @@ class ALS(nn.Module):
         iterations: int = at_least(1)
         regularisation: float = above(0)
         smoothing: float = above(0)
-        alpha: float = above(0)
+        alpha: float = read_if("feedback", "implicit", allowed=above(0))
         trained = False
 
     mean: Tensor

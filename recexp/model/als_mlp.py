@@ -21,7 +21,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.mlp import MLP
 from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
-from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, read_if, size
 from recexp.registry import register
 
 SIZE = 0.1  # root mean square of the scaled factors, as in other models' initial embeddings
@@ -42,7 +42,7 @@ class ALSMLP(nn.Module):
         feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
         iterations: int = at_least(1)
         regularisation: float = above(0)
-        alpha: float = above(0)
+        alpha: float = read_if("feedback", "implicit", allowed=above(0))
         combine: Combine
         freeze: bool
         embedding_l2: float = at_least(0)

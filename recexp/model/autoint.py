@@ -19,7 +19,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, drop_probability, linear
 from recexp.model import Inputs, Needs, Output
-from recexp.option import above, at_least, between, fraction, layer_sizes, require, size
+from recexp.option import above, at_least, between, fraction, layer_sizes, read_if, require, size
 from recexp.registry import register
 
 
@@ -40,9 +40,9 @@ class AutoInt(nn.Module):
         layer_norm: bool
         attention_dropout: float = fraction()
         hidden_sizes: list[int] = layer_sizes()
-        activation: Activation
-        batch_norm: bool
-        dropout: float = fraction()
+        activation: Activation = read_if("hidden_sizes")
+        batch_norm: bool = read_if("hidden_sizes")
+        dropout: float = read_if("hidden_sizes", allowed=fraction())
         weight_init: WeightInit
 
         def __post_init__(self) -> None:

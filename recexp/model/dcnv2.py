@@ -23,7 +23,7 @@ from recexp.layer.activation import Activation
 from recexp.layer.embedding import EmbeddingInit, FeatureEmbedding
 from recexp.layer.mlp import MLP, WeightInit, linear, matrices
 from recexp.model import Inputs, Needs, Output
-from recexp.option import above, at_least, between, fraction, layer_sizes, size
+from recexp.option import above, at_least, between, fraction, layer_sizes, read_if, size
 from recexp.registry import register
 
 
@@ -50,8 +50,8 @@ class DCNv2(nn.Module):
         structure: Structure
         cross: Cross
         n_layers: int = between(1, 256, "each takes its own memory and time")
-        rank: int = size()
-        n_experts: int = size()
+        rank: int = read_if("cross", "mixture", allowed=size())
+        n_experts: int = read_if("cross", "mixture", allowed=size())
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         batch_norm: bool

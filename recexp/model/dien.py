@@ -27,7 +27,7 @@ from recexp.layer.mlp import MLP, linear
 from recexp.layer.recurrent import AttentionGRU, Cell, GRUType, Recurrent
 from recexp.model import Inputs, Needs, Output
 from recexp.model.seq_pooling import Pooling, pool
-from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, size
+from recexp.option import Labels, above, at_least, fraction, layer_sizes, needs_labels, read_if, size
 from recexp.registry import register
 
 
@@ -48,8 +48,11 @@ class DIEN(nn.Module):
         history_labels: bool = needs_labels(Labels.varied, when=True)
         state_size: int = size()
         gru_type: GRUType
-        auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary")
-        auxiliary_hidden_sizes: list[int] = layer_sizes()
+        auxiliary: Auxiliary = read_if(
+            "loss_weights.auxiliary",
+            allowed=needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary"),
+        )
+        auxiliary_hidden_sizes: list[int] = read_if("loss_weights.auxiliary", allowed=layer_sizes())
         pooling: Pooling | None
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation

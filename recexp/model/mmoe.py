@@ -18,7 +18,7 @@ from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.expert import Experts, Gate
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
 from recexp.model import Inputs, Needs, Output, chosen_history, task_output
-from recexp.option import above, at_least, between, fraction, layer_sizes, size
+from recexp.option import above, at_least, between, fraction, layer_sizes, read_if, size
 from recexp.registry import register
 
 
@@ -32,7 +32,7 @@ class MMoE(nn.Module):
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         encoder: Encoding
-        attention_hidden_sizes: list[int] = layer_sizes()
+        attention_hidden_sizes: list[int] = read_if("encoder", "interest", allowed=layer_sizes())
         n_experts: int = between(1, 1024, "each is an MLP of its own")
         hidden_sizes: list[int] = layer_sizes()
         tower_sizes: list[int] = layer_sizes()

@@ -20,7 +20,7 @@ from recexp.layer.embedding import Linear, SequenceEmbedding
 from recexp.layer.recurrent import Cell, Recurrent, last
 from recexp.model import Fit, Inputs, Needs, Output, Stage, Train, part_config
 from recexp.model.als import ALS, Feedback
-from recexp.option import Labels, above, at_least, needs_labels, require, size
+from recexp.option import Labels, above, at_least, needs_labels, read_if, require, size
 from recexp.registry import register
 
 
@@ -41,7 +41,7 @@ class RNNALS(nn.Module):
         iterations: int = at_least(1)
         regularisation: float = above(0)
         smoothing: float = above(0)
-        alpha: float = above(0)
+        alpha: float = read_if("feedback", "implicit", allowed=above(0))
 
         def __post_init__(self) -> None:
             super().__post_init__()

@@ -16,7 +16,7 @@ from recexp.layer.encoder import Encoding, encoder
 from recexp.layer.mlp import MLP
 from recexp.layer.task import TaskLosses, Towers, Weighting, task_names
 from recexp.model import Inputs, Needs, Output, chosen_history, task_output
-from recexp.option import above, at_least, fraction, layer_sizes, size
+from recexp.option import above, at_least, fraction, layer_sizes, read_if, size
 from recexp.registry import register
 
 
@@ -30,7 +30,7 @@ class SharedBottom(nn.Module):
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         encoder: Encoding
-        attention_hidden_sizes: list[int] = layer_sizes()
+        attention_hidden_sizes: list[int] = read_if("encoder", "interest", allowed=layer_sizes())
         hidden_sizes: list[int] = layer_sizes()
         tower_sizes: list[int] = layer_sizes()
         activation: Activation

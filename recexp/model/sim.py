@@ -33,7 +33,7 @@ from recexp.layer.mlp import MLP, linear
 from recexp.layer.nearest import SoftSearch
 from recexp.layer.position import AGE_BUCKETS, AgePosition
 from recexp.model import Inputs, Needs, Output
-from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, size
+from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, read_if, size
 from recexp.registry import register
 
 
@@ -60,13 +60,13 @@ class SIM(nn.Module):
         search: SearchKind
         search_field: str | None
         n_found: int = between(1, 2**16, "each row of a batch has as many events")
-        long_length: int = between(1, 2**20, "each row of a batch has as many events")
-        search_size: int = size()
+        long_length: int = read_if("search", "soft", allowed=between(1, 2**20, "a row has as many events"))
+        search_size: int = read_if("search", "soft", allowed=size())
         attention: Unit
         n_heads: int = between(1, 256, "each takes its own memory and time")
         attention_hidden_sizes: list[int] = layer_sizes()
         hidden_sizes: list[int] = layer_sizes()
-        auxiliary_hidden_sizes: list[int] = layer_sizes()
+        auxiliary_hidden_sizes: list[int] = read_if("loss_weights.auxiliary", allowed=layer_sizes())
         activation: Activation
         dropout: float = fraction()
 
@@ -128,10 +128,8 @@ class SIM(nn.Module):
         return (weights @ z.float()).flatten(1), weights
 
     def losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        losses = {"target": bce(output.logits, batch.label)}
-        if self.auxiliary is not None:
-            losses["auxiliary"] = bce(output.parts["search"], batch.label)
-        return losses
+        search = {} if self.auxiliary is None else {"auxiliary": bce(output.parts["search"], batch.label)}
+        return {"target": bce(output.logits, batch.label), **search}
 
 
 def weighted_mean(relevance: Tensor, events: Events, mask: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from enum import Enum
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recexp.config import ModelConfig
 from recexp.dataset.batch import Batch
@@ -31,7 +30,7 @@ from recexp.layer.next_item import Draw, NextItem, Vectors
 from recexp.layer.position import Position, distance, position
 from recexp.layer.transformer import Decoder, Encoder, Norm, causal
 from recexp.model import Inputs, Needs, Output, require_divisor
-from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, size
+from recexp.option import Labels, above, at_least, between, fraction, layer_sizes, needs_labels, read_if, size
 from recexp.registry import register
 
 
@@ -62,8 +61,8 @@ class Transformer4Rec(nn.Module):
         feedforward_size: int = size()
         norm: Norm
         auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary")
-        memory: Memory
-        n_sampled: int = size()
+        memory: Memory = read_if("auxiliary", "next", "sampled")
+        n_sampled: int = read_if("auxiliary", "sampled", allowed=size())
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         dropout: float = fraction()
@@ -95,7 +94,7 @@ class Transformer4Rec(nn.Module):
     def forward(self, batch: Batch) -> Output:
         # Profile (B, P); the target comes after the padding.
         profile, events = self.embed.profile(batch), self.embed.events_and_target(batch)
-        mask = functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
+        mask = nn.functional.pad(batch.mask, (0, 1), value=True)  # (B, L + 1)
         inputs = [events] if self.position is None else [events, Events(self.position.vectors, distance(mask))]
         encoded = self.encoder.last(inputs, mask)  # (B, E), y_t
         logits = self.mlp(torch.cat([encoded, profile], 1))[:, 0]  # (B,)
@@ -108,13 +107,13 @@ class Transformer4Rec(nn.Module):
 
     def before_labels(self, batch: Batch) -> Tensor:
         """m_s of items up to s and labels up to s - 1: (B, L, E)."""
-        label, labelled = (functional.pad(x, (1, 0))[:, :-1] for x in (batch.history_label, batch.mask))
+        label, labelled = (nn.functional.pad(x, (1, 0))[:, :-1] for x in (batch.history_label, batch.mask))
         events = self.embed.labelled(self.embed.items(batch, batch.history), label, labelled)
         return self.encoder(add_positions(events, self.order, batch.mask.cumsum(1)), batch.mask, causal(batch.mask))
 
     def decode(self, history: Tensor, mask: Tensor) -> Tensor:
         """d_0, ..., d_L of histories (B, L, E), mask (B, L): (B, 1 + L, E), 0 before d_c. BOS replaces event c."""
-        steps = functional.pad(mask, (1, 0), value=True)  # (B, 1 + L), of BOS and of each event
+        steps = nn.functional.pad(mask, (1, 0), value=True)  # (B, 1 + L), of BOS and of each event
         count = steps.cumsum(1) - 1
         number, start = torch.arange(steps.shape[1], device=mask.device), self.start(mask)  # (1 + L,), (B, 1)
         if self.memory is Memory.causal:
@@ -122,7 +121,7 @@ class Transformer4Rec(nn.Module):
         else:
             given = self_mask = memory_mask = mask & (number[1:] <= start)
         memory = self.encoder(add_positions(history, self.order, count[:, 1:]), given, self_mask)  # (B, L, E)
-        inputs = torch.where((number == start)[:, :, None], self.begin, functional.pad(history, (0, 0, 1, 0)))
+        inputs = torch.where((number == start)[:, :, None], self.begin, nn.functional.pad(history, (0, 0, 1, 0)))
         return self.decoder(add_positions(inputs, self.order, count), steps & (number >= start), memory, memory_mask)
 
     def start(self, mask: Tensor) -> Tensor:
@@ -141,7 +140,7 @@ class Transformer4Rec(nn.Module):
 
     def predicted(self, batch: Batch) -> Batch:
         """The batch with BOS before its events, for `next`. Its mask is true at the events that are predicted."""
-        history, mask = (functional.pad(x, (1, 0)) for x in (batch.history, batch.mask))  # (B, 1 + L)
+        history, mask = (nn.functional.pad(x, (1, 0)) for x in (batch.history, batch.mask))  # (B, 1 + L)
         number = torch.arange(mask.shape[1], device=mask.device)
         return replace(batch, history=history, mask=mask & (number > self.start(batch.mask)))
 

@@ -21,7 +21,7 @@ from recexp.layer.mlp import WeightInit
 from recexp.layer.poly2 import Poly2
 from recexp.model import Inputs, Needs, Output, part_config
 from recexp.model.feature_mlp import FeatureMLP
-from recexp.option import above, at_least, between, fraction, layer_sizes, option, size
+from recexp.option import above, at_least, between, fraction, layer_sizes, option, read_if, size
 from recexp.registry import register
 
 FIELDS = "a list of fields, or null for all"
@@ -46,7 +46,7 @@ class WideDeep(nn.Module):
         embedding_l2: float = at_least(0)
         wide: Wide
         wide_fields: list[str] | None = option(lambda names: names, FIELDS)
-        n_buckets: int = between(1, 2**28, "each is a weight")
+        n_buckets: int = read_if("wide", "poly2", allowed=between(1, 2**28, "each is a weight"))
         deep_fields: list[str] | None = option(lambda names: names, FIELDS)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
