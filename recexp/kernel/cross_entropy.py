@@ -106,7 +106,7 @@ class _InBlocks(torch.autograd.Function):
         size = _block(query)
         for start in range(ctx.first, len(items), size):
             block = items[start : start + size]
-            weight = times(query, block).sub_(total[:, None]).exp_().mul_(grad[:, None])  # (P, block)
+            weight = times(query, block).float().sub_(total[:, None]).exp_().mul_(grad[:, None])  # (P, block)
             dquery.addmm_(weight, block)
             torch.mm(weight.t(), query, out=ditems[start : start + size])
         dquery.addcmul_(items[target], grad[:, None], value=-1)
