@@ -1,4 +1,5 @@
-"""What a field of a configuration's dataclass says of its values: their range, and the labels that they need."""
+"""What a field of a configuration's dataclass says of its values: their range, the labels that they need, and which
+other option decides whether they are read."""
 
 import re
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def needs_labels(labels: Labels, when: object, loss: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Condition:
-    """Another option of the same model, and which of its values, by name, make a model read the option that waits."""
+    """The option of the same model that decides whether a field is read, and the values, by name, for which it is."""
 
     key: str
     names: tuple[str, ...]  # empty: all but 0 and nothing
@@ -93,7 +94,7 @@ class Condition:
 
     @property
     def words(self) -> str:
-        return f"model.{self.key}" + (f"={' or '.join(self.names)}" if self.names else ", which is 0 or empty")
+        return f"model.{self.key}" + (f"={' or '.join(self.names)}" if self.names else " other than 0 or empty")
 
 
 def read_if(key: str, *names: str, allowed: Any = None) -> Any:

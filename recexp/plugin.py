@@ -6,16 +6,19 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from recexp.error import ConfigError
+from recexp.error import ConfigError, first_line
 
 
 def load(paths: Collection[str]) -> None:
     """Imports the user's own models and readers: entry points of the group `recexp.plugins`, then files.
 
-    Raises ConfigError for a file that is missing or fails on import.
+    Raises ConfigError for one that is missing or fails on import.
     """
     for entry in importlib.metadata.entry_points(group="recexp.plugins"):
-        entry.load()
+        try:
+            entry.load()
+        except (Exception, SystemExit) as error:
+            raise ConfigError(f"plugin {entry.name} ({entry.value}): {_fault(error)}") from error
     for path in paths:
         _import_file(Path(path))
 
@@ -35,4 +38,8 @@ def _import_file(path: Path) -> None:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ConfigError(f"plugins = {path}: fails on import: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"plugins = {path}: {_fault(error)}") from error
+
+
+def _fault(error: BaseException) -> str:
+    return f"fails on import: {type(error).__name__}: {first_line(error)}"

@@ -77,7 +77,7 @@ def unread(config: Config, overrides: Sequence[str]) -> Iterator[str]:
     for waiting in (*WAITING, *_of_model(config.model)):
         names = [key for key in typed if _concerns(key, waiting.options)]
         if names and not waiting.read(config):
-            yield f"{', '.join(typed[key] for key in names)}: nothing reads it in this run; it takes {waiting.when}."
+            yield f"{', '.join(typed[key] for key in names)}: nothing reads it in this run; it needs {waiting.when}."
 
 
 def _of_model(model: Any) -> Iterator[Waiting]:

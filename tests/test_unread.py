@@ -39,7 +39,7 @@ OPTIONS = [
     ("model=wide_deep model.n_buckets=99", "model.wide=poly2", "model.wide=poly2"),
     ("model=dcnv2 model.rank=3", "model.cross=mixture", "model.cross=mixture"),
     ("model=mmoe model.attention_hidden_sizes=[4]", "model.encoder=interest", "model.encoder=interest"),
-    ("model=dien model.auxiliary=sampled", "model.loss_weights.auxiliary, which is 0 or empty",
+    ("model=dien model.auxiliary=sampled", "model.loss_weights.auxiliary other than 0 or empty",
      "model.loss_weights.auxiliary=0.5"),
 ]  # fmt: skip
 
@@ -48,7 +48,7 @@ OPTIONS = [
 def test_an_option_that_the_run_does_not_read_is_told_with_what_it_takes(typed: str, takes: str, beside: str) -> None:
     words = typed.split()
     (line,) = unread(recexp.load_config(words), words)
-    assert line.startswith(f"{words[-1]}: nothing reads it in this run; it takes {takes}")
+    assert line.startswith(f"{words[-1]}: nothing reads it in this run; it needs {takes}")
     words += beside.split()
     assert [*unread(recexp.load_config(words), words)] == []
 
@@ -82,7 +82,7 @@ def test_features_of_a_model_that_reads_ids_alone_are_told() -> None:
 
 def test_it_is_told_by_a_run_and_by_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     typed = ["+experiment=tiny", "trainer.threads=1", "trainer.plateau.factor=0.3"]
-    line = "trainer.plateau.factor=0.3: nothing reads it in this run; it takes trainer.schedule=plateau."
+    line = "trainer.plateau.factor=0.3: nothing reads it in this run; it needs trainer.schedule=plateau."
     assert run(["model=als", *typed, f"run.dir={tmp_path / 'one'}"]) == 0
     assert line in (tmp_path / "one/log.txt").read_text()
     assert "als reads ids alone, and none of the features: user.segment" in (tmp_path / "one/log.txt").read_text()

@@ -38,7 +38,8 @@ def split(overrides: Sequence[Override]) -> tuple[list[str], Space]:
 
 def job_words(fixed: Sequence[str], setting: Mapping[str, Any]) -> list[str]:
     """The overrides of a trial; those of single entries come after a mapping that is searched."""
-    entries = tuple(f"{key}." for key in setting if MAPPING.fullmatch(key))
+    keys = [key.lstrip("+") for key in setting]
+    entries = tuple(f"{key}." for key in keys if MAPPING.fullmatch(key))
     late = [word for word in fixed if word.lstrip("+~").startswith(entries)]
     return [*(word for word in fixed if word not in late), *words(setting), *late]
 

@@ -164,6 +164,8 @@ def guard_files() -> None:
             result = load(source, config_path)
             _root_plugins(result.config, path.parent)
             return result
+        except RecursionError as error:
+            raise ConfigError(f"{path}: is nested too deeply.") from error
         except (yaml.YAMLError, ValueError, OSError) as error:
             raise ConfigError(_yaml_fault(path, error)) from error
 

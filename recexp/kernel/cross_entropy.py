@@ -92,7 +92,7 @@ class _InBlocks(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, items: Tensor, target: Tensor, first: int) -> Tensor:
         total = query.new_full((len(query),), -torch.inf)  # log of the sum so far
         for block in items[first:].split(_block(query)):
-            total = torch.logaddexp(total, times(query, block).logsumexp(1))
+            total = torch.logaddexp(total, times(query, block).float().logsumexp(1))
         ctx.save_for_backward(query, items, target, total)
         ctx.first = first
         return total - (query * items[target]).sum(1)

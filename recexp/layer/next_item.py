@@ -94,9 +94,9 @@ class NextItem(nn.Module):
         all_items = torch.arange(self.n_known, device=index.device)
         vectors = torch.cat([self.vectors(all_items, item), self.bias[:, None]], 1)
         total = summed_cross_entropy(query, vectors, index)
-        n_known = is_known.sum()
-        unknown = (len(query) - n_known) * math.log(self.n_known)  # a query of 0 has the loss log V, and no gradient
-        return (total - unknown) / n_known.clamp(min=1)
+        n_pairs = is_known.sum()
+        masked = (len(query) - n_pairs) * math.log(self.n_known)  # a query of 0 has the loss log V, and no gradient
+        return (total - masked) / n_pairs.clamp(min=1)
 
     def vectors(self, index: Tensor, item: SideEmbedding) -> Tensor:
         """The vectors of the known items at `index` (n,): (n, D) or (n, H)."""

@@ -66,14 +66,16 @@ class TaskLosses(nn.Module):
     def weighted(self, losses: Tensor, known: Tensor, shared: Tensor) -> Tensor:
         """Losses (T,) -> weighted losses (T,), which are minimised instead.
 
-        known (T,): which labels a row of the batch has. The others teach nothing: not their weights either.
+        known (T,): which labels a row of the batch has. The others give their weights no gradient.
         """
         if self.weight is None or not len(self.on):
             return losses
         if self.weighting is Weighting.uncertainty:
             return torch.where(known, torch.exp(-self.weight) * losses + self.weight / 2, 0.0)
         on = losses[self.on]  # (T',)
-        weight = len(on) * self.weight[self.on].softmax(0)
+        v = self.weight[self.on]
+        # A label without rows gets no gradient through the softmax of the others either.
+        weight = len(on) * torch.where(known[self.on], v, v.detach()).softmax(0)
         weighted = weight.detach() * on
         if self.training and on.requires_grad:
             balance = imbalance(weight, gradient_sizes(on, shared), on.detach(), known[self.on])

@@ -263,7 +263,7 @@ class Trained:
         with self._inference():
             return evaluate_split(self.model, self.held_out, "valid", size, self._precision())
 
-    def scores_of(self, given: MergedRows) -> np.ndarray:
+    def probabilities(self, given: MergedRows) -> np.ndarray:
         """The probability of label 1 of rows that are merged with the run's events already."""
         return probability(self._logits(given))
 

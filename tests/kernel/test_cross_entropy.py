@@ -170,6 +170,8 @@ def test_bfloat16_is_left_to_torch(library, used):
         rounded = results(loss, [query, items])
     assert used == []
     assert_close(rounded, results(loss, [query, items]), rtol=0.05, atol=0.05)
+    total = (query.bfloat16() @ items.bfloat16().t()).float().logsumexp(1)
+    torch.testing.assert_close(rounded[0], total - (query * items[target]).sum(1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", [1, 60])

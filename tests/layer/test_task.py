@@ -128,3 +128,14 @@ def test_a_label_that_no_row_has_leaves_the_weights_alone(weighting: Weighting, 
     assert found["finish"].item() == 0
     sum(found.values()).backward()
     assert balance.weight.grad.bool().tolist() == [moves, False]
+
+
+@pytest.mark.parametrize("weighting", [Weighting.uncertainty, Weighting.gradnorm])
+def test_of_three_labels_the_one_that_no_row_has_gets_no_gradient(weighting: Weighting, batch: Batch) -> None:
+    labels = torch.cat([LABELS, torch.full((4, 1), -1.0)], 1)
+    shared, balance = torch.randn(4, 3, requires_grad=True), TaskLosses(Schema(tasks=("a", "b", "c")), weighting)
+    assert balance.weight is not None
+    torch.nn.init.normal_(balance.weight)
+    found = balance(shared @ torch.randn(3, 3), with_tasks(batch, labels), shared)
+    sum(found.values()).backward()
+    assert balance.weight.grad.bool().tolist() == [True, True, False]

@@ -65,6 +65,10 @@ def test_of_two_of_a_key_the_later_holds_and_others_stay_as_typed() -> None:
         (["model.x.a=3", "model.x={a:1},{b:2}"], [["model.x={a:1}"], ["model.x={b:2}"]]),
         (["model.x.a=1,2", "model.x={a:3}", "y=1,2"], [["model.x={a:3}", "y=1"], ["model.x={a:3}", "y=2"]]),
         (["model.x=1,2", "++model.x=3", "y=1,2"], [["++model.x=3", "y=1"], ["++model.x=3", "y=2"]]),
+        (
+            ["++model.x={a:1},{b:2}", "model.x.c=3"],
+            [["++model.x={a:1}", "model.x.c=3"], ["++model.x={b:2}", "model.x.c=3"]],
+        ),
         (["model=a,b", "model.x=3"], [["model.x=3", "model=a"], ["model.x=3", "model=b"]]),
     ],
 )

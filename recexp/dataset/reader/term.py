@@ -68,6 +68,7 @@ def draw_labels(
     akin = akin_events(events)
     scale = 1 / np.sqrt(max((akin > 0).mean(), 1e-9))  # both terms are -1 or 1 where anything is akin
     last = last_of_category(events.user, events.category, events.before) if recall else None
+    size = 1.0 if last is None else np.sqrt(max((last >= 0).mean(), 1e-9))  # of recall's term, on average
     threshold = rng.random(len(logit), dtype=np.float32)
     first, length = np.unique(events.start, return_counts=True)
     first = first[np.argsort(-length, kind="stable")]
@@ -82,7 +83,7 @@ def draw_labels(
         if last is not None:
             seen = last[event]
             recalled = np.where(seen < 0, 0, np.where(threshold[seen] < probability[seen], 1, -1))
-            term += recall / np.sqrt((last >= 0).mean()) * recalled
+            term += recall / size * recalled
         probability[event] = 1 / (1 + np.exp(-(logit[event] + term)))
         liked[:active] = (liked[:active] << 1) | (threshold[event] < probability[event])
     return (threshold < probability).astype(np.float32), probability

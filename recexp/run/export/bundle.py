@@ -53,7 +53,7 @@ def export(trained: Trained, form: str, folder: Path, embeddings: bool = False) 
     encoder = described(served.dataset.encoder, schema)
     model = create(trained.config.model, schema).eval()
     model.load_state_dict(trained.model.state_dict())
-    batch, expected = batch_of(trained, served), trained.scores_of(given)
+    batch, expected = batch_of(trained, served), trained.probabilities(given)
     rows = written(served, batch)
     ranks = isinstance(trained.config.trainer, NextItemConfig) and hasattr(model, "item_vectors")
     if ranks:

@@ -207,6 +207,13 @@ def test_recall_equals_a_loop_over_all_strictly_earlier_events(config: Synthetic
     assert np.allclose(logits(probability), 0.7 * terms / np.sqrt(np.mean(terms != 0)), atol=1e-6)
 
 
+def test_recall_without_any_earlier_event_of_a_category_is_0(config: Synthetic.Config) -> None:
+    options = {**OFF, "recall": 1.0, "n_items": 1000, "n_categories": 1000, "n_users": 1, "n_events": 5}
+    _, events, _, probability = Synthetic(replace(config, **options, generator_seed=5)).generate()
+    assert len(np.unique(events.category)) == len(events.category)
+    assert np.allclose(logits(probability), 0, atol=1e-6)
+
+
 def test_in_rounds_each_category_comes_back_after_all_others(config: Synthetic.Config, default: Generated) -> None:
     world, events, _, _ = Synthetic(replace(config, rounds=True, n_categories=8)).generate()
     later = events.user[8:] == events.user[:-8]
