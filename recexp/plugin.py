@@ -6,7 +6,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from recexp.error import ConfigError, first_line
+from recexp.error import ConfigError
 
 
 def load(paths: Collection[str]) -> None:
@@ -42,4 +42,4 @@ def _import_file(path: Path) -> None:
 
 
 def _fault(error: BaseException) -> str:
-    return f"fails on import: {type(error).__name__}: {first_line(error)}"
+    return f"fails on import: {type(error).__name__}: {error}"
