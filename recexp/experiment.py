@@ -17,7 +17,7 @@ from recexp.dataset.label import out_of_order
 from recexp.dataset.log import Dataset
 from recexp.dataset.prepare import load
 from recexp.dataset.warning import warnings_of_run
-from recexp.error import ConfigError, DamagedFile, DataError, choices
+from recexp.error import ConfigError, DataError, choices
 from recexp.kernel.library import installed
 from recexp.metric.binary import NO_USERS
 from recexp.metric.scoring import undefined
@@ -25,7 +25,7 @@ from recexp.model import create, search_of
 from recexp.process import terminable
 from recexp.run import lines, picture, result
 from recexp.run.directory import Run
-from recexp.run.read import read_epochs, read_overrides
+from recexp.run.read import overrides_if_whole, read_epochs
 from recexp.run.trained import Trained
 from recexp.trainer.default import Trainer
 from recexp.trainer.memory import MemoryLimit, memory_explained, require_memory
@@ -150,7 +150,7 @@ def _announce(experiment: Experiment, run: Run) -> None:
     logger.info(lines.model_line(config, experiment.model, device))
     if line := features_unread(config.model.name, config.dataset.features):
         logger.info("model  %s", line)
-    for line in unread(config, _typed(run.path)):
+    for line in unread(config, overrides_if_whole(run.path)):
         logger.warning("%s", line)
     monitor, sampled = config.trainer.monitor, config.dataset.label is LabelKind.implicit
     if reason := undefined(monitor, dataset, sampled):
@@ -158,15 +158,6 @@ def _announce(experiment: Experiment, run: Run) -> None:
             "valid %s cannot be computed (%s): all %d epochs are trained, and the last one counts",
             monitor, reason, config.trainer.epochs,
         )  # fmt: skip
-
-
-def _typed(path: Path) -> list[str]:
-    """A run's overrides; none, with a warning, if their file is damaged, as no number depends on it."""
-    try:
-        return read_overrides(path)
-    except DamagedFile as error:
-        logger.warning("%s", error)
-        return []
 
 
 def _train(experiment: Experiment, run: Run) -> dict[str, Any]:

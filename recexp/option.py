@@ -81,20 +81,21 @@ def needs_labels(labels: Labels, when: object, loss: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class Condition:
-    """The option of the same model that decides whether a field is read, and the values, by name, for which it is."""
+    """The option that decides whether a field is read, by its dotted key, and the values, by name, for which it is."""
 
     key: str
     names: tuple[str, ...]  # empty: all but 0 and nothing
 
-    def holds(self, model: Any) -> bool:
-        value = model
+    def holds(self, config: Any) -> bool:
+        value = config
         for name in self.key.split("."):
             value = value.get(name) if isinstance(value, dict) else getattr(value, name)
         return getattr(value, "name", value) in self.names if self.names else bool(value)
 
     @property
     def words(self) -> str:
-        return f"model.{self.key}" + (f"={' or '.join(self.names)}" if self.names else " other than 0 or empty")
+        key = self.key.removesuffix(".name")  # a group is chosen by its name
+        return key + (f"={' or '.join(self.names)}" if self.names else " other than 0 or empty")
 
 
 def read_if(key: str, *names: str, allowed: Any = None) -> Any:

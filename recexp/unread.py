@@ -63,29 +63,22 @@ WAITING = (
         lambda c: c.trainer.ranking.protocol,
         "trainer.ranking.candidates other than none",
     ),
-    Waiting(
-        ("model.mask_rate", "model.last_rate"),
-        lambda c: isinstance(c.trainer, NextItemConfig),
-        "trainer=next_item",
-    ),
 )
 
 
 def unread(config: Config, overrides: Sequence[str]) -> Iterator[str]:
     """One line for each option among the overrides that the run does not read."""
     typed = {word.lstrip("+~").partition("=")[0]: word for word in overrides}
-    for waiting in (*WAITING, *_of_model(config.model)):
+    for waiting in (*WAITING, *_of_model(config)):
         names = [key for key in typed if _concerns(key, waiting.options)]
         if names and not waiting.read(config):
             yield f"{', '.join(typed[key] for key in names)}: nothing reads it in this run; it needs {waiting.when}."
 
 
-def _of_model(model: Any) -> Iterator[Waiting]:
-    """The options that the model does not read, as its file says."""
-    for item in fields(model):
-        condition = item.metadata.get("read_if")
-        if condition is not None and not condition.holds(model):
-            yield Waiting((f"model.{item.name}",), lambda config: False, condition.words)
+def _of_model(config: Config) -> list[Waiting]:
+    """What the model's own options wait for, as its file says."""
+    conditions = ((item.name, item.metadata.get("read_if")) for item in fields(config.model))
+    return [Waiting((f"model.{name}",), found.holds, found.words) for name, found in conditions if found is not None]
 
 
 def _concerns(key: str, options: Sequence[str]) -> bool:

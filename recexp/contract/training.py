@@ -11,11 +11,11 @@ import torch
 from recexp import model as models
 from recexp.contract.case import Case, Skip
 from recexp.contract.measure import in_closed_form, without_draws
-from recexp.dataset.batch import Batch, Batches
+from recexp.dataset.batch import Batches
 from recexp.dataset.log import Log
-from recexp.layer.loss import masked_bce
+from recexp.layer.task import label_losses
 from recexp.metric.table import of_label
-from recexp.model import Output, Train, search_of, stages
+from recexp.model import Train, search_of, stages
 from recexp.trainer.default import Trainer
 from recexp.trainer.loop import set_mode
 from recexp.trainer.loss import joint
@@ -70,7 +70,7 @@ def overfits(case: Case) -> str | None:
     for _ in range(STEPS):
         adam.zero_grad()
         output = last.model(batch)
-        losses = zip(label_losses(output, batch), is_on, strict=True)
+        losses = zip(label_losses(output.by_task, batch)[0].tolist(), is_on, strict=True)
         loss = max((loss for loss, on in losses if on), default=math.inf)
         if loss < 0.3:
             return None
@@ -78,13 +78,6 @@ def overfits(case: Case) -> str | None:
         adam.step()
     advice = "a sigmoid may squash the logits, or the input not reach them"
     return f"after {STEPS} steps their loss is {loss:.2f}, not below 0.3; {advice}"
-
-
-def label_losses(output: Output, batch: Batch) -> list[float]:
-    """The binary cross-entropy of each label, one or several, over the rows that have it."""
-    label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
-    columns = zip(output.by_task.T, label.T, strict=True)
-    return [masked_bce(logit, y, y >= 0).item() for logit, y in columns]
 
 
 def shuffled_labels(case: Case) -> str | None:

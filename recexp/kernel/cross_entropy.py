@@ -58,11 +58,16 @@ def sampled_cross_entropy(
 
     own (P,): the targets' logits. target (P,), sampled (S,): which items these are; a target below 0 has no loss.
     """
-    ones = query.new_ones(len(query), 1)
-    wide_query, wide_items, kernels = _with_kernels(torch.cat([query, ones], 1), torch.cat([items, bias[:, None]], 1))
-    if kernels is None or not torch.is_grad_enabled() or BLOCK * len(items) > LARGEST_KEPT:
-        return sampled_reference(query, items, bias, own, target, sampled)
-    return _Sampled.apply(kernels, wide_query, wide_items, own, target, sampled)
+    if on_cpu(query) and torch.is_grad_enabled() and BLOCK * len(items) <= LARGEST_KEPT:
+        wide_query, wide_items, kernels = _with_kernels(*with_bias(query, items, bias))
+        if kernels is not None:
+            return _Sampled.apply(kernels, wide_query, wide_items, own, target, sampled)
+    return sampled_reference(query, items, bias, own, target, sampled)
+
+
+def with_bias(query: Tensor, items: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries (P, D) and items (V, D) with one more column, so that their products are <q, e> + b: bias (V,)."""
+    return torch.cat([query, query.new_ones(len(query), 1)], 1), torch.cat([items, bias[:, None]], 1)
 
 
 def sampled_reference(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recexp.dataset.batch import Batch, Catalogue
 from recexp.dataset.schema import FIRST, UNKNOWN
-from recexp.kernel.cross_entropy import sampled_cross_entropy, summed_cross_entropy
+from recexp.kernel.cross_entropy import sampled_cross_entropy, summed_cross_entropy, with_bias
 from recexp.kernel.device import true_positions
 from recexp.layer.embedding import SideEmbedding
 from recexp.layer.mlp import linear
@@ -89,11 +89,9 @@ class NextItem(nn.Module):
 
     def over_all_items(self, query: Tensor, index: Tensor, is_known: Tensor, item: SideEmbedding) -> Tensor:
         """query (N, .), the successor's index (N,), whether there is one (N,) -> (). Never holds all (N, V) logits."""
-        # The bias is one more column of the vectors, beside a 1 in each query.
-        query = torch.cat([query, query.new_ones(len(query), 1)], 1) * is_known[:, None]
         all_items = torch.arange(self.n_known, device=index.device)
-        vectors = torch.cat([self.vectors(all_items, item), self.bias[:, None]], 1)
-        total = summed_cross_entropy(query, vectors, index)
+        query, vectors = with_bias(query, self.vectors(all_items, item), self.bias)
+        total = summed_cross_entropy(query * is_known[:, None], vectors, index)
         n_pairs = is_known.sum()
         masked = (len(query) - n_pairs) * math.log(self.n_known)  # a query of 0 has the loss log V, and no gradient
         return (total - masked) / n_pairs.clamp(min=1)

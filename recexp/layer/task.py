@@ -57,11 +57,8 @@ class TaskLosses(nn.Module):
 
     def forward(self, logits: Tensor, batch: Batch, shared: Tensor) -> dict[str, Tensor]:
         """logits (B, T); shared: x (B, .), which all labels are computed from."""
-        label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
-        known = label >= 0
-        columns = zip(logits.T, label.T, known.T, strict=True)
-        losses = torch.stack([masked_bce(logit, y, mask) for logit, y, mask in columns])  # (T,)
-        return dict(zip(self.names, self.weighted(losses, known.any(0), shared), strict=True))
+        losses, known = label_losses(logits, batch)
+        return dict(zip(self.names, self.weighted(losses, known, shared), strict=True))
 
     def weighted(self, losses: Tensor, known: Tensor, shared: Tensor) -> Tensor:
         """Losses (T,) -> weighted losses (T,), which are minimised instead.
@@ -81,6 +78,14 @@ class TaskLosses(nn.Module):
             balance = imbalance(weight, gradient_sizes(on, shared), on.detach(), known[self.on])
             weighted = weighted + (balance - balance.detach())  # only its gradient counts
         return losses.index_put((self.on,), weighted)
+
+
+def label_losses(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The binary cross-entropy of each label, one or several, over the rows that have it, and whether any has: (T,)."""
+    label = batch.tasks if batch.tasks.shape[1] else batch.label[:, None]  # (B, T)
+    known = label >= 0
+    columns = zip(logits.T, label.T, known.T, strict=True)
+    return torch.stack([masked_bce(logit, y, mask) for logit, y, mask in columns]), known.any(0)
 
 
 def imbalance(weight: Tensor, size: Tensor, losses: Tensor, known: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class ALS(nn.Module):
         iterations: int = at_least(1)
         regularisation: float = above(0)
         smoothing: float = above(0)
-        alpha: float = read_if("feedback", "implicit", allowed=above(0))
+        alpha: float = read_if("model.feedback", "implicit", allowed=above(0))
         trained = False
 
     mean: Tensor

@@ -42,7 +42,7 @@ class ALSMLP(nn.Module):
         feedback: Feedback = needs_labels(Labels.both, when=Feedback.explicit)
         iterations: int = at_least(1)
         regularisation: float = above(0)
-        alpha: float = read_if("feedback", "implicit", allowed=above(0))
+        alpha: float = read_if("model.feedback", "implicit", allowed=above(0))
         combine: Combine
         freeze: bool
         embedding_l2: float = at_least(0)

@@ -40,9 +40,9 @@ class AutoInt(nn.Module):
         layer_norm: bool
         attention_dropout: float = fraction()
         hidden_sizes: list[int] = layer_sizes()
-        activation: Activation = read_if("hidden_sizes")
-        batch_norm: bool = read_if("hidden_sizes")
-        dropout: float = read_if("hidden_sizes", allowed=fraction())
+        activation: Activation = read_if("model.hidden_sizes")
+        batch_norm: bool = read_if("model.hidden_sizes")
+        dropout: float = read_if("model.hidden_sizes", allowed=fraction())
         weight_init: WeightInit
 
         def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ from recexp.layer.mlp import linear
 from recexp.layer.packed import Layout, PackedAttention
 from recexp.layer.position import LearntPosition
 from recexp.model import Inputs, Needs, Output, require_divisor
-from recexp.option import above, at_least, fraction, size
+from recexp.option import above, at_least, fraction, read_if, size
 from recexp.registry import register
 
 
@@ -65,8 +65,8 @@ class BERT4Rec(nn.Module):
         n_heads: int = at_least(1)
         hidden_size: int = size()
         dropout: float = fraction()
-        mask_rate: float = fraction()
-        last_rate: float = fraction()
+        mask_rate: float = read_if("trainer.name", "next_item", allowed=fraction())
+        last_rate: float = read_if("trainer.name", "next_item", allowed=fraction())
 
     def __init__(self, config: Config, schema: Schema) -> None:
         super().__init__()

@@ -50,8 +50,8 @@ class DCNv2(nn.Module):
         structure: Structure
         cross: Cross
         n_layers: int = between(1, 256, "each takes its own memory and time")
-        rank: int = read_if("cross", "mixture", allowed=size())
-        n_experts: int = read_if("cross", "mixture", allowed=size())
+        rank: int = read_if("model.cross", "mixture", allowed=size())
+        n_experts: int = read_if("model.cross", "mixture", allowed=size())
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         batch_norm: bool

@@ -49,10 +49,10 @@ class DIEN(nn.Module):
         state_size: int = size()
         gru_type: GRUType
         auxiliary: Auxiliary = read_if(
-            "loss_weights.auxiliary",
+            "model.loss_weights.auxiliary",
             allowed=needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary"),
         )
-        auxiliary_hidden_sizes: list[int] = read_if("loss_weights.auxiliary", allowed=layer_sizes())
+        auxiliary_hidden_sizes: list[int] = read_if("model.loss_weights.auxiliary", allowed=layer_sizes())
         pooling: Pooling | None
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation

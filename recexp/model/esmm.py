@@ -32,7 +32,7 @@ class ESMM(nn.Module):
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         encoder: Encoding
-        attention_hidden_sizes: list[int] = read_if("encoder", "interest", allowed=layer_sizes())
+        attention_hidden_sizes: list[int] = read_if("model.encoder", "interest", allowed=layer_sizes())
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         dropout: float = fraction()

@@ -33,7 +33,7 @@ class PLE(nn.Module):
         embedding_std: float = above(0)
         embedding_l2: float = at_least(0)
         encoder: Encoding
-        attention_hidden_sizes: list[int] = read_if("encoder", "interest", allowed=layer_sizes())
+        attention_hidden_sizes: list[int] = read_if("model.encoder", "interest", allowed=layer_sizes())
         n_levels: int = between(1, 64, "each takes its own memory and time")
         n_experts: int = between(1, 1024, "each is an MLP of its own")
         own_experts: int = between(0, 1024, "each is an MLP of its own")

@@ -41,7 +41,7 @@ class RNNALS(nn.Module):
         iterations: int = at_least(1)
         regularisation: float = above(0)
         smoothing: float = above(0)
-        alpha: float = read_if("feedback", "implicit", allowed=above(0))
+        alpha: float = read_if("model.feedback", "implicit", allowed=above(0))
 
         def __post_init__(self) -> None:
             super().__post_init__()

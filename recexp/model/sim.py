@@ -60,13 +60,13 @@ class SIM(nn.Module):
         search: SearchKind
         search_field: str | None
         n_found: int = between(1, 2**16, "each row of a batch has as many events")
-        long_length: int = read_if("search", "soft", allowed=between(1, 2**20, "a row has as many events"))
-        search_size: int = read_if("search", "soft", allowed=size())
+        long_length: int = read_if("model.search", "soft", allowed=between(1, 2**20, "a row has as many events"))
+        search_size: int = read_if("model.search", "soft", allowed=size())
         attention: Unit
         n_heads: int = between(1, 256, "each takes its own memory and time")
         attention_hidden_sizes: list[int] = layer_sizes()
         hidden_sizes: list[int] = layer_sizes()
-        auxiliary_hidden_sizes: list[int] = read_if("loss_weights.auxiliary", allowed=layer_sizes())
+        auxiliary_hidden_sizes: list[int] = read_if("model.loss_weights.auxiliary", allowed=layer_sizes())
         activation: Activation
         dropout: float = fraction()
 

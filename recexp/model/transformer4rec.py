@@ -61,8 +61,8 @@ class Transformer4Rec(nn.Module):
         feedforward_size: int = size()
         norm: Norm
         auxiliary: Auxiliary = needs_labels(Labels.varied, when=Auxiliary.labels, loss="auxiliary")
-        memory: Memory = read_if("auxiliary", "next", "sampled")
-        n_sampled: int = read_if("auxiliary", "sampled", allowed=size())
+        memory: Memory = read_if("model.auxiliary", "next", "sampled")
+        n_sampled: int = read_if("model.auxiliary", "sampled", allowed=size())
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation
         dropout: float = fraction()

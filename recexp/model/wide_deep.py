@@ -46,7 +46,7 @@ class WideDeep(nn.Module):
         embedding_l2: float = at_least(0)
         wide: Wide
         wide_fields: list[str] | None = option(lambda names: names, FIELDS)
-        n_buckets: int = read_if("wide", "poly2", allowed=between(1, 2**28, "each is a weight"))
+        n_buckets: int = read_if("model.wide", "poly2", allowed=between(1, 2**28, "each is a weight"))
         deep_fields: list[str] | None = option(lambda names: names, FIELDS)
         hidden_sizes: list[int] = layer_sizes()
         activation: Activation

@@ -1,5 +1,6 @@
 """Reading the files of run directories, and finding run directories."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from recexp import storage
 from recexp.error import DamagedFile, RunError
 from recexp.metric.table import is_number
 
+logger = logging.getLogger(__name__)
 MEASURED = ("best_epoch", "epochs", "parameters", "seconds", "samples_per_second", "peak_memory_mb")
 
 
@@ -32,6 +34,15 @@ def read_overrides(path: Path) -> list[str]:
     if not (isinstance(overrides, list) and all(isinstance(word, str) for word in overrides)):
         raise DamagedFile(f"{path / 'overrides.yaml'}: damaged (holds no list of overrides).")
     return overrides
+
+
+def overrides_if_whole(path: Path) -> list[str]:
+    """The overrides; none, with a warning, if their file is damaged, where no number depends on them."""
+    try:
+        return read_overrides(path)
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return []
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

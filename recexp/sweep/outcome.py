@@ -1,17 +1,14 @@
 """The outcomes of a sweep's jobs, read from their directories."""
 
-import logging
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recexp.error import DamagedFile
-from recexp.run.read import read_config, read_overrides
+from recexp.run.read import overrides_if_whole, read_config
 from recexp.run.record import Record, read
 from recexp.sweep.folder import find_jobs, read_command, state
 from recexp.tree import flat
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,19 +48,12 @@ def read_outcome(path: Path) -> Outcome:
     """The outcome of one job; its state is damaged if a file cannot be read. Raises RunError if that is config.yaml."""
     current, error = state(path)
     try:
-        return Outcome(replace(read(path), state=current), error, _read_words(path))
+        return Outcome(replace(read(path), state=current), error, overrides_if_whole(path))
     except DamagedFile as damage:
         config = dict(flat(read_config(path)))
-        return Outcome(Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), _read_words(path))
-
-
-def _read_words(path: Path) -> list[str]:
-    """The overrides; none, with a warning, if their file is damaged."""
-    try:
-        return read_overrides(path)
-    except DamagedFile as error:
-        logger.warning("%s", error)
-        return []
+        return Outcome(
+            Record(path, "damaged", config, metrics={}, fingerprint=None), str(damage), overrides_if_whole(path)
+        )
 
 
 def command(job: Outcome) -> str:
